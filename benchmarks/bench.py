@@ -1,0 +1,173 @@
+"""The benchmark: which loops, which figures, in which order, and what is printed. `make bench` runs it.
+
+The loops are measured in turn within each round (A B C, A B C, ...), every server and every in-process run
+in a process of its own. CPU time is the primary figure, because it is what a noisy machine disturbs least.
+The exit code is 0 whatever was measured, and 1 if something broke.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+
+import bars
+import inprocess
+import latency
+import loops
+import report
+import tcp
+from child import Broken, Child
+
+SCRIPT_SECONDS = 120
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loops", default=",".join(loops.NAMES), help="which, in this order (%(default)s)")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (5; 2 with --quick)")
+    parser.add_argument("--only", choices=SECTIONS, help="one section only")
+    parser.add_argument("--quick", action="store_true", help="less of all, in under a minute")
+    parser.add_argument("--full", action="store_true", help="TCP: every kind, size and number of connections")
+    parser.add_argument("--pin", action="store_true", help="servers on CPU 0, the load generator on CPU 1")
+    parser.add_argument("--json", metavar="FILE", help="write everything that was measured to this file")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.loops = options.loops.split(",")
+    if unknown := set(options.loops) - set(loops.NAMES):
+        parser.error(f"unknown loops: {', '.join(sorted(unknown))}")
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return options
+
+
+def cpu_model() -> str:
+    with open("/proc/cpuinfo") as lines:
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def header(options, versions: dict[str, str]) -> dict[str, str]:
+    return {
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "loops": ", ".join(f"{name} ({version})" for name, version in versions.items()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "CPU": f"{cpu_model()}, {os.cpu_count()} CPUs, {'pinned' if options.pin else 'not pinned'}",
+        "rounds": str(options.rounds),
+    }
+
+
+def take(samples: report.Samples, row: str, loop: str, measure, *args):
+    """One sample, unless this row of this loop has failed before."""
+    if (row, loop) in samples.broken:
+        return
+    try:
+        samples.rounds[row, loop].append(measure(*args))
+    except Broken as error:
+        samples.broken[row, loop] = str(error)
+
+
+def progress(text: str):
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def run_script(options, name: str, *args: str) -> dict:
+    """What one of the scripts beside this one prints, in a process of its own."""
+    with Child([sys.executable, str(tcp.HERE / name), *args], cpu=0 if options.pin else None) as child:
+        return child.read(SCRIPT_SECONDS)
+
+
+def by_figure(everything: report.Samples) -> report.Samples:
+    """A row for each figure, out of samples that hold all figures of a process."""
+    samples = report.Samples()
+    for (_, loop), rounds in everything.rounds.items():
+        for results in rounds:
+            for figure, result in results.items():
+                samples.rounds[figure, loop].append(result)
+    for (_, loop), why in everything.broken.items():
+        samples.broken |= {(figure, loop): why for figure in inprocess.NAMES}
+    return samples
+
+
+def run_tcp(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    loadgen = tcp.find_loadgen()
+    if loadgen is None:
+        sys.exit(tcp.LOADGEN_MISSING)
+    configs = tcp.FULL if options.full else tcp.QUICK if options.quick else tcp.DEFAULT
+    seconds = 0.3 if options.quick else 0.8
+    samples = report.Samples()
+    for number in range(options.rounds):
+        for config in configs:
+            for loop in [tcp.BARE, *names] if config.has_bare() else names:
+                progress(f"round {number + 1} of {options.rounds}: {config} {loop}")
+                take(samples, str(config), loop, tcp.measure, loop, config, seconds, loadgen, options.pin)
+    progress("")
+    title, rows, columns = "TCP echo: {}", [str(config) for config in configs], [tcp.BARE, *names]
+    cpu = report.ratio_cell(samples, "cpu_us")
+    rate = report.value_cell(samples, "requests_per_second", scale=1e-3)
+    tail = report.value_cell(samples, "p99_us", "{:.0f}")
+    report.print_table(title.format(f"CPU us a request ({loops.BASE} = 1)"), rows, columns, cpu)
+    report.print_table(title.format("thousand requests a second"), rows, columns, rate)
+    report.print_table(title.format("latency, p99 us"), rows, columns, tail)
+    return samples, bars.judge(bars.TCP_BARS, samples)
+
+
+def run_inprocess(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    everything = report.Samples()
+    scale = "0.3" if options.quick else "1"
+    for number in range(options.rounds):
+        for loop in names:
+            progress(f"round {number + 1} of {options.rounds}: in process {loop}")
+            take(everything, "all figures", loop, run_script, options, "inprocess.py", loop, scale)
+    progress("")
+    samples = by_figure(everything)
+    for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):
+        title = f"in process: {time} ns (rate, {loops.BASE} = 1)"
+        cell = report.ratio_cell(samples, metric, "{:.0f}", rate=True)
+        report.print_table(title, inprocess.NAMES, names, cell)
+    return samples, bars.judge(bars.INPROCESS_BARS, samples)
+
+
+def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    samples = report.Samples()
+    extent = ["--idle", "1", "--samples", "100"] if options.quick else []
+    for loop in names:
+        progress(f"latency {loop}")
+        take(samples, "latency", loop, run_script, options, "latency.py", loop, "--json", *extent)
+    progress("")
+    measured = {loop: samples.rounds["latency", loop][0] for loop in names if samples.rounds["latency", loop]}
+    print(*latency.lines(measured), "", sep="\n")
+    return samples, []
+
+
+SECTIONS = {"tcp": run_tcp, "inprocess": run_inprocess, "latency": run_latency}
+
+
+def main() -> int:
+    options = arguments()
+    versions = loops.installed(options.loops)
+    head = header(options, versions)
+    for key, text in head.items():
+        print(f"{key + ':':<8} {text}")
+    print(flush=True)
+    sections, verdicts, broken = {}, [], []
+    for section in [options.only] if options.only else SECTIONS:
+        samples, judged = SECTIONS[section](options, list(versions))
+        sections[section] = samples.as_json()
+        verdicts += judged
+        broken += [f"{row}, {loop}: {why}" for (row, loop), why in samples.broken.items()]
+        sys.stdout.flush()
+    if verdicts and "rloop" in versions:
+        print(*bars.lines(verdicts), sep="\n")
+    for line in broken:
+        print(f"BROKEN: {line}")
+    if options.json:
+        everything = {"header": head, "sections": sections, "bars": verdicts, "broken": broken}
+        with open(options.json, "w") as file:
+            json.dump(everything, file, indent=1)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""What a loop spends on scheduling, without I/O: `inprocess.py LOOP [SCALE]` prints every figure as JSON.
+
+A figure is a coroutine function of the loop and of the number of operations. It is run in a process of its
+own (one per loop), a few times, and the best of them counts: CPU and wall time in ns per operation.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+import time
+
+import loops
+
+REPEATS = 5
+# What is outstanding at a time: a busy server's order of magnitude, small enough for the caches.
+BATCH = 1000
+
+
+def nothing():
+    pass
+
+
+def take(first, second, third):
+    pass
+
+
+async def trivial():
+    pass
+
+
+async def flood(loop, fill, operations):
+    """Schedules from a callback, a batch at a time, and lets the loop run each batch."""
+    done = loop.create_future()
+    left = operations
+
+    def batch():
+        nonlocal left
+        fill()
+        left -= BATCH
+        if left > 0:
+            loop.call_soon(batch)
+        else:
+            loop.call_soon(done.set_result, None)
+
+    loop.call_soon(batch)
+    await done
+
+
+async def call_soon(loop, operations):
+    def fill():
+        for _ in range(BATCH):
+            loop.call_soon(nothing)
+
+    await flood(loop, fill, operations)
+
+
+async def call_soon_args(loop, operations):
+    def fill():
+        for _ in range(BATCH):
+            loop.call_soon(take, 1, 2, 3)
+
+    await flood(loop, fill, operations)
+
+
+async def call_soon_chained(loop, operations):
+    done = loop.create_future()
+    left = operations
+
+    def step():
+        nonlocal left
+        left -= 1
+        if left:
+            loop.call_soon(step)
+        else:
+            done.set_result(None)
+
+    loop.call_soon(step)
+    await done
+
+
+async def threadsafe_own(loop, operations):
+    def fill():
+        for _ in range(BATCH):
+            loop.call_soon_threadsafe(nothing)
+
+    await flood(loop, fill, operations)
+
+
+async def threadsafe_other(loop, operations):
+    done = loop.create_future()
+
+    def produce():
+        for _ in range(operations):
+            loop.call_soon_threadsafe(nothing)
+        loop.call_soon_threadsafe(done.set_result, None)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    await done
+    producer.join()
+
+
+async def sleep_zero(loop, operations):
+    for _ in range(operations):
+        await asyncio.sleep(0)
+
+
+async def timer_cancel(loop, operations):
+    for _ in range(operations // BATCH):
+        timers = [loop.call_later(3600 + i % 60, nothing) for i in range(BATCH)]
+        for timer in timers:
+            timer.cancel()
+        await asyncio.sleep(0)
+
+
+async def timer_fire(loop, operations):
+    for _ in range(operations // BATCH):
+        for i in range(BATCH):
+            # Spread over a millisecond, and not in order.
+            loop.call_later(i * 7 % BATCH * 0.001 / BATCH, nothing)
+        done = loop.create_future()
+        loop.call_later(0.0011, done.set_result, None)
+        await done
+
+
+async def create_task(loop, operations):
+    for _ in range(operations // BATCH):
+        tasks = [loop.create_task(trivial()) for _ in range(BATCH)]
+        for task in tasks:
+            await task
+
+
+async def wait_for(loop, operations):
+    for _ in range(operations):
+        future = loop.create_future()
+        loop.call_soon(future.set_result, None)
+        await asyncio.wait_for(future, 10)
+
+
+async def run_in_executor(loop, operations):
+    for _ in range(operations):
+        await loop.run_in_executor(None, nothing)
+
+
+# The number of operations: about 50 to 100 ms of asyncio.
+FIGURES = {
+    call_soon: 100_000,
+    call_soon_args: 100_000,
+    call_soon_chained: 30_000,
+    threadsafe_own: 30_000,
+    threadsafe_other: 20_000,
+    sleep_zero: 30_000,
+    timer_cancel: 50_000,
+    timer_fire: 20_000,
+    create_task: 20_000,
+    wait_for: 5_000,
+    run_in_executor: 2_000,
+}
+NAMES = [figure.__name__ for figure in FIGURES]
+
+
+def measure(loop, figure, operations: int) -> dict[str, float]:
+    loop.run_until_complete(figure(loop, BATCH))
+    cpu_times, wall_times = [], []
+    for _ in range(REPEATS):
+        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+        loop.run_until_complete(figure(loop, operations))
+        cpu_times.append((time.process_time_ns() - cpu) / operations)
+        wall_times.append((time.perf_counter_ns() - wall) / operations)
+    return {"cpu_ns": min(cpu_times), "wall_ns": min(wall_times)}
+
+
+def main(name: str, scale: str = "1"):
+    results = {}
+    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
+        loop = runner.get_loop()
+        for figure, operations in FIGURES.items():
+            batches = max(1, round(operations * float(scale) / BATCH))
+            results[figure.__name__] = measure(loop, figure, batches * BATCH)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

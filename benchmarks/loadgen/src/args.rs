@@ -1,0 +1,189 @@
+//! The command line: text in, [`Command`] or a message out. Nothing here opens or measures anything.
+
+use std::time::Duration;
+
+/// Shown for `--help` and after a mistake.
+pub const USAGE: &str = "\
+usage: rloop-loadgen load --port PORT [options]
+       rloop-loadgen serve [--port PORT]
+
+load: every connection sends a message, waits for its whole echo, checks it, and sends the next
+  --connections N    how many connections (1)
+  --size BYTES       the size of a message (1024)
+  --seconds S        how long to measure (1)
+  --requests N       measure so many requests instead
+  --warmup S         load without measuring before that (0.2)
+  --timeout S        give up after so long, all in all (60)
+  --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
+                     result, keep the connections open until the next line
+serve: an echo server on 127.0.0.1; prints {\"port\":N}; each line on stdin is answered with the CPU time
+  used so far; ends when stdin is closed";
+
+/// Where the server is. A Unix path would be the next variant; only `client::connect` looks at it.
+#[derive(Debug, PartialEq)]
+pub enum Target {
+    Tcp { port: u16 },
+}
+
+/// When a phase of load stops starting requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    Time(Duration),
+    Requests(u64),
+}
+
+/// The options of `load`.
+#[derive(Debug, PartialEq)]
+pub struct Load {
+    pub target: Target,
+    pub connections: usize,
+    pub size: usize,
+    pub limit: Limit,
+    pub warmup: Duration,
+    pub timeout: Duration,
+    pub gated: bool,
+}
+
+/// What the user asked for.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    Help,
+    Load(Load),
+    Serve { port: u16 },
+}
+
+/// Parses the arguments after the program's name.
+pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    match args.next().as_deref() {
+        Some("load") => load(args),
+        Some("serve") => serve(args),
+        Some("-h" | "--help") => Ok(Command::Help),
+        Some(other) => Err(format!("unknown mode {other:?}")),
+        None => Err("a mode is needed".to_owned()),
+    }
+}
+
+fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut port = None;
+    let mut load = Load {
+        target: Target::Tcp { port: 0 },
+        connections: 1,
+        size: 1024,
+        limit: Limit::Time(Duration::from_secs(1)),
+        warmup: Duration::from_millis(200),
+        timeout: Duration::from_secs(60),
+        gated: false,
+    };
+    while let Some(option) = args.next() {
+        match option.as_str() {
+            "--port" => port = Some(value(&option, args.next())?),
+            "--connections" => load.connections = value(&option, args.next())?,
+            "--size" => load.size = value(&option, args.next())?,
+            "--seconds" => load.limit = Limit::Time(seconds(&option, args.next())?),
+            "--requests" => load.limit = Limit::Requests(value(&option, args.next())?),
+            "--warmup" => load.warmup = seconds(&option, args.next())?,
+            "--timeout" => load.timeout = seconds(&option, args.next())?,
+            "--gated" => load.gated = true,
+            "-h" | "--help" => return Ok(Command::Help),
+            _ => return Err(format!("unknown option {option:?}")),
+        }
+    }
+    load.target = Target::Tcp { port: port.ok_or("--port is needed")? };
+    if load.connections == 0 || load.size == 0 || load.limit == Limit::Requests(0) {
+        return Err("--connections, --size and --requests must be at least 1".to_owned());
+    }
+    Ok(Command::Load(load))
+}
+
+fn serve(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut port = 0;
+    while let Some(option) = args.next() {
+        match option.as_str() {
+            "--port" => port = value(&option, args.next())?,
+            "-h" | "--help" => return Ok(Command::Help),
+            _ => return Err(format!("unknown option {option:?}")),
+        }
+    }
+    Ok(Command::Serve { port })
+}
+
+fn value<T: std::str::FromStr>(option: &str, text: Option<String>) -> Result<T, String> {
+    let text = text.ok_or_else(|| format!("{option} needs a value"))?;
+    text.parse().map_err(|_| format!("{option}: {text:?} is not a valid value"))
+}
+
+fn seconds(option: &str, text: Option<String>) -> Result<Duration, String> {
+    let number: f64 = value(option, text)?;
+    Duration::try_from_secs_f64(number).map_err(|_| format!("{option}: {number} is not a valid time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn load_has_defaults() {
+        let expected = Load {
+            target: Target::Tcp { port: 80 },
+            connections: 1,
+            size: 1024,
+            limit: Limit::Time(Duration::from_secs(1)),
+            warmup: Duration::from_millis(200),
+            timeout: Duration::from_secs(60),
+            gated: false,
+        };
+        assert_eq!(parsed("load --port 80"), Ok(Command::Load(expected)));
+    }
+
+    #[test]
+    fn load_takes_every_option() {
+        let line = "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated";
+        let expected = Load {
+            target: Target::Tcp { port: 1 },
+            connections: 2,
+            size: 3,
+            limit: Limit::Requests(4),
+            warmup: Duration::from_millis(500),
+            timeout: Duration::from_secs(6),
+            gated: true,
+        };
+        assert_eq!(parsed(line), Ok(Command::Load(expected)));
+    }
+
+    #[test]
+    fn serve_takes_a_port() {
+        assert_eq!(parsed("serve"), Ok(Command::Serve { port: 0 }));
+        assert_eq!(parsed("serve --port 8080"), Ok(Command::Serve { port: 8080 }));
+    }
+
+    #[test]
+    fn help_is_not_a_mistake() {
+        for line in ["--help", "-h", "load --help", "serve -h"] {
+            assert_eq!(parsed(line), Ok(Command::Help));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, part) in [
+            ("", "a mode is needed"),
+            ("dance", "\"dance\""),
+            ("load", "--port is needed"),
+            ("load --port", "--port needs a value"),
+            ("load --port 70000", "\"70000\""),
+            ("load --port 1 --seconds -1", "-1"),
+            ("load --port 1 --seconds nan", "NaN"),
+            ("load --port 1 --size 0", "at least 1"),
+            ("load --port 1 --requests 0", "at least 1"),
+            ("load --port 1 --speed 9", "\"--speed\""),
+            ("serve --size 9", "\"--size\""),
+        ] {
+            let message = parsed(line).expect_err(line);
+            assert!(message.contains(part), "{line}: {message}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The closed loop: every connection has one message under way and sends the next when its whole echo has
+//! come back and is right. Nothing here knows which server is at the other end.
+
+use crate::args::{Limit, Load, Target};
+use crate::buffer::{Messages, PageAligned};
+use crate::control;
+use crate::epoll::{self, Epoll, Event, Interest};
+use crate::histogram::Histogram;
+use crate::server::send;
+use std::io::{self, ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+const CONNECT_RETRY: Duration = Duration::from_millis(5);
+
+/// Connects, warms up, measures, prints the result; true if every echo was right.
+pub fn run(load: &Load) -> io::Result<bool> {
+    let deadline = Instant::now() + load.timeout;
+    let mut client = Client::connect(load, deadline)?;
+    let warmed = client.phase(Limit::Time(load.warmup))?;
+    if load.gated && warmed.first_error.is_none() {
+        control::say("{\"warm\":true}")?;
+        control::wait_for_line(deadline)?;
+    }
+    // Errors of the warm-up end it: a server that fails there must not be reported as fast.
+    let measured = if warmed.first_error.is_none() { client.phase(load.limit)? } else { warmed };
+    control::say(&measured.to_json())?;
+    if load.gated {
+        control::wait_for_line(deadline)?;
+    }
+    Ok(measured.first_error.is_none())
+}
+
+/// What a phase of load has shown.
+struct Report {
+    latencies: Histogram,
+    elapsed: Duration,
+    /// CPU time of this process, to see whether it was what limited the rate.
+    cpu: Duration,
+    errors: u64,
+    first_error: Option<String>,
+}
+
+impl Report {
+    fn to_json(&self) -> String {
+        let requests = self.latencies.total();
+        let seconds = self.elapsed.as_secs_f64();
+        let micros = |nanos: u64| nanos as f64 / 1000.0;
+        format!(
+            "{{\"requests\":{requests},\"seconds\":{seconds:.6},\"requests_per_second\":{:.1},\
+             \"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.1},\"client_cpu_seconds\":{:.6},\
+             \"errors\":{},\"first_error\":{}}}",
+            requests as f64 / seconds.max(1e-9),
+            micros(self.latencies.percentile(50.0)),
+            micros(self.latencies.percentile(99.0)),
+            micros(self.latencies.max()),
+            self.cpu.as_secs_f64(),
+            self.errors,
+            // Rust's escapes are JSON's for the messages that errors have.
+            self.first_error.as_ref().map_or("null".to_owned(), |text| format!("{text:?}")),
+        )
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Which message is under way.
+    number: usize,
+    sent: usize,
+    received: usize,
+    started: Instant,
+    alive: bool,
+}
+
+struct Client {
+    connections: Vec<Connection>,
+    epoll: Epoll,
+    messages: Messages,
+    scratch: PageAligned,
+    deadline: Instant,
+}
+
+impl Client {
+    fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let mut connections = Vec::with_capacity(load.connections);
+        for key in 0..load.connections {
+            let stream = connect(&load.target, deadline)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            epoll.add(&stream, key, Interest::EdgeBoth)?;
+            let started = Instant::now();
+            // As if a message had just been answered: nothing is under way.
+            let (sent, received) = (load.size, load.size);
+            connections.push(Connection { stream, number: key, sent, received, started, alive: true });
+        }
+        let messages = Messages::new(load.size);
+        Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
+    }
+
+    /// Loads the server until the limit, then lets what is under way finish.
+    fn phase(&mut self, limit: Limit) -> io::Result<Report> {
+        let cpu = epoll::cpu_time()?;
+        let begin = Instant::now();
+        let mut now = begin;
+        let mut report = Report {
+            latencies: Histogram::new(),
+            elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
+            errors: 0,
+            first_error: None,
+        };
+        let mut quota = Quota { limit, begin, started: 0 };
+        let mut under_way = 0;
+        for key in 0..self.connections.len() {
+            if self.connections[key].alive && quota.take(now) {
+                match self.connections[key].start(&self.messages, now) {
+                    Ok(()) => under_way += 1,
+                    Err(error) => self.fail(key, error, &mut report),
+                }
+            }
+        }
+        while under_way > 0 {
+            let left = self.deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                report.errors += under_way;
+                let text = format!("timed out with {under_way} requests under way");
+                report.first_error.get_or_insert(text);
+                break;
+            }
+            let count = self.epoll.wait(Some(left))?;
+            for index in 0..count {
+                let event = self.epoll.event(index);
+                match self.connections[event.key].advance(&self.messages, &mut self.scratch, event) {
+                    Ok(false) => continue,
+                    Ok(true) => {
+                        now = Instant::now();
+                        let connection = &mut self.connections[event.key];
+                        report.latencies.record((now - connection.started).as_nanos() as u64);
+                        under_way -= 1;
+                        if !quota.take(now) {
+                            continue;
+                        }
+                        match connection.start(&self.messages, now) {
+                            Ok(()) => under_way += 1,
+                            Err(error) => self.fail(event.key, error, &mut report),
+                        }
+                    }
+                    Err(error) => {
+                        under_way -= 1;
+                        self.fail(event.key, error, &mut report);
+                    }
+                }
+            }
+            if count == 0 {
+                now = Instant::now();
+            }
+        }
+        report.elapsed = now - begin;
+        report.cpu = epoll::cpu_time()? - cpu;
+        Ok(report)
+    }
+
+    fn fail(&mut self, key: usize, error: io::Error, report: &mut Report) {
+        self.connections[key].alive = false;
+        report.errors += 1;
+        report.first_error.get_or_insert_with(|| format!("connection {key}: {error}"));
+    }
+}
+
+impl Connection {
+    /// Sends the next message, or as much of it as the kernel takes.
+    fn start(&mut self, messages: &Messages, now: Instant) -> io::Result<()> {
+        self.number += 1;
+        self.sent = 0;
+        self.received = 0;
+        self.started = now;
+        self.flush(messages)
+    }
+
+    fn flush(&mut self, messages: &Messages) -> io::Result<()> {
+        let message = messages.get(self.number);
+        self.sent += send(&mut self.stream, &message[self.sent..])?;
+        Ok(())
+    }
+
+    /// Goes on with the message under way; true once all of it has come back.
+    fn advance(&mut self, messages: &Messages, scratch: &mut [u8], event: Event) -> io::Result<bool> {
+        if !self.under_way(messages) {
+            // Registering gives a first edge, and so does the peer's end after the last message.
+            return Ok(false);
+        }
+        self.flush(messages)?;
+        let message = messages.get(self.number);
+        loop {
+            let wanted = message.len() - self.received;
+            let count = match self.stream.read(&mut scratch[..wanted]) {
+                Ok(0) => {
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed by the server"));
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            if scratch[..count] != message[self.received..][..count] {
+                return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong"));
+            }
+            self.received += count;
+            if count == wanted {
+                return Ok(true);
+            }
+            // A short read has drained the socket, unless its end came with it.
+            if !event.closed {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn under_way(&self, messages: &Messages) -> bool {
+        self.alive && self.received < messages.get(self.number).len()
+    }
+}
+
+/// Decides whether one more request may start.
+struct Quota {
+    limit: Limit,
+    begin: Instant,
+    started: u64,
+}
+
+impl Quota {
+    fn take(&mut self, now: Instant) -> bool {
+        let allowed = match self.limit {
+            // At least one, so that a connection is warm even after a warm-up of no time.
+            Limit::Time(time) => now == self.begin || now - self.begin < time,
+            Limit::Requests(count) => self.started < count,
+        };
+        self.started += u64::from(allowed);
+        allowed
+    }
+}
+
+/// Connects, and again while nobody listens there: the server may just be starting.
+fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
+    let Target::Tcp { port } = *target;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&address, left) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && left > CONNECT_RETRY => {
+                std::thread::sleep(CONNECT_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quota_of_requests() {
+        let now = Instant::now();
+        let mut quota = Quota { limit: Limit::Requests(2), begin: now, started: 0 };
+        assert_eq!([quota.take(now), quota.take(now), quota.take(now)], [true, true, false]);
+    }
+
+    #[test]
+    fn quota_of_time_gives_everybody_a_first_request() {
+        let begin = Instant::now();
+        let mut quota = Quota { limit: Limit::Time(Duration::ZERO), begin, started: 0 };
+        assert!(quota.take(begin));
+        assert!(quota.take(begin));
+        assert!(!quota.take(begin + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn report_is_json() {
+        let mut latencies = Histogram::new();
+        latencies.record(1500);
+        let report = Report {
+            latencies,
+            elapsed: Duration::from_millis(500),
+            cpu: Duration::from_millis(1),
+            errors: 1,
+            first_error: Some("a \"quoted\" text".to_owned()),
+        };
+        assert_eq!(
+            report.to_json(),
+            "{\"requests\":1,\"seconds\":0.500000,\"requests_per_second\":2.0,\"p50_us\":1.5,\
+             \"p99_us\":1.5,\"max_us\":1.5,\"client_cpu_seconds\":0.001000,\"errors\":1,\
+             \"first_error\":\"a \\\"quoted\\\" text\"}"
+        );
+    }
+}

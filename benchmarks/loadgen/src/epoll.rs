@@ -1,0 +1,95 @@
+//! The kernel calls that std does not have: epoll and the CPU time of this process. The only unsafe code.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+const EVENTS: usize = 1024;
+
+/// What to be told about a descriptor.
+#[derive(Clone, Copy)]
+pub enum Interest {
+    /// As long as there is something to read.
+    LevelReadable,
+    /// Once each time that it becomes readable or writable: registered once, never changed.
+    EdgeBoth,
+}
+
+/// One event of the last [`Epoll::wait`].
+#[derive(Clone, Copy)]
+pub struct Event {
+    pub key: usize,
+    /// The peer has closed or the socket has failed: a short read does not mean that all was read.
+    pub closed: bool,
+}
+
+/// An epoll instance and its event buffer.
+pub struct Epoll {
+    fd: OwnedFd,
+    events: Vec<libc::epoll_event>,
+}
+
+impl Epoll {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers; the result is checked before use.
+        let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: `fd` was just opened and nothing else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS] })
+    }
+
+    /// Registers `source` until it is closed; its events carry `key`.
+    pub fn add(&self, source: &impl AsFd, key: usize, interest: Interest) -> io::Result<()> {
+        let flags = match interest {
+            Interest::LevelReadable => libc::EPOLLIN,
+            Interest::EdgeBoth => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
+        };
+        let mut event = libc::epoll_event { events: flags as u32, u64: key as u64 };
+        let source = source.as_fd().as_raw_fd();
+        // SAFETY: both descriptors are open for the length of the call (borrowed from their owners) and
+        // `event` is a live local that the kernel only reads.
+        checked(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, source, &mut event) })?;
+        Ok(())
+    }
+
+    /// Waits for events, for ever without a time-out, and returns how many there are: see [`Epoll::event`].
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        // Rounded up, so that nobody spins through the last millisecond.
+        let millis = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+        // SAFETY: the pointer and the length are those of `events`, which `&mut self` keeps to us, and the
+        // kernel writes no more than so many entries.
+        let ready = checked(unsafe {
+            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), EVENTS as i32, millis)
+        });
+        match ready {
+            Ok(count) => Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The event at `index`, below the count that the last wait returned.
+    pub fn event(&self, index: usize) -> Event {
+        let event = self.events[index];
+        let closed = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        Event { key: event.u64 as usize, closed: event.events & closed != 0 }
+    }
+}
+
+/// User and system CPU time that this process has used.
+pub fn cpu_time() -> io::Result<Duration> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: `usage` is a live local of the type that the kernel fills.
+    checked(unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) })?;
+    // SAFETY: getrusage succeeded, so it has filled `usage`.
+    let usage = unsafe { usage.assume_init() };
+    Ok(duration(usage.ru_utime) + duration(usage.ru_stime))
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,41 @@
+//! `rloop-loadgen`: the other end of the benchmarks.
+//!
+//! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
+//! The modes are `load` ([`client`], drives an echo server) and `serve` ([`server`], the bare server that
+//! the loops' CPU is compared with). Linux only.
+
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+mod args;
+mod buffer;
+mod client;
+mod control;
+mod epoll;
+mod histogram;
+mod server;
+
+use args::Command;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match args::parse(std::env::args().skip(1)) {
+        Ok(Command::Help) => {
+            println!("{}", args::USAGE);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Command::Load(load)) => client::run(&load),
+        Ok(Command::Serve { port }) => server::run(port).map(|()| true),
+        Err(message) => {
+            eprintln!("rloop-loadgen: {message}\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rloop-loadgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,97 @@
+"""The TCP echo figures: which there are, and how one is measured with a server and the load generator."""
+
+import os
+import pathlib
+import sys
+from dataclasses import dataclass
+
+from child import START_SECONDS, Broken, Child
+
+HERE = pathlib.Path(__file__).resolve().parent
+# The load generator's own echo server: no loop, no Python, the least that a request can cost.
+BARE = "bare"
+SIZES = (64, 1024, 10 * 1024, 100 * 1024)
+CONNECTIONS = (1, 32, 1000)
+WARMUP_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Config:
+    kind: str
+    size: int
+    connections: int
+
+    def __str__(self):
+        size = f"{self.size // 1024} KiB" if self.size >= 1024 else f"{self.size} B"
+        return f"{self.kind:<9} {size:>7} {self.connections:>4} conns"
+
+    def has_bare(self) -> bool:
+        """The bare server sees the same traffic whatever the kind, so it is measured once."""
+        return self.kind == "protocol"
+
+
+QUICK = [
+    Config("protocol", 1024, 32),
+    Config("protocol", 100 * 1024, 32),
+    Config("buffered", 1024, 32),
+    Config("streams", 1024, 32),
+]
+DEFAULT = [
+    *(Config("protocol", size, 32) for size in SIZES),
+    Config("protocol", 1024, 1),
+    Config("protocol", 1024, 1000),
+    *(Config(kind, size, 32) for kind in ("buffered", "streams") for size in (1024, 100 * 1024)),
+]
+FULL = [
+    Config(kind, size, connections)
+    for kind in ("protocol", "buffered", "streams")
+    for size in SIZES
+    for connections in CONNECTIONS
+]
+
+
+def find_loadgen() -> str | None:
+    target = os.environ.get("CARGO_TARGET_DIR") or HERE.parent / "target"
+    path = pathlib.Path(target, "release", "rloop-loadgen")
+    return str(path) if path.exists() else None
+
+
+LOADGEN_MISSING = "the load generator is missing: cargo build --release -p rloop-loadgen"
+
+
+def server_command(loop: str, kind: str, loadgen: str) -> list[str]:
+    if loop == BARE:
+        return [loadgen, "serve"]
+    return [sys.executable, str(HERE / "echo_server.py"), loop, kind]
+
+
+def load_command(loadgen: str, port: int, config: Config, *limit: object) -> list[str]:
+    options = {"--port": port, "--connections": config.connections, "--size": config.size}
+    options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
+    words = [str(word) for option in options.items() for word in option]
+    return [loadgen, "load", "--gated", *words, *map(str, limit)]
+
+
+def checked(result: dict) -> dict:
+    """The load generator's result, if there was no error."""
+    if result.get("first_error"):
+        raise Broken(f"{result['errors']} errors, the first: {result['first_error']}")
+    return result
+
+
+def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+    """One server, one load: CPU time a request, rate and latencies."""
+    with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
+        command = load_command(loadgen, server.read()["port"], config, "--seconds", seconds)
+        with Child(command, cpu=1 if pin else None) as load:
+            checked(load.read())
+            before = server.ask()["cpu_seconds"]
+            result = checked(load.ask(START_SECONDS + seconds))
+            cpu = server.ask()["cpu_seconds"] - before
+    return {
+        "cpu_us": cpu / result["requests"] * 1e6,
+        "requests_per_second": result["requests_per_second"],
+        "p50_us": result["p50_us"],
+        "p99_us": result["p99_us"],
+        "client_cpu": result["client_cpu_seconds"] / result["seconds"],
+    }

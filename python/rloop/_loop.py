@@ -1,0 +1,230 @@
+"""`Loop`: the native loop completed by `asyncio.BaseEventLoop`.
+
+Native is what runs per callback, per packet or per timer (`_rloop.EventLoop`, first in the order of resolution). What
+runs per connection or per loop is Python: asyncio's own code for the running version where it is exact (happy eyeballs,
+servers, executors, exception handlers, async generators), and the hooks for it here. Nothing here may run per packet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from asyncio import base_events, constants, sslproto
+from asyncio.log import logger
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _rloop
+from ._report import format_callback
+from ._signals import Signals
+
+if TYPE_CHECKING:
+    import ssl
+
+_T = TypeVar("_T")
+
+
+class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
+    """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signals = Signals(self)
+
+    # ---------------------------------------------------------------------------------------- running
+
+    def run_forever(self) -> None:
+        """Run until `stop()` is called."""
+        with self._signals.wake_up():
+            super().run_forever()
+
+    def close(self) -> None:
+        """Close the loop. It must not be running; what it had still to do is dropped."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._signals.close()
+        super().close()
+        self._release()
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Have `callback(*args)` called on the loop when the signal `sig` arrives.
+
+        Raises ValueError for an invalid signal number, RuntimeError outside the main thread or for a signal that
+        cannot be caught.
+        """
+        self._signals.add(sig, callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Give the signal its default handling back. False if there was no handler."""
+        return self._signals.remove(sig)
+
+    # ---------------------------------------------------------------------------------------- reports
+
+    def _callback_failed(self, handle: asyncio.Handle, exc: BaseException) -> None:
+        """Called by a handle whose callback has raised (`asyncio.Handle._run`)."""
+        callback = format_callback(handle._callback, handle._args, self.get_debug())  # type: ignore[attr-defined]
+        context: dict[str, Any] = {
+            "message": f"Exception in callback {callback}",
+            "exception": exc,
+            "handle": handle,
+        }
+        if handle._source_traceback:  # type: ignore[attr-defined]
+            context["source_traceback"] = handle._source_traceback  # type: ignore[attr-defined]
+        self.call_exception_handler(context)
+
+    def _slow_callback(self, subject: Any, seconds: float) -> None:
+        """Called in debug mode for what ran longer than `slow_callback_duration`."""
+        if isinstance(subject, asyncio.Handle):
+            subject = base_events._format_handle(subject)  # type: ignore[attr-defined]
+        logger.warning("Executing %s took %.3f seconds", subject, seconds)
+
+    # ---------------------------------------------------------------------------------------- TCP
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: asyncio.Server | None = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> None:
+        tls = (sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None
+        self._listen(protocol_factory, sock, tls, server, backlog)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        self._unregister(sock.fileno())
+        sock.close()
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect a non-blocking socket; a host name in `address` is resolved."""
+        base_events._check_ssl_socket(sock)  # type: ignore[attr-defined]
+        if self.get_debug() and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            resolved = await self._ensure_resolved(  # type: ignore[attr-defined]
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = resolved[0][4]
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            # Under way (bpo-23618): the socket is writable once it is decided.
+            pass
+        connected = self.create_future()
+
+        def decided() -> None:
+            if connected.done():
+                return
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                connected.set_exception(OSError(error, f"Connect call failed {address}"))
+            else:
+                connected.set_result(None)
+
+        # By the object, not the number: should it be closed meanwhile, the number may be somebody else's.
+        self.add_writer(sock, decided)
+        try:
+            await connected
+        finally:
+            self.remove_writer(sock)
+
+    # ---------------------------------------------------------------------------------------- TLS
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.Server | None = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+    ) -> asyncio.Transport:
+        """TLS by asyncio's own protocol on the native transport, until there is a native layer for it."""
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport  # type: ignore[attr-defined, no-any-return]
+
+    def _accept_tls(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        conn: socket.socket,
+        peername: Any,
+        server: asyncio.Server | None,
+        tls: tuple[ssl.SSLContext, float | None, float | None],
+    ) -> None:
+        """Called by a listener for a connection of a TLS server."""
+        self.create_task(self._handshake(protocol_factory, conn, peername, server, tls))
+
+    async def _handshake(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        conn: socket.socket,
+        peername: Any,
+        server: asyncio.Server | None,
+        tls: tuple[ssl.SSLContext, float | None, float | None],
+    ) -> None:
+        sslcontext, handshake_timeout, shutdown_timeout = tls
+        context: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
+        transport: asyncio.Transport | None = None
+        try:
+            context["protocol"] = protocol = protocol_factory()
+            waiter = self.create_future()
+            context["transport"] = transport = self._make_ssl_transport(
+                conn,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=True,
+                extra={"peername": peername},
+                server=server,
+                ssl_handshake_timeout=handshake_timeout,
+                ssl_shutdown_timeout=shutdown_timeout,
+            )
+            await waiter
+        except BaseException as exc:
+            if transport is None:
+                conn.close()
+            else:
+                transport.close()
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+            if self.get_debug():
+                self.call_exception_handler({**context, "exception": exc})
+
+
+def new_event_loop() -> Loop:
+    """Make a new loop: the `loop_factory` for `asyncio.run()`, `asyncio.Runner` and every server that takes one."""
+    return Loop()
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    debug: bool | None = None,
+) -> _T:
+    """Run a coroutine on a new loop and return its result: `asyncio.run()` with rloop as the default.
+
+    Raises RuntimeError when called from a running loop, and whatever the coroutine raises.
+    """
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
+        return runner.run(main)

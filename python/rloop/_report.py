@@ -1,0 +1,17 @@
+"""Texts of reports, where asyncio's helper for them differs by Python version."""
+
+from __future__ import annotations
+
+import inspect
+from asyncio import format_helpers
+from typing import Any
+
+# 3.13 (and some patch releases before it) show arguments in debug mode only.
+_HAS_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters  # type: ignore[attr-defined]
+
+
+def format_callback(callback: Any, args: tuple[Any, ...] | None, debug: bool) -> str:
+    """Name a callback with its source line, as asyncio does in the repr of handles and in error messages."""
+    if _HAS_DEBUG:
+        return format_helpers._format_callback_source(callback, args, debug=debug)  # type: ignore[attr-defined, no-any-return]
+    return format_helpers._format_callback_source(callback, args)  # type: ignore[attr-defined, no-any-return]

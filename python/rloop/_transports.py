@@ -1,0 +1,14 @@
+"""What a native transport says that it is.
+
+asyncio's transport classes have slots and cannot be bases of a native class. Programs ask
+`isinstance(transport, asyncio.Transport)`; the `__class__` of a native transport is the class here, which makes the
+answer true. The classes are never instantiated and have no behaviour.
+"""
+
+from __future__ import annotations
+
+from asyncio import transports
+
+
+class StreamTransport(transports._FlowControlMixin, transports.Transport):  # type: ignore[misc, name-defined]
+    """A connected stream socket and its protocol."""

@@ -1,0 +1,394 @@
+//! The state of one loop, and every way to add work to it. `run.rs` takes the work off again.
+//!
+//! [`LoopCore`] is shared by the loop object and its transports. It knows handles, and of everything else only how it
+//! is told of readiness ([`Native`]); it never runs user code itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::error::os_error;
+use crate::handle::{Handle, TimerHandle};
+use crate::py::cell::LoopCell;
+use crate::py::context;
+use crate::py::names::{Names, names};
+use crate::reactor::clock::{Clock, deadline_ns};
+use crate::reactor::readiness::Readiness;
+use crate::reactor::ready::{Inbox, ReadyQueue};
+use crate::reactor::timers::TimerHeap;
+use crate::reactor::token::Token;
+use crate::reactor::waker::Waker;
+use crate::reactor::{Mode, Reactor};
+
+/// Size of the buffer that all transports of a loop receive into, in bytes.
+const SCRATCH: usize = 64 * 1024;
+
+/// One thing to run.
+pub enum Entry {
+    Handle(Py<Handle>),
+    /// The owner of this registration is to be told of readiness.
+    Io(Token),
+}
+
+/// Whom the events of a registration concern.
+pub enum Source {
+    /// Callbacks of `add_reader` and `add_writer`.
+    Callbacks(FdCallbacks),
+    Native(Native),
+}
+
+/// What the user wants called for one fd.
+#[derive(Default)]
+pub struct FdCallbacks {
+    pub reader: Option<Py<Handle>>,
+    pub writer: Option<Py<Handle>>,
+    /// The file object that the fd was given as: it can be looked up by it once it is closed.
+    pub file: Option<Py<PyAny>>,
+}
+
+/// A native object that takes part in the loop, such as a transport.
+pub struct Native {
+    pub object: Py<PyAny>,
+    pub kind: &'static Kind,
+}
+
+/// How to call a [`Native`]: plain functions, so that the core need not know the classes.
+pub struct Kind {
+    /// The fd is ready. Err: SystemExit or KeyboardInterrupt, which leave the loop.
+    pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
+    /// The turn is over: send what was written in it.
+    pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
+    /// Must nobody else use the fd?
+    pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,
+}
+
+impl Native {
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { object: self.object.clone_ref(py), kind: self.kind }
+    }
+}
+
+/// What only the holder of the interpreter touches.
+pub struct State {
+    pub reactor: Reactor<Source>,
+    pub ready: ReadyQueue<Entry>,
+    pub timers: TimerHeap<Py<TimerHandle>>,
+    /// Transports that have data to send at the end of this turn.
+    pub unflushed: Vec<Native>,
+}
+
+/// One event loop.
+pub struct LoopCore {
+    pub state: LoopCell<State>,
+    pub inbox: Inbox<Entry>,
+    pub waker: Waker,
+    pub clock: Clock,
+    pub names: &'static Names,
+    /// What the transports receive into: never borrowed while anything else runs.
+    pub scratch: LoopCell<Scratch>,
+    pub closed: AtomicBool,
+    pub stopping: AtomicBool,
+    pub debug: AtomicBool,
+    /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
+    pub thread_id: AtomicU64,
+    /// True from the end of a poll to the flush at the end of the turn.
+    pub in_turn: AtomicBool,
+}
+
+impl LoopCore {
+    pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+        let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
+        let state =
+            State { reactor, ready: ReadyQueue::new(), timers: TimerHeap::new(), unflushed: Vec::new() };
+        Ok(Arc::new(Self {
+            state: LoopCell::new(state),
+            inbox: Inbox::new(),
+            waker,
+            clock: Clock,
+            names: names(py)?,
+            scratch: LoopCell::new(Scratch::new()),
+            closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+            thread_id: AtomicU64::new(0),
+            in_turn: AtomicBool::new(false),
+        }))
+    }
+
+    // ------------------------------------------------------------------------------------------ callbacks
+
+    /// `BaseEventLoop._check_closed`.
+    #[inline]
+    pub fn check_closed(&self) -> PyResult<()> {
+        if self.closed.load(Relaxed) { Err(closed_error()) } else { Ok(()) }
+    }
+
+    /// Schedules `callback(*args)` for the next turn. Without a context, in a copy of the current one.
+    #[inline]
+    pub fn call_soon<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &[*mut ffi::PyObject],
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Handle>> {
+        let handle = self.handle(event_loop, callback, args, context)?;
+        let handle = Bound::new(event_loop.py(), handle)?;
+        self.push(event_loop.py(), Entry::Handle(handle.clone().unbind()));
+        Ok(handle)
+    }
+
+    /// Schedules `callback(*args)` from any thread, and wakes the loop.
+    pub fn call_soon_threadsafe<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &[*mut ffi::PyObject],
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Handle>> {
+        let py = event_loop.py();
+        let handle = Bound::new(py, self.handle(event_loop, callback, args, context)?)?;
+        let entry = Entry::Handle(handle.clone().unbind());
+        if self.is_own_thread() {
+            self.push(py, entry);
+        } else {
+            if self.inbox.send(entry).is_err() {
+                return Err(closed_error());
+            }
+            self.wake(py)?;
+        }
+        Ok(handle)
+    }
+
+    /// Schedules `callback(*args)` for `when` seconds of the loop's clock.
+    pub fn call_at<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        when: Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &[*mut ffi::PyObject],
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, TimerHandle>> {
+        let py = event_loop.py();
+        let seconds: f64 = when.extract()?;
+        let given =
+            if when.is_exact_instance_of::<pyo3::types::PyFloat>() { None } else { Some(when.unbind()) };
+        let handle = self.handle(event_loop, callback, args, context)?;
+        let dead = self.state.with(py, |state| state.timers.dead().clone());
+        let timer = Bound::new(py, TimerHandle::new(handle, seconds, given, dead))?;
+        let entry = timer.clone().unbind();
+        let mut garbage = Vec::new();
+        self.state.with(py, |state| {
+            if state.timers.is_mostly_dead() {
+                state.timers.compact(|timer| is_live(py, timer), &mut garbage);
+            }
+            state.timers.push(deadline_ns(seconds), entry);
+        });
+        discard(py, garbage);
+        Ok(timer)
+    }
+
+    /// A handle for `callback(*args)`, not scheduled yet.
+    #[inline]
+    pub fn handle<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &[*mut ffi::PyObject],
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Handle> {
+        let context = match context {
+            Some(context) => context,
+            None => context::copy_current(event_loop.py())?,
+        };
+        Handle::new(event_loop, callback, args, context, self.debug.load(Relaxed))
+    }
+
+    /// Adds an entry behind everything that any thread has added before.
+    #[inline]
+    pub fn push(&self, py: Python<'_>, entry: Entry) {
+        self.state.with(py, |state| {
+            state.ready.receive(&self.inbox);
+            state.ready.push(entry);
+        });
+    }
+
+    /// Makes a loop that is parked in its poll go on; from any thread.
+    pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        self.waker.wake().map_err(|error| os_error(py, &error))
+    }
+
+    // ------------------------------------------------------------------------------------------ threads
+
+    /// True on the thread that runs the loop; false while none does.
+    #[inline]
+    pub fn is_own_thread(&self) -> bool {
+        self.thread_id.load(Relaxed) == current_thread_id()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.thread_id.load(Relaxed) != 0
+    }
+
+    /// `BaseEventLoop._check_thread`, for debug mode.
+    pub fn check_thread(&self) -> PyResult<()> {
+        if self.is_running() && !self.is_own_thread() {
+            return Err(PyRuntimeError::new_err(
+                "Non-thread-safe operation invoked on an event loop other than the current one",
+            ));
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------ readiness
+
+    /// Watches `fd` for a native object. Callbacks that the user has on the same fd are cancelled, as asyncio
+    /// replaces them; so are those of a file that was closed and whose number is in use again.
+    pub fn register(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
+        self.register_source(py, fd, Mode::Edge, Source::Native(native))
+    }
+
+    /// Watches `fd` in `mode`, instead of whoever did so far.
+    pub fn register_source(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
+        let (previous, result) = self.state.with(py, |state| {
+            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
+            (previous, state.reactor.register(fd, mode, source))
+        });
+        if let Some(previous) = previous {
+            previous.cancel(py)?;
+        }
+        result.map_err(|(error, source)| {
+            drop(source);
+            os_error(py, &error)
+        })
+    }
+
+    /// Ends a registration; to be called before its fd is closed.
+    pub fn deregister(&self, py: Python<'_>, token: Token) {
+        drop(self.state.with(py, |state| state.reactor.deregister(token)));
+    }
+
+    /// Has the owner of `token` told of `readiness` in the next turn.
+    pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
+        self.state.with(py, |state| {
+            if state.reactor.report(token, readiness) {
+                state.ready.receive(&self.inbox);
+                state.ready.push(Entry::Io(token));
+            }
+        });
+    }
+
+    /// The native object that `fd` belongs to, so that nobody else may watch it.
+    pub fn owner_of<'py>(&self, py: Python<'py>, fd: i32) -> Option<Bound<'py, PyAny>> {
+        let native = self.state.with(py, |state| {
+            match state.reactor.token_of(fd).and_then(|token| state.reactor.source(token)) {
+                Some(Source::Native(native)) => Some(native.clone_ref(py)),
+                _ => None,
+            }
+        })?;
+        let object = native.object.into_bound(py);
+        (native.kind.owns_fd)(&object).then_some(object)
+    }
+
+    // ------------------------------------------------------------------------------------------ the end
+
+    /// Refuses everything from here on and lets go of all that the loop holds.
+    pub fn release(&self, py: Python<'_>) {
+        self.closed.store(true, Relaxed);
+        let sent = self.inbox.close();
+        let held = self.state.with(py, |state| {
+            let timers = state.timers.drain();
+            (state.ready.drain(), timers, state.reactor.close(), std::mem::take(&mut state.unflushed))
+        });
+        for timer in &held.1 {
+            timer.get().unschedule();
+        }
+        drop((sent, held));
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let visit_state = |state: &State| {
+            for entry in state.ready.iter() {
+                if let Entry::Handle(handle) = entry {
+                    visit.call(handle)?;
+                }
+            }
+            state.timers.iter().try_for_each(|timer| visit.call(timer))?;
+            state.unflushed.iter().try_for_each(|native| visit.call(&native.object))?;
+            state.reactor.sources().try_for_each(|source| source.traverse(visit))
+        };
+        self.state.peek(visit_state).unwrap_or(Ok(()))
+    }
+}
+
+impl Source {
+    /// Cancels the callbacks, if that is what it is.
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        if let Self::Callbacks(callbacks) = self {
+            for handle in [&callbacks.reader, &callbacks.writer].into_iter().flatten() {
+                Handle::cancel_once(handle.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Callbacks(callbacks) => {
+                visit.call(&callbacks.reader)?;
+                visit.call(&callbacks.writer)?;
+                visit.call(&callbacks.file)
+            }
+            Self::Native(native) => visit.call(&native.object),
+        }
+    }
+}
+
+/// The identity that `threading.get_ident()` gives the current thread.
+#[inline]
+pub fn current_thread_id() -> u64 {
+    // SAFETY: callable from any thread at any time.
+    unsafe { ffi::PyThread_get_thread_ident() as u64 }
+}
+
+/// Is this timer still to run?
+#[inline]
+pub fn is_live(py: Python<'_>, timer: &Py<TimerHandle>) -> bool {
+    !timer.bind(py).as_super().get().is_cancelled()
+}
+
+/// Drops timers that left the heap, outside of any borrow: what they hold may have finalizers.
+pub fn discard(py: Python<'_>, timers: Vec<Py<TimerHandle>>) {
+    for timer in timers {
+        timer.get().unschedule();
+        drop(timer.into_bound(py));
+    }
+}
+
+fn closed_error() -> PyErr {
+    PyRuntimeError::new_err("Event loop is closed")
+}
+
+/// Memory to receive into, aligned to a page: the kernel copies up to twice as slowly into addresses that are 16
+/// past a multiple of 64, which is what a large allocation gets.
+pub struct Scratch(Box<[Page]>);
+
+#[repr(C, align(4096))]
+#[derive(Clone)]
+struct Page([std::mem::MaybeUninit<u8>; 4096]);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(vec![Page([std::mem::MaybeUninit::uninit(); 4096]); SCRATCH / 4096].into_boxed_slice())
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
+        let len = self.0.len() * 4096;
+        // SAFETY: pages are contiguous arrays of possibly uninitialised bytes, `len` of them in all.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}

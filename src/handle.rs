@@ -1,0 +1,464 @@
+//! `Handle` and `TimerHandle`: a callback with its arguments and its context, run at most once by the loop.
+//!
+//! The model is `asyncio.events`. Nothing here knows of queues or of the clock; a timer only carries its deadline and
+//! tells its heap's counter when it is cancelled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use pyo3::class::basic::CompareOp;
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::error::leaves_the_loop;
+use crate::py::cell::LoopCell;
+use crate::py::context;
+use crate::py::names::names;
+
+/// How many arguments a handle keeps in itself; more go to a tuple.
+const INLINE: usize = 3;
+
+/// A scheduled callback (`asyncio.Handle`).
+#[pyclass(subclass, frozen, weakref, freelist = 512, module = "rloop._rloop")]
+pub struct Handle {
+    /// Invariant: this and `context` are `Some` until the handle is dropped or cleared by the garbage collector.
+    event_loop: Option<Py<PyAny>>,
+    context: Option<Py<PyAny>>,
+    call: LoopCell<Call>,
+    cancelled: AtomicBool,
+}
+
+/// What to call. Empty once the handle is cancelled.
+#[derive(Default)]
+struct Call {
+    callback: Option<Py<PyAny>>,
+    args: [Option<Py<PyAny>>; INLINE],
+    /// How many of `args` are in use; `INLINE + 1`: the first one is a tuple that holds them all.
+    count: usize,
+    /// Debug mode only.
+    debug: Option<Box<Debug>>,
+}
+
+/// What debug mode adds to a handle.
+#[derive(Default)]
+struct Debug {
+    /// `traceback.StackSummary` of where the handle was made.
+    source_traceback: Option<Py<PyAny>>,
+    /// The repr at the time of the cancel, while there still was a callback to name.
+    repr: Option<String>,
+}
+
+impl Handle {
+    /// A handle for `callback(*args)` in `context`. `args` are borrowed references, alive during this call.
+    #[inline]
+    pub fn new(
+        event_loop: &Bound<'_, PyAny>,
+        callback: Bound<'_, PyAny>,
+        args: &[*mut ffi::PyObject],
+        context: Bound<'_, PyAny>,
+        debug: bool,
+    ) -> PyResult<Self> {
+        let py = event_loop.py();
+        let mut call = Call { callback: Some(callback.unbind()), ..Call::default() };
+        // SAFETY: the caller's references are alive; each gets one of our own.
+        let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
+        if args.len() <= INLINE {
+            call.count = args.len();
+            for (slot, arg) in call.args.iter_mut().zip(args) {
+                *slot = Some(own(arg).unbind());
+            }
+        } else {
+            call.count = INLINE + 1;
+            call.args[0] = Some(PyTuple::new(py, args.iter().map(own))?.into_any().unbind());
+        }
+        if debug {
+            let source_traceback = Some(names(py)?.extract_stack.call0(py)?);
+            call.debug = Some(Box::new(Debug { source_traceback, repr: None }));
+        }
+        Ok(Self {
+            event_loop: Some(event_loop.clone().unbind()),
+            context: Some(context.unbind()),
+            call: LoopCell::new(call),
+            cancelled: AtomicBool::new(false),
+        })
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
+    /// Runs the callback, unless the handle was cancelled. An exception goes to the loop's exception handler; only
+    /// SystemExit and KeyboardInterrupt come back.
+    #[inline]
+    pub fn run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.is_cancelled() {
+            return Ok(());
+        }
+        let (Some(context), Some(call)) = (&this.context, this.call.with(py, |call| Running::of(py, call)))
+        else {
+            return Ok(());
+        };
+        match context::run_in(context.bind(py), || call.invoke(py)) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::failed(slf, error),
+        }
+    }
+
+    #[cold]
+    fn failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if leaves_the_loop(py, &error) {
+            return Err(error);
+        }
+        let Some(event_loop) = &this.event_loop else {
+            return Ok(());
+        };
+        event_loop.bind(py).call_method1(&names(py)?._callback_failed, (slf, error.into_value(py)))?;
+        Ok(())
+    }
+
+    /// Cancels the handle: callback and arguments are let go of at once. False if it was cancelled already.
+    pub fn cancel_once(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.is_cancelled() {
+            return Ok(false);
+        }
+        // As asyncio does: in debug mode the repr of a cancelled handle still names the callback.
+        let repr = match this.call.with(py, |call| call.debug.is_some()) {
+            true => {
+                this.cancelled.store(true, Relaxed);
+                Some(slf.repr()?.to_string())
+            }
+            false => None,
+        };
+        this.cancelled.store(true, Relaxed);
+        let dropped = this.call.with(py, |call| {
+            if let Some(debug) = &mut call.debug {
+                debug.repr = repr;
+            }
+            (call.callback.take(), std::mem::take(&mut call.args), std::mem::take(&mut call.count))
+        });
+        drop(dropped);
+        Ok(true)
+    }
+
+    fn callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.call.with(py, |call| call.callback.as_ref().map(|callback| callback.bind(py).clone()))
+    }
+
+    /// The arguments as a tuple; `None` once the handle is cancelled.
+    fn args<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let (live, args, count) = self.call.with(py, |call| {
+            let args = call.args.each_ref().map(|arg| arg.as_ref().map(|arg| arg.bind(py).clone()));
+            (call.callback.is_some(), args, call.count)
+        });
+        if !live {
+            return Ok(None);
+        }
+        if count > INLINE {
+            let [tuple, ..] = args;
+            return Ok(tuple.map(|tuple| tuple.cast_into()).transpose()?);
+        }
+        PyTuple::new(py, args.into_iter().flatten().collect::<Vec<_>>()).map(Some)
+    }
+
+    /// The parts of the repr, in asyncio's order.
+    fn repr_parts(slf: &Bound<'_, Self>, name: &str, when: Option<Py<PyAny>>) -> PyResult<String> {
+        let (py, this) = (slf.py(), slf.get());
+        let kept = this.call.with(py, |call| call.debug.as_ref().and_then(|debug| debug.repr.clone()));
+        if let Some(repr) = kept {
+            return Ok(repr);
+        }
+        let mut parts = vec![name.to_owned()];
+        if this.is_cancelled() {
+            parts.push("cancelled".to_owned());
+        }
+        if let Some(when) = when {
+            parts.push(format!("when={}", when.bind(py).repr()?));
+        }
+        if let Some(callback) = this.callback(py) {
+            let debug = this.call.with(py, |call| call.debug.is_some());
+            parts.push(
+                names(py)?.format_callback.bind(py).call1((callback, this.args(py)?, debug))?.to_string(),
+            );
+        }
+        if let Some(traceback) = this.source_traceback(py)
+            && !traceback.bind(py).is_empty()?
+        {
+            let frame = traceback.bind(py).get_item(-1)?;
+            parts.push(format!("created at {}:{}", frame.get_item(0)?, frame.get_item(1)?));
+        }
+        Ok(format!("<{}>", parts.join(" ")))
+    }
+
+    fn source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.call.with(py, |call| {
+            call.debug.as_ref().and_then(|debug| debug.source_traceback.as_ref().map(|tb| tb.clone_ref(py)))
+        })
+    }
+}
+
+/// The callback and its arguments while they run: a cancel meanwhile takes them from the handle, not from here.
+struct Running {
+    callback: *mut ffi::PyObject,
+    /// The first slot is for the callee (`PY_VECTORCALL_ARGUMENTS_OFFSET`).
+    stack: [*mut ffi::PyObject; 1 + INLINE],
+    count: usize,
+}
+
+impl Running {
+    #[inline]
+    fn of(_py: Python<'_>, call: &mut Call) -> Option<Self> {
+        let callback = call.callback.as_ref()?.as_ptr();
+        let mut stack = [std::ptr::null_mut(); 1 + INLINE];
+        // SAFETY: `call` owns references to all of these, and the interpreter is held; Drop gives ours back.
+        unsafe {
+            ffi::Py_INCREF(callback);
+            for (slot, arg) in stack[1..].iter_mut().zip(call.args.iter().flatten()) {
+                *slot = arg.as_ptr();
+                ffi::Py_INCREF(*slot);
+            }
+        }
+        Some(Self { callback, stack, count: call.count })
+    }
+
+    #[inline]
+    fn invoke(&self, py: Python<'_>) -> PyResult<()> {
+        let args = self.stack[1..].as_ptr();
+        // SAFETY: this struct holds references to the callback and to `count` arguments (or to a tuple of them); the
+        // slot before the first belongs to this struct and may be used by the callee.
+        unsafe {
+            let result = if self.count > INLINE {
+                ffi::PyObject_Call(self.callback, *args, std::ptr::null_mut())
+            } else {
+                let count = self.count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+                ffi::PyObject_Vectorcall(self.callback, args, count, std::ptr::null_mut())
+            };
+            if result.is_null() {
+                return Err(PyErr::fetch(py));
+            }
+            ffi::Py_DECREF(result);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: made by `of` in the same function that drops it, with the interpreter held throughout.
+        unsafe {
+            ffi::Py_DECREF(self.callback);
+            for &arg in &self.stack[1..] {
+                ffi::Py_XDECREF(arg);
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
+        let py = unsafe { Python::assume_attached() };
+        // The same that dropping the fields would do, less a look per field at whether the interpreter is held.
+        let call = std::mem::take(self.call.get_mut());
+        let owned = [self.event_loop.take(), self.context.take(), call.callback];
+        for object in owned.into_iter().chain(call.args).flatten() {
+            drop(object.into_bound(py));
+        }
+    }
+}
+
+#[pymethods]
+impl Handle {
+    /// Cancels the callback. Callback and arguments are released at once.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::cancel_once(slf).map(drop)
+    }
+
+    /// True if the callback was cancelled.
+    fn cancelled(&self) -> bool {
+        self.is_cancelled()
+    }
+
+    /// The `contextvars.Context` in which the callback runs.
+    fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.context.as_ref().map(|context| context.clone_ref(py))
+    }
+
+    /// Runs the callback now, as the loop would.
+    fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::run(slf)
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Self::repr_parts(slf, "Handle", None)
+    }
+
+    /// `isinstance(handle, asyncio.Handle)` asks for this: asyncio's class has slots and cannot be a native base.
+    #[getter(__class__)]
+    fn class(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(names(py)?.handle.clone_ref(py))
+    }
+
+    #[getter(_callback)]
+    fn get_callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.callback(py)
+    }
+
+    #[getter(_args)]
+    fn get_args<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.args(py)
+    }
+
+    #[getter(_cancelled)]
+    fn get_cancelled(&self) -> bool {
+        self.is_cancelled()
+    }
+
+    #[getter(_context)]
+    fn get_context_attribute(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_context(py)
+    }
+
+    #[getter(_loop)]
+    fn get_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.event_loop.as_ref().map(|event_loop| event_loop.clone_ref(py))
+    }
+
+    #[getter(_source_traceback)]
+    fn get_source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.source_traceback(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        visit.call(&self.context)?;
+        self.call
+            .peek(|call| {
+                visit.call(&call.callback)?;
+                call.args.iter().try_for_each(|arg| visit.call(arg))?;
+                call.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.call.with(py, std::mem::take));
+    }
+}
+
+/// A callback scheduled for a time (`asyncio.TimerHandle`).
+#[pyclass(extends = Handle, frozen, freelist = 512, module = "rloop._rloop")]
+pub struct TimerHandle {
+    /// Seconds of the loop's clock.
+    when: f64,
+    /// The same as given by the user, where it was not a float.
+    given: Option<Py<PyAny>>,
+    /// True while the handle is in its loop's timer heap.
+    scheduled: AtomicBool,
+    /// The heap's counter of cancelled entries.
+    dead: Arc<AtomicUsize>,
+}
+
+impl TimerHandle {
+    /// A timer about to go into the heap whose counter of cancelled entries is `dead`.
+    pub fn new(
+        handle: Handle,
+        when: f64,
+        given: Option<Py<PyAny>>,
+        dead: Arc<AtomicUsize>,
+    ) -> PyClassInitializer<Self> {
+        let timer = Self { when, given, scheduled: AtomicBool::new(true), dead };
+        PyClassInitializer::from(handle).add_subclass(timer)
+    }
+
+    /// Notes that the heap has let go of this timer: a cancel from here on is none of its business.
+    pub fn unschedule(&self) {
+        self.scheduled.store(false, Relaxed);
+    }
+
+    /// Seconds of the loop's clock, and whether the two are equal in all that asyncio compares.
+    fn compare(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let (a, b) = (slf.as_super().get(), other.as_super().get());
+        let equal = |a: Option<Bound<'_, PyAny>>, b: Option<Bound<'_, PyAny>>| match (a, b) {
+            (Some(a), Some(b)) => a.eq(b),
+            (a, b) => Ok(a.is_none() && b.is_none()),
+        };
+        Ok(slf.get().when == other.get().when
+            && equal(a.callback(py), b.callback(py))?
+            && equal(a.args(py)?.map(Bound::into_any), b.args(py)?.map(Bound::into_any))?
+            && a.is_cancelled() == b.is_cancelled())
+    }
+}
+
+#[pymethods]
+impl TimerHandle {
+    /// When the callback is due, in seconds of `loop.time()`.
+    fn when(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match &self.given {
+            Some(given) => Ok(given.clone_ref(py)),
+            None => Ok(self.when.into_pyobject(py)?.into_any().unbind()),
+        }
+    }
+
+    /// Cancels the callback. Callback and arguments are released at once.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if Handle::cancel_once(slf.as_super())? && slf.get().scheduled.load(Relaxed) {
+            slf.get().dead.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        self.when(py)?.bind(py).hash()
+    }
+
+    fn __richcmp__<'py>(
+        slf: &Bound<'py, Self>,
+        other: &Bound<'py, PyAny>,
+        op: CompareOp,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let Ok(other) = other.cast::<Self>() else {
+            return Ok(py.NotImplemented());
+        };
+        let (a, b) = (slf.get().when, other.get().when);
+        let result = match op {
+            CompareOp::Lt => a < b,
+            CompareOp::Le => a < b || Self::compare(slf, other)?,
+            CompareOp::Gt => a > b,
+            CompareOp::Ge => a > b || Self::compare(slf, other)?,
+            CompareOp::Eq => Self::compare(slf, other)?,
+            CompareOp::Ne => !Self::compare(slf, other)?,
+        };
+        Ok(result.into_pyobject(py)?.to_owned().into_any().unbind())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        Handle::repr_parts(slf.as_super(), "TimerHandle", Some(slf.get().when(slf.py())?))
+    }
+
+    #[getter(__class__)]
+    fn class(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(names(py)?.timer_handle.clone_ref(py))
+    }
+
+    #[getter(_when)]
+    fn get_when(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.when(py)
+    }
+
+    #[getter(_scheduled)]
+    fn get_scheduled(&self) -> bool {
+        self.scheduled.load(Relaxed)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.given)
+    }
+}

@@ -1,0 +1,48 @@
+//! rloop: an asyncio event loop in Rust.
+//!
+//! - [`reactor`]: readiness polling, timers, the ready queue, cross-thread wake-ups. Pure Rust; needs no Python.
+//! - [`transports`]: from readiness to protocols and from writes to system calls; their decisions are pure too.
+//! - `py`: what the crate needs of Python itself; `error`: Rust's errors as Python's exceptions.
+//! - `handle`: callbacks. `core`: the state of a loop. `run`: one turn of it.
+//! - `event_loop`: what Python sees of a loop; `rloop.Loop` in `python/rloop` completes it.
+//!
+//! No logic here: a map, and the list of what the extension module exports.
+
+pub mod reactor;
+pub mod transports;
+
+#[cfg(feature = "python")]
+mod core;
+#[cfg(feature = "python")]
+mod error;
+#[cfg(feature = "python")]
+mod event_loop;
+#[cfg(feature = "python")]
+mod handle;
+#[cfg(feature = "python")]
+mod py;
+#[cfg(feature = "python")]
+mod run;
+
+/// The extension module `rloop._rloop`.
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+mod _rloop {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::event_loop::EventLoop;
+    #[pymodule_export]
+    use crate::handle::{Handle, TimerHandle};
+    #[pymodule_export]
+    use crate::transports::listener::Listener;
+    #[pymodule_export]
+    use crate::transports::stream::StreamTransport;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        crate::event_loop::add_raw_methods(module.py())?;
+        crate::transports::stream::add_raw_methods(module.py())
+    }
+}

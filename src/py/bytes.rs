@@ -1,0 +1,138 @@
+//! Python's bytes: making them in place, keeping them unchanged, and lending writable buffers to the kernel.
+
+use std::mem::MaybeUninit;
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+
+// Public in CPython's C API, but not declared by PyO3.
+unsafe extern "C" {
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
+}
+
+/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `Ok` of `fill` says how much that is.
+/// No garbage collection can start in here: bytes are not tracked.
+pub fn fill_new<E>(
+    py: Python<'_>,
+    capacity: usize,
+    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+) -> PyResult<Result<(Bound<'_, PyBytes>, usize), E>> {
+    // SAFETY: with a null source CPython allocates `capacity` bytes, not initialised, or raises MemoryError. The
+    // object is ours alone until it is returned. Shrinking it moves it at most, and takes our reference on failure.
+    unsafe {
+        let mut object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), capacity as ffi::Py_ssize_t);
+        if object.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        let start = ffi::PyBytes_AsString(object).cast::<MaybeUninit<u8>>();
+        let filled = match fill(std::slice::from_raw_parts_mut(start, capacity)) {
+            Ok(filled) => filled,
+            Err(error) => {
+                ffi::Py_DECREF(object);
+                return Ok(Err(error));
+            }
+        };
+        debug_assert!(filled <= capacity);
+        if filled < capacity && _PyBytes_Resize(&mut object, filled as ffi::Py_ssize_t) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(Ok((Bound::from_owned_ptr(py, object).cast_into_unchecked(), filled)))
+    }
+}
+
+/// Bytes on their way to the kernel: an exact `bytes` object, which nobody can change.
+pub struct Chunk {
+    /// Keeps the payload alive. Takes part in no cycle, so the garbage collector need not see it.
+    _owner: Py<PyBytes>,
+    start: *const u8,
+    len: usize,
+}
+
+// SAFETY: the pointer is into `_owner`, which is immutable and kept alive by this struct; sending both is sending it.
+unsafe impl Send for Chunk {}
+
+impl Chunk {
+    fn keep(owner: Bound<'_, PyBytes>) -> Self {
+        let (start, len) = (owner.as_bytes().as_ptr(), owner.as_bytes().len());
+        Self { _owner: owner.unbind(), start, len }
+    }
+
+    /// What `write()` takes: bytes are kept, everything that somebody could change afterwards is copied. `None` for
+    /// any other type than bytes, bytearray and memoryview.
+    #[inline]
+    pub fn from_write(data: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return Ok(Some(Self::keep(bytes.clone())));
+        }
+        if data.is_instance_of::<PyBytes>()
+            || data.is_instance_of::<PyByteArray>()
+            || data.is_instance_of::<PyMemoryView>()
+        {
+            return Self::from_buffer(data).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// What `writelines()` takes: any object that has a buffer.
+    pub fn from_buffer(data: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return Ok(Self::keep(bytes.clone()));
+        }
+        // SAFETY: a new reference or null with an exception set; bytes(buffer) of CPython, which copies also what is
+        // not contiguous, and never asks the object's own `__bytes__`.
+        let copy =
+            unsafe { Bound::from_owned_ptr_or_err(data.py(), ffi::PyBytes_FromObject(data.as_ptr()))? };
+        Ok(Self::keep(copy.cast_into::<PyBytes>()?))
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `start` and `len` are those of `_owner`'s payload, which does not change and lives as long as self.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+/// A writable buffer lent by a `BufferedProtocol`.
+pub struct Writable(PyUntypedBuffer);
+
+impl Writable {
+    /// Borrows the buffer of `object`; TypeError when it has none that can be written to.
+    pub fn get(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let refuse = || {
+            let kind = object.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());
+            PyTypeError::new_err(format!(
+                "get_buffer() must return a read-write bytes-like object, not {kind}"
+            ))
+        };
+        match PyUntypedBuffer::get(object) {
+            Ok(buffer) if buffer.readonly() || !buffer.is_c_contiguous() => Err(refuse()),
+            Ok(buffer) => Ok(Self(buffer)),
+            Err(_) => Err(refuse()),
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len_bytes()
+    }
+
+    /// The memory itself.
+    ///
+    /// # Safety
+    /// Nothing else may run while the slice lives: neither Python code, which could write to the buffer, nor anything
+    /// that gives the interpreter away.
+    #[allow(clippy::mut_from_ref, reason = "the exporter owns the memory, not this struct")]
+    pub unsafe fn as_slice(&self, _py: Python<'_>) -> &mut [MaybeUninit<u8>] {
+        if self.len() == 0 {
+            return &mut [];
+        }
+        // SAFETY: the exporter keeps the memory valid and writable (checked in `get`) until the buffer is released,
+        // and the caller lets nothing else touch it.
+        unsafe { std::slice::from_raw_parts_mut(self.0.buf_ptr().cast(), self.len()) }
+    }
+}

@@ -1,0 +1,202 @@
+//! Raw `METH_FASTCALL | METH_KEYWORDS` methods, for the few that are called per callback or per packet, and the
+//! vectorcall that goes with them. Everything else is an ordinary `#[pymethods]` function.
+
+use std::any::Any;
+use std::ffi::CStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+use pyo3::{PyTypeInfo, ffi};
+
+/// The C signature of such a method.
+pub type Entry = unsafe extern "C" fn(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// Puts `entry` on the class `T` as a method. `doc` starts with the signature, in the form of
+/// `__text_signature__`.
+pub fn add_method<T: PyTypeInfo>(
+    py: Python<'_>,
+    name: &'static CStr,
+    doc: &'static CStr,
+    entry: Entry,
+) -> PyResult<()> {
+    let definition = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: entry },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: doc.as_ptr(),
+    }));
+    let class = T::type_object(py);
+    // SAFETY: `class` is a type object; the definition is leaked, so it outlives the descriptor.
+    let method =
+        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))? };
+    class.setattr(name.to_string_lossy(), method)
+}
+
+/// The body of a raw method: exceptions are raised, and a panic becomes an exception.
+///
+/// # Safety
+/// To be called by CPython through a method descriptor of [`add_method`] for `T`, with the arguments it passed on.
+#[inline]
+pub unsafe fn enter<T: PyTypeInfo>(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+    body: impl for<'py> FnOnce(&Bound<'py, T>, Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>>,
+) -> *mut ffi::PyObject {
+    Python::attach(|py| {
+        // SAFETY: the caller holds references to `slf` and to all arguments for the duration of the call, and the
+        // descriptor has checked that `slf` is a `T`. `args` is not null when there are arguments.
+        let (slf, arguments) = unsafe {
+            let total = count as usize + keyword_count(keywords);
+            let values = if total == 0 { &[] } else { std::slice::from_raw_parts(args, total) };
+            let names =
+                Bound::from_borrowed_ptr_or_opt(py, keywords).map(|names| names.cast_into_unchecked());
+            let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<T>();
+            (slf, Arguments { py, values, positional: count as usize, names })
+        };
+        match catch_unwind(AssertUnwindSafe(|| body(&slf, arguments))) {
+            Ok(Ok(value)) => value.into_ptr(),
+            Ok(Err(error)) => raise(py, error),
+            Err(payload) => raise(py, panic_error(payload)),
+        }
+    })
+}
+
+/// A literal that ends in NUL, for [`add_method`].
+pub const fn c_str(text: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(text.as_bytes()) {
+        Ok(text) => text,
+        Err(_) => c"",
+    }
+}
+
+fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
+    error.restore(py);
+    std::ptr::null_mut()
+}
+
+/// The exception for a caught panic: rloop's own fault, and no reason to end the process.
+pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    PyRuntimeError::new_err(format!("rloop: internal error: {text}"))
+}
+
+unsafe fn keyword_count(keywords: *mut ffi::PyObject) -> usize {
+    // SAFETY: CPython passes null or a tuple.
+    if keywords.is_null() { 0 } else { unsafe { ffi::PyTuple_GET_SIZE(keywords) as usize } }
+}
+
+/// The arguments of a raw method.
+pub struct Arguments<'a, 'py> {
+    py: Python<'py>,
+    /// Borrowed references: the positional arguments, then the values of the keywords.
+    values: &'a [*mut ffi::PyObject],
+    positional: usize,
+    names: Option<Bound<'py, PyTuple>>,
+}
+
+impl<'a, 'py> Arguments<'a, 'py> {
+    /// How many positional arguments there are.
+    pub fn len(&self) -> usize {
+        self.positional
+    }
+
+    /// The positional arguments from `from` on.
+    pub fn from(&self, from: usize) -> &'a [*mut ffi::PyObject] {
+        &self.values[from.min(self.positional)..self.positional]
+    }
+
+    /// The argument `at`, given by position or by name, or the error that Python gives when it is missing.
+    #[inline]
+    pub fn required(&self, at: usize, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        match self.from(at).first() {
+            // SAFETY: a borrowed reference that the caller keeps alive.
+            Some(&value) => Ok(unsafe { Bound::from_borrowed_ptr(self.py, value) }),
+            None => self.keyword(name)?.ok_or_else(|| {
+                PyTypeError::new_err(format!("{method}() missing required positional argument: '{name}'"))
+            }),
+        }
+    }
+
+    #[cold]
+    fn keyword(&self, wanted: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        for (name, value) in self.keywords() {
+            if name.eq(wanted)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The keyword `known`, if it is given and not None. Other keywords than those that stand for missing
+    /// positional `parameters` are refused.
+    #[inline]
+    pub fn only_keyword(
+        &self,
+        method: &str,
+        known: &Bound<'py, PyString>,
+        parameters: &[&str],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(names) = &self.names else {
+            return Ok(None);
+        };
+        let mut found = None;
+        for (at, name) in names.iter_borrowed().enumerate() {
+            if name.is(known) || name.eq(known)? {
+                // SAFETY: a borrowed reference that the caller keeps alive; there is one for each name.
+                found = Some(unsafe { Bound::from_borrowed_ptr(self.py, self.values[self.positional + at]) });
+            } else {
+                self.check_keyword(method, &name.to_string(), parameters)?;
+            }
+        }
+        Ok(found.filter(|value| !value.is_none()))
+    }
+
+    /// Refuses a keyword that is not one of the positional `parameters`, or was given by position as well.
+    #[cold]
+    pub fn check_keyword(&self, method: &str, name: &str, parameters: &[&str]) -> PyResult<()> {
+        let problem = match parameters.iter().position(|&parameter| parameter == name) {
+            Some(at) if at >= self.positional => return Ok(()),
+            Some(_) => format!("{method}() got multiple values for argument '{name}'"),
+            None => format!("{method}() got an unexpected keyword argument '{name}'"),
+        };
+        Err(PyTypeError::new_err(problem))
+    }
+
+    /// The keywords with their values.
+    pub fn keywords(&self) -> impl Iterator<Item = (Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let values = &self.values[self.positional..];
+        // SAFETY: borrowed references that the caller keeps alive.
+        let value = |&value: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(self.py, value) };
+        self.names.iter().flatten().zip(values.iter().map(value).collect::<Vec<_>>())
+    }
+
+    /// Calls `callable` with the same arguments, `first` before them.
+    pub fn forward(
+        &self,
+        callable: &Bound<'py, PyAny>,
+        first: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut stack = vec![first.as_ptr()];
+        stack.extend_from_slice(self.values);
+        let names = self.names.as_ref().map_or(std::ptr::null_mut(), |names| names.as_ptr());
+        // SAFETY: the stack holds live references: one, the positional ones, and one for each name.
+        unsafe {
+            let result =
+                ffi::PyObject_Vectorcall(callable.as_ptr(), stack.as_ptr(), self.positional + 1, names);
+            Bound::from_owned_ptr_or_err(self.py, result)
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Every Python object that Rust needs by name, in one table: interned strings and what is imported of asyncio.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
+
+macro_rules! names {
+    (strings { $($string:ident),* $(,)? } imports { $($import:ident = $module:literal . $path:literal),* $(,)? }) => {
+        /// The table. Strings are interned, so that attribute look-up compares pointers.
+        pub struct Names {
+            $(pub $string: Py<PyString>,)*
+            $(pub $import: Py<PyAny>,)*
+            /// `BaseEventLoop.create_task`
+            pub create_task: Py<PyAny>,
+            /// Does `Server._attach` take the transport? (CPython 3.13)
+            pub server_counts_transports: bool,
+        }
+
+        impl Names {
+            fn load(py: Python<'_>) -> PyResult<Self> {
+                Ok(Self {
+                    $($string: PyString::intern(py, stringify!($string)).unbind(),)*
+                    $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
+                    server_counts_transports: py.version_info() >= (3, 13),
+                })
+            }
+        }
+    };
+}
+
+names! {
+    strings {
+        _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
+        buffer_updated, call_exception_handler, close, connection_lost, connection_made, context, data_received,
+        eof_received, exception, fileno, get_buffer, getsockname, message, name, pause_writing, peername, protocol,
+        resume_writing, setblocking, slow_callback_duration, socket, sockname, sockets, transport,
+    }
+    imports {
+        buffered_protocol = "asyncio"."BufferedProtocol",
+        extract_stack = "asyncio.format_helpers"."extract_stack",
+        format_callback = "rloop._report"."format_callback",
+        future = "asyncio"."Future",
+        handle = "asyncio"."Handle",
+        logger = "asyncio.log"."logger",
+        set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
+        socket_class = "socket"."socket",
+        stream_transport = "rloop._transports"."StreamTransport",
+        strerror = "os"."strerror",
+        task = "asyncio"."Task",
+        timer_handle = "asyncio"."TimerHandle",
+        transport_socket = "asyncio.trsock"."TransportSocket",
+    }
+}
+
+static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+
+/// The table, loaded at the first call. Fails only while asyncio or rloop cannot be imported.
+pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
+    NAMES.get_or_try_init(py, || Names::load(py))
+}

@@ -1,0 +1,67 @@
+//! The loop's clock: the only reader of time in the crate, so that a virtual clock can stand in later.
+
+use super::sys;
+
+/// `CLOCK_MONOTONIC`, the clock of Python's `time.monotonic()`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+impl Clock {
+    /// Nanoseconds since the clock's own epoch; never goes back.
+    pub fn now_ns(self) -> u64 {
+        sys::monotonic_ns()
+    }
+
+    /// The same instant in seconds, rounded exactly as CPython rounds `time.monotonic()`
+    /// (`_PyTime_AsSecondsDouble`: one division by 1e9).
+    pub fn now(self) -> f64 {
+        seconds(self.now_ns())
+    }
+}
+
+/// `ns` nanoseconds in seconds.
+pub fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// An instant of the clock, in nanoseconds, at which `Clock::now() >= when` holds: the first one, give or take the
+/// rounding of `when`. Instants in the past of the
+/// epoch, and NaN, are due at once; those beyond the clock's range never are.
+pub fn deadline_ns(when: f64) -> u64 {
+    // `as` saturates: negative and NaN to 0, too large to u64::MAX.
+    let mut ns = (when * 1e9).ceil() as u64;
+    // The product is rounded, so it can be some nanoseconds early once the clock counts weeks.
+    while ns < u64::MAX && seconds(ns) < when {
+        ns += 1;
+    }
+    ns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_is_never_early_and_hardly_late() {
+        for when in [0.0, 1e-9, 0.1, 1.000000001, 86_400.123456789, 12_345_678.9] {
+            let ns = deadline_ns(when);
+            assert!(seconds(ns) >= when, "{when}: early");
+            assert!(seconds(ns) - when < 1e-8, "{when}: late");
+        }
+    }
+
+    #[test]
+    fn odd_deadlines() {
+        assert_eq!(deadline_ns(-5.0), 0);
+        assert_eq!(deadline_ns(f64::NEG_INFINITY), 0);
+        assert_eq!(deadline_ns(f64::NAN), 0);
+        assert_eq!(deadline_ns(f64::INFINITY), u64::MAX);
+        assert_eq!(deadline_ns(1e30), u64::MAX);
+    }
+
+    #[test]
+    fn clock_does_not_go_back() {
+        let first = Clock.now_ns();
+        assert!(first > 0 && Clock.now_ns() >= first);
+    }
+}

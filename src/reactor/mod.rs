@@ -1,0 +1,438 @@
+//! The reactor: readiness polling, timers, the ready queue and cross-thread wake-ups.
+//!
+//! Pure Rust on std, mio and libc; `use pyo3` is forbidden here, and the folder builds and tests without Python. It
+//! calls nobody: what is ready is returned, what is removed is given back for the caller to drop.
+//!
+//! mio is always edge-triggered. Every fd has one registration for both directions, so that arming and disarming a
+//! direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
+//! of `add_reader`) gets it by one poll(2) before the wait over just those fds that fired in the turn before: an edge
+//! that was not used up is found there, and every later one arrives by itself.
+
+pub mod clock;
+pub mod readiness;
+pub mod ready;
+pub mod sys;
+pub mod timers;
+pub mod token;
+pub mod waker;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::RawFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use mio::unix::SourceFd;
+
+use readiness::Readiness;
+use token::{Slots, Token};
+use waker::Waker;
+
+/// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
+const WAKER: mio::Token = mio::Token(usize::MAX);
+/// Most events taken from the kernel in one poll.
+const MAX_EVENTS: usize = 1024;
+
+/// How the owner of a registration wants its readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Once per change. The owner tries until the call would block, and keeps note of what it knows.
+    Edge,
+    /// In every turn for as long as an armed direction is ready.
+    Level,
+    /// As `Edge`, for an fd of the loop's own: it is not counted by [`Reactor::watches_io`].
+    Internal,
+}
+
+/// One fd and whom its events concern.
+pub struct Registration<S> {
+    /// Whom to tell.
+    pub source: S,
+    fd: RawFd,
+    mode: Mode,
+    /// The directions in which the owner of a level-triggered registration wants to hear of readiness.
+    armed: Readiness,
+    /// What has been reported since the owner took it last.
+    ready: Readiness,
+    /// True while the token is on its way to the owner. Invariant: at most one entry per token in a ready queue.
+    queued: bool,
+}
+
+/// All registrations of a loop, with owners of type `S`, and the poll they are made on.
+pub struct Reactor<S> {
+    /// Absent while a poll is under way, so that nobody has to wait for it to register an fd.
+    poller: Option<Poller>,
+    registry: mio::Registry,
+    slots: Slots<Registration<S>>,
+    /// Invariant: holds exactly the live tokens, by fd.
+    tokens: HashMap<RawFd, Token>,
+    /// Level-triggered registrations that fired in this turn.
+    fired: Vec<Token>,
+    /// How many registrations are not [`Mode::Internal`].
+    watched: usize,
+}
+
+impl<S> Reactor<S> {
+    /// A reactor without registrations, and the waker that interrupts its poll.
+    pub fn new() -> io::Result<(Self, Waker)> {
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let waker = Waker::new(&registry, WAKER)?;
+        let reactor = Self {
+            poller: Some(Poller::new(poll)),
+            registry,
+            slots: Slots::new(),
+            tokens: HashMap::new(),
+            fired: Vec::new(),
+            watched: 0,
+        };
+        Ok((reactor, waker))
+    }
+
+    /// Watches `fd` in both directions on behalf of `source`. An fd that the kernel cannot poll, such as a regular
+    /// file, is refused with `PermissionDenied`, one that is registered already with `AlreadyExists`.
+    pub fn register(&mut self, fd: RawFd, mode: Mode, source: S) -> Result<Token, (io::Error, S)> {
+        let registration =
+            Registration { source, fd, mode, armed: Readiness::NONE, ready: Readiness::NONE, queued: false };
+        let token = self.slots.insert(registration);
+        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+        if let Err(error) = self.registry.register(&mut SourceFd(&fd), token.to_mio(), interest) {
+            let registration = self.slots.remove(token).expect("inserted above");
+            return Err((error, registration.source));
+        }
+        self.tokens.insert(fd, token);
+        self.watched += usize::from(mode != Mode::Internal);
+        Ok(token)
+    }
+
+    /// Asks the kernel for a fresh edge in whatever direction is ready now. `NotFound` when the fd behind the number
+    /// is no longer the one that was registered: it was closed, and the number may have been used again.
+    pub fn refresh(&mut self, token: Token) -> io::Result<()> {
+        let Some(registration) = self.slots.get(token) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+        self.registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest)
+    }
+
+    /// Ends a registration and gives its owner back. To be called before the fd is closed: a duplicate of it would
+    /// keep the kernel's side alive. An fd that is closed already is no error.
+    pub fn deregister(&mut self, token: Token) -> Option<S> {
+        let registration = self.slots.remove(token)?;
+        // Fails only where the fd is gone, and with it the registration.
+        let _ = self.registry.deregister(&mut SourceFd(&registration.fd));
+        if self.tokens.get(&registration.fd) == Some(&token) {
+            self.tokens.remove(&registration.fd);
+        }
+        self.watched -= usize::from(registration.mode != Mode::Internal);
+        Some(registration.source)
+    }
+
+    /// Forgets every registration and closes the poll; the owners are given back.
+    pub fn close(&mut self) -> Vec<S> {
+        self.tokens.clear();
+        self.fired.clear();
+        self.watched = 0;
+        self.poller = None;
+        self.slots.drain().into_iter().map(|registration| registration.source).collect()
+    }
+
+    /// The live registration of an fd number.
+    pub fn token_of(&self, fd: RawFd) -> Option<Token> {
+        self.tokens.get(&fd).copied()
+    }
+
+    pub fn source(&self, token: Token) -> Option<&S> {
+        self.slots.get(token).map(|registration| &registration.source)
+    }
+
+    pub fn source_mut(&mut self, token: Token) -> Option<&mut S> {
+        self.slots.get_mut(token).map(|registration| &mut registration.source)
+    }
+
+    /// The fd of the first registration whose owner `is_it`.
+    pub fn find(&self, is_it: impl Fn(&S) -> bool) -> Option<RawFd> {
+        self.slots.iter().find(|registration| is_it(&registration.source)).map(|registration| registration.fd)
+    }
+
+    /// Every owner, in no order that means anything.
+    pub fn sources(&self) -> impl Iterator<Item = &S> {
+        self.slots.iter().map(|registration| &registration.source)
+    }
+
+    /// Sets the directions of a level-triggered registration.
+    pub fn arm(&mut self, token: Token, directions: Readiness) {
+        if let Some(registration) = self.slots.get_mut(token) {
+            registration.armed = directions;
+        }
+    }
+
+    /// True while any fd but the loop's own is watched. When there is none, a poll has nothing to find.
+    pub fn watches_io(&self) -> bool {
+        self.watched > 0
+    }
+
+    /// Notes `readiness` for the owner of `token`. True when the token has to be queued for it: it is not on its way
+    /// already, and the owner wants to know.
+    pub fn report(&mut self, token: Token, readiness: Readiness) -> bool {
+        let Some(registration) = self.slots.get_mut(token) else {
+            return false;
+        };
+        if registration.mode == Mode::Level && (registration.armed & readiness).is_none() {
+            return false;
+        }
+        registration.ready |= readiness;
+        !std::mem::replace(&mut registration.queued, true)
+    }
+
+    /// Notes everything that the last poll found; `queue` gets the tokens that have to be queued, in order.
+    pub fn report_found(&mut self, mut queue: impl FnMut(Token)) {
+        let Some(poller) = &mut self.poller else {
+            return;
+        };
+        let mut found = std::mem::take(&mut poller.found);
+        for (token, readiness) in found.drain(..) {
+            if self.report(token, readiness) {
+                queue(token);
+            }
+        }
+        // The emptied vector goes back, for its memory.
+        if let Some(poller) = &mut self.poller {
+            poller.found = found;
+        }
+    }
+
+    /// What the owner of a queued token is to be told now.
+    pub fn take_ready(&mut self, token: Token) -> Readiness {
+        let Some(registration) = self.slots.get_mut(token) else {
+            return Readiness::NONE;
+        };
+        registration.queued = false;
+        let ready = std::mem::take(&mut registration.ready);
+        if registration.mode == Mode::Level {
+            self.fired.push(token);
+            return ready & registration.armed;
+        }
+        ready
+    }
+
+    /// Looks again at the level-triggered fds that fired in the turn before; those that still are ready come first
+    /// in the next poll's result, which then must not block: true.
+    pub fn recheck_level(&mut self) -> io::Result<bool> {
+        if self.fired.is_empty() {
+            return Ok(false);
+        }
+        let (slots, poller) = (&self.slots, self.poller.as_mut());
+        let live = |token: &Token| slots.get(*token).filter(|registration| !registration.armed.is_none());
+        let fired: Vec<Token> = self.fired.drain(..).filter(|token| live(token).is_some()).collect();
+        let mut fds: Vec<_> = fired
+            .iter()
+            .filter_map(|token| {
+                live(token).map(|registration| sys::poll_fd(registration.fd, registration.armed))
+            })
+            .collect();
+        if fds.is_empty() {
+            return Ok(false);
+        }
+        sys::poll_now(&mut fds)?;
+        let Some(poller) = poller else {
+            return Ok(false);
+        };
+        let before = poller.found.len();
+        for (token, fd) in fired.into_iter().zip(&fds) {
+            let readiness = sys::poll_readiness(fd);
+            if !readiness.is_none() {
+                poller.found.push((token, readiness));
+            }
+        }
+        Ok(poller.found.len() > before)
+    }
+
+    /// Takes the poll out, to wait on it without holding on to the reactor. `None` when somebody else has it or the
+    /// reactor is closed.
+    pub fn take_poller(&mut self) -> Option<Poller> {
+        self.poller.take()
+    }
+
+    /// Puts the poll back.
+    pub fn put_poller(&mut self, poller: Poller) {
+        self.poller = Some(poller);
+    }
+}
+
+/// The poll itself, and what it found.
+pub struct Poller {
+    poll: mio::Poll,
+    /// For mio's own wait, where [`sys::epoll_wait`] does not exist.
+    events: Option<mio::Events>,
+    #[cfg(target_os = "linux")]
+    raw: Box<[std::mem::MaybeUninit<libc::epoll_event>]>,
+    /// What is ready, in the kernel's order, until [`Reactor::report_found`].
+    found: Vec<(Token, Readiness)>,
+}
+
+impl Poller {
+    fn new(poll: mio::Poll) -> Self {
+        Self {
+            poll,
+            events: None,
+            #[cfg(target_os = "linux")]
+            raw: Box::new_uninit_slice(MAX_EVENTS),
+            found: Vec::new(),
+        }
+    }
+
+    /// True if nothing is ready.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.
+    /// A signal ends the wait with `Interrupted`.
+    pub fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if self.events.is_none() {
+            // SAFETY: `self.poll` owns the fd and outlives the call.
+            let epoll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
+            let found = &mut self.found;
+            let result = sys::epoll_wait(epoll, &mut self.raw, timeout, |token, readiness| {
+                if token != WAKER {
+                    found.push((Token::from_mio(token), readiness));
+                }
+            });
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                result => return result,
+            }
+        }
+        self.wait_by_mio(timeout)
+    }
+
+    /// The portable wait. mio rounds a timeout up to whole milliseconds: late by at most that, never early.
+    fn wait_by_mio(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(MAX_EVENTS));
+        self.poll.poll(events, timeout.map(std::time::Duration::from_nanos))?;
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            self.found.push((Token::from_mio(event.token()), Readiness::from(event)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    const SECOND: Option<u64> = Some(1_000_000_000);
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (left, right) = UnixStream::pair().expect("pair");
+        left.set_nonblocking(true).expect("non-blocking");
+        (left, right)
+    }
+
+    /// One poll: the owners to tell, with what.
+    fn turn(reactor: &mut Reactor<&'static str>, timeout: Option<u64>) -> Vec<(&'static str, Readiness)> {
+        let level = reactor.recheck_level().expect("recheck");
+        let mut poller = reactor.take_poller().expect("not taken");
+        poller.wait(if level { Some(0) } else { timeout }).expect("wait");
+        reactor.put_poller(poller);
+        let mut queued = Vec::new();
+        reactor.report_found(|token| queued.push(token));
+        queued
+            .into_iter()
+            .map(|token| (*reactor.source(token).expect("live"), reactor.take_ready(token)))
+            .collect()
+    }
+
+    #[test]
+    fn edge_fires_once_and_level_until_drained() {
+        for (mode, second) in [(Mode::Edge, 0), (Mode::Level, 1)] {
+            let (mut reactor, _waker) = Reactor::new().expect("reactor");
+            let (mut left, mut right) = pair();
+            right.write_all(b"xy").expect("write");
+            let token = reactor.register(left.as_raw_fd(), mode, "left").expect("register");
+            reactor.arm(token, Readiness::READABLE);
+            assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::READABLE));
+            let again = turn(&mut reactor, Some(0));
+            assert_eq!(again.len(), second, "{mode:?}");
+            left.read_exact(&mut [0; 2]).expect("read");
+            assert!(turn(&mut reactor, Some(0)).is_empty());
+        }
+    }
+
+    #[test]
+    fn data_and_end_arrive_in_one_edge() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (left, mut right) = pair();
+        right.write_all(b"x").expect("write");
+        drop(right);
+        reactor.register(left.as_raw_fd(), Mode::Edge, "left").expect("register");
+        let ready = turn(&mut reactor, SECOND);
+        assert!(ready[0].1.contains(Readiness::READABLE | Readiness::READ_CLOSED));
+    }
+
+    #[test]
+    fn unarmed_level_registration_does_not_spin() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (left, right) = pair();
+        let token = reactor.register(left.as_raw_fd(), Mode::Level, "left").expect("register");
+        reactor.arm(token, Readiness::NONE);
+        drop(right);
+        assert!(turn(&mut reactor, SECOND).is_empty());
+        assert!(turn(&mut reactor, Some(0)).is_empty());
+        reactor.arm(token, Readiness::READABLE);
+        reactor.refresh(token).expect("refresh");
+        assert_eq!(turn(&mut reactor, SECOND).len(), 1);
+    }
+
+    #[test]
+    fn reused_fd_is_told_from_the_old_one() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (left, _right) = pair();
+        let fd = left.as_raw_fd();
+        let old = reactor.register(fd, Mode::Edge, "old").expect("register");
+        let (other, mut peer) = pair();
+        // SAFETY: both numbers are open; `left` goes on to own its number, now of another file.
+        assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
+        assert_eq!(reactor.refresh(old).expect_err("another file").kind(), io::ErrorKind::NotFound);
+        assert_eq!(reactor.deregister(old), Some("old"));
+        let new = reactor.register(fd, Mode::Edge, "new").expect("register");
+        assert_ne!(old, new);
+        peer.write_all(b"x").expect("write");
+        assert_eq!(turn(&mut reactor, SECOND)[0].0, "new");
+        assert!(!reactor.report(old, Readiness::READABLE));
+    }
+
+    #[test]
+    fn regular_file_is_refused_and_owner_given_back() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let file = std::fs::File::open(std::env::current_exe().expect("exe")).expect("open");
+        let (error, source) = reactor.register(file.as_raw_fd(), Mode::Level, "file").err().expect("refused");
+        assert_eq!((error.kind(), source), (io::ErrorKind::PermissionDenied, "file"));
+        assert!(!reactor.watches_io() && reactor.token_of(file.as_raw_fd()).is_none());
+    }
+
+    #[test]
+    fn timeout_is_finer_than_a_millisecond_and_never_early() {
+        let (mut reactor, _waker) = Reactor::<&str>::new().expect("reactor");
+        let mut poller = reactor.take_poller().expect("not taken");
+        let mut best = u64::MAX;
+        for _ in 0..20 {
+            let start = clock::Clock.now_ns();
+            poller.wait(Some(200_000)).expect("wait");
+            let took = clock::Clock.now_ns() - start;
+            assert!(took >= 200_000, "early: {took} ns");
+            best = best.min(took);
+        }
+        if poller.events.is_none() {
+            assert!(best < 1_000_000, "{best} ns");
+        }
+        let start = clock::Clock.now_ns();
+        poller.wait_by_mio(Some(200_000)).expect("wait");
+        assert!(clock::Clock.now_ns() - start >= 200_000);
+    }
+}

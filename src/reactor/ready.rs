@@ -1,0 +1,165 @@
+//! The ready queue, and the inbox by which other threads add to it.
+//!
+//! [`ReadyQueue`] belongs to the loop's thread. [`Inbox`] is shared: a thread pushes under its lock, the loop moves
+//! the whole inbox into the queue before it adds or takes anything itself, so that the order of arrival is kept.
+//! Entries are only moved here, never run or dropped under the lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is to run, in order.
+pub struct ReadyQueue<T> {
+    queue: VecDeque<T>,
+}
+
+impl<T> ReadyQueue<T> {
+    pub fn new() -> Self {
+        Self { queue: VecDeque::new() }
+    }
+
+    pub fn push(&mut self, entry: T) {
+        self.queue.push_back(entry);
+    }
+
+    pub fn pop(&mut self) -> Option<T> {
+        self.queue.pop_front()
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Moves in what other threads have sent, in their order.
+    pub fn receive(&mut self, inbox: &Inbox<T>) {
+        if !inbox.is_empty() {
+            let mut sent = inbox.lock();
+            self.queue.append(&mut sent.queue);
+            inbox.filled.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes everything out.
+    pub fn drain(&mut self) -> VecDeque<T> {
+        std::mem::take(&mut self.queue)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.queue.iter()
+    }
+}
+
+impl<T> Default for ReadyQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where other threads leave entries for the loop.
+pub struct Inbox<T> {
+    sent: Mutex<Sent<T>>,
+    /// True while `sent` holds entries; written under the lock, read without it.
+    filled: AtomicBool,
+}
+
+struct Sent<T> {
+    queue: VecDeque<T>,
+    closed: bool,
+}
+
+impl<T> Inbox<T> {
+    pub fn new() -> Self {
+        Self {
+            sent: Mutex::new(Sent { queue: VecDeque::new(), closed: false }),
+            filled: AtomicBool::new(false),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.filled.load(Ordering::SeqCst)
+    }
+
+    /// Leaves `entry` for the loop, or gives it back when the inbox is closed. The caller wakes the loop afterwards.
+    pub fn send(&self, entry: T) -> Result<(), T> {
+        let mut sent = self.lock();
+        if sent.closed {
+            return Err(entry);
+        }
+        sent.queue.push_back(entry);
+        self.filled.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Refuses everything from here on, and returns what was left, for the caller to drop.
+    pub fn close(&self) -> VecDeque<T> {
+        let mut sent = self.lock();
+        sent.closed = true;
+        self.filled.store(false, Ordering::SeqCst);
+        std::mem::take(&mut sent.queue)
+    }
+
+    /// Nothing that can panic runs under this lock, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Sent<T>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for Inbox<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn order_of_arrival_is_kept_across_threads() {
+        let inbox = Inbox::new();
+        let mut ready = ReadyQueue::new();
+        ready.push(1);
+        inbox.send(2).expect("open");
+        ready.receive(&inbox);
+        ready.push(3);
+        assert_eq!(ready.drain(), [1, 2, 3]);
+        assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn closed_inbox_gives_the_entry_back() {
+        let inbox = Inbox::new();
+        inbox.send(1).expect("open");
+        assert_eq!(inbox.close(), [1]);
+        assert_eq!(inbox.send(2), Err(2));
+        assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn many_senders_lose_nothing() {
+        let inbox = Arc::new(Inbox::new());
+        let senders: Vec<_> = (0..4)
+            .map(|sender| {
+                let inbox = inbox.clone();
+                std::thread::spawn(move || (0..10_000).for_each(|n| inbox.send((sender, n)).expect("open")))
+            })
+            .collect();
+        let mut ready = ReadyQueue::new();
+        let mut next = [0; 4];
+        let mut received = 0;
+        while received < 40_000 {
+            ready.receive(&inbox);
+            while let Some((sender, n)) = ready.pop() {
+                assert_eq!(n, next[sender]);
+                next[sender] += 1;
+                received += 1;
+            }
+        }
+        senders.into_iter().for_each(|sender| sender.join().expect("sender"));
+    }
+}

@@ -1,0 +1,406 @@
+//! The only caller of libc in the crate's core, so that faults can be injected in one place.
+//!
+//! Thin and safe: each function is one system call with its result as `io::Result`, plus the portable way where the
+//! call is Linux's own. EINTR is handled in one place, [`retry`]; "would block" is the caller's business.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::readiness::Readiness;
+
+/// Repeats `call` for as long as a signal interrupts it (PEP 475).
+pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}
+
+/// The result of a call that says -1 for an error.
+fn check(result: isize) -> io::Result<usize> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec for the duration of the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+// ---------------------------------------------------------------------------------------------- polling
+
+/// Waits on an epoll instance with a timeout in nanoseconds (`None`: for ever) and appends what is ready. epoll and
+/// mio count whole milliseconds; epoll_pwait2 (Linux 5.11) does not. Errors with `Unsupported` where the kernel or a
+/// sandbox does not know the call.
+#[cfg(target_os = "linux")]
+pub fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [MaybeUninit<libc::epoll_event>],
+    timeout: Option<u64>,
+    mut ready: impl FnMut(mio::Token, Readiness),
+) -> io::Result<()> {
+    let limit = timeout.map(timespec);
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `events` is writable for its length, `limit` is null or points to a live timespec; no signal mask.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            epoll.as_raw_fd(),
+            events.as_mut_ptr(),
+            events.len() as libc::c_int,
+            limit,
+            std::ptr::null::<libc::sigset_t>(),
+            0usize,
+        )
+    };
+    let count = match check(result as isize) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        result => result?,
+    };
+    for event in &events[..count] {
+        // SAFETY: the kernel has filled in the first `count` events.
+        let event = unsafe { event.assume_init() };
+        ready(mio::Token(event.u64 as usize), epoll_readiness(event.events));
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn epoll_readiness(flags: u32) -> Readiness {
+    let has = |mask: libc::c_int| flags & mask as u32 != 0;
+    let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
+    let mut readiness = Readiness::NONE;
+    if failed || has(libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP) {
+        readiness |= Readiness::READABLE;
+    }
+    if failed || has(libc::EPOLLOUT) {
+        readiness |= Readiness::WRITABLE;
+    }
+    if failed || has(libc::EPOLLRDHUP) {
+        readiness |= Readiness::READ_CLOSED;
+    }
+    readiness
+}
+
+#[cfg(target_os = "linux")]
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// One fd in a call of [`poll_now`].
+pub type PollFd = libc::pollfd;
+
+/// An entry that asks whether `fd` is readable and, or, writable.
+pub fn poll_fd(fd: RawFd, interest: Readiness) -> PollFd {
+    let mut events = 0;
+    if interest.contains(Readiness::READABLE) {
+        events |= libc::POLLIN | libc::POLLPRI;
+    }
+    if interest.contains(Readiness::WRITABLE) {
+        events |= libc::POLLOUT;
+    }
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+/// Fills in what is ready right now, without waiting.
+pub fn poll_now(fds: &mut [PollFd]) -> io::Result<()> {
+    // SAFETY: `fds` is a valid array of pollfd for the duration of the call.
+    retry(|| check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) } as isize)).map(drop)
+}
+
+/// What [`poll_now`] found for one fd. A closed fd counts as ready in no direction: epoll has dropped it as well.
+pub fn poll_readiness(fd: &PollFd) -> Readiness {
+    let mut readiness = Readiness::NONE;
+    if fd.revents & libc::POLLNVAL != 0 {
+        return readiness;
+    }
+    // As in `selectors.PollSelector`: whatever is not writability wakes the reader, and the other way round.
+    if fd.revents & !libc::POLLOUT != 0 {
+        readiness |= Readiness::READABLE;
+    }
+    if fd.revents & !(libc::POLLIN | libc::POLLPRI) != 0 {
+        readiness |= Readiness::WRITABLE;
+    }
+    readiness
+}
+
+// ---------------------------------------------------------------------------------------------- sockets
+
+/// Receives into `buffer` from a non-blocking socket. 0 is the end of the stream.
+pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
+        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+    })
+}
+
+/// Most buffers in one vectored send (`IOV_MAX` on Linux and macOS).
+pub const MAX_SLICES: usize = 1024;
+
+/// Sends the buffers as one to a non-blocking socket, as far as the kernel takes them. Never raises SIGPIPE.
+pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+    #[cfg(not(target_os = "linux"))]
+    const FLAGS: libc::c_int = 0;
+    if let [slice] = slices {
+        return retry(|| {
+            // SAFETY: the slice is readable for its length.
+            check(unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len(), FLAGS) })
+        });
+    }
+    // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    // `IoSlice` is guaranteed to have the layout of an iovec; sendmsg does not write through it.
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len().min(MAX_SLICES) as _;
+    retry(|| {
+        // SAFETY: `message` points to `msg_iovlen` live slices, and to nothing else.
+        check(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, FLAGS) })
+    })
+}
+
+/// Shuts down the sending side: the peer reads the end of the stream once it has read all data.
+pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) } as isize).map(drop)
+}
+
+/// Takes one connection off a listening socket: non-blocking, close-on-exec.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> {
+    let mut address = SocketAddress::empty();
+    let fd = retry(|| {
+        address.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        accept_once(listener, &mut address)
+    })?;
+    // SAFETY: accept has just returned this fd, nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    #[cfg(not(target_os = "linux"))]
+    set_nonblocking_cloexec(&fd)?;
+    Ok((fd, address))
+}
+
+fn accept_once(listener: BorrowedFd<'_>, address: &mut SocketAddress) -> io::Result<RawFd> {
+    let storage = std::ptr::from_mut(&mut address.storage).cast();
+    #[cfg(target_os = "linux")]
+    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+    let fd = unsafe {
+        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        libc::accept4(listener.as_raw_fd(), storage, &mut address.length, flags)
+    };
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+    let fd = unsafe { libc::accept(listener.as_raw_fd(), storage, &mut address.length) };
+    check(fd as isize).map(|fd| fd as RawFd)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_nonblocking_cloexec(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: fcntl with these commands takes integers only.
+    unsafe {
+        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) as isize)?;
+        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) as isize).map(drop)
+    }
+}
+
+/// The socket's own address.
+pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddress> {
+    address_by(fd, libc::getsockname)
+}
+
+/// The address of the peer.
+pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddress> {
+    address_by(fd, libc::getpeername)
+}
+
+fn address_by(
+    fd: BorrowedFd<'_>,
+    call: unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int,
+) -> io::Result<SocketAddress> {
+    let mut address = SocketAddress::empty();
+    address.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let storage = std::ptr::from_mut(&mut address.storage).cast();
+    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+    check(unsafe { call(fd.as_raw_fd(), storage, &mut address.length) } as isize)?;
+    Ok(address)
+}
+
+/// Turns Nagle's algorithm off: small writes leave at once. The caller knows that this is TCP.
+pub fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is a live int of the given size.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            std::ptr::from_ref(&on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    } as isize)
+    .map(drop)
+}
+
+// ---------------------------------------------------------------------------------------------- addresses
+
+/// A socket address as the kernel gave it.
+#[derive(Clone)]
+pub struct SocketAddress {
+    storage: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
+
+/// A socket address taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Host in numeric form, port.
+    V4(String, u16),
+    /// Host in numeric form without a scope, port, flow information, scope id.
+    V6(String, u16, u32, u32),
+    /// Path, or NUL and an abstract name; empty for a socket without a name.
+    Unix(Vec<u8>),
+    /// Any other family: its number.
+    Other(i32),
+}
+
+impl SocketAddress {
+    fn empty() -> Self {
+        // SAFETY: all-zero is a valid sockaddr_storage: plain integers, family AF_UNSPEC.
+        Self { storage: unsafe { MaybeUninit::zeroed().assume_init() }, length: 0 }
+    }
+
+    /// The address family, `AF_...`.
+    pub fn family(&self) -> i32 {
+        self.storage.ss_family as i32
+    }
+
+    /// Takes the address apart.
+    pub fn parse(&self) -> Address {
+        match self.family() {
+            libc::AF_INET => {
+                let v4: libc::sockaddr_in = self.read();
+                Address::V4(numeric_host(libc::AF_INET, &v4.sin_addr), u16::from_be(v4.sin_port))
+            }
+            libc::AF_INET6 => {
+                let v6: libc::sockaddr_in6 = self.read();
+                let host = numeric_host(libc::AF_INET6, &v6.sin6_addr);
+                Address::V6(
+                    host,
+                    u16::from_be(v6.sin6_port),
+                    u32::from_be(v6.sin6_flowinfo),
+                    v6.sin6_scope_id,
+                )
+            }
+            libc::AF_UNIX => Address::Unix(self.unix_path()),
+            family => Address::Other(family),
+        }
+    }
+
+    fn read<T>(&self) -> T {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers for which every bit pattern is valid; it is
+        // not larger than the storage (asserted above), which is fully initialised.
+        unsafe { std::ptr::from_ref(&self.storage).cast::<T>().read_unaligned() }
+    }
+
+    fn unix_path(&self) -> Vec<u8> {
+        let unix: libc::sockaddr_un = self.read();
+        let offset = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+        let length = (self.length as usize).saturating_sub(offset).min(unix.sun_path.len());
+        let path: Vec<u8> = unix.sun_path[..length].iter().map(|&byte| byte as u8).collect();
+        match path.first() {
+            // An abstract name: NUL and all of the rest.
+            Some(0) if length > 1 => path,
+            _ => path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+// In POSIX and every libc, but not in the crate `libc`.
+unsafe extern "C" {
+    fn inet_ntop(
+        family: libc::c_int,
+        address: *const libc::c_void,
+        text: *mut libc::c_char,
+        length: libc::socklen_t,
+    ) -> *const libc::c_char;
+}
+
+/// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
+const NUMERIC_HOST_LENGTH: usize = 46;
+
+/// The numeric form of an address by inet_ntop, whose spelling of IPv6 Python shows (and `std::net`'s differs from).
+fn numeric_host<A>(family: libc::c_int, address: &A) -> String {
+    let mut text = [0u8; NUMERIC_HOST_LENGTH];
+    // SAFETY: `address` is the in_addr or in6_addr that `family` calls for; `text` is writable and long enough for
+    // either, so the result is NUL-terminated.
+    let result = unsafe {
+        inet_ntop(
+            family,
+            std::ptr::from_ref(address).cast(),
+            text.as_mut_ptr().cast(),
+            text.len() as libc::socklen_t,
+        )
+    };
+    debug_assert!(!result.is_null());
+    let end = text.iter().position(|&byte| byte == 0).unwrap_or(0);
+    String::from_utf8_lossy(&text[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn accept_names_both_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        let (server, peer) = accept(listener.as_fd()).expect("accept");
+        let client_port = client.local_addr().expect("address").port();
+        assert_eq!(peer.parse(), Address::V4("127.0.0.1".into(), client_port));
+        assert_eq!(
+            local_address(server.as_fd()).expect("name").parse(),
+            Address::V4("127.0.0.1".into(), port)
+        );
+        assert_eq!(peer_address(server.as_fd()).expect("name").parse(), peer.parse());
+        set_nodelay(server.as_fd()).expect("nodelay");
+
+        let mut buffer = [MaybeUninit::uninit(); 16];
+        let blocked = recv(server.as_fd(), &mut buffer).expect_err("nothing sent yet");
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        let slices = [io::IoSlice::new(b"head"), io::IoSlice::new(b"body")];
+        assert_eq!(send(server.as_fd(), &slices).expect("send"), 8);
+        shutdown_write(server.as_fd()).expect("shutdown");
+        let mut text = String::new();
+        client.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "headbody");
+
+        client.write_all(b"x").expect("write");
+        let mut fds = [poll_fd(server.as_raw_fd(), Readiness::READABLE)];
+        while poll_readiness(&fds[0]).is_none() {
+            poll_now(&mut fds).expect("poll");
+        }
+        assert_eq!(recv(server.as_fd(), &mut buffer).expect("recv"), 1);
+    }
+
+    #[test]
+    fn closed_fd_is_not_ready() {
+        let mut fds = [poll_fd(RawFd::MAX, Readiness::READABLE)];
+        poll_now(&mut fds).expect("poll");
+        assert!(poll_readiness(&fds[0]).is_none());
+    }
+}

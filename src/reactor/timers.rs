@@ -1,0 +1,193 @@
+//! The timer heap: entries ordered by deadline, first in first out among equals.
+//!
+//! A cancelled entry stays in the heap until it reaches the top or more than half of the heap is dead; the owner frees
+//! what the entry stands for at once, so only the bare entry remains. No clock is read here and nothing is called.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Timers of some owner `T`, by deadline in nanoseconds of the loop's clock.
+pub struct TimerHeap<T> {
+    heap: BinaryHeap<Timer<T>>,
+    /// Counts the pushes, for first in first out among equal deadlines.
+    sequence: u64,
+    /// How many entries of `heap` were cancelled. Whoever cancels one adds to it.
+    dead: Arc<AtomicUsize>,
+}
+
+struct Timer<T> {
+    deadline: u64,
+    sequence: u64,
+    owner: T,
+}
+
+impl<T> TimerHeap<T> {
+    pub fn new() -> Self {
+        Self { heap: BinaryHeap::new(), sequence: 0, dead: Arc::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    /// Entries in the heap, cancelled ones included.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Adds a timer that is due at `deadline` nanoseconds.
+    pub fn push(&mut self, deadline: u64, owner: T) {
+        self.sequence += 1;
+        self.heap.push(Timer { deadline, sequence: self.sequence, owner });
+    }
+
+    /// The counter to add one to when an entry of this heap is cancelled, once per entry.
+    pub fn dead(&self) -> &Arc<AtomicUsize> {
+        &self.dead
+    }
+
+    /// Deadline of the earliest live timer. Cancelled ones before it go to `garbage`, for the caller to drop.
+    pub fn next_deadline(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) -> Option<u64> {
+        while let Some(timer) = self.heap.peek() {
+            if is_live(&timer.owner) {
+                return Some(timer.deadline);
+            }
+            garbage.extend(self.heap.pop().map(|timer| timer.owner));
+            self.dead.fetch_sub(1, Relaxed);
+        }
+        None
+    }
+
+    /// Takes the earliest live timer out if it is due at `now`. Cancelled ones before it go to `garbage`.
+    pub fn pop_due(&mut self, now: u64, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) -> Option<T> {
+        if self.next_deadline(is_live, garbage)? > now {
+            return None;
+        }
+        self.heap.pop().map(|timer| timer.owner)
+    }
+
+    /// True when more than half of the heap is dead.
+    pub fn is_mostly_dead(&self) -> bool {
+        self.dead.load(Relaxed) * 2 > self.heap.len()
+    }
+
+    /// Moves every cancelled entry to `garbage`. As it removes more than half of what it looks at when called for
+    /// [`TimerHeap::is_mostly_dead`], a cancelled timer costs constant time.
+    pub fn compact(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) {
+        let mut timers = std::mem::take(&mut self.heap).into_vec();
+        let mut at = 0;
+        while at < timers.len() {
+            if is_live(&timers[at].owner) {
+                at += 1;
+            } else {
+                garbage.push(timers.swap_remove(at).owner);
+            }
+        }
+        self.heap = BinaryHeap::from(timers);
+        self.dead.store(0, Relaxed);
+    }
+
+    /// Takes everything out.
+    pub fn drain(&mut self) -> Vec<T> {
+        self.dead.store(0, Relaxed);
+        std::mem::take(&mut self.heap).into_iter().map(|timer| timer.owner).collect()
+    }
+
+    /// The owners, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.heap.iter().map(|timer| &timer.owner)
+    }
+}
+
+impl<T> Default for TimerHeap<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The earliest timer is the greatest, for `BinaryHeap` is a max-heap.
+impl<T> Ord for Timer<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.deadline, other.sequence).cmp(&(self.deadline, self.sequence))
+    }
+}
+
+impl<T> PartialOrd for Timer<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> PartialEq for Timer<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Timer<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    fn drain_due(timers: &mut TimerHeap<u32>, now: u64) -> Vec<u32> {
+        std::iter::from_fn(|| timers.pop_due(now, |_| true, &mut Vec::new())).collect()
+    }
+
+    #[test]
+    fn by_deadline_and_first_in_first_out_among_equals() {
+        let mut timers = TimerHeap::new();
+        for (deadline, owner) in [(30, 1), (10, 2), (30, 3), (20, 4), (10, 5)] {
+            timers.push(deadline, owner);
+        }
+        assert_eq!(timers.next_deadline(|_| true, &mut Vec::new()), Some(10));
+        assert_eq!(drain_due(&mut timers, 30), [2, 5, 4, 1, 3]);
+        assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn never_early() {
+        let mut timers = TimerHeap::new();
+        timers.push(100, 1);
+        assert!(drain_due(&mut timers, 99).is_empty());
+        assert_eq!(drain_due(&mut timers, 100), [1]);
+    }
+
+    #[test]
+    fn cancelled_head_does_not_set_the_deadline() {
+        let mut timers = TimerHeap::new();
+        timers.push(10, 1);
+        timers.push(20, 2);
+        timers.dead().fetch_add(1, Relaxed);
+        let mut garbage = Vec::new();
+        assert_eq!(timers.next_deadline(|&owner| owner != 1, &mut garbage), Some(20));
+        assert_eq!(garbage, [1]);
+        assert!(!timers.is_mostly_dead());
+    }
+
+    #[test]
+    fn compaction_when_more_than_half_are_dead() {
+        let mut timers = TimerHeap::new();
+        let flags: Vec<_> = (0..1000).map(|_| Rc::new(Cell::new(true))).collect();
+        for (at, flag) in flags.iter().enumerate() {
+            timers.push(at as u64, flag.clone());
+        }
+        let (mut garbage, mut compactions) = (Vec::new(), 0);
+        for flag in flags.iter().take(600) {
+            flag.set(false);
+            timers.dead().fetch_add(1, Relaxed);
+            if timers.is_mostly_dead() {
+                compactions += 1;
+                timers.compact(|flag| flag.get(), &mut garbage);
+            }
+        }
+        assert_eq!((compactions, garbage.len(), timers.len()), (1, 501, 499));
+        timers.compact(|flag| flag.get(), &mut garbage);
+        assert_eq!((garbage.len(), timers.drain().len()), (600, 400));
+    }
+}

@@ -1,0 +1,138 @@
+//! Tokens and the slot table behind them.
+//!
+//! A [`Token`] names one registration: an index into the table plus the generation of that slot. Events that the
+//! kernel still delivers for a registration that is gone carry an old generation and find nothing. No I/O here.
+
+// The two halves of a token fill one `usize` of mio's.
+const _: () = assert!(usize::BITS >= 64, "rloop needs a 64-bit target");
+
+/// Names one registration for as long as it exists, and nothing afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    index: u32,
+    generation: u32,
+}
+
+impl Token {
+    /// The same token in the form that mio carries through the kernel.
+    pub fn to_mio(self) -> mio::Token {
+        mio::Token((self.generation as usize) << 32 | self.index as usize)
+    }
+
+    /// The token that [`Token::to_mio`] packed.
+    pub fn from_mio(token: mio::Token) -> Self {
+        Self { index: token.0 as u32, generation: (token.0 >> 32) as u32 }
+    }
+}
+
+/// A table of values, each named by a [`Token`] that is never given out twice.
+pub struct Slots<T> {
+    slots: Vec<Slot<T>>,
+    /// Indices of the vacant slots, the last one freed on top.
+    free: Vec<u32>,
+}
+
+struct Slot<T> {
+    /// Counts the values that lived here. Wraps after 2^32 of them in one slot.
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Slots<T> {
+    pub fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Stores `value` and returns its token.
+    pub fn insert(&mut self, value: T) -> Token {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.slots.push(Slot { generation: 0, value: None });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.value = Some(value);
+        Token { index, generation: slot.generation }
+    }
+
+    pub fn get(&self, token: Token) -> Option<&T> {
+        let slot = self.slots.get(token.index as usize)?;
+        if slot.generation == token.generation { slot.value.as_ref() } else { None }
+    }
+
+    pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        let slot = self.slots.get_mut(token.index as usize)?;
+        if slot.generation == token.generation { slot.value.as_mut() } else { None }
+    }
+
+    /// Takes the value out; its token is void from here on.
+    pub fn remove(&mut self, token: Token) -> Option<T> {
+        let slot = self.slots.get_mut(token.index as usize)?;
+        if slot.generation != token.generation {
+            return None;
+        }
+        let value = slot.value.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(token.index);
+        Some(value)
+    }
+
+    /// The values, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
+    /// Takes every value out; all tokens are void from here on.
+    pub fn drain(&mut self) -> Vec<T> {
+        let mut values = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(value) = slot.value.take() {
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(index as u32);
+                values.push(value);
+            }
+        }
+        values
+    }
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stale_token_finds_nothing_in_a_reused_slot() {
+        let mut slots = Slots::new();
+        let old = slots.insert("old");
+        assert_eq!(slots.remove(old), Some("old"));
+        let new = slots.insert("new");
+        assert_ne!(old, new);
+        assert_eq!(slots.get(old), None);
+        assert_eq!(slots.remove(old), None);
+        assert_eq!(slots.get(new), Some(&"new"));
+    }
+
+    #[test]
+    fn token_survives_the_trip_through_mio() {
+        let token = Token { index: 7, generation: u32::MAX };
+        assert_eq!(Token::from_mio(token.to_mio()), token);
+    }
+
+    #[test]
+    fn drain_voids_every_token() {
+        let mut slots = Slots::new();
+        let tokens = [slots.insert(1), slots.insert(2)];
+        assert_eq!(slots.drain(), [1, 2]);
+        assert!(tokens.iter().all(|&token| slots.get(token).is_none()));
+        let again = slots.insert(3);
+        assert!(tokens.iter().all(|&token| token != again));
+    }
+}

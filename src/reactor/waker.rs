@@ -1,0 +1,109 @@
+//! Wakes a loop that is parked in its poll, from any thread; coalesced, and never lost.
+//!
+//! The classic lost wake-up (the loop looks at its inbox, a thread adds to it and sees a loop that is not parked, the
+//! loop parks) is shut out by the order of two steps on each side. A thread first adds, then calls [`Waker::wake`].
+//! The loop first calls [`Waker::park`], then looks at its inbox once more, and only then blocks. All of it is
+//! sequentially consistent, so one of the two sees the other.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::sys;
+
+/// The loop is running, and will look at its inbox before it parks.
+const AWAKE: u8 = 0;
+/// The loop is blocked in its poll, or about to be.
+const PARKED: u8 = 1;
+/// Somebody called `wake` since the loop looked last. If it was parked, the poll has been interrupted.
+const NOTIFIED: u8 = 2;
+
+/// The state of one loop, and the fd that interrupts its poll.
+pub struct Waker {
+    state: AtomicU8,
+    mio: mio::Waker,
+}
+
+impl Waker {
+    /// A waker whose events carry `token`.
+    pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        Ok(Self { state: AtomicU8::new(AWAKE), mio: mio::Waker::new(registry, token)? })
+    }
+
+    /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop.
+    pub fn wake(&self) -> io::Result<()> {
+        match self.state.swap(NOTIFIED, Ordering::SeqCst) {
+            PARKED => sys::retry(|| self.mio.wake()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Announces that the loop will block. False when somebody woke it meanwhile: then it must not.
+    pub fn park(&self) -> bool {
+        self.state.compare_exchange(AWAKE, PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Announces that the loop is awake and is about to look at its inbox: wakes up to here are answered by that.
+    pub fn unpark(&self) {
+        if self.state.load(Ordering::SeqCst) != AWAKE {
+            self.state.swap(AWAKE, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ready::{Inbox, ReadyQueue};
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn only_the_first_wake_of_a_parked_loop_is_a_system_call() {
+        let mut poll = mio::Poll::new().expect("poll");
+        let mut events = mio::Events::with_capacity(8);
+        let waker = Waker::new(poll.registry(), mio::Token(1)).expect("waker");
+        let mut fired = |timeout| {
+            poll.poll(&mut events, Some(timeout)).expect("poll");
+            !events.is_empty()
+        };
+        waker.wake().expect("wake");
+        assert!(!fired(Duration::ZERO), "an awake loop needs no event");
+        assert!(!waker.park(), "but it must not block");
+        waker.unpark();
+        assert!(waker.park());
+        waker.wake().expect("wake");
+        waker.wake().expect("wake");
+        assert!(fired(Duration::from_secs(5)));
+        assert!(!fired(Duration::ZERO));
+    }
+
+    #[test]
+    fn no_wake_is_lost() {
+        const COUNT: usize = 20_000;
+        let mut poll = mio::Poll::new().expect("poll");
+        let mut events = mio::Events::with_capacity(8);
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(1)).expect("waker"));
+        let inbox = Arc::new(Inbox::new());
+        let sender = {
+            let (waker, inbox) = (waker.clone(), inbox.clone());
+            std::thread::spawn(move || {
+                for n in 0..COUNT {
+                    inbox.send(n).expect("open");
+                    waker.wake().expect("wake");
+                }
+            })
+        };
+        let mut ready = ReadyQueue::new();
+        let mut received = 0;
+        while received < COUNT {
+            waker.unpark();
+            ready.receive(&inbox);
+            received += ready.drain().len();
+            if received < COUNT && waker.park() && inbox.is_empty() {
+                poll.poll(&mut events, Some(Duration::from_secs(20))).expect("poll");
+                assert!(!events.is_empty(), "a wake was lost after {received}");
+            }
+        }
+        sender.join().expect("sender");
+    }
+}

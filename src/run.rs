@@ -1,0 +1,257 @@
+//! One turn of the loop, as named steps, and the one place where user code is started.
+//!
+//! The order is asyncio's (`BaseEventLoop._run_once`): what is ready runs, then the poll; what the poll found comes
+//! before the timers that are due; exactly the entries that are present when the batch starts are run.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, discard, is_live};
+use crate::error::os_error;
+use crate::handle::Handle;
+use crate::py::fastcall::panic_error;
+use crate::reactor::readiness::Readiness;
+use crate::reactor::token::Token;
+
+/// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
+const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;
+
+/// Runs turns until `stop()` was called; the turn in which it is called is completed.
+pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    loop {
+        turn(event_loop, core)?;
+        if core.stopping.load(Relaxed) {
+            return Ok(());
+        }
+    }
+}
+
+fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let py = event_loop.py();
+    let timeout = poll_timeout(py, core);
+    poll(py, core, timeout)?;
+    core.in_turn.store(true, Relaxed);
+    queue_io(py, core);
+    queue_due_timers(py, core);
+    let result = run_ready(event_loop, core);
+    // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
+    let flushed = flush_writes(event_loop, core);
+    core.in_turn.store(false, Relaxed);
+    result.and(flushed)
+}
+
+/// Nanoseconds that the poll may wait; `None`: until something happens.
+fn poll_timeout(py: Python<'_>, core: &LoopCore) -> Option<u64> {
+    // Wakes up to here are answered by looking at the inbox now.
+    core.waker.unpark();
+    let mut garbage = Vec::new();
+    let deadline = core.state.with(py, |state| {
+        state.ready.receive(&core.inbox);
+        if state.timers.is_mostly_dead() {
+            state.timers.compact(|timer| is_live(py, timer), &mut garbage);
+        }
+        if !state.ready.is_empty() || core.stopping.load(SeqCst) {
+            return Some(0);
+        }
+        state.timers.next_deadline(|timer| is_live(py, timer), &mut garbage)
+    });
+    discard(py, garbage);
+    match deadline {
+        None | Some(0) => deadline,
+        Some(deadline) => Some(deadline.saturating_sub(core.clock.now_ns()).min(MAX_TIMEOUT)),
+    }
+}
+
+/// Asks the kernel what is ready. The interpreter is let go of only when this can block.
+fn poll(py: Python<'_>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let mut timeout = timeout;
+    let (poller, level) = core.state.with(py, |state| {
+        if timeout == Some(0) && !state.reactor.watches_io() {
+            // Nothing but the loop's own fds is registered: whatever they could say has been seen already.
+            return (None, Ok(false));
+        }
+        let level = state.reactor.recheck_level();
+        (state.reactor.take_poller(), level)
+    });
+    let Some(mut poller) = poller else {
+        return py.check_signals();
+    };
+    if !matches!(level, Ok(false)) {
+        timeout = Some(0);
+    }
+    if timeout != Some(0) && !(core.waker.park() && core.inbox.is_empty() && !core.stopping.load(SeqCst)) {
+        timeout = Some(0);
+    }
+    let result = level.and_then(|_| match timeout {
+        Some(0) => poller.wait(timeout),
+        _ => py.detach(|| poller.wait(timeout)),
+    });
+    core.waker.unpark();
+    let quiet = poller.is_empty();
+    core.state.with(py, |state| state.reactor.put_poller(poller));
+    match result {
+        Ok(()) if !quiet => Ok(()),
+        Ok(()) => py.check_signals(),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => py.check_signals(),
+        Err(error) => Err(os_error(py, &error)),
+    }
+}
+
+/// Queues the owners of what the poll found.
+fn queue_io(py: Python<'_>, core: &LoopCore) {
+    core.state.with(py, |state| {
+        state.ready.receive(&core.inbox);
+        let ready = &mut state.ready;
+        state.reactor.report_found(|token| ready.push(Entry::Io(token)));
+    });
+}
+
+/// Queues the timers whose time has come, earliest first.
+fn queue_due_timers(py: Python<'_>, core: &LoopCore) {
+    let mut garbage = Vec::new();
+    core.state.with(py, |state| {
+        if state.timers.is_empty() {
+            return;
+        }
+        let now = core.clock.now_ns();
+        while let Some(timer) = state.timers.pop_due(now, |timer| is_live(py, timer), &mut garbage) {
+            timer.get().unschedule();
+            state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind()));
+        }
+    });
+    discard(py, garbage);
+}
+
+/// Runs the entries that are present now, and none that they add.
+fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let py = event_loop.py();
+    let count = core.state.with(py, |state| {
+        state.ready.receive(&core.inbox);
+        state.ready.len()
+    });
+    for _ in 0..count {
+        let Some(entry) = core.state.with(py, |state| state.ready.pop()) else {
+            break;
+        };
+        if core.debug.load(Relaxed) {
+            run_entry_in_debug_mode(event_loop, core, entry)?;
+        } else {
+            run_entry(event_loop, core, entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts user code. Err: SystemExit or KeyboardInterrupt; all else went to the exception handler.
+#[inline]
+fn run_entry(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> PyResult<()> {
+    let py = event_loop.py();
+    let run = || match entry {
+        Entry::Handle(handle) => Handle::run(&handle.into_bound(py)),
+        Entry::Io(token) => run_io(py, core, token),
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(payload) => report(event_loop, core, "Panic in a callback", panic_error(payload)),
+    }
+}
+
+/// Tells the owner of a registration what is ready.
+fn run_io(py: Python<'_>, core: &LoopCore, token: Token) -> PyResult<()> {
+    let (readiness, source) = core.state.with(py, |state| {
+        let readiness = state.reactor.take_ready(token);
+        let source = state.reactor.source(token).map(|source| match source {
+            Source::Native(native) => Source::Native(native.clone_ref(py)),
+            Source::Callbacks(FdCallbacks { reader, writer, .. }) => Source::Callbacks(FdCallbacks {
+                reader: reader.as_ref().map(|reader| reader.clone_ref(py)),
+                writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
+                file: None,
+            }),
+        });
+        (readiness, source)
+    });
+    match source {
+        None => Ok(()),
+        Some(Source::Native(Native { object, kind })) => (kind.on_ready)(&object.into_bound(py), readiness),
+        Some(Source::Callbacks(FdCallbacks { reader, writer, .. })) => {
+            let readable = readiness.contains(Readiness::READABLE);
+            let writable = readiness.contains(Readiness::WRITABLE);
+            // A callback that the other one removed is cancelled, and does not run.
+            for handle in [reader.filter(|_| readable), writer.filter(|_| writable)].into_iter().flatten() {
+                Handle::run(&handle.into_bound(py))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// As [`run_entry`], with what asyncio's debug mode adds: the current handle, and a warning for slow callbacks.
+#[cold]
+fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> PyResult<()> {
+    let (py, names) = (event_loop.py(), core.names);
+    let subject = match &entry {
+        Entry::Handle(handle) if handle.get().is_cancelled() => return Ok(()),
+        Entry::Handle(handle) => Some(handle.bind(py).clone().into_any()),
+        Entry::Io(token) => core.state.with(py, |state| {
+            state.reactor.source(*token).and_then(|source| match source {
+                Source::Native(native) => Some(native.object.bind(py).clone()),
+                Source::Callbacks(FdCallbacks { reader, writer, .. }) => {
+                    reader.as_ref().or(writer.as_ref()).map(|handle| handle.bind(py).clone().into_any())
+                }
+            })
+        }),
+    };
+    let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
+    event_loop.setattr(&names._current_handle, handle)?;
+    let start = core.clock.now_ns();
+    let result = run_entry(event_loop, core, entry);
+    let seconds = (core.clock.now_ns() - start) as f64 / 1e9;
+    event_loop.setattr(&names._current_handle, py.None())?;
+    result?;
+    let limit: f64 = event_loop.getattr(&names.slow_callback_duration)?.extract()?;
+    if seconds >= limit {
+        event_loop.call_method1(&names._slow_callback, (subject, seconds))?;
+    }
+    Ok(())
+}
+
+/// Sends what the transports were given in this turn: one system call each.
+fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let py = event_loop.py();
+    let mut unflushed = core.state.with(py, |state| std::mem::take(&mut state.unflushed));
+    if unflushed.is_empty() {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for Native { object, kind } in unflushed.drain(..) {
+        let object = object.into_bound(py);
+        let flushed = match catch_unwind(AssertUnwindSafe(|| (kind.flush)(&object))) {
+            Ok(flushed) => flushed,
+            Err(payload) => report(event_loop, core, "Panic while sending", panic_error(payload)),
+        };
+        // The first exception that leaves the loop does so once everything is sent.
+        result = result.and(flushed);
+    }
+    // The emptied vector goes back, for its memory.
+    core.state.with(py, |state| {
+        if state.unflushed.is_empty() {
+            state.unflushed = unflushed;
+        }
+    });
+    result
+}
+
+/// Gives `error` to the loop's exception handler.
+#[cold]
+fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: PyErr) -> PyResult<()> {
+    let py = event_loop.py();
+    let context = PyDict::new(py);
+    context.set_item(&core.names.message, message)?;
+    context.set_item(&core.names.exception, error.into_value(py))?;
+    event_loop.call_method1(&core.names.call_exception_handler, (context,))?;
+    Ok(())
+}

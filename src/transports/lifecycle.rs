@@ -1,0 +1,229 @@
+//! The life of a connection as a transition table: the only place that decides when `connection_lost` is due.
+//!
+//! Pure: no socket, no interpreter, no clock. A transport says what happened and does what the table answers.
+
+/// Where a connection is in its life. It only moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Data flows, in one direction at least.
+    Open,
+    /// `close()` was called while data was queued: it is still sent, nothing more is read.
+    Draining,
+    /// `connection_lost` is scheduled. What is written is dropped.
+    Lost,
+    /// `connection_lost` was delivered and the fd is closed.
+    Closed,
+}
+
+/// Something that happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `close()`, or the end of the stream with a protocol that does not want to go on.
+    Close { queued: bool },
+    /// The kernel has taken the last queued byte.
+    Drained,
+    /// `abort()`, or an error that ends the connection. What is queued is dropped.
+    Fail,
+    /// `connection_lost` has been called.
+    Delivered,
+}
+
+/// What the transport must do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Nothing,
+    /// Have `connection_lost` called by the ready queue, never from here.
+    ScheduleLost,
+    /// Close the fd and let go of everything.
+    Release,
+}
+
+impl Phase {
+    /// The transition table.
+    pub fn on(self, event: Event) -> (Phase, Action) {
+        match (self, event) {
+            (Phase::Open, Event::Close { queued: true }) => (Phase::Draining, Action::Nothing),
+            (Phase::Open, Event::Close { queued: false } | Event::Fail) => {
+                (Phase::Lost, Action::ScheduleLost)
+            }
+            (Phase::Draining, Event::Drained | Event::Fail) => (Phase::Lost, Action::ScheduleLost),
+            (Phase::Lost, Event::Delivered) => (Phase::Closed, Action::Release),
+            (phase, _) => (phase, Action::Nothing),
+        }
+    }
+}
+
+/// A connection's phase, and which of its directions are in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifecycle {
+    phase: Phase,
+    /// False until `connection_made` was called: nothing is read before.
+    started: bool,
+    paused: bool,
+    /// The peer has sent its end of stream.
+    read_ended: bool,
+    /// `write_eof()` was called.
+    write_ended: bool,
+    /// The sending side was shut down, or is being so.
+    shut_down: bool,
+}
+
+impl Lifecycle {
+    pub fn new() -> Self {
+        Self {
+            phase: Phase::Open,
+            started: false,
+            paused: false,
+            read_ended: false,
+            write_ended: false,
+            shut_down: false,
+        }
+    }
+
+    pub fn on(&mut self, event: Event) -> Action {
+        let (phase, action) = self.phase.on(event);
+        self.phase = phase;
+        action
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    /// True when what is written from here on goes nowhere.
+    pub fn drops_writes(&self) -> bool {
+        matches!(self.phase, Phase::Lost | Phase::Closed)
+    }
+
+    /// asyncio's `is_reading()`: open and not paused, whatever the peer has done.
+    pub fn is_reading(&self) -> bool {
+        self.phase == Phase::Open && !self.paused
+    }
+
+    /// True when a read may be tried.
+    pub fn may_read(&self) -> bool {
+        self.started && self.is_reading() && !self.read_ended
+    }
+
+    pub fn start_reading(&mut self) {
+        self.started = true;
+    }
+
+    /// False if there was nothing to pause.
+    pub fn pause_reading(&mut self) -> bool {
+        let reading = self.is_reading();
+        self.paused |= reading;
+        reading
+    }
+
+    /// False if there was nothing to resume.
+    pub fn resume_reading(&mut self) -> bool {
+        let resume = self.phase == Phase::Open && self.paused;
+        self.paused &= !resume;
+        resume
+    }
+
+    pub fn end_reading(&mut self) {
+        self.read_ended = true;
+    }
+
+    /// False if writing has ended already, or the connection is closing.
+    pub fn end_writing(&mut self) -> bool {
+        let end = self.phase == Phase::Open && !self.write_ended;
+        self.write_ended |= end;
+        end
+    }
+
+    /// True once: the queue is empty now, and the sending side is to be shut down.
+    pub fn take_shutdown(&mut self) -> bool {
+        let due = self.phase == Phase::Open && self.write_ended && !self.shut_down;
+        self.shut_down |= due;
+        due
+    }
+
+    pub fn write_ended(&self) -> bool {
+        self.write_ended
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [Event; 5] = [
+        Event::Close { queued: false },
+        Event::Close { queued: true },
+        Event::Drained,
+        Event::Fail,
+        Event::Delivered,
+    ];
+
+    /// Every sequence of five events: `connection_lost` is scheduled once at most, the fd released once at most and
+    /// only afterwards, and nothing ever goes back.
+    #[test]
+    fn lost_once_and_released_after_it() {
+        let rank = |phase| match phase {
+            Phase::Open => 0,
+            Phase::Draining => 1,
+            Phase::Lost => 2,
+            Phase::Closed => 3,
+        };
+        for mut code in 0..EVENTS.len().pow(5) {
+            let (mut phase, mut actions) = (Phase::Open, Vec::new());
+            for _ in 0..5 {
+                let (next, action) = phase.on(EVENTS[code % EVENTS.len()]);
+                code /= EVENTS.len();
+                assert!(rank(next) >= rank(phase));
+                phase = next;
+                if action != Action::Nothing {
+                    actions.push(action);
+                }
+            }
+            assert!([Action::ScheduleLost, Action::Release].starts_with(&actions), "{actions:?}");
+        }
+    }
+
+    #[test]
+    fn close_waits_for_queued_data_and_failure_does_not() {
+        assert_eq!(Phase::Open.on(Event::Close { queued: true }), (Phase::Draining, Action::Nothing));
+        assert_eq!(Phase::Draining.on(Event::Drained), (Phase::Lost, Action::ScheduleLost));
+        assert_eq!(Phase::Draining.on(Event::Fail), (Phase::Lost, Action::ScheduleLost));
+        assert_eq!(Phase::Open.on(Event::Close { queued: false }), (Phase::Lost, Action::ScheduleLost));
+        assert_eq!(Phase::Open.on(Event::Drained), (Phase::Open, Action::Nothing));
+    }
+
+    #[test]
+    fn reading_is_paused_exactly() {
+        let mut life = Lifecycle::new();
+        assert!(life.is_reading() && !life.may_read(), "not before connection_made");
+        life.start_reading();
+        assert!(life.may_read());
+        assert!(life.pause_reading() && !life.pause_reading() && !life.may_read());
+        assert!(life.resume_reading() && !life.resume_reading() && life.may_read());
+        life.end_reading();
+        assert!(life.is_reading() && !life.may_read());
+        life.on(Event::Fail);
+        assert!(!life.is_reading() && !life.pause_reading() && !life.resume_reading());
+    }
+
+    #[test]
+    fn writing_ends_once() {
+        let mut life = Lifecycle::new();
+        assert!(!life.take_shutdown());
+        assert!(life.end_writing() && !life.end_writing() && life.write_ended());
+        assert!(life.take_shutdown() && !life.take_shutdown());
+        let mut life = Lifecycle::new();
+        life.on(Event::Fail);
+        assert!(!life.end_writing() && !life.write_ended());
+    }
+}

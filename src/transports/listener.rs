@@ -1,0 +1,223 @@
+//! The listener: a listening socket of a `Server`, accepting connections in batches.
+//!
+//! Each connection gets its own copy of the context in which serving started, as in asyncio, where a task per
+//! connection has one. What is made of a connection is `stream.rs`'s business; TLS is handed to the Python half.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::socket::{Socket, SocketKind, hand_over, python_socket};
+use super::stream::{Parts, StreamTransport};
+use crate::core::{Kind, LoopCore, Native};
+use crate::error::{leaves_the_loop, os_error};
+use crate::py::cell::LoopCell;
+use crate::py::{context, sockaddr};
+use crate::reactor::readiness::Readiness;
+use crate::reactor::sys::{self, SocketAddress};
+use crate::reactor::token::Token;
+
+/// Seconds to wait when the process is out of fds (`asyncio.constants.ACCEPT_RETRY_DELAY`).
+const RETRY_DELAY: f64 = 1.0;
+
+/// One listening socket and what its connections are made of.
+#[pyclass(frozen, weakref, module = "rloop._rloop")]
+pub struct Listener {
+    core: Arc<LoopCore>,
+    event_loop: Py<PyAny>,
+    socket: Py<PyAny>,
+    kind: SocketKind,
+    factory: Py<PyAny>,
+    server: Option<Py<PyAny>>,
+    /// The positional arguments of `Loop._accept_tls` after the connection: none for plain TCP.
+    tls: Option<Py<PyAny>>,
+    /// Most connections accepted in one turn.
+    backlog: usize,
+    context: Py<PyAny>,
+    token: LoopCell<Option<Token>>,
+    fd: i32,
+}
+
+static KIND: Kind = Kind { on_ready: Listener::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
+
+/// What a listener is made of; the parts are those of `BaseEventLoop._start_serving`.
+pub struct Serving<'a, 'py> {
+    pub core: &'a Arc<LoopCore>,
+    pub event_loop: &'a Bound<'py, PyAny>,
+    pub factory: Bound<'py, PyAny>,
+    pub socket: Bound<'py, PyAny>,
+    pub tls: Option<Bound<'py, PyAny>>,
+    pub server: Option<Bound<'py, PyAny>>,
+    pub backlog: usize,
+}
+
+impl Listener {
+    /// Starts accepting. The loop keeps the listener, and with it the server, alive until it is unregistered.
+    pub fn start(parts: Serving<'_, '_>) -> PyResult<()> {
+        let py = parts.event_loop.py();
+        let fd = parts.socket.call_method0(&parts.core.names.fileno)?.extract()?;
+        let listener = Bound::new(
+            py,
+            Self {
+                core: parts.core.clone(),
+                event_loop: parts.event_loop.clone().unbind(),
+                kind: SocketKind::of(&parts.socket)?,
+                socket: parts.socket.unbind(),
+                factory: parts.factory.unbind(),
+                server: parts.server.map(Bound::unbind),
+                tls: parts.tls.map(Bound::unbind),
+                backlog: parts.backlog.max(1),
+                context: context::copy_current(py)?.unbind(),
+                token: LoopCell::new(None),
+                fd,
+            },
+        )?;
+        let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
+        let token = parts.core.register(py, fd, native)?;
+        listener.get().token.with(py, |place| *place = Some(token));
+        Ok(())
+    }
+
+    fn on_ready(object: &Bound<'_, PyAny>, _readiness: Readiness) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (py, this) = (slf.py(), slf.get());
+        for _ in 0..this.backlog {
+            if !this.is_registered(py) {
+                return Ok(());
+            }
+            // SAFETY: the socket object keeps the fd open: `Server` closes it after the registration is gone, which
+            // was looked at just now.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(this.fd) };
+            match sys::accept(fd) {
+                Ok((fd, peer)) => this.accepted(py, fd, peer)?,
+                Err(error) => match error.raw_os_error() {
+                    _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    // The peer has gone before it was accepted: on to the next.
+                    Some(libc::ECONNABORTED) => {}
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        return this.back_off(slf, &error);
+                    }
+                    // The program has closed the socket itself.
+                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
+                        return this.report(py, "Fatal error: socket.accept() failed", os_error(py, &error));
+                    }
+                    // What waits in the backlog does not come with another edge.
+                    _ => {
+                        this.report(py, "Error: socket.accept() failed", os_error(py, &error))?;
+                        break;
+                    }
+                },
+            }
+        }
+        // The batch is full: the rest in the next turn.
+        this.go_on(py);
+        Ok(())
+    }
+
+    fn is_registered(&self, py: Python<'_>) -> bool {
+        let token = self.token.with(py, |token| *token);
+        token.is_some_and(|token| self.core.state.with(py, |state| state.reactor.source(token).is_some()))
+    }
+
+    fn go_on(&self, py: Python<'_>) {
+        if let Some(token) = self.token.with(py, |token| *token) {
+            self.core.requeue(py, token, Readiness::READABLE);
+        }
+    }
+
+    /// Out of fds: told once a second until there are some. Edges meanwhile only try again.
+    #[cold]
+    fn back_off(&self, slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
+        let py = slf.py();
+        self.report(py, "socket.accept() out of system resource", os_error(py, error))?;
+        let delay = self.core.clock.now() + RETRY_DELAY;
+        let when = delay.into_pyobject(py)?.into_any();
+        self.core.call_at(self.event_loop.bind(py), when, slf.getattr("_retry")?, &[], None)?;
+        Ok(())
+    }
+
+    fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
+        let names = self.core.names;
+        let context = PyDict::new(py);
+        context.set_item(&names.message, message)?;
+        context.set_item(&names.exception, error.into_value(py))?;
+        context.set_item(&names.socket, names.transport_socket.call1(py, (&self.socket,))?)?;
+        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
+        Ok(())
+    }
+
+    /// Makes a protocol and a transport for one connection, in a context of its own.
+    fn accepted(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
+        let context = context::copy(self.context.bind(py))?;
+        let made = context::run_in(&context, || match &self.tls {
+            Some(tls) => self.accept_tls(py, fd, &peer, tls),
+            None => self.accept_plain(py, fd, peer),
+        });
+        match made {
+            Err(error) if leaves_the_loop(py, &error) => Err(error),
+            // asyncio tells of it in debug mode only.
+            Err(error) if self.core.debug.load(Relaxed) => {
+                let names = self.core.names;
+                let details = PyDict::new(py);
+                details.set_item(&names.message, "Error on transport creation for incoming connection")?;
+                details.set_item(&names.exception, error.into_value(py))?;
+                self.event_loop.call_method1(py, &names.call_exception_handler, (details,))?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn accept_plain(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
+        let protocol = self.factory.bind(py).call0()?;
+        StreamTransport::start(Parts {
+            core: &self.core,
+            event_loop: self.event_loop.bind(py),
+            socket: Socket::Own { fd, kind: self.kind },
+            kind: self.kind,
+            protocol,
+            waiter: None,
+            extra: None,
+            server: self.server.as_ref().map(|server| server.bind(py).clone()),
+            peername: Some(peer),
+        })
+        .map(drop)
+    }
+
+    fn accept_tls(
+        &self,
+        py: Python<'_>,
+        fd: std::os::fd::OwnedFd,
+        peer: &SocketAddress,
+        tls: &Py<PyAny>,
+    ) -> PyResult<()> {
+        use std::os::fd::AsRawFd;
+        let socket = python_socket(py, &self.core, fd.as_raw_fd(), self.kind)?;
+        hand_over(fd);
+        let peer = sockaddr::to_python(py, peer)?;
+        let server = self.server.as_ref().map(|server| server.clone_ref(py));
+        let args = (&self.factory, socket, peer, server, tls);
+        self.event_loop.call_method1(py, &self.core.names._accept_tls, args).map(drop)
+    }
+}
+
+#[pymethods]
+impl Listener {
+    /// Tries again after a back-off.
+    fn _retry(&self, py: Python<'_>) {
+        self.go_on(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        visit.call(&self.socket)?;
+        visit.call(&self.factory)?;
+        visit.call(&self.server)?;
+        visit.call(&self.tls)?;
+        visit.call(&self.context)
+    }
+}

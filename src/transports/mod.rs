@@ -1,0 +1,15 @@
+//! Transports: from readiness to protocol calls, and from writes to system calls.
+//!
+//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`write_queue`]); the rest glues them to one
+//! kind of fd each.
+
+pub mod flow;
+pub mod lifecycle;
+pub mod write_queue;
+
+#[cfg(feature = "python")]
+pub mod listener;
+#[cfg(feature = "python")]
+pub mod socket;
+#[cfg(feature = "python")]
+pub mod stream;

@@ -1,0 +1,133 @@
+//! A connected or listening socket and who owns its fd: this crate, or a Python socket object.
+//!
+//! An accepted connection starts as a bare fd and becomes a Python object only when somebody asks for it, which most
+//! programs never do. A socket that came from Python stays Python's: it is closed by its own `close()`, at the end.
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::core::LoopCore;
+
+/// Family, type and protocol, as in `socket.socket(...)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketKind {
+    pub family: i32,
+    pub kind: i32,
+    pub protocol: i32,
+}
+
+impl SocketKind {
+    /// Those of a Python socket.
+    pub fn of(socket: &Bound<'_, PyAny>) -> PyResult<Self> {
+        // family and type are enums, the type without the flags that Linux adds to it.
+        let number = |name| socket.getattr(name)?.extract::<i32>();
+        Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
+    }
+
+    /// TCP, to which TCP_NODELAY applies (asyncio's `_set_nodelay` asks the same).
+    pub fn is_tcp(self) -> bool {
+        matches!(self.family, libc::AF_INET | libc::AF_INET6)
+            && self.kind == libc::SOCK_STREAM
+            && self.protocol == libc::IPPROTO_TCP
+    }
+}
+
+/// A socket, by owner.
+pub enum Socket {
+    Own {
+        fd: OwnedFd,
+        kind: SocketKind,
+    },
+    Python {
+        object: Py<PyAny>,
+        fd: RawFd,
+    },
+    /// Remembers the number that the fd had, for the repr.
+    Closed {
+        fd: RawFd,
+        kind: Option<SocketKind>,
+    },
+}
+
+impl Socket {
+    /// A Python socket, kept open for as long as this struct uses its fd even if the program closes the object:
+    /// a closed number could come to stand for another file. The socket module itself counts its `makefile()`
+    /// objects the same way (`_io_refs`).
+    pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let fd: RawFd = object.call_method0("fileno")?.extract()?;
+        if let Ok(references) = object.getattr("_io_refs") {
+            object.setattr("_io_refs", references.add(1)?)?;
+        }
+        Ok(Self::Python { object: object.clone().unbind(), fd })
+    }
+
+    /// The fd's number, also once it is closed.
+    pub fn number(&self) -> RawFd {
+        match self {
+            Self::Own { fd, .. } => fd.as_raw_fd(),
+            Self::Python { fd, .. } | Self::Closed { fd, .. } => *fd,
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
+    /// The fd, unless it is closed.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            // SAFETY: the object keeps the fd open: `from_python` has counted us in, `close` has not been called.
+            _ if !self.is_closed() => Some(unsafe { BorrowedFd::borrow_raw(self.number()) }),
+            _ => None,
+        }
+    }
+
+    /// Takes the socket out, for [`Socket::close`].
+    pub fn take(&mut self) -> Self {
+        let fd = self.number();
+        let kind = match self {
+            Self::Own { kind, .. } => Some(*kind),
+            Self::Closed { kind, .. } => *kind,
+            Self::Python { .. } => None,
+        };
+        std::mem::replace(self, Self::Closed { fd, kind })
+    }
+
+    /// Closes the fd; a Python socket by its own `close()`.
+    pub fn close(self, py: Python<'_>) -> PyResult<()> {
+        if let Self::Python { object, .. } = self {
+            let object = object.into_bound(py);
+            if object.hasattr("_io_refs")? {
+                object.call_method0("_decref_socketios")?;
+            }
+            object.call_method0("close")?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the Python object for an accepted socket. It owns the fd from here on, and so `fd` is not closed by us.
+pub fn python_socket<'py>(
+    py: Python<'py>,
+    core: &LoopCore,
+    fd: RawFd,
+    kind: SocketKind,
+) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = PyDict::new(py);
+    keywords.set_item("fileno", fd)?;
+    let class = core.names.socket_class.bind(py);
+    let socket = class.call((kind.family, kind.kind, kind.protocol), Some(&keywords))?;
+    // As asyncio's, which come from a non-blocking accept: `gettimeout()` is 0.
+    if let Err(error) = socket.call_method1(&core.names.setblocking, (false,)) {
+        socket.call_method0("detach")?;
+        return Err(error);
+    }
+    Ok(socket)
+}
+
+/// Gives the fd away to the Python object that was made for it.
+pub fn hand_over(fd: OwnedFd) -> RawFd {
+    fd.into_raw_fd()
+}

@@ -1,0 +1,129 @@
+//! The bytes that a transport has still to send: chunks in order, the first perhaps sent in part. Pure.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Chunks of bytes waiting to be sent.
+pub struct WriteQueue<C> {
+    chunks: VecDeque<C>,
+    /// How much of the first chunk has been sent. Invariant: less than its length.
+    sent: usize,
+    /// Bytes still to send.
+    len: usize,
+}
+
+impl<C: AsRef<[u8]>> WriteQueue<C> {
+    pub fn new() -> Self {
+        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
+    }
+
+    /// Bytes still to send.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a chunk at the end. Empty ones are of no use and are dropped.
+    pub fn push(&mut self, chunk: C) {
+        let len = chunk.as_ref().len();
+        if len > 0 {
+            self.chunks.push_back(chunk);
+            self.len += len;
+        }
+    }
+
+    /// Fills `slices` with what comes next; returns those that are in use.
+    pub fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+        let mut used = 0;
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            let skip = if used == 0 { self.sent } else { 0 };
+            *slice = IoSlice::new(&chunk.as_ref()[skip..]);
+            used += 1;
+        }
+        &slices[..used]
+    }
+
+    /// How many slices [`WriteQueue::front`] could fill.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Notes that `count` bytes were sent, and lets go of the chunks that this finishes.
+    pub fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.len);
+        self.len -= count;
+        self.sent += count;
+        while let Some(first) = self.chunks.front() {
+            let len = first.as_ref().len();
+            if self.sent < len {
+                return;
+            }
+            self.sent -= len;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+        (self.sent, self.len) = (0, 0);
+    }
+}
+
+impl<C: AsRef<[u8]>> Default for WriteQueue<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a send of everything would put on the wire.
+    fn wire(queue: &WriteQueue<&'static str>) -> String {
+        let mut slices = [IoSlice::new(b""); 8];
+        queue.front(&mut slices).iter().map(|slice| String::from_utf8_lossy(slice).into_owned()).collect()
+    }
+
+    #[test]
+    fn any_split_sends_the_same_bytes_once() {
+        for step in 1..=9 {
+            let mut queue = WriteQueue::new();
+            ["ab", "", "c", "defg", "hi"].into_iter().for_each(|chunk| queue.push(chunk));
+            let mut sent = String::new();
+            while !queue.is_empty() {
+                let rest = wire(&queue);
+                assert_eq!(rest.len(), queue.len());
+                let count = step.min(rest.len());
+                sent.push_str(&rest[..count]);
+                queue.advance(count);
+            }
+            assert_eq!(sent, "abcdefghi");
+            assert_eq!(queue.chunks(), 0);
+        }
+    }
+
+    #[test]
+    fn slices_are_filled_in_order_as_far_as_they_go() {
+        let mut queue = WriteQueue::new();
+        ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk));
+        queue.advance(1);
+        let mut slices = [IoSlice::new(b""); 2];
+        let used: Vec<&[u8]> = queue.front(&mut slices).iter().map(|slice| &**slice).collect();
+        assert_eq!(used, [b"bc", b"de"]);
+    }
+
+    #[test]
+    fn clear_forgets_a_partly_sent_chunk() {
+        let mut queue = WriteQueue::new();
+        queue.push("abc");
+        queue.advance(1);
+        queue.clear();
+        queue.push("xy");
+        assert_eq!((wire(&queue).as_str(), queue.len()), ("xy", 2));
+    }
+}

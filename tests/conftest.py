@@ -1,0 +1,194 @@
+"""What every test stands on: the choice of loop, a limit of time, and the search for leaks.
+
+No test lives here, and nothing that only one test file needs.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
+LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+
+DEFAULT_LIMIT = 30
+
+# Beyond the alarm, for a hang that no exception ends: the process is given up with every thread's traceback.
+GRACE = 15
+
+# Contexts given to the exception handlers of this test's loops. One list, emptied for each test, because
+# pytest-asyncio makes its loops from a hook that runs before any fixture.
+_errors = []
+
+
+def new_loop(name):
+    return importlib.import_module(name).new_event_loop()
+
+
+def new_watched_loop(name):
+    loop = new_loop(name)
+    loop.set_exception_handler(lambda loop, context: _errors.append(context))
+    return loop
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """`async def` tests run once on each loop."""
+
+    def factory(name):
+        return lambda: new_watched_loop(name)
+
+    return {name: factory(name) for name in LOOPS}
+
+
+@pytest.fixture(params=LOOPS)
+def loop_name(request):
+    """The module whose `new_event_loop` makes the loop."""
+    return request.param
+
+
+@pytest.fixture
+def loop_factory(loop_name):
+    """A callable that returns a new loop, which the test closes."""
+    return lambda: new_loop(loop_name)
+
+
+@pytest.fixture
+def loop(loop_name):
+    """A new loop, closed after the test. What reaches its exception handler is in `loop_errors`."""
+    loop = new_watched_loop(loop_name)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def child(loop_name):
+    """Runs source in a fresh interpreter: what may crash, or is decided when an interpreter starts or ends.
+
+    The source finds `asyncio`, and `new_event_loop` of the loop under test. Warnings are shown, not raised.
+    """
+
+    def run(source, *flags, **environ):
+        prelude = f"import asyncio\nfrom {loop_name} import new_event_loop\n"
+        return subprocess.run(
+            [sys.executable, "-X", "faulthandler", *flags, "-c", prelude + textwrap.dedent(source)],
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEFAULT_LIMIT - 5,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def loop_errors():
+    """What the loops reported in this test. A test that expects a report takes it out of this list.
+
+    Runs around every other fixture, so it also sees what is left once the loop is closed: open files, and
+    what only the garbage collector finds, such as a task destroyed while pending.
+    """
+    files = open_files()
+    _errors.clear()
+    yield _errors
+    unexpected = [describe(context) for context in _errors]
+    _errors.clear()  # a context holds tracebacks, and those hold files
+    gc.collect()
+    unexpected += [describe(context) for context in _errors]
+    _errors.clear()
+    leaked = open_files() - files
+    if unexpected:
+        pytest.fail("the exception handler was called:\n" + "\n".join(unexpected), pytrace=False)
+    if leaked:
+        pytest.fail(f"left open: {sorted(leaked)}", pytrace=False)
+
+
+def describe(context):
+    return ", ".join(f"{key}={value!r}" for key, value in context.items())
+
+
+def open_files():
+    """(number, what it is) of every open file of this process."""
+    linux = os.path.isdir("/proc/self/fd")
+    files = set()
+    for name in os.listdir("/proc/self/fd" if linux else "/dev/fd"):
+        with contextlib.suppress(OSError):
+            os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
+            files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
+    return files
+
+
+# --- the limit of time ---
+
+
+class TimeLimit(SystemExit):
+    """A test took too long. A SystemExit, because a loop hands anything else to its exception handler."""
+
+
+@contextlib.contextmanager
+def time_limit(item):
+    marker = item.get_closest_marker("time_limit")
+    seconds = marker.args[0] if marker else DEFAULT_LIMIT
+
+    def expire(signum, frame):
+        raise TimeLimit(f"no end after {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    # Repeated, in case the first one is raised where Python must ignore it.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=item.config.stash[real_stderr])
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with time_limit(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with time_limit(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    with time_limit(item):
+        return (yield)
+
+
+real_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "time_limit(seconds): instead of 30 s for the test")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        config.stash[real_stderr] = os.dup(2)
+
+
+def pytest_unconfigure(config):
+    os.close(config.stash[real_stderr])
+
+
+def pytest_collection_finish():
+    # What exists by now is not looked at again: without this a collection for each test takes minutes.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_report_header():
+    return f"loops: {', '.join(LOOPS)}"

@@ -1,0 +1,159 @@
+"""run_in_executor, the default executor and its shutdown."""
+
+import asyncio
+import concurrent.futures
+import sys
+import threading
+
+import pytest
+
+from turns import turn
+
+
+class CustomExecutor(concurrent.futures.ThreadPoolExecutor):
+    pass
+
+
+async def test_default_executor():
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, threading.get_ident)
+    assert asyncio.isfuture(future)
+    assert future.get_loop() is loop
+    assert await future != threading.get_ident()
+    assert await loop.run_in_executor(None, divmod, 17, 5) == (3, 2)
+    assert (await loop.run_in_executor(None, threading.current_thread)).name.startswith("asyncio_")
+
+
+async def test_given_executor():
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="given") as executor:
+        thread = await loop.run_in_executor(executor, threading.current_thread)
+        assert thread.name == "given_0"
+
+
+async def test_exception():
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        await loop.run_in_executor(None, int, "x")
+
+
+async def test_many_at_a_time():
+    loop = asyncio.get_running_loop()
+    results = await asyncio.gather(*(loop.run_in_executor(None, pow, number, 2) for number in range(200)))
+    assert results == [number**2 for number in range(200)]
+
+
+async def test_cancel():
+    loop = asyncio.get_running_loop()
+    release = threading.Event()
+    future = loop.run_in_executor(None, release.wait, 10)
+    future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await future
+    release.set()
+
+
+def test_set_default_executor(loop):
+    executor = CustomExecutor(1, thread_name_prefix="custom")
+    assert loop.set_default_executor(executor) is None
+    thread = loop.run_until_complete(loop.run_in_executor(None, threading.current_thread))
+    assert thread.name == "custom_0"
+    loop.run_until_complete(loop.shutdown_default_executor())
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(print)
+
+
+@pytest.mark.parametrize("executor", [None, 42, "text", object()])
+def test_what_is_no_default_executor(loop, executor):
+    with pytest.raises(TypeError, match="^executor must be ThreadPoolExecutor instance$"):
+        loop.set_default_executor(executor)
+
+
+def test_shutdown_waits_for_the_threads(loop):
+    ended = []
+    started, release = threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+        ended.append(1)
+
+    future = loop.run_in_executor(None, work)
+    started.wait(10)
+    loop.call_soon(release.set)
+    assert loop.run_until_complete(loop.shutdown_default_executor()) is None
+    assert ended == [1]
+    loop.run_until_complete(future)
+
+
+def test_shutdown_without_an_executor(loop):
+    assert loop.run_until_complete(loop.shutdown_default_executor()) is None
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def test_after_shutdown(loop):
+    loop.run_until_complete(loop.shutdown_default_executor())
+    with pytest.raises(RuntimeError, match="^Executor shutdown has been called$"):
+        loop.run_in_executor(None, print)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        assert loop.run_until_complete(loop.run_in_executor(executor, int, "1")) == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.12, whose first releases wait for ever")
+def test_shutdown_that_takes_too_long(loop):
+    started, release = threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+
+    future = loop.run_in_executor(None, work)
+    started.wait(10)
+    message = "^The executor did not finishing joining its threads within 0.01 seconds.$"
+    with pytest.warns(RuntimeWarning, match=message):
+        loop.run_until_complete(loop.shutdown_default_executor(timeout=0.01))
+    release.set()
+    loop.run_until_complete(future)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="timeout is new in Python 3.12")
+def test_shutdown_in_time(loop):
+    loop.run_until_complete(loop.run_in_executor(None, int, "1"))
+    loop.run_until_complete(loop.shutdown_default_executor(10))
+
+
+def test_closed_loop(loop):
+    loop.close()
+    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        loop.run_in_executor(None, print)
+
+
+def test_close_does_not_wait_for_the_threads(loop):
+    started, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+        ended.set()
+
+    loop.run_in_executor(None, work)
+    started.wait(10)
+    loop.close()
+    assert not ended.is_set()
+    release.set()
+    assert ended.wait(10)
+
+
+@pytest.mark.parametrize("function", [None, 42])
+def test_what_cannot_be_called_is_refused_in_debug_mode(loop, function):
+    loop.set_debug(True)
+    with pytest.raises(TypeError) as raised:
+        loop.run_in_executor(None, function)
+    assert str(raised.value) == f"a callable object was expected by run_in_executor(), got {function!r}"
+
+
+def test_results_arrive_while_the_loop_waits(loop):
+    """Each result must wake the loop up: nothing else does."""
+    for number in range(200):
+        assert loop.run_until_complete(loop.run_in_executor(None, int, str(number))) == number
+    turn(loop)
