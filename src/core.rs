@@ -10,11 +10,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyFloat;
 
 use crate::error::os_error;
-use crate::handle::{Handle, TimerHandle};
+use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::cell::LoopCell;
-use crate::py::context;
+use crate::py::context::EmptyContext;
 use crate::py::names::{Names, names};
 use crate::reactor::clock::{Clock, deadline_ns};
 use crate::reactor::readiness::Readiness;
@@ -24,6 +25,8 @@ use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 use crate::reactor::{Mode, Reactor};
 
+/// Most handles, and most timers, that a loop keeps to use again.
+const SPARE_HANDLES: usize = 1024;
 /// Size of the buffer that all transports of a loop receive into, in bytes.
 const SCRATCH: usize = 64 * 1024;
 
@@ -79,6 +82,9 @@ pub struct State {
     pub timers: TimerHeap<Py<TimerHandle>>,
     /// Transports that have data to send at the end of this turn.
     pub unflushed: Vec<Native>,
+    /// Handles and timers to use again; empty, and known to nobody else.
+    spare_handles: Vec<Py<Handle>>,
+    spare_timers: Vec<Py<TimerHandle>>,
 }
 
 /// One event loop.
@@ -88,6 +94,8 @@ pub struct LoopCore {
     pub waker: Waker,
     pub clock: Clock,
     pub names: &'static Names,
+    /// Where callbacks run that were scheduled in an empty context.
+    pub empty_context: EmptyContext,
     /// What the transports receive into: never borrowed while anything else runs.
     pub scratch: LoopCell<Scratch>,
     pub closed: AtomicBool,
@@ -102,14 +110,21 @@ pub struct LoopCore {
 impl LoopCore {
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
         let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
-        let state =
-            State { reactor, ready: ReadyQueue::new(), timers: TimerHeap::new(), unflushed: Vec::new() };
+        let state = State {
+            reactor,
+            ready: ReadyQueue::new(),
+            timers: TimerHeap::new(),
+            unflushed: Vec::new(),
+            spare_handles: Vec::new(),
+            spare_timers: Vec::new(),
+        };
         Ok(Arc::new(Self {
             state: LoopCell::new(state),
             inbox: Inbox::new(),
             waker,
             clock: Clock,
             names: names(py)?,
+            empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new()),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -127,31 +142,26 @@ impl LoopCore {
         if self.closed.load(Relaxed) { Err(closed_error()) } else { Ok(()) }
     }
 
-    /// Schedules `callback(*args)` for the next turn. Without a context, in a copy of the current one.
+    /// Schedules a callback for the next turn.
     #[inline]
     pub fn call_soon<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
-        callback: Bound<'py, PyAny>,
-        args: &[*mut ffi::PyObject],
-        context: Option<Bound<'py, PyAny>>,
+        callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, Handle>> {
-        let handle = self.handle(event_loop, callback, args, context)?;
-        let handle = Bound::new(event_loop.py(), handle)?;
+        let handle = self.handle(event_loop, callback)?;
         self.push(event_loop.py(), Entry::Handle(handle.clone().unbind()));
         Ok(handle)
     }
 
-    /// Schedules `callback(*args)` from any thread, and wakes the loop.
+    /// Schedules a callback from any thread, and wakes the loop.
     pub fn call_soon_threadsafe<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
-        callback: Bound<'py, PyAny>,
-        args: &[*mut ffi::PyObject],
-        context: Option<Bound<'py, PyAny>>,
+        callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, Handle>> {
         let py = event_loop.py();
-        let handle = Bound::new(py, self.handle(event_loop, callback, args, context)?)?;
+        let handle = self.handle(event_loop, callback)?;
         let entry = Entry::Handle(handle.clone().unbind());
         if self.is_own_thread() {
             self.push(py, entry);
@@ -164,48 +174,98 @@ impl LoopCore {
         Ok(handle)
     }
 
-    /// Schedules `callback(*args)` for `when` seconds of the loop's clock.
+    /// Schedules a callback for `when`, a number of seconds of the loop's clock.
     pub fn call_at<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
         when: Bound<'py, PyAny>,
-        callback: Bound<'py, PyAny>,
-        args: &[*mut ffi::PyObject],
-        context: Option<Bound<'py, PyAny>>,
+        callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, TimerHandle>> {
-        let py = event_loop.py();
         let seconds: f64 = when.extract()?;
-        let given =
-            if when.is_exact_instance_of::<pyo3::types::PyFloat>() { None } else { Some(when.unbind()) };
-        let handle = self.handle(event_loop, callback, args, context)?;
-        let dead = self.state.with(py, |state| state.timers.dead().clone());
-        let timer = Bound::new(py, TimerHandle::new(handle, seconds, given, dead))?;
-        let entry = timer.clone().unbind();
+        let given = if when.is_exact_instance_of::<PyFloat>() { None } else { Some(when.unbind()) };
+        self.call_at_time(event_loop, Time { seconds, given }, callback)
+    }
+
+    pub fn call_at_time<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        time: Time,
+        callback: Callback<'_, 'py>,
+    ) -> PyResult<Bound<'py, TimerHandle>> {
+        let (py, debug) = (event_loop.py(), self.debug.load(Relaxed));
+        let deadline = deadline_ns(time.seconds);
         let mut garbage = Vec::new();
-        self.state.with(py, |state| {
+        let spare = self.state.with(py, |state| {
             if state.timers.is_mostly_dead() {
                 state.timers.compact(|timer| is_live(py, timer), &mut garbage);
             }
-            state.timers.push(deadline_ns(seconds), entry);
+            if debug { None } else { state.spare_timers.pop() }
         });
-        discard(py, garbage);
+        self.discard(py, garbage);
+        let timer = match spare {
+            Some(timer) => {
+                let timer = timer.into_bound(py);
+                TimerHandle::renew(&timer, callback, time)?;
+                timer
+            }
+            None => {
+                let handle = Handle::new(event_loop, callback, debug)?;
+                let dead = self.state.with(py, |state| state.timers.dead().clone());
+                Bound::new(py, TimerHandle::new(handle, time, dead))?
+            }
+        };
+        let entry = timer.clone().unbind();
+        self.state.with(py, |state| state.timers.push(deadline, entry));
         Ok(timer)
     }
 
-    /// A handle for `callback(*args)`, not scheduled yet.
+    /// A handle, not scheduled yet.
     #[inline]
     pub fn handle<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
-        callback: Bound<'py, PyAny>,
-        args: &[*mut ffi::PyObject],
-        context: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Handle> {
-        let context = match context {
-            Some(context) => context,
-            None => context::copy_current(event_loop.py())?,
-        };
-        Handle::new(event_loop, callback, args, context, self.debug.load(Relaxed))
+        callback: Callback<'_, 'py>,
+    ) -> PyResult<Bound<'py, Handle>> {
+        let py = event_loop.py();
+        if !self.debug.load(Relaxed)
+            && let Some(spare) = self.state.with(py, |state| state.spare_handles.pop())
+        {
+            let handle = spare.into_bound(py);
+            handle.get().renew(callback)?;
+            return Ok(handle);
+        }
+        Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)
+    }
+
+    /// Takes a handle back that has run or never will, to use it again if nobody else refers to it.
+    #[inline]
+    pub fn recycle(&self, handle: Bound<'_, Handle>) {
+        let py = handle.py();
+        if !Handle::recycle(&handle) {
+            return;
+        }
+        if handle.is_exact_instance_of::<Handle>() {
+            self.state.with(py, |state| {
+                if state.spare_handles.len() < SPARE_HANDLES {
+                    state.spare_handles.push(handle.unbind());
+                }
+            });
+        } else if let Ok(timer) = handle.cast_into::<TimerHandle>() {
+            self.state.with(py, |state| {
+                if state.spare_timers.len() < SPARE_HANDLES {
+                    state.spare_timers.push(timer.unbind());
+                }
+            });
+        }
+    }
+
+    /// Takes timers back that left the heap without having run. Outside of any borrow: what they hold may have
+    /// finalizers.
+    pub fn discard(&self, py: Python<'_>, timers: Vec<Py<TimerHandle>>) {
+        for timer in timers {
+            timer.get().unschedule();
+            self.recycle(timer.into_bound(py).into_super());
+        }
     }
 
     /// Adds an entry behind everything that any thread has added before.
@@ -302,12 +362,14 @@ impl LoopCore {
         let sent = self.inbox.close();
         let held = self.state.with(py, |state| {
             let timers = state.timers.drain();
-            (state.ready.drain(), timers, state.reactor.close(), std::mem::take(&mut state.unflushed))
+            let spare = (std::mem::take(&mut state.spare_handles), std::mem::take(&mut state.spare_timers));
+            (state.ready.drain(), timers, state.reactor.close(), std::mem::take(&mut state.unflushed), spare)
         });
         for timer in &held.1 {
             timer.get().unschedule();
         }
         drop((sent, held));
+        self.empty_context.clear(py);
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -318,6 +380,8 @@ impl LoopCore {
                 }
             }
             state.timers.iter().try_for_each(|timer| visit.call(timer))?;
+            state.spare_handles.iter().try_for_each(|handle| visit.call(handle))?;
+            state.spare_timers.iter().try_for_each(|timer| visit.call(timer))?;
             state.unflushed.iter().try_for_each(|native| visit.call(&native.object))?;
             state.reactor.sources().try_for_each(|source| source.traverse(visit))
         };
@@ -359,14 +423,6 @@ pub fn current_thread_id() -> u64 {
 #[inline]
 pub fn is_live(py: Python<'_>, timer: &Py<TimerHandle>) -> bool {
     !timer.bind(py).as_super().get().is_cancelled()
-}
-
-/// Drops timers that left the heap, outside of any borrow: what they hold may have finalizers.
-pub fn discard(py: Python<'_>, timers: Vec<Py<TimerHandle>>) {
-    for timer in timers {
-        timer.get().unschedule();
-        drop(timer.into_bound(py));
-    }
 }
 
 fn closed_error() -> PyErr {

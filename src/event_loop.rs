@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyTuple};
 
 use crate::core::{FdCallbacks, LoopCore, Source};
-use crate::handle::Handle;
+use crate::handle::{Callback, Handle, Time};
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::Mode;
@@ -111,7 +111,7 @@ impl EventLoop {
         let fd = slf.get().fd_of(file)?;
         slf.get().refuse_fd_of_transport(file, fd)?;
         core.check_closed()?;
-        let handle = Bound::new(py, core.handle(slf.as_any(), callback, args, None)?)?.unbind();
+        let handle = core.handle(slf.as_any(), Callback { callback, args, context: None })?.unbind();
         let known = core.state.with(py, |state| {
             // A fresh edge for what is ready already; an error: the number belongs to another file by now.
             state.reactor.token_of(fd).filter(|&token| state.reactor.refresh(token).is_ok())
@@ -246,7 +246,8 @@ impl EventLoop {
     /// Watches a non-blocking fd of the loop's own: `callback` must read it until it would block.
     fn _watch_internal(slf: &Bound<'_, Self>, fd: i32, callback: Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (slf.py(), &slf.get().core);
-        let reader = Some(Bound::new(py, core.handle(slf.as_any(), callback, &[], None)?)?.unbind());
+        let reader =
+            Some(core.handle(slf.as_any(), Callback { callback, args: &[], context: None })?.unbind());
         let callbacks = FdCallbacks { reader, ..FdCallbacks::default() };
         core.register_source(py, fd, Mode::Internal, Source::Callbacks(callbacks)).map(drop)
     }
@@ -386,7 +387,8 @@ impl EventLoop {
         let callback = args.required(0, "call_soon", "callback")?;
         let context = args.only_keyword("call_soon", core.names.context.bind(slf.py()), &["callback"])?;
         Self::check_call(slf, &callback, "call_soon", true)?;
-        Ok(core.call_soon(slf.as_any(), callback, args.from(1), context)?.into_any())
+        let callback = Callback { callback, args: args.from(1), context };
+        Ok(core.call_soon(slf.as_any(), callback)?.into_any())
     }
 
     fn call_soon_threadsafe<'py>(
@@ -398,7 +400,8 @@ impl EventLoop {
         let context =
             args.only_keyword("call_soon_threadsafe", core.names.context.bind(slf.py()), &["callback"])?;
         Self::check_call(slf, &callback, "call_soon_threadsafe", false)?;
-        Ok(core.call_soon_threadsafe(slf.as_any(), callback, args.from(1), context)?.into_any())
+        let callback = Callback { callback, args: args.from(1), context };
+        Ok(core.call_soon_threadsafe(slf.as_any(), callback)?.into_any())
     }
 
     fn call_later<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -409,14 +412,17 @@ impl EventLoop {
         if delay.is_none() {
             return Err(PyTypeError::new_err("delay must not be None"));
         }
-        let now = core.clock.now();
-        let when = match delay.extract::<f64>() {
-            Ok(delay) => (now + delay).into_pyobject(py)?.into_any(),
-            // Whatever can be added to a float, as asyncio does it.
-            Err(_) => now.into_pyobject(py)?.into_any().add(&delay)?,
-        };
         Self::check_call(slf, &callback, "call_at", true)?;
-        Ok(core.call_at(slf.as_any(), when, callback, args.from(2), context)?.into_any())
+        let callback = Callback { callback, args: args.from(2), context };
+        let now = core.clock.now();
+        let timer = match delay.extract::<f64>() {
+            Ok(delay) => {
+                core.call_at_time(slf.as_any(), Time { seconds: now + delay, given: None }, callback)?
+            }
+            // Whatever can be added to a float, as asyncio does it.
+            Err(_) => core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?,
+        };
+        Ok(timer.into_any())
     }
 
     fn call_at<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -429,7 +435,8 @@ impl EventLoop {
             return Err(PyTypeError::new_err("when cannot be None"));
         }
         Self::check_call(slf, &callback, "call_at", true)?;
-        Ok(core.call_at(slf.as_any(), when, callback, args.from(2), context)?.into_any())
+        let callback = Callback { callback, args: args.from(2), context };
+        Ok(core.call_at(slf.as_any(), when, callback)?.into_any())
     }
 
     /// The common case natively; a factory, debug mode and whatever else the running version knows are left to

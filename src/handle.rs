@@ -14,29 +14,33 @@ use pyo3::types::PyTuple;
 
 use crate::error::leaves_the_loop;
 use crate::py::cell::LoopCell;
-use crate::py::context;
+use crate::py::context::{self, EmptyContext};
+use crate::py::is_only_reference;
 use crate::py::names::names;
 
 /// How many arguments a handle keeps in itself; more go to a tuple.
 const INLINE: usize = 3;
 
 /// A scheduled callback (`asyncio.Handle`).
-#[pyclass(subclass, frozen, weakref, freelist = 512, module = "rloop._rloop")]
+///
+/// Loops use their handles again once nobody else refers to them ([`Handle::recycle`]): making an object that the
+/// garbage collector tracks costs more than running a callback, not least for the collections that it brings about.
+#[pyclass(subclass, frozen, weakref, module = "rloop._rloop")]
 pub struct Handle {
-    /// Invariant: this and `context` are `Some` until the handle is dropped or cleared by the garbage collector.
-    event_loop: Option<Py<PyAny>>,
-    context: Option<Py<PyAny>>,
+    event_loop: Py<PyAny>,
     call: LoopCell<Call>,
     cancelled: AtomicBool,
 }
 
-/// What to call. Empty once the handle is cancelled.
+/// What to call, and where. Without callback and arguments once the handle is cancelled.
 #[derive(Default)]
 struct Call {
     callback: Option<Py<PyAny>>,
     args: [Option<Py<PyAny>>; INLINE],
     /// How many of `args` are in use; `INLINE + 1`: the first one is a tuple that holds them all.
     count: usize,
+    /// None: an empty context that nobody has asked for yet.
+    context: Option<Py<PyAny>>,
     /// Debug mode only.
     debug: Option<Box<Debug>>,
 }
@@ -50,22 +54,34 @@ struct Debug {
     repr: Option<String>,
 }
 
-impl Handle {
-    /// A handle for `callback(*args)` in `context`. `args` are borrowed references, alive during this call.
+/// What a handle is made for: `callback(*args)` in `context`.
+pub struct Callback<'a, 'py> {
+    pub callback: Bound<'py, PyAny>,
+    /// Borrowed references, alive for as long as this is.
+    pub args: &'a [*mut ffi::PyObject],
+    /// None: in a copy of the current context.
+    pub context: Option<Bound<'py, PyAny>>,
+}
+
+impl Callback<'_, '_> {
     #[inline]
-    pub fn new(
-        event_loop: &Bound<'_, PyAny>,
-        callback: Bound<'_, PyAny>,
-        args: &[*mut ffi::PyObject],
-        context: Bound<'_, PyAny>,
-        debug: bool,
-    ) -> PyResult<Self> {
-        let py = event_loop.py();
-        let mut call = Call { callback: Some(callback.unbind()), ..Call::default() };
-        // SAFETY: the caller's references are alive; each gets one of our own.
+    fn into_call(self, debug: bool) -> PyResult<Call> {
+        let Self { callback, args, context } = self;
+        let py = callback.py();
+        let context = match context {
+            Some(context) => Some(context),
+            None => context::copy_unless_empty(py)?,
+        };
+        let mut call = Call {
+            callback: Some(callback.unbind()),
+            args: [const { None }; INLINE],
+            count: args.len(),
+            context: context.map(Bound::unbind),
+            debug: None,
+        };
+        // SAFETY: the references are alive (see `args`); each gets one of our own.
         let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
         if args.len() <= INLINE {
-            call.count = args.len();
             for (slot, arg) in call.args.iter_mut().zip(args) {
                 *slot = Some(own(arg).unbind());
             }
@@ -77,12 +93,62 @@ impl Handle {
             let source_traceback = Some(names(py)?.extract_stack.call0(py)?);
             call.debug = Some(Box::new(Debug { source_traceback, repr: None }));
         }
+        Ok(call)
+    }
+}
+
+impl Call {
+    /// The same that dropping the fields would do, less a look per field at whether the interpreter is held.
+    #[inline]
+    fn discard(self, py: Python<'_>) {
+        let Self { callback, args, count, context, debug } = self;
+        drop(callback.map(|callback| callback.into_bound(py)));
+        if count > 0 {
+            for arg in args.into_iter().flatten() {
+                drop(arg.into_bound(py));
+            }
+        } else {
+            // Nothing to drop, which the compiler cannot know.
+            std::mem::forget(args);
+        }
+        drop(context.map(|context| context.into_bound(py)));
+        drop(debug);
+    }
+}
+
+impl Handle {
+    /// A handle of `event_loop`.
+    #[inline]
+    pub fn new(event_loop: &Bound<'_, PyAny>, callback: Callback<'_, '_>, debug: bool) -> PyResult<Self> {
         Ok(Self {
-            event_loop: Some(event_loop.clone().unbind()),
-            context: Some(context.unbind()),
-            call: LoopCell::new(call),
+            event_loop: event_loop.clone().unbind(),
+            call: LoopCell::new(callback.into_call(debug)?),
             cancelled: AtomicBool::new(false),
         })
+    }
+
+    /// Makes a recycled handle of the same loop new.
+    #[inline]
+    pub fn renew(&self, callback: Callback<'_, '_>) -> PyResult<()> {
+        let py = callback.callback.py();
+        let call = callback.into_call(false)?;
+        self.cancelled.store(false, Relaxed);
+        // What it replaces is empty.
+        self.call.with(py, |place| std::mem::forget(std::mem::replace(place, call)));
+        Ok(())
+    }
+
+    /// Empties a handle that has run or never will. True if nobody else can see it, so that it can be renewed.
+    #[inline]
+    pub fn recycle(slf: &Bound<'_, Self>) -> bool {
+        if !is_only_reference(slf.as_any()) || has_weak_references(slf.as_any()) {
+            return false;
+        }
+        let call = slf.get().call.with(slf.py(), std::mem::take);
+        let plain = call.debug.is_none();
+        call.discard(slf.py());
+        // Dropping what it held may have run user code, which cannot have found it.
+        plain
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -92,16 +158,22 @@ impl Handle {
     /// Runs the callback, unless the handle was cancelled. An exception goes to the loop's exception handler; only
     /// SystemExit and KeyboardInterrupt come back.
     #[inline]
-    pub fn run(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub fn run(slf: &Bound<'_, Self>, empty: &EmptyContext) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if this.is_cancelled() {
             return Ok(());
         }
-        let (Some(context), Some(call)) = (&this.context, this.call.with(py, |call| Running::of(py, call)))
-        else {
+        let (call, context) = this.call.with(py, |call| {
+            (Running::of(py, call), call.context.as_ref().map(|context| context.bind(py).clone()))
+        });
+        let Some(call) = call else {
             return Ok(());
         };
-        match context::run_in(context.bind(py), || call.invoke(py)) {
+        let result = match &context {
+            Some(context) => context::run_in(context, || call.invoke(py)),
+            None => empty.run(py, || call.invoke(py)),
+        };
+        match result {
             Ok(()) => Ok(()),
             Err(error) => Self::failed(slf, error),
         }
@@ -113,10 +185,7 @@ impl Handle {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        let Some(event_loop) = &this.event_loop else {
-            return Ok(());
-        };
-        event_loop.bind(py).call_method1(&names(py)?._callback_failed, (slf, error.into_value(py)))?;
+        this.event_loop.bind(py).call_method1(&names(py)?._callback_failed, (slf, error.into_value(py)))?;
         Ok(())
     }
 
@@ -263,12 +332,17 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        // The same that dropping the fields would do, less a look per field at whether the interpreter is held.
-        let call = std::mem::take(self.call.get_mut());
-        let owned = [self.event_loop.take(), self.context.take(), call.callback];
-        for object in owned.into_iter().chain(call.args).flatten() {
-            drop(object.into_bound(py));
-        }
+        std::mem::take(self.call.get_mut()).discard(py);
+    }
+}
+
+/// True if a weak reference to the object exists, or did and has left its list behind.
+#[inline]
+fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the class of a handle has a list of weak references at this offset, a pointer.
+    unsafe {
+        let offset = (*ffi::Py_TYPE(object.as_ptr())).tp_weaklistoffset;
+        offset <= 0 || !object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>().read().is_null()
     }
 }
 
@@ -285,13 +359,20 @@ impl Handle {
     }
 
     /// The `contextvars.Context` in which the callback runs.
-    fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.context.as_ref().map(|context| context.clone_ref(py))
+    fn get_context(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if let Some(context) =
+            self.call.with(py, |call| call.context.as_ref().map(|context| context.clone_ref(py)))
+        {
+            return Ok(context);
+        }
+        let context = context::new_empty(py)?.unbind();
+        self.call.with(py, |call| call.context = Some(context.clone_ref(py)));
+        Ok(context)
     }
 
     /// Runs the callback now, as the loop would.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::run(slf)
+        Self::run(slf, &EmptyContext::default())
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -320,13 +401,13 @@ impl Handle {
     }
 
     #[getter(_context)]
-    fn get_context_attribute(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    fn get_context_attribute(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.get_context(py)
     }
 
     #[getter(_loop)]
-    fn get_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.event_loop.as_ref().map(|event_loop| event_loop.clone_ref(py))
+    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.event_loop.clone_ref(py)
     }
 
     #[getter(_source_traceback)]
@@ -336,9 +417,9 @@ impl Handle {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        visit.call(&self.context)?;
         self.call
             .peek(|call| {
+                visit.call(&call.context)?;
                 visit.call(&call.callback)?;
                 call.args.iter().try_for_each(|arg| visit.call(arg))?;
                 call.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
@@ -352,28 +433,37 @@ impl Handle {
 }
 
 /// A callback scheduled for a time (`asyncio.TimerHandle`).
-#[pyclass(extends = Handle, frozen, freelist = 512, module = "rloop._rloop")]
+#[pyclass(extends = Handle, frozen, module = "rloop._rloop")]
 pub struct TimerHandle {
-    /// Seconds of the loop's clock.
-    when: f64,
-    /// The same as given by the user, where it was not a float.
-    given: Option<Py<PyAny>>,
+    time: LoopCell<Time>,
     /// True while the handle is in its loop's timer heap.
     scheduled: AtomicBool,
     /// The heap's counter of cancelled entries.
     dead: Arc<AtomicUsize>,
 }
 
+/// When a timer is due.
+pub struct Time {
+    /// Seconds of the loop's clock.
+    pub seconds: f64,
+    /// The same as given by the user, where it was not a float.
+    pub given: Option<Py<PyAny>>,
+}
+
 impl TimerHandle {
     /// A timer about to go into the heap whose counter of cancelled entries is `dead`.
-    pub fn new(
-        handle: Handle,
-        when: f64,
-        given: Option<Py<PyAny>>,
-        dead: Arc<AtomicUsize>,
-    ) -> PyClassInitializer<Self> {
-        let timer = Self { when, given, scheduled: AtomicBool::new(true), dead };
+    pub fn new(handle: Handle, time: Time, dead: Arc<AtomicUsize>) -> PyClassInitializer<Self> {
+        let timer = Self { time: LoopCell::new(time), scheduled: AtomicBool::new(true), dead };
         PyClassInitializer::from(handle).add_subclass(timer)
+    }
+
+    /// Makes a recycled timer of the same loop new; it is about to go into the heap.
+    #[inline]
+    pub fn renew(slf: &Bound<'_, Self>, callback: Callback<'_, '_>, time: Time) -> PyResult<()> {
+        slf.as_super().get().renew(callback)?;
+        slf.get().scheduled.store(true, Relaxed);
+        drop(slf.get().time.with(slf.py(), |place| std::mem::replace(place, time)));
+        Ok(())
     }
 
     /// Notes that the heap has let go of this timer: a cancel from here on is none of its business.
@@ -381,7 +471,11 @@ impl TimerHandle {
         self.scheduled.store(false, Relaxed);
     }
 
-    /// Seconds of the loop's clock, and whether the two are equal in all that asyncio compares.
+    fn seconds(&self, py: Python<'_>) -> f64 {
+        self.time.with(py, |time| time.seconds)
+    }
+
+    /// Are the two equal in all that asyncio compares?
     fn compare(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let (a, b) = (slf.as_super().get(), other.as_super().get());
@@ -389,7 +483,7 @@ impl TimerHandle {
             (Some(a), Some(b)) => a.eq(b),
             (a, b) => Ok(a.is_none() && b.is_none()),
         };
-        Ok(slf.get().when == other.get().when
+        Ok(slf.get().seconds(py) == other.get().seconds(py)
             && equal(a.callback(py), b.callback(py))?
             && equal(a.args(py)?.map(Bound::into_any), b.args(py)?.map(Bound::into_any))?
             && a.is_cancelled() == b.is_cancelled())
@@ -400,9 +494,10 @@ impl TimerHandle {
 impl TimerHandle {
     /// When the callback is due, in seconds of `loop.time()`.
     fn when(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match &self.given {
-            Some(given) => Ok(given.clone_ref(py)),
-            None => Ok(self.when.into_pyobject(py)?.into_any().unbind()),
+        let given = self.time.with(py, |time| time.given.as_ref().map(|given| given.clone_ref(py)));
+        match given {
+            Some(given) => Ok(given),
+            None => Ok(self.seconds(py).into_pyobject(py)?.into_any().unbind()),
         }
     }
 
@@ -427,7 +522,7 @@ impl TimerHandle {
         let Ok(other) = other.cast::<Self>() else {
             return Ok(py.NotImplemented());
         };
-        let (a, b) = (slf.get().when, other.get().when);
+        let (a, b) = (slf.get().seconds(py), other.get().seconds(py));
         let result = match op {
             CompareOp::Lt => a < b,
             CompareOp::Le => a < b || Self::compare(slf, other)?,
@@ -459,6 +554,6 @@ impl TimerHandle {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.given)
+        self.time.peek(|time| visit.call(&time.given)).unwrap_or(Ok(()))
     }
 }

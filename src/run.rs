@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, discard, is_live};
+use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::py::fastcall::panic_error;
@@ -59,7 +59,7 @@ fn poll_timeout(py: Python<'_>, core: &LoopCore) -> Option<u64> {
         }
         state.timers.next_deadline(|timer| is_live(py, timer), &mut garbage)
     });
-    discard(py, garbage);
+    core.discard(py, garbage);
     match deadline {
         None | Some(0) => deadline,
         Some(deadline) => Some(deadline.saturating_sub(core.clock.now_ns()).min(MAX_TIMEOUT)),
@@ -123,7 +123,7 @@ fn queue_due_timers(py: Python<'_>, core: &LoopCore) {
             state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind()));
         }
     });
-    discard(py, garbage);
+    core.discard(py, garbage);
 }
 
 /// Runs the entries that are present now, and none that they add.
@@ -151,7 +151,12 @@ fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
 fn run_entry(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> PyResult<()> {
     let py = event_loop.py();
     let run = || match entry {
-        Entry::Handle(handle) => Handle::run(&handle.into_bound(py)),
+        Entry::Handle(handle) => {
+            let handle = handle.into_bound(py);
+            let result = Handle::run(&handle, &core.empty_context);
+            core.recycle(handle);
+            result
+        }
         Entry::Io(token) => run_io(py, core, token),
     };
     match catch_unwind(AssertUnwindSafe(run)) {
@@ -182,7 +187,7 @@ fn run_io(py: Python<'_>, core: &LoopCore, token: Token) -> PyResult<()> {
             let writable = readiness.contains(Readiness::WRITABLE);
             // A callback that the other one removed is cancelled, and does not run.
             for handle in [reader.filter(|_| readable), writer.filter(|_| writable)].into_iter().flatten() {
-                Handle::run(&handle.into_bound(py))?;
+                Handle::run(&handle.into_bound(py), &core.empty_context)?;
             }
             Ok(())
         }

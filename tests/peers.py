@@ -152,16 +152,20 @@ def read_until_eof(sock):
 
 
 def socket_pair(*, buffers=None):
-    """A connected pair of TCP sockets. `buffers` makes the kernel's send and receive buffers that small."""
-    with socket.socket() as listener:
+    """A connected pair of TCP sockets. `buffers` limits what the kernel keeps, at both ends."""
+
+    def limit(sock):
         if buffers is not None:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)  # inherited by what it accepts
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+
+    with socket.socket() as listener:
+        limit(listener)  # inherited by what it accepts
         listener.bind((HOST, 0))
         listener.listen()
         near = socket.create_connection(listener.getsockname())
+        limit(near)
         far, _ = listener.accept()
-    if buffers is not None:
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
     return near, far
 
 

@@ -185,7 +185,7 @@ import pkgutil
 package = importlib.import_module(new_event_loop.__module__.split(".")[0])
 modules = [package] + [attempt(importlib.import_module, f"{package.__name__}.{module.name}")
     for module in pkgutil.iter_modules(package.__path__) if module.name != "__main__"]
-classes = {value for module in modules for value in vars(module).values()
+classes = {value for module in modules if module for value in vars(module).values()
     if isinstance(value, type) and value.__module__.split(".")[0] == package.__name__}
 assert type(loop) in classes
 for cls in classes - {asyncio.Runner}:
@@ -263,6 +263,7 @@ def inside():
         attempt(loop.run_forever)
         attempt(loop.run_until_complete, loop.create_future())
         attempt(loop.close)
+        loop.stop()
         attempt(loop._run_once)
     loop.stop()
 

@@ -355,8 +355,10 @@ def test_many_live_transports_at_the_end_of_the_interpreter(child):
 
 
 @pytest.mark.parametrize("debug", ["", "1"])
-def test_use_from_other_threads(child, debug):
+def test_use_from_other_threads(child, debug, loop_name):
     """Not allowed, and not defined; but the process lives, and another loop works in it."""
+    if loop_name == "asyncio":
+        pytest.skip("asyncio promises nothing, and now and then hangs")
     result = child(
         """
         import socket, sys, threading

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 /// finalizer is user code), no allocation of an object that the garbage collector tracks (collecting runs finalizers).
 /// User code could come back to the same cell, or hand the interpreter to another thread that does. A closure that
 /// breaks this rule panics at the second borrow; it never aliases.
+#[derive(Default)]
 pub struct LoopCell<T>(RefCell<T>);
 
 // SAFETY: every access goes through `with` or `peek`, whose `Python` token proves that this thread holds the GIL, so

@@ -3,11 +3,59 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::cell::LoopCell;
+use super::is_only_reference;
+
 /// A copy of the current context: `contextvars.copy_context()`.
 #[inline]
 pub fn copy_current(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the interpreter is held; the call returns a new reference or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// A copy of the current context, or `None` where it is empty: whoever needs it can make an empty one then. Most
+/// programs have no context variables, and a context per pending callback is work for the garbage collector.
+#[inline]
+pub fn copy_unless_empty(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let context = copy_current(py)?;
+    Ok(if is_empty(&context) { None } else { Some(context) })
+}
+
+/// A new context without variables.
+pub fn new_empty(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the interpreter is held; the call returns a new reference or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_New()) }
+}
+
+#[inline]
+fn is_empty(context: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: a live context, whose length is a field and cannot fail.
+    unsafe { ffi::PyObject_Size(context.as_ptr()) == 0 }
+}
+
+/// An empty context that callbacks use one after the other, for as long as none of them leaves anything in it.
+#[derive(Default)]
+pub struct EmptyContext(LoopCell<Option<Py<PyAny>>>);
+
+impl EmptyContext {
+    /// Runs `call` in a context that is empty and that nobody else knows.
+    #[inline]
+    pub fn run<R>(&self, py: Python<'_>, call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+        let context = match self.0.with(py, Option::take) {
+            Some(context) => context.into_bound(py),
+            None => new_empty(py)?,
+        };
+        let result = run_in(&context, call);
+        // A variable set in it, or a reference to it (a `contextvars.Token` has one), is the callback's to keep.
+        if is_only_reference(&context) && is_empty(&context) {
+            drop(self.0.with(py, |spare| spare.replace(context.unbind())));
+        }
+        result
+    }
+
+    pub fn clear(&self, py: Python<'_>) {
+        drop(self.0.with(py, Option::take));
+    }
 }
 
 /// A copy of `context`: `context.copy()`.

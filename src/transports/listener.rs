@@ -15,6 +15,7 @@ use super::socket::{Socket, SocketKind, hand_over, python_socket};
 use super::stream::{Parts, StreamTransport};
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
+use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
@@ -136,7 +137,8 @@ impl Listener {
         self.report(py, "socket.accept() out of system resource", os_error(py, error))?;
         let delay = self.core.clock.now() + RETRY_DELAY;
         let when = delay.into_pyobject(py)?.into_any();
-        self.core.call_at(self.event_loop.bind(py), when, slf.getattr("_retry")?, &[], None)?;
+        let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context: None };
+        self.core.call_at(self.event_loop.bind(py), when, callback)?;
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use super::socket::{Socket, SocketKind, hand_over, python_socket};
 use super::write_queue::WriteQueue;
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
+use crate::handle::Callback;
 use crate::py::bytes::{self, Chunk, Writable};
 use crate::py::cell::LoopCell;
 use crate::py::context;
@@ -159,11 +160,13 @@ impl StreamTransport {
             this.state.with(py, |state| state.server = Some(server.unbind()));
         }
         let made = protocol.getattr(&names.connection_made)?;
-        core.call_soon(event_loop, made, &[transport.as_ptr()], None)?;
-        core.call_soon(event_loop, transport.getattr("_start_reading")?, &[], None)?;
+        let call_soon =
+            |callback, args: &[_]| core.call_soon(event_loop, Callback { callback, args, context: None });
+        call_soon(made, &[transport.as_ptr()])?;
+        call_soon(transport.getattr("_start_reading")?, &[])?;
         if let Some(waiter) = waiter {
             let set_result = names.set_result_unless_cancelled.bind(py).clone();
-            core.call_soon(event_loop, set_result, &[waiter.as_ptr(), py.None().as_ptr()], None)?;
+            call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])?;
         }
         Ok(transport)
     }
@@ -586,7 +589,8 @@ impl StreamTransport {
         this.core.check_closed()?;
         let lost = slf.getattr("_call_connection_lost")?;
         let exc = exc.unwrap_or_else(|| py.None());
-        this.core.call_soon(this.event_loop.bind(py), lost, &[exc.as_ptr()], None)?;
+        let callback = Callback { callback: lost, args: &[exc.as_ptr()], context: None };
+        this.core.call_soon(this.event_loop.bind(py), callback)?;
         Ok(())
     }
 
