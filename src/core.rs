@@ -16,6 +16,7 @@ use crate::error::os_error;
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
+use crate::py::gc::{track, untrack};
 use crate::py::names::{Names, names};
 use crate::reactor::clock::{Clock, deadline_ns};
 use crate::reactor::readiness::Readiness;
@@ -26,7 +27,7 @@ use crate::reactor::waker::Waker;
 use crate::reactor::{Mode, Reactor};
 
 /// Most handles, and most timers, that a loop keeps to use again.
-const SPARE_HANDLES: usize = 1024;
+const SPARE_HANDLES: usize = 8192;
 /// Size of the buffer that all transports of a loop receive into, in bytes.
 const SCRATCH: usize = 64 * 1024;
 
@@ -211,7 +212,9 @@ impl LoopCore {
             None => {
                 let handle = Handle::new(event_loop, callback, debug)?;
                 let dead = self.state.with(py, |state| state.timers.dead().clone());
-                Bound::new(py, TimerHandle::new(handle, time, dead))?
+                let timer = Bound::new(py, TimerHandle::new(handle, time, dead))?;
+                untrack(&timer);
+                timer
             }
         };
         let entry = timer.clone().unbind();
@@ -234,7 +237,9 @@ impl LoopCore {
             handle.get().renew(callback)?;
             return Ok(handle);
         }
-        Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)
+        let handle = Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)?;
+        untrack(&handle);
+        Ok(handle)
     }
 
     /// Takes a handle back that has run or never will, to use it again if nobody else refers to it.
@@ -306,21 +311,30 @@ impl LoopCore {
 
     // ------------------------------------------------------------------------------------------ readiness
 
-    /// Watches `fd` for a native object. Callbacks that the user has on the same fd are cancelled, as asyncio
-    /// replaces them; so are those of a file that was closed and whose number is in use again.
-    pub fn register(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
-        self.register_source(py, fd, Mode::Edge, Source::Native(native))
+    /// Takes `fd` for a native object; [`LoopCore::activate`] starts watching it. Callbacks that the user has on the
+    /// same fd are cancelled, as asyncio replaces them; so are those of a file that was closed and whose number is in
+    /// use again.
+    pub fn reserve(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
+        let (previous, token) = self.state.with(py, |state| {
+            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
+            (previous, state.reactor.reserve(fd, Mode::Edge, Source::Native(native)))
+        });
+        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
+        Ok(token)
+    }
+
+    /// Has the kernel watch a reserved fd.
+    pub fn activate(&self, py: Python<'_>, token: Token) -> PyResult<()> {
+        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(py, &error))
     }
 
     /// Watches `fd` in `mode`, instead of whoever did so far.
-    pub fn register_source(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
+    pub fn register(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
         let (previous, result) = self.state.with(py, |state| {
             let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
             (previous, state.reactor.register(fd, mode, source))
         });
-        if let Some(previous) = previous {
-            previous.cancel(py)?;
-        }
+        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
         result.map_err(|(error, source)| {
             drop(source);
             os_error(py, &error)
@@ -360,6 +374,7 @@ impl LoopCore {
     pub fn release(&self, py: Python<'_>) {
         self.closed.store(true, Relaxed);
         let sent = self.inbox.close();
+        self.waker.close();
         let held = self.state.with(py, |state| {
             let timers = state.timers.drain();
             let spare = (std::mem::take(&mut state.spare_handles), std::mem::take(&mut state.spare_timers));
@@ -367,6 +382,12 @@ impl LoopCore {
         });
         for timer in &held.1 {
             timer.get().unschedule();
+            track(timer.bind(py));
+        }
+        for entry in sent.iter().chain(&held.0) {
+            if let Entry::Handle(handle) = entry {
+                track(handle.bind(py));
+            }
         }
         drop((sent, held));
         self.empty_context.clear(py);

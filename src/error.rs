@@ -5,16 +5,14 @@ use std::io;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
 use pyo3::prelude::*;
 
-use crate::py::names::names;
-
 /// The OSError for a failed system call, with errno and its text; Python picks the subclass by errno (PEP 3151).
 pub fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
         return PyOSError::new_err(error.to_string());
     };
-    let text = names(py).and_then(|names| names.strerror.call1(py, (errno,)));
+    let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
     match text {
-        Ok(text) => PyOSError::new_err((errno, text)),
+        Ok(text) => PyOSError::new_err((errno, text.unbind())),
         Err(error) => error,
     }
 }

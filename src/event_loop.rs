@@ -30,6 +30,9 @@ use crate::transports::stream::{Parts, StreamTransport};
 pub struct EventLoop {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,
+    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
+    /// between, and the collection that this may start sees such an object.
+    filled: bool,
 }
 
 impl EventLoop {
@@ -121,7 +124,7 @@ impl EventLoop {
             None => {
                 let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
                 let callbacks = FdCallbacks { file, ..FdCallbacks::default() };
-                core.register_source(py, fd, Mode::Level, Source::Callbacks(callbacks))?
+                core.register(py, fd, Mode::Level, Source::Callbacks(callbacks))?
             }
         };
         if let Some(replaced) = Self::exchange(py, core, token, direction, Some(handle)) {
@@ -186,7 +189,7 @@ impl EventLoop {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None) })
+        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None), filled: true })
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
@@ -249,7 +252,7 @@ impl EventLoop {
         let reader =
             Some(core.handle(slf.as_any(), Callback { callback, args: &[], context: None })?.unbind());
         let callbacks = FdCallbacks { reader, ..FdCallbacks::default() };
-        core.register_source(py, fd, Mode::Internal, Source::Callbacks(callbacks)).map(drop)
+        core.register(py, fd, Mode::Internal, Source::Callbacks(callbacks)).map(drop)
     }
 
     /// Ends the registration of an fd, whoever made it. To be called before the fd is closed.
@@ -365,6 +368,9 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.filled {
+            return Ok(());
+        }
         self.core.traverse(&visit)?;
         self.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
     }
@@ -412,6 +418,9 @@ impl EventLoop {
         if delay.is_none() {
             return Err(PyTypeError::new_err("delay must not be None"));
         }
+        if !slf.get_type().is(&core.names.loop_class) {
+            return Self::call_later_of_subclass(slf, &args, &delay, &callback);
+        }
         Self::check_call(slf, &callback, "call_at", true)?;
         let callback = Callback { callback, args: args.from(2), context };
         let now = core.clock.now();
@@ -423,6 +432,27 @@ impl EventLoop {
             Err(_) => core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?,
         };
         Ok(timer.into_any())
+    }
+
+    /// A subclass may have its own `time` and `call_at`, by which asyncio's `call_later` goes.
+    #[cold]
+    fn call_later_of_subclass<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+        delay: &Bound<'py, PyAny>,
+        callback: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, names) = (slf.py(), slf.get().core.names);
+        let when = slf.call_method0(&names.time)?.add(delay)?;
+        // SAFETY: borrowed references that the caller of the method keeps alive.
+        let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
+        let positional = [when, callback.clone()].into_iter().chain(args.from(2).iter().map(own));
+        let keywords = PyDict::new(py);
+        for (name, value) in args.keywords().filter(|(name, _)| name.eq(&names.context).unwrap_or(false)) {
+            keywords.set_item(name, value)?;
+        }
+        let positional = PyTuple::new(py, positional.collect::<Vec<_>>())?;
+        slf.call_method(&names.call_at, positional, Some(&keywords))
     }
 
     fn call_at<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -15,7 +15,7 @@ use pyo3::types::PyTuple;
 use crate::error::leaves_the_loop;
 use crate::py::cell::LoopCell;
 use crate::py::context::{self, EmptyContext};
-use crate::py::is_only_reference;
+use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
 
 /// How many arguments a handle keeps in itself; more go to a tuple.
@@ -138,12 +138,14 @@ impl Handle {
         Ok(())
     }
 
-    /// Empties a handle that has run or never will. True if nobody else can see it, so that it can be renewed.
+    /// Empties a handle that has left its queue. True if nobody else can see it, so that it can be renewed.
     #[inline]
     pub fn recycle(slf: &Bound<'_, Self>) -> bool {
-        if !is_only_reference(slf.as_any()) || has_weak_references(slf.as_any()) {
+        if !is_only_reference(slf) || has_weak_references(slf.as_any()) {
+            track(slf);
             return false;
         }
+        untrack(slf);
         let call = slf.get().call.with(slf.py(), std::mem::take);
         let plain = call.debug.is_none();
         call.discard(slf.py());
@@ -211,6 +213,8 @@ impl Handle {
             (call.callback.take(), std::mem::take(&mut call.args), std::mem::take(&mut call.count))
         });
         drop(dropped);
+        // It may stay in a queue for long, but nothing there needs it any more.
+        track(slf);
         Ok(true)
     }
 

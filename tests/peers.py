@@ -90,6 +90,17 @@ class BufferedRecorder(Calls, asyncio.BufferedProtocol):
         self.received(self.buffer[:nbytes])
 
 
+def raising(method, error, base=Recorder):
+    """A protocol whose `method` raises after it has been written down."""
+
+    def call(self, *args):
+        getattr(base, method)(self, *args)
+        raise error
+
+    call.__name__ = call.__qualname__ = method
+    return type("Raising", (base,), {method: call})
+
+
 def resolve(future, result):
     if not future.done():
         future.set_result(result)
@@ -207,7 +218,7 @@ def on_asyncio():
 
 
 async def arrived(transport, count, *, ended=False):
-    """Waits until the kernel holds `count` bytes for the transport, and the peer's FIN or RST if it `ended`."""
+    """Waits until the kernel holds `count` bytes for the transport, and, if it `ended`, the peer's end."""
     fileno = transport.get_extra_info("socket").fileno()
     poll = select.poll()
     poll.register(fileno, select.POLLRDHUP)

@@ -6,6 +6,7 @@ What it shares with Protocol is tested for both in the other files.
 import asyncio
 
 import pytest
+
 from peers import BufferedRecorder, arrived, connection, settle
 
 
@@ -117,7 +118,7 @@ async def test_pause_in_get_buffer():
 
 
 async def fails(loop_errors, kind):
-    """The peer sends; `kind` fails. Returns the context that was reported, and the error of connection_lost."""
+    """The peer sends; `kind` fails. Returns the message that was reported, and connection_lost's error."""
     async with connection(kind) as (transport, protocol, peer):
         peer.send(b"hello")
         exc = await protocol.lost

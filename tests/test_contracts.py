@@ -1,7 +1,7 @@
 """Promises that nobody wrote down, and that real programs rely on.
 
-Each test names who does. What has a file of its own is tested there: `isinstance` and attributes of transports in
-test_stream_transport.py, Server in test_server_object.py, names and packaging in test_names.py.
+Each test names who does. What has a file of its own is tested there: `isinstance` and attributes of
+transports in test_stream_transport.py, Server in test_server_object.py, names in test_names.py.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import os
 import time
 
 import pytest
-from peers import Recorder, connection, on_asyncio
+
+from peers import Recorder, connection
 
 
 def test_run_until_complete_adds_asyncio_s_callback(loop):
@@ -48,7 +49,7 @@ async def test_time_moves_within_a_callback():
 
 
 async def test_protocol_upgrade():
-    """uvicorn's WebSocket upgrade: a new protocol takes the transport, and the bytes that came with the request."""
+    """uvicorn's WebSocket upgrade: a new protocol takes the transport, and what came with the request."""
 
     class WebSocket(Recorder):
         def __init__(self, transport):
@@ -155,7 +156,7 @@ async def test_sendfile_to_a_slow_peer(file):
         sending = asyncio.create_task(loop.sendfile(transport, file))
         received = bytearray()
         while len(received) < 1 << 20:
-            received += await peer.read(50_000)
+            received += await peer.read(1 << 16)
         assert await sending == 1 << 20
         assert received == bytes(range(256)) * 4096
 
@@ -189,16 +190,15 @@ async def test_file_descriptors_are_not_inheritable():
     """PEP 446: a child process gets none of them."""
     async with connection() as (transport, _, _):
         assert os.get_inheritable(transport.get_extra_info("socket").fileno()) is False
-    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     accepted = asyncio.get_running_loop().create_future()
 
     class Accepted(asyncio.Protocol):
         def connection_made(self, transport):
             accepted.set_result(transport)
 
-    server.close()
     server = await asyncio.get_running_loop().create_server(Accepted, "127.0.0.1", 0)
     async with server:
+        assert os.get_inheritable(server.sockets[0].fileno()) is False
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         transport = await accepted
         assert os.get_inheritable(transport.get_extra_info("socket").fileno()) is False

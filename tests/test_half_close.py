@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 import pytest
+
 from peers import BufferedRecorder, Recorder, arrived, connection, released, settle
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])

@@ -151,13 +151,20 @@ def test_close_drops_what_is_pending(loop, schedule):
     assert gone() is None
 
 
+@pytest.mark.parametrize("state", ["pending", "ran", "cancelled"])
 @pytest.mark.parametrize("schedule", ["call_soon", "call_soon_threadsafe", "call_later"])
-def test_cycle_through_a_handle_is_collected(loop, schedule):
+def test_cycle_through_a_handle_is_collected(loop, schedule, state):
+    when = (-1,) if schedule == "call_later" else ()
+    for _ in range(10):
+        # Memory of handles may be used again, and must then be as good as new.
+        getattr(loop, schedule)(*when, function)
+    turn(loop)
     owner = Thing()
-    if schedule == "call_later":
-        owner.handle = loop.call_later(3600, owner.method)
-    else:
-        owner.handle = getattr(loop, schedule)(owner.method)
+    owner.handle = getattr(loop, schedule)(*when, owner.method, owner)
+    if state == "ran":
+        turn(loop)
+    elif state == "cancelled":
+        owner.handle.cancel()
     loop.close()  # the loop's own reference to the handle ends here
     gone = weakref.ref(owner)
     del owner
@@ -165,11 +172,16 @@ def test_cycle_through_a_handle_is_collected(loop, schedule):
     assert gone() is None
 
 
-def test_cycle_through_a_loop_is_collected(loop_factory):
+@pytest.mark.parametrize("callback", [function, int, Thing().method])
+@pytest.mark.parametrize("ran", [False, True])
+def test_cycle_through_a_loop_is_collected(loop_factory, callback, ran):
     loop = loop_factory()
     gone = weakref.ref(loop)
-    loop.handle = loop.call_soon(loop.time)
-    loop.timer = loop.call_later(3600, loop.time)
+    loop.handle = loop.call_soon(callback)
+    loop.timer = loop.call_later(-1, callback)
+    loop.bound = loop.call_soon(loop.time)
+    if ran:
+        turn(loop)
     loop.close()
     del loop
     gc.collect()

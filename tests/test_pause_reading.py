@@ -6,6 +6,7 @@ Only reading is paused here; pausing the writer is in test_flow_control.py.
 import asyncio
 
 import pytest
+
 from peers import BufferedRecorder, Recorder, arrived, connection, settle
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])

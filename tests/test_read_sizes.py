@@ -1,4 +1,4 @@
-"""Reading data of every size: what arrives is what was sent, in order, whatever the sizes of the reads become.
+"""Reading data of every size: what arrives is what was sent, in order, whatever size the reads have.
 
 Where the data ends with a FIN is also looked at in test_half_close.py.
 """
@@ -7,6 +7,7 @@ import asyncio
 import random
 
 import pytest
+
 from peers import BufferedRecorder, Recorder, arrived, connection
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])

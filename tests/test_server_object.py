@@ -10,6 +10,7 @@ import sys
 import weakref
 
 import pytest
+
 from peers import HOST, Peer, Recorder, released, serving
 
 since_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13")

@@ -1,6 +1,7 @@
 """The stream transport as a reader: the order of its calls, what it tells about itself, set_protocol.
 
-pause_reading is in test_pause_reading.py, writing in test_stream_write.py, errors in test_transport_errors.py.
+pause_reading is in test_pause_reading.py, writing in test_stream_write.py, errors in
+test_transport_errors.py.
 """
 
 import asyncio
@@ -9,7 +10,18 @@ import socket
 import weakref
 
 import pytest
-from peers import BufferedRecorder, Peer, Recorder, arrived, connection, released, serving, settle, socket_pair
+
+from peers import (
+    BufferedRecorder,
+    Peer,
+    Recorder,
+    arrived,
+    connection,
+    released,
+    serving,
+    settle,
+    socket_pair,
+)
 
 KINDS = pytest.mark.parametrize(
     ("factory", "receive"), [(Recorder, "data_received"), (BufferedRecorder, "buffer_updated")]

@@ -6,6 +6,7 @@ The streams themselves are asyncio's; what is looked at here is that they find i
 import asyncio
 
 import pytest
+
 from peers import HOST, Peer, released, socket_pair
 
 

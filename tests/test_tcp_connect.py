@@ -11,6 +11,7 @@ import ssl
 import sys
 
 import pytest
+
 from peers import HOST, Recorder, has_ipv6, refusing_port, released, serving, silent_address, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
@@ -43,7 +44,6 @@ def resolve_to(loop, infos):
 async def drop(transport):
     transport.abort()
     await released(transport)
-
 
 
 @pytest.mark.parametrize("as_port", [int, str])
@@ -189,9 +189,7 @@ async def test_happy_eyeballs_overtakes_a_silent_address():
     with silent_address() as silent:
         async with serving(asyncio.Protocol) as (_, address):
             resolve_to(loop, addresses(silent, address))
-            transport, _ = await loop.create_connection(
-                Recorder, "two.example", 1, happy_eyeballs_delay=0.01
-            )
+            transport, _ = await loop.create_connection(Recorder, "two.example", 1, happy_eyeballs_delay=0.01)
             assert transport.get_extra_info("peername") == address
             await drop(transport)
 

@@ -8,6 +8,7 @@ import contextvars
 import sys
 
 import pytest
+
 from peers import HOST, BufferedRecorder, Recorder, connection, released
 
 var = contextvars.ContextVar("var", default="default")
@@ -110,7 +111,7 @@ async def test_what_a_callback_sets_is_its_connection_s(base):
         assert var.get() == "default"
 
 
-@pytest.mark.skipif(sys.version_info < (3, 15), reason="before 3.15 each kind of callback has its own context")
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="new in 3.15")
 @KINDS
 async def test_all_callbacks_share_one_context(base):
     class Sharing(base):

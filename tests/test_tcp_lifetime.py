@@ -7,10 +7,12 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 import weakref
 
 import pytest
-from peers import HOST, Recorder, connection, released, socket_pair
+
+from peers import HOST, Recorder, connection, on_asyncio, released, socket_pair
 
 BATCH = 100
 
@@ -22,7 +24,8 @@ def resident():
 
 
 def transports_alive():
-    return sum(isinstance(thing, asyncio.Transport) for thing in gc.get_objects())
+    # By the type's name: isinstance asks objects for their __class__, which some weak proxy may not survive.
+    return sum(type(thing).__name__.endswith("Transport") for thing in gc.get_objects())
 
 
 class Counting:
@@ -77,7 +80,8 @@ async def connections(count, address, counting):
     loop = asyncio.get_running_loop()
     for _ in range(count // BATCH):
         expected = counting.over + 2 * BATCH
-        await asyncio.gather(*(loop.create_connection(lambda: Asking(counting), *address) for _ in range(BATCH)))
+        connecting = [loop.create_connection(lambda: Asking(counting), *address) for _ in range(BATCH)]
+        await asyncio.gather(*connecting)
         await counting.wait_for(expected)
 
 
@@ -124,6 +128,8 @@ async def test_connections_reset_by_the_peer():
 
 async def test_a_transport_goes_without_the_garbage_collector():
     """By the end of connection_lost nothing of the loop refers to the transport, nor it to the protocol."""
+    if on_asyncio() and sys.version_info < (3, 12):
+        pytest.skip("asyncio's transport refers to a method of its own")
     near, far = socket_pair()
     with far:
         transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
@@ -147,7 +153,7 @@ async def test_a_transport_goes_without_the_garbage_collector():
 
 
 async def test_a_cycle_of_transport_and_protocol_is_found():
-    """The garbage collector sees through a transport: what refers to it may be referred to by its attributes."""
+    """The garbage collector sees through a transport, its attributes included."""
     async with connection() as (transport, protocol, _):
         transport.owner = protocol
         transport.itself = transport

@@ -12,6 +12,7 @@ import struct
 import sys
 
 import pytest
+
 from peers import HOST, Peer, Recorder, has_ipv6, released, serving, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
@@ -233,7 +234,7 @@ async def test_peername_of_accepted_connection():
 
 @pytest.mark.parametrize("backlog", [1000, 20])
 async def test_many_connections_at_once(backlog):
-    """They wait in the listener's queue before the loop has had a look; a short queue is filled many times."""
+    """They wait in the listener's queue before the loop has a look; a short queue is filled many times."""
     async with serving(Echo, backlog=backlog) as (_, address):
         waiting = min(backlog, 300)
         for _ in range(300 // waiting):

@@ -1,17 +1,17 @@
-"""What goes wrong on a connection: errors of the network, and protocol methods that raise or leave.
+"""What goes wrong on a connection: errors of the network, and protocol methods that raise.
 
-How a connection ends in peace, or is aborted, is in test_transport_end.py. The flow-control callbacks that raise
-are in test_flow_control.py, get_buffer in test_buffered_protocol.py.
+How a connection ends in peace, or is aborted, is in test_transport_end.py. The flow-control callbacks that
+raise are in test_flow_control.py, get_buffer in test_buffered_protocol.py.
 """
 
 import asyncio
 import errno
-import gc
 import logging
 import socket
 
 import pytest
-from peers import BufferedRecorder, Peer, Recorder, arrived, connection, released, settle, socket_pair
+
+from peers import BufferedRecorder, Peer, Recorder, connection, raising, released, socket_pair
 
 PLENTY = bytes(range(256)) * 4096
 
@@ -131,18 +131,7 @@ async def test_closed_behind_its_back():
 # --- protocol methods that raise ---
 
 
-def raising(method, error, base=Recorder):
-    """A protocol whose `method` raises after it has been written down."""
-
-    def call(self, *args):
-        getattr(base, method)(self, *args)
-        raise error
-
-    call.__name__ = call.__qualname__ = method
-    return type("Raising", (base,), {method: call})
-
-
-ERRORS = pytest.mark.parametrize("error", [ZeroDivisionError("why"), asyncio.CancelledError("why")], ids=repr)
+ERRORS = pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledError])
 
 
 @ERRORS
@@ -150,8 +139,9 @@ ERRORS = pytest.mark.parametrize("error", [ZeroDivisionError("why"), asyncio.Can
     ("method", "base"),
     [("data_received", Recorder), ("buffer_updated", BufferedRecorder), ("eof_received", Recorder)],
 )
-async def test_fatal_methods(method, base, error, loop_errors):
+async def test_fatal_methods(method, base, kind, loop_errors):
     """Reported, and the connection is lost for this reason."""
+    error = kind("why")
     async with connection(raising(method, error, base)) as (transport, protocol, peer):
         if method == "eof_received":
             peer.send_eof()
@@ -173,10 +163,11 @@ async def test_fatal_methods(method, base, error, loop_errors):
         assert await peer.read_until_eof() == b""
 
 
-@pytest.mark.parametrize("error", [ConnectionAbortedError("why"), OSError("why"), TimeoutError("why")], ids=repr)
+@pytest.mark.parametrize("kind", [ConnectionAbortedError, OSError, TimeoutError])
 @pytest.mark.parametrize("debug", [False, True])
-async def test_os_error_is_not_reported(error, debug):
+async def test_os_error_is_not_reported(kind, debug):
     """asyncio takes an OSError for one of the network, even if the protocol raised it."""
+    error = kind("why")
     asyncio.get_running_loop().set_debug(debug)
     async with connection(raising("data_received", error)) as (_, protocol, peer):
         peer.send(b"x")
@@ -185,8 +176,9 @@ async def test_os_error_is_not_reported(error, debug):
 
 
 @ERRORS
-async def test_connection_made_that_raises(error, loop_errors):
+async def test_connection_made_that_raises(kind, loop_errors):
     """Reported as any callback; the connection is there, and goes on."""
+    error = kind("why")
     async with connection(raising("connection_made", error)) as (transport, protocol, peer):
         (context,) = loop_errors
         loop_errors.clear()
@@ -201,8 +193,9 @@ async def test_connection_made_that_raises(error, loop_errors):
 
 
 @ERRORS
-async def test_connection_lost_that_raises(error, loop_errors):
+async def test_connection_lost_that_raises(kind, loop_errors):
     """Reported as any callback; the file is closed all the same."""
+    error = kind("why")
     async with connection(raising("connection_lost", error)) as (transport, protocol, peer):
         transport.close()
         await protocol.lost
@@ -261,7 +254,8 @@ async def test_data_received_that_writes_and_raises(loop_errors):
 
 async def test_other_connections_go_on(loop_errors):
     error = ZeroDivisionError("why")
-    async with connection() as (_, good, peer), connection(raising("data_received", error)) as (_, bad, other):
+    failing = raising("data_received", error)
+    async with connection() as (_, good, peer), connection(failing) as (_, bad, other):
         other.send(b"x")
         peer.send(b"hello")
         assert await bad.lost is error
@@ -291,147 +285,3 @@ async def test_protocol_without_the_method(loop_errors):
         assert context["exception"] is exc
         assert context["message"] == "Fatal error: protocol.data_received() call failed."
         assert transport.is_closing()
-
-
-# --- protocol methods that leave the loop ---
-
-
-LEAVING = pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-
-
-@LEAVING
-@pytest.mark.parametrize(
-    ("method", "base"),
-    [("data_received", Recorder), ("buffer_updated", BufferedRecorder), ("connection_made", Recorder)],
-)
-def test_exit_keeps_the_connection(loop, method, base, error):
-    """It is raised by run_forever; loop and connection can be used again."""
-    made = []
-
-    class Leaving(base):
-        def connection_made(self, transport):
-            super().connection_made(transport)
-            made.append(transport)
-
-    protocol = None
-
-    def factory():
-        nonlocal protocol
-        protocol = raising(method, error("now"), Leaving)()
-        return protocol
-
-    near, far = socket_pair()
-    with Peer(far) as peer:
-        peer.send(b"one")
-        task = loop.create_task(loop.create_connection(factory, sock=near))
-        with pytest.raises(error, match="now"):
-            loop.run_forever()
-        assert not loop.is_running()
-        transport, _ = loop.run_until_complete(task)
-        assert made == [transport]
-        setattr(protocol, method, lambda *args: getattr(base, method)(protocol, *args))
-        assert loop.run_until_complete(protocol.read(3)) == b"one"
-        peer.send(b"two")
-        assert loop.run_until_complete(protocol.read(6)) == b"onetwo"
-        assert not transport.is_closing()
-        transport.write(b"six")
-        assert loop.run_until_complete(peer.read(3)) == b"six"
-        transport.close()
-        loop.run_until_complete(released(transport))
-        assert protocol.calls.count("connection_lost") == 1
-
-
-@LEAVING
-def test_exit_in_connection_lost(loop, error):
-    near, far = socket_pair()
-    with Peer(far):
-        factory = raising("connection_lost", error("now"))
-        transport, protocol = loop.run_until_complete(make(loop, factory, near))
-        transport.close()
-        with pytest.raises(error, match="now"):
-            loop.run_forever()
-        assert transport.get_extra_info("socket").fileno() == -1
-        assert far.recv(1) == b""
-        loop.run_until_complete(asyncio.sleep(0))
-        assert protocol.calls == ["connection_made", "connection_lost"]
-
-
-@LEAVING
-def test_exit_in_eof_received(loop, error):
-    near, far = socket_pair()
-    with Peer(far) as peer:
-        transport, protocol = loop.run_until_complete(make(loop, raising("eof_received", error("now")), near))
-        peer.send_eof()
-        with pytest.raises(error, match="now"):
-            loop.run_forever()
-        assert not transport.is_closing()
-        transport.abort()
-        loop.run_until_complete(released(transport))
-        assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]
-
-
-# asyncio leaves behind what the garbage collector must find: the accepted socket, and a task that failed.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@LEAVING
-def test_exit_in_a_server_factory(loop, error, loop_errors):
-    """The server goes on when the loop does."""
-    made = []
-    good = False
-
-    def factory():
-        if not good:
-            raise error("now")
-        made.append(Recorder())
-        return made[-1]
-
-    server = loop.run_until_complete(loop.create_server(factory, "127.0.0.1", 0))
-    with socket.create_connection(server.sockets[0].getsockname()):
-        with pytest.raises(error, match="now"):
-            loop.run_forever()
-    gc.collect()
-    loop_errors.clear()
-    good = True
-    with Peer(socket.create_connection(server.sockets[0].getsockname())) as peer:
-        peer.send(b"hello")
-        loop.run_until_complete(settle())
-        (protocol,) = made
-        assert loop.run_until_complete(protocol.read(5)) == b"hello"
-        protocol.transport.close()
-        loop.run_until_complete(released(protocol.transport))
-    server.close()
-    loop.run_until_complete(settle())
-
-
-async def make(loop, factory, sock):
-    return await loop.create_connection(factory, sock=sock)
-
-
-@LEAVING
-def test_others_are_served_after_an_exit(loop, error):
-    """Events of the same turn that the exit cut short are not forgotten."""
-
-    async def connect(factory):
-        near, far = socket_pair()
-        transport, protocol = await loop.create_connection(factory, sock=near)
-        return transport, protocol, Peer(far)
-
-    async def connect_all():
-        connections = [await connect(Recorder), await connect(raising("data_received", error("now")))]
-        connections.append(await connect(Recorder))
-        for transport, _, peer in connections:
-            peer.send(b"hello")
-            await arrived(transport, 5)
-        return connections
-
-    # Sent and known to have arrived before the loop looks: all are told of in one turn, or in two.
-    task = loop.create_task(connect_all())
-    with pytest.raises(error, match="now"):
-        loop.run_forever()
-    connections = loop.run_until_complete(task)
-    for _, protocol, _ in connections:
-        assert loop.run_until_complete(protocol.read(5)) == b"hello"
-    for transport, _, peer in connections:
-        transport.abort()
-        loop.run_until_complete(released(transport))
-        peer.close()
-    loop.run_until_complete(settle())

@@ -226,5 +226,7 @@ def run(
 
     Raises RuntimeError when called from a running loop, and whatever the coroutine raises.
     """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("rloop.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
         return runner.run(main)

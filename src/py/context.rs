@@ -4,7 +4,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::cell::LoopCell;
-use super::is_only_reference;
+use super::gc::is_only_reference;
 
 /// A copy of the current context: `contextvars.copy_context()`.
 #[inline]

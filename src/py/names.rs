@@ -12,8 +12,12 @@ macro_rules! names {
             $(pub $import: Py<PyAny>,)*
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
+            /// `asyncio.constants._SendfileMode.FALLBACK`
+            pub sendfile_fallback: Py<PyAny>,
             /// Does `Server._attach` take the transport? (CPython 3.13)
             pub server_counts_transports: bool,
+            /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
+            pub own_writelines: bool,
         }
 
         impl Names {
@@ -22,6 +26,12 @@ macro_rules! names {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
+                    sendfile_fallback: py
+                        .import("asyncio.constants")?
+                        .getattr("_SendfileMode")?
+                        .getattr("FALLBACK")?
+                        .unbind(),
+                    own_writelines: py.version_info() >= (3, 12),
                     server_counts_transports: py.version_info() >= (3, 13),
                 })
             }
@@ -32,9 +42,9 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
-        buffer_updated, call_exception_handler, close, connection_lost, connection_made, context, data_received,
+        buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         eof_received, exception, fileno, get_buffer, getsockname, message, name, pause_writing, peername, protocol,
-        resume_writing, setblocking, slow_callback_duration, socket, sockname, sockets, transport,
+        resume_writing, setblocking, slow_callback_duration, socket, sockname, sockets, time, transport,
     }
     imports {
         buffered_protocol = "asyncio"."BufferedProtocol",
@@ -43,10 +53,10 @@ names! {
         future = "asyncio"."Future",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
+        loop_class = "rloop._loop"."Loop",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
-        strerror = "os"."strerror",
         task = "asyncio"."Task",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",

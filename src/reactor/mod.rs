@@ -30,6 +30,8 @@ use waker::Waker;
 
 /// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
 const WAKER: mio::Token = mio::Token(usize::MAX);
+/// What every registration asks of the kernel.
+const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE);
 /// Most events taken from the kernel in one poll.
 const MAX_EVENTS: usize = 1024;
 
@@ -50,6 +52,8 @@ pub struct Registration<S> {
     pub source: S,
     fd: RawFd,
     mode: Mode,
+    /// Does the kernel watch the fd yet?
+    active: bool,
     /// The directions in which the owner of a level-triggered registration wants to hear of readiness.
     armed: Readiness,
     /// What has been reported since the owner took it last.
@@ -62,13 +66,14 @@ pub struct Registration<S> {
 pub struct Reactor<S> {
     /// Absent while a poll is under way, so that nobody has to wait for it to register an fd.
     poller: Option<Poller>,
-    registry: mio::Registry,
+    /// Absent once the reactor is closed.
+    registry: Option<mio::Registry>,
     slots: Slots<Registration<S>>,
     /// Invariant: holds exactly the live tokens, by fd.
     tokens: HashMap<RawFd, Token>,
     /// Level-triggered registrations that fired in this turn.
     fired: Vec<Token>,
-    /// How many registrations are not [`Mode::Internal`].
+    /// How many active registrations are not [`Mode::Internal`].
     watched: usize,
 }
 
@@ -80,7 +85,7 @@ impl<S> Reactor<S> {
         let waker = Waker::new(&registry, WAKER)?;
         let reactor = Self {
             poller: Some(Poller::new(poll)),
-            registry,
+            registry: Some(registry),
             slots: Slots::new(),
             tokens: HashMap::new(),
             fired: Vec::new(),
@@ -92,39 +97,62 @@ impl<S> Reactor<S> {
     /// Watches `fd` in both directions on behalf of `source`. An fd that the kernel cannot poll, such as a regular
     /// file, is refused with `PermissionDenied`, one that is registered already with `AlreadyExists`.
     pub fn register(&mut self, fd: RawFd, mode: Mode, source: S) -> Result<Token, (io::Error, S)> {
-        let registration =
-            Registration { source, fd, mode, armed: Readiness::NONE, ready: Readiness::NONE, queued: false };
-        let token = self.slots.insert(registration);
-        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
-        if let Err(error) = self.registry.register(&mut SourceFd(&fd), token.to_mio(), interest) {
-            let registration = self.slots.remove(token).expect("inserted above");
-            return Err((error, registration.source));
+        let token = self.reserve(fd, mode, source);
+        match self.activate(token) {
+            Ok(()) => Ok(token),
+            Err(error) => Err((error, self.deregister(token).expect("reserved above"))),
         }
+    }
+
+    /// Takes `fd` for `source` without watching it yet: [`Reactor::activate`] follows.
+    pub fn reserve(&mut self, fd: RawFd, mode: Mode, source: S) -> Token {
+        let token = self.slots.insert(Registration {
+            source,
+            fd,
+            mode,
+            active: false,
+            armed: Readiness::NONE,
+            ready: Readiness::NONE,
+            queued: false,
+        });
         self.tokens.insert(fd, token);
-        self.watched += usize::from(mode != Mode::Internal);
-        Ok(token)
+        token
+    }
+
+    /// Has the kernel watch a reserved fd. What is ready already is found by the next poll.
+    pub fn activate(&mut self, token: Token) -> io::Result<()> {
+        let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)?;
+        registration.active = true;
+        self.watched += usize::from(registration.mode != Mode::Internal);
+        Ok(())
     }
 
     /// Asks the kernel for a fresh edge in whatever direction is ready now. `NotFound` when the fd behind the number
     /// is no longer the one that was registered: it was closed, and the number may have been used again.
     pub fn refresh(&mut self, token: Token) -> io::Result<()> {
-        let Some(registration) = self.slots.get(token) else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
-        self.registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest)
+        match (self.slots.get(token), &self.registry) {
+            (Some(registration), Some(registry)) => {
+                registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// Ends a registration and gives its owner back. To be called before the fd is closed: a duplicate of it would
     /// keep the kernel's side alive. An fd that is closed already is no error.
     pub fn deregister(&mut self, token: Token) -> Option<S> {
         let registration = self.slots.remove(token)?;
-        // Fails only where the fd is gone, and with it the registration.
-        let _ = self.registry.deregister(&mut SourceFd(&registration.fd));
+        if let Some(registry) = self.registry.as_ref().filter(|_| registration.active) {
+            // Fails only where the fd is gone, and with it the registration.
+            let _ = registry.deregister(&mut SourceFd(&registration.fd));
+            self.watched -= usize::from(registration.mode != Mode::Internal);
+        }
         if self.tokens.get(&registration.fd) == Some(&token) {
             self.tokens.remove(&registration.fd);
         }
-        self.watched -= usize::from(registration.mode != Mode::Internal);
         Some(registration.source)
     }
 
@@ -133,7 +161,7 @@ impl<S> Reactor<S> {
         self.tokens.clear();
         self.fired.clear();
         self.watched = 0;
-        self.poller = None;
+        (self.poller, self.registry) = (None, None);
         self.slots.drain().into_iter().map(|registration| registration.source).collect()
     }
 

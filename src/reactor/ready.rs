@@ -35,6 +35,7 @@ impl<T> ReadyQueue<T> {
     }
 
     /// Moves in what other threads have sent, in their order.
+    #[inline]
     pub fn receive(&mut self, inbox: &Inbox<T>) {
         if !inbox.is_empty() {
             let mut sent = inbox.lock();

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::sys;
 
@@ -20,21 +21,35 @@ const NOTIFIED: u8 = 2;
 /// The state of one loop, and the fd that interrupts its poll.
 pub struct Waker {
     state: AtomicU8,
-    mio: mio::Waker,
+    /// None once the loop is closed.
+    mio: Mutex<Option<mio::Waker>>,
 }
 
 impl Waker {
     /// A waker whose events carry `token`.
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
-        Ok(Self { state: AtomicU8::new(AWAKE), mio: mio::Waker::new(registry, token)? })
+        let waker = mio::Waker::new(registry, token)?;
+        Ok(Self { state: AtomicU8::new(AWAKE), mio: Mutex::new(Some(waker)) })
     }
 
     /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop.
     pub fn wake(&self) -> io::Result<()> {
+        if self.state.load(Ordering::SeqCst) == NOTIFIED {
+            // Told already, and not answered yet: the answer, to look at the inbox, will be to this call as well.
+            return Ok(());
+        }
         match self.state.swap(NOTIFIED, Ordering::SeqCst) {
-            PARKED => sys::retry(|| self.mio.wake()),
+            PARKED => {
+                let waker = self.mio.lock().unwrap_or_else(PoisonError::into_inner);
+                waker.as_ref().map_or(Ok(()), |waker| sys::retry(|| waker.wake()))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Closes the fd: there is no poll to interrupt any more.
+    pub fn close(&self) {
+        drop(self.mio.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Announces that the loop will block. False when somebody woke it meanwhile: then it must not.

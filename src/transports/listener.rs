@@ -13,11 +13,12 @@ use pyo3::types::PyDict;
 
 use super::socket::{Socket, SocketKind, hand_over, python_socket};
 use super::stream::{Parts, StreamTransport};
-use crate::core::{Kind, LoopCore, Native};
+use crate::core::{Kind, LoopCore, Native, Source};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::{context, sockaddr};
+use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
@@ -78,7 +79,7 @@ impl Listener {
             },
         )?;
         let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
-        let token = parts.core.register(py, fd, native)?;
+        let token = parts.core.register(py, fd, Mode::Edge, Source::Native(native))?;
         listener.get().token.with(py, |place| *place = Some(token));
         Ok(())
     }

@@ -26,11 +26,12 @@ impl SocketKind {
         Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
     }
 
-    /// TCP, to which TCP_NODELAY applies (asyncio's `_set_nodelay` asks the same).
+    /// TCP, to which TCP_NODELAY applies. asyncio's `_set_nodelay` asks for the protocol's number as well, and so
+    /// leaves Nagle's algorithm on where a listener was made without one, as `socket.create_server()` does.
     pub fn is_tcp(self) -> bool {
         matches!(self.family, libc::AF_INET | libc::AF_INET6)
             && self.kind == libc::SOCK_STREAM
-            && self.protocol == libc::IPPROTO_TCP
+            && matches!(self.protocol, 0 | libc::IPPROTO_TCP)
     }
 }
 

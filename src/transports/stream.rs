@@ -34,6 +34,8 @@ use crate::reactor::token::Token;
 
 /// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
 const DIRECT_READ: usize = 4096;
+/// So many reads in a row that would have fitted a smaller buffer bring one.
+const SMALL_READS_TO_SHRINK: u32 = 8;
 /// Largest read, in bytes (asyncio's `max_size`).
 const MAX_READ: usize = 256 * 1024;
 /// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
@@ -47,6 +49,9 @@ pub struct StreamTransport {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
     state: LoopCell<State>,
+    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
+    /// between, and the collection that this may start sees such an object.
+    filled: bool,
 }
 
 struct State {
@@ -72,6 +77,8 @@ struct State {
     in_unflushed: bool,
     /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
     read_size: usize,
+    /// How many reads in a row needed less than `read_size`.
+    small_reads: u32,
     /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
     dropped_writes: u32,
     server: Option<Py<PyAny>>,
@@ -106,7 +113,6 @@ pub struct Parts<'a, 'py> {
 /// What one read needs of the state.
 struct Reading<'py> {
     protocol: Bound<'py, PyAny>,
-    context: Bound<'py, PyAny>,
     buffered: bool,
     size: usize,
 }
@@ -131,6 +137,7 @@ impl StreamTransport {
             write_blocked: false,
             in_unflushed: false,
             read_size: 0,
+            small_reads: 0,
             dropped_writes: 1,
             server: None,
             sockname: None,
@@ -148,12 +155,17 @@ impl StreamTransport {
         let fd = state.socket.number();
         let transport = Bound::new(
             py,
-            Self { core: core.clone(), event_loop: event_loop.clone().unbind(), state: LoopCell::new(state) },
+            Self {
+                core: core.clone(),
+                event_loop: event_loop.clone().unbind(),
+                state: LoopCell::new(state),
+                filled: true,
+            },
         )?;
         let this = transport.get();
         this.adopt(&protocol)?;
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
-        let token = core.register(py, fd, native)?;
+        let token = core.reserve(py, fd, native)?;
         this.state.with(py, |state| state.token = Some(token));
         if let Some(server) = server {
             this.attach(&transport, &server)?;
@@ -212,13 +224,18 @@ impl StreamTransport {
             state.write_blocked &= !unblocked;
             (state.readable, unblocked)
         });
-        if read {
-            Self::read(slf)?;
-        }
-        if write {
-            Self::send_queued(slf)?;
-        }
-        Ok(())
+        let context = slf.get().context(slf.py());
+        context::run_in(&context, || {
+            if read {
+                Self::read(slf)?;
+            }
+            if write { Self::send_queued(slf) } else { Ok(()) }
+        })
+    }
+
+    /// The context in which the protocol is called.
+    fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.state.with(py, |state| state.context.bind(py).clone())
     }
 
     /// One read, one call of the protocol: the others get their turn before this transport's next read.
@@ -228,7 +245,6 @@ impl StreamTransport {
             let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
             Some(Reading {
                 protocol: protocol.bind(py).clone(),
-                context: state.context.bind(py).clone(),
                 buffered: state.buffered,
                 size: state.read_size,
             })
@@ -258,15 +274,12 @@ impl StreamTransport {
             if reading.size == 0 { this.receive_small(py) } else { this.receive_large(py, reading.size) };
         match received? {
             Ok((_, 0)) => Self::read_end(slf, reading),
-            Ok((data, _)) => {
-                let call = || reading.protocol.call_method1(&names.data_received, (data,));
-                match context::run_in(&reading.context, call) {
-                    Ok(_) => Ok(()),
-                    Err(error) => {
-                        Self::fatal_error(slf, error, "Fatal error: protocol.data_received() call failed.")
-                    }
+            Ok((data, _)) => match reading.protocol.call_method1(&names.data_received, (data,)) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Self::fatal_error(slf, error, "Fatal error: protocol.data_received() call failed.")
                 }
-            }
+            },
             Err(error) => Self::read_failed(slf, &error),
         }
     }
@@ -294,14 +307,14 @@ impl StreamTransport {
 
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let lent = context::run_in(&reading.context, || {
+        let lent = || {
             let buffer = reading.protocol.call_method1(&names.get_buffer, (-1,))?;
             if buffer.len()? == 0 {
                 return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
             }
             Ok(buffer)
-        });
-        let lent = match lent {
+        };
+        let lent = match lent() {
             Ok(lent) => lent,
             Err(error) => {
                 return Self::fatal_error(slf, error, "Fatal error: protocol.get_buffer() call failed.");
@@ -318,15 +331,12 @@ impl StreamTransport {
         drop(writable);
         match received {
             Ok(0) => Self::read_end(slf, reading),
-            Ok(count) => {
-                let call = || reading.protocol.call_method1(&names.buffer_updated, (count,));
-                match context::run_in(&reading.context, call) {
-                    Ok(_) => Ok(()),
-                    Err(error) => {
-                        Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
-                    }
+            Ok(count) => match reading.protocol.call_method1(&names.buffer_updated, (count,)) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
                 }
-            }
+            },
             Err(error) => Self::read_failed(slf, &error),
         }
     }
@@ -336,8 +346,7 @@ impl StreamTransport {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         this.state.with(py, |state| state.life.end_reading());
         this.log_debug(slf, "%r received EOF")?;
-        let call = || reading.protocol.call_method0(&names.eof_received)?.is_truthy();
-        match context::run_in(&reading.context, call) {
+        match reading.protocol.call_method0(&names.eof_received).and_then(|keep| keep.is_truthy()) {
             Ok(true) => Ok(()),
             Ok(false) => Self::close_gracefully(slf),
             Err(error) => Self::fatal_error(slf, error, "Fatal error: protocol.eof_received() call failed."),
@@ -363,14 +372,28 @@ impl State {
             Ok(count) => {
                 // A short read has emptied the socket; with the peer's end behind the data there is more to see.
                 self.readable = *count == buffer.len() || self.read_closed;
-                self.read_size = match *count {
-                    0..DIRECT_READ => 0,
-                    count => (count + 1).next_power_of_two().min(MAX_READ),
-                };
+                self.adapt_read_size(*count);
             }
             Err(_) => self.readable = false,
         }
         result
+    }
+
+    /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
+    fn adapt_read_size(&mut self, count: usize) {
+        let wanted = match count {
+            0..DIRECT_READ => 0,
+            // One byte more than what came: a read that is not filled says that there is no more.
+            _ => (count + 1).next_power_of_two().min(MAX_READ),
+        };
+        if wanted >= self.read_size {
+            (self.read_size, self.small_reads) = (wanted, 0);
+        } else {
+            self.small_reads += 1;
+            if self.small_reads >= SMALL_READS_TO_SHRINK {
+                (self.read_size, self.small_reads) = (wanted, 0);
+            }
+        }
     }
 
     /// The token to queue when there is more to read and somebody to give it to.
@@ -395,6 +418,7 @@ impl StreamTransport {
                 kind.repr()?
             )));
         };
+        let empty = chunk.as_ref().is_empty();
         let written = slf.get().state.with(py, |state| {
             let written = state.accepts_writes("write()");
             if matches!(written, Ok(true)) {
@@ -402,7 +426,11 @@ impl StreamTransport {
             }
             written
         });
-        Self::written(slf, written)?;
+        if empty {
+            written?;
+        } else {
+            Self::written(slf, written)?;
+        }
         Ok(py.None().into_bound(py))
     }
 
@@ -445,20 +473,35 @@ impl StreamTransport {
     /// The loop's call at the end of a turn.
     fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
-        slf.get().state.with(slf.py(), |state| state.in_unflushed = false);
-        Self::send_queued(slf)
+        let this = slf.get();
+        let sent = this.state.with(slf.py(), |state| {
+            state.in_unflushed = false;
+            let result = state.send();
+            result.map(|()| !state.life.is_closing() && !state.life.write_ended())
+        });
+        match sent {
+            // Nearly always.
+            Ok(true) => Ok(()),
+            Ok(false) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Ok(()))),
+            Err(error) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Err(error))),
+        }
     }
 
     /// Gives the kernel what it takes of the queue, and does what follows from it.
     fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let result = slf.get().state.with(slf.py(), State::send);
+        Self::sent(slf, result)
+    }
+
+    fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (result, signal) = this.state.with(py, |state| {
-            let result = state.send();
-            (result, state.flow.shrunk(state.queue.len()))
-        });
         if let Err(error) = result {
             return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
         }
+        // The end resumes nobody.
+        let signal = this.state.with(py, |state| {
+            if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
+        });
         // May write again.
         Self::tell_flow(slf, signal)?;
         let (action, end) = this.state.with(py, |state| {
@@ -648,15 +691,17 @@ impl Drop for StreamTransport {
         let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
         let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
         let closed = socket.close(py);
-        let detached = match server {
-            // Since 3.13 the server holds its transports weakly, and has lost this one already.
-            Some(server) if !self.core.names.server_counts_transports => {
-                server.call_method0(py, &self.core.names._detach).map(drop)
-            }
-            _ => Ok(()),
-        };
+        // Since 3.13 the server holds its transports weakly, and has lost this one already. A server that is garbage
+        // as well may have been taken apart before: then there is nothing left to count.
+        if let Some(server) = server
+            && !self.core.names.server_counts_transports
+            && server.bind(py).hasattr("_active_count").unwrap_or(false)
+            && let Err(error) = server.call_method0(py, &self.core.names._detach)
+        {
+            error.write_unraisable(py, None);
+        }
         drop(protocol);
-        for error in [warned, closed, detached].into_iter().filter_map(Result::err) {
+        for error in [warned, closed].into_iter().filter_map(Result::err) {
             error.write_unraisable(py, None);
         }
         if let Some(raised) = raised {
@@ -672,15 +717,15 @@ impl StreamTransport {
     /// Queues all of `list_of_data`, an iterable of bytes-like objects; nothing if one of them is not.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let written = this.state.with(py, |state| state.accepts_writes("writelines()"));
-        if written? {
+        let method = if this.core.names.own_writelines { "writelines()" } else { "write()" };
+        if this.state.with(py, |state| state.accepts_writes(method))? {
             let chunks = list_of_data
                 .try_iter()?
                 .map(|data| Chunk::from_buffer(&data?))
                 .collect::<PyResult<Vec<_>>>()?;
             this.state.with(py, |state| chunks.into_iter().for_each(|chunk| state.queue.push(chunk)));
         }
-        let written = this.state.with(py, |state| state.accepts_writes("writelines()"));
+        let written = this.state.with(py, |state| state.accepts_writes(method));
         Self::written(slf, written)
     }
 
@@ -807,6 +852,16 @@ impl StreamTransport {
         self.core.names.stream_transport.clone_ref(py)
     }
 
+    #[getter(_sendfile_compatible)]
+    fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
+        self.core.names.sendfile_fallback.clone_ref(py)
+    }
+
+    #[getter(_start_tls_compatible)]
+    fn start_tls_mode(&self) -> bool {
+        true
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.event_loop.clone_ref(py)
@@ -817,9 +872,18 @@ impl StreamTransport {
         self.state.with(py, |state| state.flow.is_paused())
     }
 
-    fn _start_reading(&self, py: Python<'_>) {
-        self.state.with(py, |state| state.life.start_reading());
-        self.read_on(py);
+    /// The second step after `connection_made`. The kernel watches the socket from here on, so that what has come
+    /// already is delivered in the next turn: behind those who wait for the connection, as in asyncio.
+    fn _start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let token = this.state.with(py, |state| {
+            state.life.start_reading();
+            state.token
+        });
+        match token.map(|token| this.core.activate(py, token)) {
+            Some(Err(error)) => Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched."),
+            _ => Ok(()),
+        }
     }
 
     fn _call_connection_lost(slf: &Bound<'_, Self>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -842,6 +906,9 @@ impl StreamTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.filled {
+            return Ok(());
+        }
         visit.call(&self.event_loop)?;
         self.state
             .peek(|state| {
