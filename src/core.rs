@@ -94,6 +94,8 @@ pub struct LoopCore {
     pub inbox: Inbox<Entry>,
     pub waker: Waker,
     pub clock: Clock,
+    /// Has a subclass its own `time()`? Timers go by it then, as on asyncio.
+    pub custom_time: AtomicBool,
     pub names: &'static Names,
     /// Where callbacks run that were scheduled in an empty context.
     pub empty_context: EmptyContext,
@@ -124,6 +126,7 @@ impl LoopCore {
             inbox: Inbox::new(),
             waker,
             clock: Clock,
+            custom_time: AtomicBool::new(false),
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new()),
@@ -285,6 +288,15 @@ impl LoopCore {
     /// Makes a loop that is parked in its poll go on; from any thread.
     pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
         self.waker.wake().map_err(|error| os_error(py, &error))
+    }
+
+    /// Nanoseconds by which timers go.
+    #[inline]
+    pub fn now_ns(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<u64> {
+        if !self.custom_time.load(Relaxed) {
+            return Ok(self.clock.now_ns());
+        }
+        Ok(deadline_ns(event_loop.call_method0(&self.names.time)?.extract()?))
     }
 
     // ------------------------------------------------------------------------------------------ threads

@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyTuple};
 
 use crate::core::{FdCallbacks, LoopCore, Source};
 use crate::handle::{Callback, Handle, Time};
@@ -238,6 +238,8 @@ impl EventLoop {
 
     /// Runs the loop until `stop()` was called.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let own_time = slf.py().get_type::<Self>().getattr("time")?;
+        slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
         run::run_until_stopped(slf.as_any(), &slf.get().core)
     }
 
@@ -424,12 +426,12 @@ impl EventLoop {
         Self::check_call(slf, &callback, "call_at", true)?;
         let callback = Callback { callback, args: args.from(2), context };
         let now = core.clock.now();
-        let timer = match delay.extract::<f64>() {
-            Ok(delay) => {
-                core.call_at_time(slf.as_any(), Time { seconds: now + delay, given: None }, callback)?
-            }
+        let timer = if delay.is_exact_instance_of::<PyFloat>() || delay.is_exact_instance_of::<PyInt>() {
+            let seconds = now + delay.extract::<f64>()?;
+            core.call_at_time(slf.as_any(), Time { seconds, given: None }, callback)?
+        } else {
             // Whatever can be added to a float, as asyncio does it.
-            Err(_) => core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?,
+            core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?
         };
         Ok(timer.into_any())
     }

@@ -250,7 +250,7 @@ impl Handle {
             parts.push("cancelled".to_owned());
         }
         if let Some(when) = when {
-            parts.push(format!("when={}", when.bind(py).repr()?));
+            parts.push(format!("when={}", when.bind(py).str()?));
         }
         if let Some(callback) = this.callback(py) {
             let debug = this.call.with(py, |call| call.debug.is_some());

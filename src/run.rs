@@ -32,20 +32,22 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
 
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
-    let timeout = poll_timeout(py, core);
+    let timeout = poll_timeout(event_loop, core)?;
     poll(py, core, timeout)?;
     core.in_turn.store(true, Relaxed);
     queue_io(py, core);
-    queue_due_timers(py, core);
-    let result = run_ready(event_loop, core);
+    let queued = queue_due_timers(event_loop, core);
+    let result = queued.and_then(|()| run_ready(event_loop, core));
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
-    let flushed = flush_writes(event_loop, core);
+    // From here on a write is sent by itself: the flush takes what is there now.
     core.in_turn.store(false, Relaxed);
+    let flushed = flush_writes(event_loop, core);
     result.and(flushed)
 }
 
 /// Nanoseconds that the poll may wait; `None`: until something happens.
-fn poll_timeout(py: Python<'_>, core: &LoopCore) -> Option<u64> {
+fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Option<u64>> {
+    let py = event_loop.py();
     // Wakes up to here are answered by looking at the inbox now.
     core.waker.unpark();
     let mut garbage = Vec::new();
@@ -61,8 +63,8 @@ fn poll_timeout(py: Python<'_>, core: &LoopCore) -> Option<u64> {
     });
     core.discard(py, garbage);
     match deadline {
-        None | Some(0) => deadline,
-        Some(deadline) => Some(deadline.saturating_sub(core.clock.now_ns()).min(MAX_TIMEOUT)),
+        None | Some(0) => Ok(deadline),
+        Some(deadline) => Ok(Some(deadline.saturating_sub(core.now_ns(event_loop)?).min(MAX_TIMEOUT))),
     }
 }
 
@@ -111,19 +113,21 @@ fn queue_io(py: Python<'_>, core: &LoopCore) {
 }
 
 /// Queues the timers whose time has come, earliest first.
-fn queue_due_timers(py: Python<'_>, core: &LoopCore) {
+fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let py = event_loop.py();
+    if core.state.with(py, |state| state.timers.is_empty()) {
+        return Ok(());
+    }
+    let now = core.now_ns(event_loop)?;
     let mut garbage = Vec::new();
     core.state.with(py, |state| {
-        if state.timers.is_empty() {
-            return;
-        }
-        let now = core.clock.now_ns();
         while let Some(timer) = state.timers.pop_due(now, |timer| is_live(py, timer), &mut garbage) {
             timer.get().unschedule();
             state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind()));
         }
     });
     core.discard(py, garbage);
+    Ok(())
 }
 
 /// Runs the entries that are present now, and none that they add.

@@ -1,4 +1,4 @@
-"""contextvars: which context a callback runs in, for every way to schedule one."""
+"""contextvars: the context of a callback, by every way to schedule one. Protocols: test_tcp_context.py."""
 
 import asyncio
 import concurrent.futures
@@ -227,56 +227,3 @@ async def test_executors():
     executor = concurrent.futures.ThreadPoolExecutor(1)  # a new thread for sure
     with executor:
         assert await loop.run_in_executor(executor, var.get) == (IN_A_NEW_THREAD or "unset")
-
-
-@pytest.mark.parametrize("side", ["server", "client"])
-async def test_protocols(side):
-    """A connection has the context of whoever asked for it, or for the server, and keeps it to itself."""
-
-    class Protocol(asyncio.Protocol):
-        def connection_made(self, transport):
-            seen.append(("made", var.get()))
-            transports.append(transport)
-
-        def data_received(self, data):
-            seen.append(("data", var.get()))
-            var.set(data.decode())
-            received.set()
-
-        def eof_received(self):
-            seen.append(("eof", var.get() != "unset"))
-
-        def connection_lost(self, exc):
-            seen.append(("lost", var.get() != "unset"))
-            lost.set()
-
-    loop = asyncio.get_running_loop()
-    seen, transports = [], []
-    received, lost = asyncio.Event(), asyncio.Event()
-    var.set("at the time")
-    if side == "server":
-        server = await loop.create_server(Protocol, "127.0.0.1", 0)
-        var.set("later")
-        peer = socket.create_connection(server.sockets[0].getsockname())
-    else:
-        near, peer = socket.socketpair()
-        await loop.create_connection(Protocol, sock=near)
-        var.set("later")
-    with peer:
-        for data in (b"first", b"second"):
-            received.clear()
-            peer.send(data)
-            await received.wait()
-    await lost.wait()
-    if side == "server":
-        server.close()
-    assert seen == [
-        ("made", "at the time"),
-        ("data", "at the time"),
-        ("data", "first"),
-        ("eof", True),
-        ("lost", True),
-    ]
-    assert var.get() == "later"
-    while transports[0].get_extra_info("socket").fileno() != -1:
-        await asyncio.sleep(0)

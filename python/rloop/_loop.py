@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from asyncio import base_events, constants, sslproto
+from asyncio import base_events, constants, exceptions, sslproto
 from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,6 +132,14 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
             await connected
         finally:
             self.remove_writer(sock)
+
+    async def _sendfile_native(
+        self, transp: asyncio.Transport, file: Any, offset: int, count: int | None
+    ) -> int:
+        self._check_sendfile_params(  # type: ignore[attr-defined]
+            transp.get_extra_info("socket"), file, offset, count
+        )
+        raise exceptions.SendfileNotAvailableError("sendfile(2) over a transport is not supported yet")
 
     # ---------------------------------------------------------------------------------------- TLS
 

@@ -12,8 +12,8 @@ macro_rules! names {
             $(pub $import: Py<PyAny>,)*
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
-            /// `asyncio.constants._SendfileMode.FALLBACK`
-            pub sendfile_fallback: Py<PyAny>,
+            /// `asyncio.constants._SendfileMode.TRY_NATIVE`
+            pub sendfile_try_native: Py<PyAny>,
             /// Does `Server._attach` take the transport? (CPython 3.13)
             pub server_counts_transports: bool,
             /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
@@ -26,10 +26,10 @@ macro_rules! names {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
-                    sendfile_fallback: py
+                    sendfile_try_native: py
                         .import("asyncio.constants")?
                         .getattr("_SendfileMode")?
-                        .getattr("FALLBACK")?
+                        .getattr("TRY_NATIVE")?
                         .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
                     server_counts_transports: py.version_info() >= (3, 13),

@@ -612,11 +612,12 @@ impl StreamTransport {
     /// Drops what is queued and has `connection_lost(exc)` called, if nothing has before.
     fn fail(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         let action = slf.get().state.with(slf.py(), |state| {
-            let action = state.life.on(Event::Fail);
-            if action != Action::Nothing {
+            if !state.life.drops_writes() {
+                // What asyncio had given to the kernel when it was written; whether it fails makes no difference.
+                let _ = state.send();
                 state.queue.clear();
             }
-            action
+            state.life.on(Event::Fail)
         });
         Self::perform(slf, action, exc)
     }
@@ -854,7 +855,7 @@ impl StreamTransport {
 
     #[getter(_sendfile_compatible)]
     fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
-        self.core.names.sendfile_fallback.clone_ref(py)
+        self.core.names.sendfile_try_native.clone_ref(py)
     }
 
     #[getter(_start_tls_compatible)]
