@@ -98,8 +98,8 @@ async def test_pause_when_above_the_high_mark():
 
 async def test_pause_by_writelines():
     async with connection(buffers=BUFFERS) as (transport, protocol, _):
-        if on_asyncio() and sys.version_info[:2] == (3, 12):
-            pytest.skip("asyncio's writelines forgets the high mark")
+        if on_asyncio() and (3, 12) <= sys.version_info < (3, 14):
+            pytest.skip("asyncio's writelines forgets the high mark in 3.12 and the first 3.13")
         transport.writelines([PLENTY, b"x"])
         assert protocol.calls == ["connection_made", "pause_writing"]
 

@@ -8,6 +8,7 @@ servers, executors, exception handlers, async generators), and the hooks for it 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 from asyncio import base_events, constants, exceptions, sslproto
 from asyncio.log import logger
@@ -20,12 +21,33 @@ from ._signals import Signals
 
 if TYPE_CHECKING:
     import ssl
+    from typing import TypeVarTuple
+
+    _Ts = TypeVarTuple("_Ts")
 
 _T = TypeVar("_T")
 
 
-class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
+class Loop(_rloop.EventLoop, base_events.BaseEventLoop):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
+
+    if TYPE_CHECKING:
+        # What is used here of `BaseEventLoop` and is not public, so that a type checker does not know it.
+        def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
+        def _check_sendfile_params(
+            self, sock: socket.socket, file: Any, offset: int, count: int | None
+        ) -> None: ...
+        async def _ensure_resolved(
+            self,
+            address: Any,
+            *,
+            family: int = 0,
+            type: int = socket.SOCK_STREAM,
+            proto: int = 0,
+            flags: int = 0,
+            loop: Loop,
+        ) -> list[tuple[Any, ...]]: ...
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +57,9 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
 
     def run_forever(self) -> None:
         """Run until `stop()` is called."""
+        # asyncio 3.13.0 looks only after it has begun to set up, and then tears the running loop down.
+        self._check_closed()
+        self._check_running()
         with self._signals.wake_up():
             super().run_forever()
 
@@ -48,7 +73,7 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         super().close()
         self._release()
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Have `callback(*args)` called on the loop when the signal `sig` arrives.
 
         Raises ValueError for an invalid signal number, RuntimeError outside the main thread or for a signal that
@@ -62,16 +87,16 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
 
     # ---------------------------------------------------------------------------------------- reports
 
-    def _callback_failed(self, handle: asyncio.Handle, exc: BaseException) -> None:
+    def _callback_failed(self, handle: _rloop.Handle, exc: BaseException) -> None:
         """Called by a handle whose callback has raised (`asyncio.Handle._run`)."""
-        callback = format_callback(handle._callback, handle._args, self.get_debug())  # type: ignore[attr-defined]
+        callback = format_callback(handle._callback, handle._args, self.get_debug())
         context: dict[str, Any] = {
             "message": f"Exception in callback {callback}",
             "exception": exc,
             "handle": handle,
         }
-        if handle._source_traceback:  # type: ignore[attr-defined]
-            context["source_traceback"] = handle._source_traceback  # type: ignore[attr-defined]
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
         self.call_exception_handler(context)
 
     def _slow_callback(self, subject: Any, seconds: float) -> None:
@@ -91,9 +116,10 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         backlog: int = 100,
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: contextvars.Context | None = None,
     ) -> None:
         tls = (sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout) if sslcontext else None
-        self._listen(protocol_factory, sock, tls, server, backlog)
+        self._listen(protocol_factory, sock, tls, server, backlog, context)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         self._unregister(sock.fileno())
@@ -105,7 +131,7 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         if self.get_debug() and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            resolved = await self._ensure_resolved(  # type: ignore[attr-defined]
+            resolved = await self._ensure_resolved(
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
             )
             address = resolved[0][4]
@@ -136,9 +162,7 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
     async def _sendfile_native(
         self, transp: asyncio.Transport, file: Any, offset: int, count: int | None
     ) -> int:
-        self._check_sendfile_params(  # type: ignore[attr-defined]
-            transp.get_extra_info("socket"), file, offset, count
-        )
+        self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
         raise exceptions.SendfileNotAvailableError("sendfile(2) over a transport is not supported yet")
 
     # ---------------------------------------------------------------------------------------- TLS
@@ -156,20 +180,21 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         server: asyncio.Server | None = None,
         ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
         """TLS by asyncio's own protocol on the native transport, until there is a native layer for it."""
         ssl_protocol = sslproto.SSLProtocol(
             self,
             protocol,
             sslcontext,
-            waiter,
+            waiter,  # type: ignore[arg-type]
             server_side,
             server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport  # type: ignore[attr-defined, no-any-return]
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
+        return ssl_protocol._app_transport
 
     def _accept_tls(
         self,
@@ -178,9 +203,11 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         peername: Any,
         server: asyncio.Server | None,
         tls: tuple[ssl.SSLContext, float | None, float | None],
+        context: contextvars.Context | None,
     ) -> None:
         """Called by a listener for a connection of a TLS server."""
-        self.create_task(self._handshake(protocol_factory, conn, peername, server, tls))
+        handshake = self._handshake(protocol_factory, conn, peername, server, tls, context)
+        self.create_task(handshake, context=context)
 
     async def _handshake(
         self,
@@ -189,14 +216,15 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
         peername: Any,
         server: asyncio.Server | None,
         tls: tuple[ssl.SSLContext, float | None, float | None],
+        context: contextvars.Context | None,
     ) -> None:
         sslcontext, handshake_timeout, shutdown_timeout = tls
-        context: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
+        details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
         transport: asyncio.Transport | None = None
         try:
-            context["protocol"] = protocol = protocol_factory()
+            details["protocol"] = protocol = protocol_factory()
             waiter = self.create_future()
-            context["transport"] = transport = self._make_ssl_transport(
+            details["transport"] = transport = self._make_ssl_transport(
                 conn,
                 protocol,
                 sslcontext,
@@ -206,6 +234,7 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
                 server=server,
                 ssl_handshake_timeout=handshake_timeout,
                 ssl_shutdown_timeout=shutdown_timeout,
+                context=context,
             )
             await waiter
         except BaseException as exc:
@@ -216,7 +245,7 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):  # type: ignore[misc]
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
             if self.get_debug():
-                self.call_exception_handler({**context, "exception": exc})
+                self.call_exception_handler({**details, "exception": exc})
 
 
 def new_event_loop() -> Loop:

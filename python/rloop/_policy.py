@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 class EventLoopPolicy(_Base):
     """asyncio's default policy with rloop's loop."""
 
-    def _loop_factory(self) -> Loop:  # type: ignore[override]
+    def _loop_factory(self) -> Loop:
         return new_event_loop()
 
 

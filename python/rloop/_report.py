@@ -7,11 +7,14 @@ from asyncio import format_helpers
 from typing import Any
 
 # 3.13 (and some patch releases before it) show arguments in debug mode only.
-_HAS_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters  # type: ignore[attr-defined]
+_HAS_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
 
 
-def format_callback(callback: Any, args: tuple[Any, ...] | None, debug: bool) -> str:
+# `| Any`: a cancelled handle has None, which asyncio's function takes although its type does not say so.
+def format_callback(callback: object, args: tuple[Any, ...] | Any, debug: bool) -> str:
     """Name a callback with its source line, as asyncio does in the repr of handles and in error messages."""
     if _HAS_DEBUG:
-        return format_helpers._format_callback_source(callback, args, debug=debug)  # type: ignore[attr-defined, no-any-return]
-    return format_helpers._format_callback_source(callback, args)  # type: ignore[attr-defined, no-any-return]
+        return format_helpers._format_callback_source(  # type: ignore[call-arg, unused-ignore]
+            callback, args, debug=debug
+        )
+    return format_helpers._format_callback_source(callback, args)

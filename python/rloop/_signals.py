@@ -23,6 +23,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._loop import Loop
 
+# `asyncio.iscoroutinefunction` is deprecated since 3.14, where asyncio itself uses this one.
+_is_coroutine_function: Callable[[object], bool] = getattr(
+    coroutines, "_iscoroutinefunction", None
+) or getattr(coroutines, "iscoroutinefunction")
+
 _Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
 
@@ -36,7 +41,7 @@ class Signals:
         self._pair: tuple[socket.socket, socket.socket] | None = None
 
     def add(self, sig: int, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        if coroutines.iscoroutine(callback) or coroutines.iscoroutinefunction(callback):
+        if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         _check_signal(sig)
         self._loop._check_closed()

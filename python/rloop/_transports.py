@@ -10,5 +10,5 @@ from __future__ import annotations
 from asyncio import transports
 
 
-class StreamTransport(transports._FlowControlMixin, transports.Transport):  # type: ignore[misc, name-defined]
+class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""

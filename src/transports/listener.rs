@@ -40,6 +40,8 @@ pub struct Listener {
     /// Most connections accepted in one turn.
     backlog: usize,
     context: Py<PyAny>,
+    /// Do connections keep their context for good? (CPython 3.15)
+    own_contexts: bool,
     token: LoopCell<Option<Token>>,
     fd: i32,
 }
@@ -55,6 +57,8 @@ pub struct Serving<'a, 'py> {
     pub tls: Option<Bound<'py, PyAny>>,
     pub server: Option<Bound<'py, PyAny>>,
     pub backlog: usize,
+    /// The server's context, of which each connection gets a copy for good; None: asyncio before CPython 3.15.
+    pub context: Option<Bound<'py, PyAny>>,
 }
 
 impl Listener {
@@ -73,7 +77,11 @@ impl Listener {
                 server: parts.server.map(Bound::unbind),
                 tls: parts.tls.map(Bound::unbind),
                 backlog: parts.backlog.max(1),
-                context: context::copy_current(py)?.unbind(),
+                own_contexts: parts.context.is_some(),
+                context: match parts.context {
+                    Some(context) => context.unbind(),
+                    None => context::copy_current(py)?.unbind(),
+                },
                 token: LoopCell::new(None),
                 fd,
             },
@@ -157,8 +165,8 @@ impl Listener {
     fn accepted(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
         let context = context::copy(self.context.bind(py))?;
         let made = context::run_in(&context, || match &self.tls {
-            Some(tls) => self.accept_tls(py, fd, &peer, tls),
-            None => self.accept_plain(py, fd, peer),
+            Some(tls) => self.accept_tls(&context, fd, &peer, tls),
+            None => self.accept_plain(&context, fd, peer),
         });
         match made {
             Err(error) if leaves_the_loop(py, &error) => Err(error),
@@ -175,7 +183,13 @@ impl Listener {
         }
     }
 
-    fn accept_plain(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
+    fn accept_plain(
+        &self,
+        context: &Bound<'_, PyAny>,
+        fd: std::os::fd::OwnedFd,
+        peer: SocketAddress,
+    ) -> PyResult<()> {
+        let py = context.py();
         let protocol = self.factory.bind(py).call0()?;
         StreamTransport::start(Parts {
             core: &self.core,
@@ -187,23 +201,26 @@ impl Listener {
             extra: None,
             server: self.server.as_ref().map(|server| server.bind(py).clone()),
             peername: Some(peer),
+            context: self.own_contexts.then(|| context.clone()),
         })
         .map(drop)
     }
 
     fn accept_tls(
         &self,
-        py: Python<'_>,
+        context: &Bound<'_, PyAny>,
         fd: std::os::fd::OwnedFd,
         peer: &SocketAddress,
         tls: &Py<PyAny>,
     ) -> PyResult<()> {
         use std::os::fd::AsRawFd;
+        let py = context.py();
         let socket = python_socket(py, &self.core, fd.as_raw_fd(), self.kind)?;
         hand_over(fd);
         let peer = sockaddr::to_python(py, peer)?;
         let server = self.server.as_ref().map(|server| server.clone_ref(py));
-        let args = (&self.factory, socket, peer, server, tls);
+        let context = self.own_contexts.then_some(context);
+        let args = (&self.factory, socket, peer, server, tls, context);
         self.event_loop.call_method1(py, &self.core.names._accept_tls, args).map(drop)
     }
 }

@@ -1,0 +1,245 @@
+//! The `EventLoop` class: what Python sees of a loop. Thin methods over `core.rs` and `run.rs`.
+//!
+//! `rloop.Loop` adds `asyncio.BaseEventLoop` behind it, whose cold paths work on the same state: the fields that both
+//! read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties of this class, which win over
+//! an instance's dictionary.
+
+mod scheduling;
+mod watching;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::core::{FdCallbacks, LoopCore, Source};
+use crate::handle::Callback;
+use crate::py::cell::LoopCell;
+use crate::reactor::Mode;
+use crate::reactor::readiness::Readiness;
+use crate::run;
+use crate::transports::listener::{Listener, Serving};
+use crate::transports::socket::{Socket, SocketKind};
+use crate::transports::stream::{Parts, StreamTransport};
+pub use scheduling::add_raw_methods;
+
+/// The native half of `rloop.Loop`.
+#[pyclass(subclass, frozen, dict, weakref, module = "rloop._rloop")]
+pub struct EventLoop {
+    core: Arc<LoopCore>,
+    task_factory: LoopCell<Option<Py<PyAny>>>,
+    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
+    /// between, and the collection that this may start sees such an object.
+    filled: bool,
+}
+
+#[pymethods]
+impl EventLoop {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None), filled: true })
+    }
+
+    /// Seconds of the loop's clock, the same as `time.monotonic()`.
+    fn time(&self) -> f64 {
+        self.core.clock.now()
+    }
+
+    /// Ends `run_forever()` once the present turn is complete.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.stopping.store(true, SeqCst);
+        // asyncio's loop would go on waiting when another thread calls this; waking it costs nothing and helps.
+        if self.core.is_running() && !self.core.is_own_thread() { self.core.wake(py) } else { Ok(()) }
+    }
+
+    /// True while `run_forever()` runs.
+    fn is_running(&self) -> bool {
+        self.core.is_running()
+    }
+
+    /// True once the loop was closed.
+    fn is_closed(&self) -> bool {
+        self.core.closed.load(Relaxed)
+    }
+
+    /// True in debug mode.
+    fn get_debug(&self) -> bool {
+        self.core.debug.load(Relaxed)
+    }
+
+    /// A new `asyncio.Future` of this loop.
+    fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let keywords = PyDict::new(slf.py());
+        keywords.set_item("loop", slf)?;
+        slf.get().core.names.future.bind(slf.py()).call((), Some(&keywords))
+    }
+
+    /// Removes the reader of an fd or file object. False if there was none.
+    fn remove_reader(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.remove(fd, Readiness::READABLE)
+    }
+
+    /// Removes the writer of an fd or file object. False if there was none.
+    fn remove_writer(&self, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.remove(fd, Readiness::WRITABLE)
+    }
+
+    /// Runs the loop until `stop()` was called.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let own_time = slf.py().get_type::<Self>().getattr("time")?;
+        slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
+        run::run_until_stopped(slf.as_any(), &slf.get().core)
+    }
+
+    /// Wakes the loop if it is parked in its poll.
+    fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.wake(py)
+    }
+
+    /// Watches a non-blocking fd of the loop's own: `callback` must read it until it would block.
+    fn _watch_internal(slf: &Bound<'_, Self>, fd: i32, callback: Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, core) = (slf.py(), &slf.get().core);
+        let reader =
+            Some(core.handle(slf.as_any(), Callback { callback, args: &[], context: None })?.unbind());
+        let callbacks = FdCallbacks { reader, ..FdCallbacks::default() };
+        core.register(py, fd, Mode::Internal, Source::Callbacks(callbacks)).map(drop)
+    }
+
+    /// Ends the registration of an fd, whoever made it. To be called before the fd is closed.
+    fn _unregister(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
+        if let Some(token) = self.core.state.with(py, |state| state.reactor.token_of(fd)) {
+            let source = self.core.state.with(py, |state| state.reactor.deregister(token));
+            source.map_or(Ok(()), |source| source.cancel(py))?;
+        }
+        Ok(())
+    }
+
+    /// The hook of `BaseEventLoop` for a connected stream socket.
+    #[pyo3(signature = (sock, protocol, waiter=None, *, extra=None, server=None, context=None))]
+    #[allow(clippy::too_many_arguments, reason = "asyncio's signature")]
+    fn _make_socket_transport<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+        server: Option<Bound<'py, PyAny>>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, StreamTransport>> {
+        let fd = slf.get().fd_of(sock)?;
+        slf.get().refuse_fd_of_transport(sock, fd)?;
+        StreamTransport::start(Parts {
+            core: &slf.get().core,
+            event_loop: slf.as_any(),
+            kind: SocketKind::of(sock)?,
+            socket: Socket::from_python(sock)?,
+            protocol,
+            waiter,
+            extra,
+            server,
+            peername: None,
+            context,
+        })
+    }
+
+    /// The hook of `BaseEventLoop` for a listening socket. `tls`: what `Loop._accept_tls` gets after the connection.
+    #[pyo3(signature = (protocol_factory, sock, tls, server, backlog, context))]
+    #[allow(clippy::too_many_arguments, reason = "one call per listening socket")]
+    fn _listen<'py>(
+        slf: &Bound<'py, Self>,
+        protocol_factory: Bound<'py, PyAny>,
+        sock: Bound<'py, PyAny>,
+        tls: Option<Bound<'py, PyAny>>,
+        server: Option<Bound<'py, PyAny>>,
+        backlog: usize,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        Listener::start(Serving {
+            core,
+            event_loop,
+            factory: protocol_factory,
+            socket: sock,
+            tls,
+            server,
+            backlog,
+            context,
+        })
+    }
+
+    /// Lets go of everything; the last step of `close()`.
+    fn _release(&self, py: Python<'_>) {
+        self.core.release(py);
+    }
+
+    #[getter(_stopping)]
+    fn get_stopping_field(&self) -> bool {
+        self.core.stopping.load(Relaxed)
+    }
+
+    #[setter(_stopping)]
+    fn set_stopping_field(&self, value: bool) {
+        self.core.stopping.store(value, SeqCst);
+    }
+
+    #[getter(_closed)]
+    fn get_closed_field(&self) -> bool {
+        self.core.closed.load(Relaxed)
+    }
+
+    #[setter(_closed)]
+    fn set_closed_field(&self, value: bool) {
+        self.core.closed.store(value, Relaxed);
+    }
+
+    #[getter(_debug)]
+    fn get_debug_field(&self) -> bool {
+        self.core.debug.load(Relaxed)
+    }
+
+    #[setter(_debug)]
+    fn set_debug_field(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.core.debug.store(value.is_truthy()?, Relaxed);
+        Ok(())
+    }
+
+    #[getter(_thread_id)]
+    fn get_thread_id_field(&self) -> Option<u64> {
+        Some(self.core.thread_id.load(Relaxed)).filter(|&id| id != 0)
+    }
+
+    #[setter(_thread_id)]
+    fn set_thread_id_field(&self, value: Option<u64>) {
+        self.core.thread_id.store(value.unwrap_or(0), Relaxed);
+    }
+
+    #[getter(_task_factory)]
+    fn get_task_factory_field(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.task_factory.with(py, |factory| factory.as_ref().map(|factory| factory.clone_ref(py)))
+    }
+
+    #[setter(_task_factory)]
+    fn set_task_factory_field(&self, py: Python<'_>, value: Option<Py<PyAny>>) {
+        drop(self.task_factory.with(py, |factory| std::mem::replace(factory, value)));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.filled {
+            return Ok(());
+        }
+        self.core.traverse(&visit)?;
+        self.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.core.release(py);
+        drop(self.task_factory.with(py, Option::take));
+    }
+}

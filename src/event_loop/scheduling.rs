@@ -1,0 +1,175 @@
+//! What is called per callback: `call_soon` and its kin, and `create_task`, as raw methods.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyTuple};
+
+use super::EventLoop;
+use crate::handle::{Callback, Time};
+use crate::py::fastcall::{self, Arguments};
+
+impl EventLoop {
+    /// What `call_soon` and its kin check first.
+    #[inline]
+    fn check_call(
+        slf: &Bound<'_, Self>,
+        callback: &Bound<'_, PyAny>,
+        method: &str,
+        same_thread: bool,
+    ) -> PyResult<()> {
+        let core = &slf.get().core;
+        core.check_closed()?;
+        if core.debug.load(Relaxed) {
+            if same_thread {
+                core.check_thread()?;
+            }
+            slf.call_method1("_check_callback", (callback, method))?;
+        }
+        // asyncio finds out when it runs the callback; there it would be too late to say who scheduled it.
+        Ok(())
+    }
+
+    fn call_soon<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let core = &slf.get().core;
+        let callback = args.required(0, "call_soon", "callback")?;
+        let context = args.only_keyword("call_soon", core.names.context.bind(slf.py()), &["callback"])?;
+        Self::check_call(slf, &callback, "call_soon", true)?;
+        let callback = Callback { callback, args: args.from(1), context };
+        Ok(core.call_soon(slf.as_any(), callback)?.into_any())
+    }
+
+    fn call_soon_threadsafe<'py>(
+        slf: &Bound<'py, Self>,
+        args: Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let core = &slf.get().core;
+        let callback = args.required(0, "call_soon_threadsafe", "callback")?;
+        let context =
+            args.only_keyword("call_soon_threadsafe", core.names.context.bind(slf.py()), &["callback"])?;
+        Self::check_call(slf, &callback, "call_soon_threadsafe", false)?;
+        let callback = Callback { callback, args: args.from(1), context };
+        Ok(core.call_soon_threadsafe(slf.as_any(), callback)?.into_any())
+    }
+
+    fn call_later<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, core) = (slf.py(), &slf.get().core);
+        let delay = args.required(0, "call_later", "delay")?;
+        let callback = args.required(1, "call_later", "callback")?;
+        let context = args.only_keyword("call_later", core.names.context.bind(py), &["delay", "callback"])?;
+        if delay.is_none() {
+            return Err(PyTypeError::new_err("delay must not be None"));
+        }
+        if !slf.get_type().is(&core.names.loop_class) {
+            return Self::call_later_of_subclass(slf, &args, &delay, &callback);
+        }
+        Self::check_call(slf, &callback, "call_at", true)?;
+        let callback = Callback { callback, args: args.from(2), context };
+        let now = core.clock.now();
+        let timer = if delay.is_exact_instance_of::<PyFloat>() || delay.is_exact_instance_of::<PyInt>() {
+            let seconds = now + delay.extract::<f64>()?;
+            core.call_at_time(slf.as_any(), Time { seconds, given: None }, callback)?
+        } else {
+            // Whatever can be added to a float, as asyncio does it.
+            core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?
+        };
+        Ok(timer.into_any())
+    }
+
+    /// A subclass may have its own `time` and `call_at`, by which asyncio's `call_later` goes.
+    #[cold]
+    fn call_later_of_subclass<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+        delay: &Bound<'py, PyAny>,
+        callback: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, names) = (slf.py(), slf.get().core.names);
+        let when = slf.call_method0(&names.time)?.add(delay)?;
+        // SAFETY: borrowed references that the caller of the method keeps alive.
+        let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
+        let positional = [when, callback.clone()].into_iter().chain(args.from(2).iter().map(own));
+        let keywords = PyDict::new(py);
+        for (name, value) in args.keywords().filter(|(name, _)| name.eq(&names.context).unwrap_or(false)) {
+            keywords.set_item(name, value)?;
+        }
+        let positional = PyTuple::new(py, positional.collect::<Vec<_>>())?;
+        slf.call_method(&names.call_at, positional, Some(&keywords))
+    }
+
+    fn call_at<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let core = &slf.get().core;
+        let when = args.required(0, "call_at", "when")?;
+        let callback = args.required(1, "call_at", "callback")?;
+        let context =
+            args.only_keyword("call_at", core.names.context.bind(slf.py()), &["when", "callback"])?;
+        if when.is_none() {
+            return Err(PyTypeError::new_err("when cannot be None"));
+        }
+        Self::check_call(slf, &callback, "call_at", true)?;
+        let callback = Callback { callback, args: args.from(2), context };
+        Ok(core.call_at(slf.as_any(), when, callback)?.into_any())
+    }
+
+    /// The common case natively; a factory, debug mode and whatever else the running version knows are left to
+    /// `BaseEventLoop.create_task`.
+    fn create_task<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let names = this.core.names;
+        let plain = args.len() == 1
+            && !this.core.debug.load(Relaxed)
+            && !this.core.closed.load(Relaxed)
+            && this.task_factory.with(py, |factory| factory.is_none());
+        let keywords = PyDict::new(py);
+        for (name, value) in args.keywords() {
+            if !plain || !(name.eq(&names.name)? || name.eq(&names.context)?) {
+                return args.forward(names.create_task.bind(py), slf.as_any());
+            }
+            keywords.set_item(name, value)?;
+        }
+        if !plain {
+            return args.forward(names.create_task.bind(py), slf.as_any());
+        }
+        keywords.set_item("loop", slf)?;
+        names.task.bind(py).call((args.required(0, "create_task", "coro")?,), Some(&keywords))
+    }
+}
+
+/// Puts the raw methods on the class.
+pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
+    macro_rules! raw {
+        ($($method:ident($signature:literal): $doc:literal),* $(,)?) => {$({
+            unsafe extern "C" fn entry(
+                slf: *mut ffi::PyObject,
+                args: *const *mut ffi::PyObject,
+                count: ffi::Py_ssize_t,
+                keywords: *mut ffi::PyObject,
+            ) -> *mut ffi::PyObject {
+                // SAFETY: CPython calls this through the descriptor made below.
+                unsafe { fastcall::enter::<EventLoop>(slf, args, count, keywords, EventLoop::$method) }
+            }
+            let name = concat!(stringify!($method), "\0");
+            let doc = concat!(stringify!($method), $signature, "\n--\n\n", $doc, "\0");
+            fastcall::add_method::<EventLoop>(py, fastcall::c_str(name), fastcall::c_str(doc), entry)?;
+        })*};
+    }
+    raw! {
+        call_soon("($self, /, callback, *args, context=None)"):
+            "Schedules callback(*args) for the next turn of the loop; returns its Handle.",
+        call_soon_threadsafe("($self, /, callback, *args, context=None)"):
+            "As call_soon(), from any thread.",
+        call_later("($self, /, delay, callback, *args, context=None)"):
+            "Schedules callback(*args) in delay seconds; returns its TimerHandle.",
+        call_at("($self, /, when, callback, *args, context=None)"):
+            "Schedules callback(*args) for when seconds of time(); returns its TimerHandle.",
+        create_task("($self, /, coro, **kwargs)"):
+            "Schedules a coroutine; returns its Task.",
+        add_reader("($self, /, fd, callback, *args)"):
+            "Calls callback(*args) in every turn in which fd is readable.",
+        add_writer("($self, /, fd, callback, *args)"):
+            "Calls callback(*args) in every turn in which fd is writable.",
+    }
+    Ok(())
+}

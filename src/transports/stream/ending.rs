@@ -1,0 +1,145 @@
+//! The end of a connection: closed, failed, or forgotten by the program.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::{PyOSError, PyResourceWarning};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::StreamTransport;
+use crate::error::leaves_the_loop;
+use crate::handle::Callback;
+use crate::transports::lifecycle::{Action, Event};
+
+impl StreamTransport {
+    pub(super) fn close_gracefully(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.state.with(py, |state| state.life.is_closing()) {
+            return Ok(());
+        }
+        // asyncio has sent by now what the kernel takes.
+        Self::send_queued(slf)?;
+        let action =
+            this.state.with(py, |state| state.life.on(Event::Close { queued: !state.queue.is_empty() }));
+        Self::perform(slf, action, None)
+    }
+
+    /// Ends the connection: an exception of the protocol or an OSError, told as asyncio tells it.
+    pub(super) fn fatal_error(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if leaves_the_loop(py, &error) {
+            return Err(error);
+        }
+        if !error.is_instance_of::<PyOSError>(py) {
+            this.report(slf, message, error.clone_ref(py))?;
+        } else if this.core.debug.load(Relaxed) {
+            let keywords = PyDict::new(py);
+            keywords.set_item("exc_info", error.value(py))?;
+            let args = ("%r: %s", slf, message);
+            this.core.names.logger.bind(py).getattr("debug")?.call(args, Some(&keywords))?;
+        }
+        Self::fail(slf, Some(error.into_value(py).into_any()))
+    }
+
+    /// Drops what is queued and has `connection_lost(exc)` called, if nothing has before.
+    pub(super) fn fail(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
+        let action = slf.get().state.with(slf.py(), |state| {
+            if !state.life.drops_writes() {
+                // What asyncio had given to the kernel when it was written; whether it fails makes no difference.
+                let _ = state.send();
+                state.queue.clear();
+            }
+            state.life.on(Event::Fail)
+        });
+        Self::perform(slf, action, exc)
+    }
+
+    pub(super) fn perform(slf: &Bound<'_, Self>, action: Action, exc: Option<Py<PyAny>>) -> PyResult<()> {
+        if action != Action::ScheduleLost {
+            return Ok(());
+        }
+        let (py, this) = (slf.py(), slf.get());
+        if let Some(token) = this.state.with(py, |state| state.token.take()) {
+            this.core.deregister(py, token);
+        }
+        this.core.check_closed()?;
+        let lost = slf.getattr("_call_connection_lost")?;
+        let exc = exc.unwrap_or_else(|| py.None());
+        let context = this.state.with(py, |state| state.own_context.then(|| state.context.bind(py).clone()));
+        let callback = Callback { callback: lost, args: &[exc.as_ptr()], context };
+        this.core.call_soon(this.event_loop.bind(py), callback)?;
+        Ok(())
+    }
+
+    /// Closes the socket and lets go of everything.
+    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let (socket, protocol, server) =
+            this.state.with(py, |state| (state.socket.take(), state.protocol.take(), state.server.take()));
+        drop(protocol);
+        let closed = socket.close(py);
+        if let Some(server) = server {
+            if names.server_counts_transports {
+                server.call_method1(py, &names._detach, (slf,))?;
+            } else {
+                server.call_method0(py, &names._detach)?;
+            }
+        }
+        closed
+    }
+
+    /// Gives an exception to the loop's exception handler.
+    #[cold]
+    pub(super) fn report(&self, slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
+        let (py, names) = (slf.py(), self.core.names);
+        let context = PyDict::new(py);
+        context.set_item(&names.message, message)?;
+        context.set_item(&names.exception, error.into_value(py))?;
+        context.set_item(&names.transport, slf)?;
+        context.set_item(&names.protocol, self.get_protocol(py))?;
+        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
+        Ok(())
+    }
+
+    pub(super) fn log_debug(&self, slf: &Bound<'_, Self>, format: &str) -> PyResult<()> {
+        if self.core.debug.load(Relaxed) {
+            self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StreamTransport {
+    /// A transport that nobody closed: warned about as asyncio does, and its fd is closed.
+    fn drop(&mut self) {
+        // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
+        let py = unsafe { Python::assume_attached() };
+        let text = self.describe(py);
+        let state = self.state.get_mut();
+        if state.socket.is_closed() {
+            return;
+        }
+        let (socket, server, protocol) = (state.socket.take(), state.server.take(), state.protocol.take());
+        // A finalizer must leave the exception that is being handled alone.
+        let raised = PyErr::take(py);
+        let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
+        let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
+        let closed = socket.close(py);
+        // Since 3.13 the server holds its transports weakly, and has lost this one already. A server that is garbage
+        // as well may have been taken apart before: then there is nothing left to count.
+        if let Some(server) = server
+            && !self.core.names.server_counts_transports
+            && server.bind(py).hasattr("_active_count").unwrap_or(false)
+            && let Err(error) = server.call_method0(py, &self.core.names._detach)
+        {
+            error.write_unraisable(py, None);
+        }
+        drop(protocol);
+        for error in [warned, closed].into_iter().filter_map(Result::err) {
+            error.write_unraisable(py, None);
+        }
+        if let Some(raised) = raised {
+            raised.restore(py);
+        }
+    }
+}

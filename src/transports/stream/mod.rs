@@ -1,0 +1,421 @@
+//! The stream transport: one connected socket and its protocol.
+//!
+//! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` queues, the loop calls `flush` at
+//! the end of the turn. Every decision about the life of the connection is `lifecycle.rs`'s, about flow control
+//! `flow.rs`'s; here is the glue to the socket and to Python. The model is asyncio's `_SelectorSocketTransport`.
+//!
+//! Here are the class, how one is made, and Python's view of it; `reading.rs`, `writing.rs`, `ending.rs` and `info.rs`
+//! have the rest. The rule for every method: look at the state and change it inside one `state.with`, call Python only outside.
+
+mod ending;
+mod info;
+mod reading;
+mod writing;
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::flow::Flow;
+use super::lifecycle::{Action, Event, Lifecycle, Phase};
+use super::socket::{Socket, SocketKind};
+use super::write_queue::WriteQueue;
+use crate::core::{Kind, LoopCore, Native};
+use crate::error::os_error;
+use crate::handle::Callback;
+use crate::py::bytes::Chunk;
+use crate::py::cell::LoopCell;
+use crate::py::context;
+use crate::reactor::sys::{self, SocketAddress};
+use crate::reactor::token::Token;
+pub use writing::add_raw_methods;
+
+/// A connected stream socket and its protocol.
+#[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
+pub struct StreamTransport {
+    core: Arc<LoopCore>,
+    event_loop: Py<PyAny>,
+    state: LoopCell<State>,
+    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
+    /// between, and the collection that this may start sees such an object.
+    filled: bool,
+}
+
+struct State {
+    socket: Socket,
+    /// The registration; none once `connection_lost` is scheduled.
+    token: Option<Token>,
+    /// None once `connection_lost` was called.
+    protocol: Option<Py<PyAny>>,
+    /// Is the protocol a `BufferedProtocol`?
+    buffered: bool,
+    /// Where protocol callbacks run: that of the connection, or a copy of that of whoever resumed reading last.
+    context: Py<PyAny>,
+    /// Since CPython 3.15 a connection has one context, for all of its callbacks and for good.
+    own_context: bool,
+    life: Lifecycle,
+    flow: Flow,
+    queue: WriteQueue<Chunk>,
+    /// A read may find something: an edge came, and no read since has found the end of what is there.
+    readable: bool,
+    /// The peer's end of stream, or an error, waits behind the data.
+    read_closed: bool,
+    /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
+    write_blocked: bool,
+    /// The loop will call `flush` at the end of the turn.
+    in_unflushed: bool,
+    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
+    read_size: usize,
+    /// How many reads in a row needed less than `read_size`.
+    small_reads: u32,
+    /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
+    dropped_writes: u32,
+    server: Option<Py<PyAny>>,
+    sockname: Option<SocketAddress>,
+    peername: Option<SocketAddress>,
+    /// What `get_extra_info` has been asked for, or was given; made when first needed.
+    extra: Option<Py<PyDict>>,
+}
+
+/// How the loop calls stream transports.
+static KIND: Kind = Kind {
+    on_ready: StreamTransport::on_ready,
+    flush: StreamTransport::flush,
+    owns_fd: StreamTransport::owns_fd,
+};
+
+/// What a transport is made of.
+pub struct Parts<'a, 'py> {
+    pub core: &'a Arc<LoopCore>,
+    pub event_loop: &'a Bound<'py, PyAny>,
+    pub socket: Socket,
+    pub kind: SocketKind,
+    pub protocol: Bound<'py, PyAny>,
+    /// A future that is completed once `connection_made` was called.
+    pub waiter: Option<Bound<'py, PyAny>>,
+    /// Extra information from the caller.
+    pub extra: Option<Bound<'py, PyDict>>,
+    pub server: Option<Bound<'py, PyAny>>,
+    pub peername: Option<SocketAddress>,
+    /// The connection's own context; None: as asyncio before CPython 3.15, copies of whatever is current.
+    pub context: Option<Bound<'py, PyAny>>,
+}
+
+impl StreamTransport {
+    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter.
+    pub fn start<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
+        let Parts { core, event_loop, socket, kind, protocol, waiter, extra, server, peername, context } =
+            parts;
+        let (py, names) = (event_loop.py(), core.names);
+        let mut state = State {
+            token: None,
+            protocol: None,
+            buffered: false,
+            own_context: context.is_some(),
+            context: match &context {
+                Some(context) => context.clone().unbind(),
+                None => context::copy_current(py)?.unbind(),
+            },
+            life: Lifecycle::new(),
+            flow: Flow::new(),
+            queue: WriteQueue::new(),
+            readable: false,
+            read_closed: false,
+            write_blocked: false,
+            in_unflushed: false,
+            read_size: 0,
+            small_reads: 0,
+            dropped_writes: 1,
+            server: None,
+            sockname: None,
+            peername,
+            extra: extra.map(Bound::unbind),
+            socket,
+        };
+        if let Some(fd) = state.socket.fd() {
+            state.sockname = sys::local_address(fd).ok();
+            state.peername = state.peername.or_else(|| sys::peer_address(fd).ok());
+            if kind.is_tcp() {
+                sys::set_nodelay(fd).map_err(|error| os_error(py, &error))?;
+            }
+        }
+        let fd = state.socket.number();
+        let transport = Bound::new(
+            py,
+            Self {
+                core: core.clone(),
+                event_loop: event_loop.clone().unbind(),
+                state: LoopCell::new(state),
+                filled: true,
+            },
+        )?;
+        let this = transport.get();
+        this.adopt(&protocol)?;
+        let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
+        let token = core.reserve(py, fd, native)?;
+        this.state.with(py, |state| state.token = Some(token));
+        if let Some(server) = server {
+            this.attach(&transport, &server)?;
+            this.state.with(py, |state| state.server = Some(server.unbind()));
+        }
+        let made = protocol.getattr(&names.connection_made)?;
+        let call_soon = |callback, args: &[_]| {
+            core.call_soon(event_loop, Callback { callback, args, context: context.clone() })
+        };
+        call_soon(made, &[transport.as_ptr()])?;
+        call_soon(transport.getattr("_start_reading")?, &[])?;
+        if let Some(waiter) = waiter {
+            let set_result = names.set_result_unless_cancelled.bind(py).clone();
+            call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])?;
+        }
+        Ok(transport)
+    }
+
+    fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = protocol.py();
+        let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
+        let previous = self.state.with(py, |state| {
+            state.buffered = buffered;
+            state.protocol.replace(protocol.clone().unbind())
+        });
+        drop(previous);
+        Ok(())
+    }
+
+    fn attach(&self, transport: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> PyResult<()> {
+        let names = self.core.names;
+        if names.server_counts_transports {
+            server.call_method1(&names._attach, (transport,))?;
+        } else {
+            server.call_method0(&names._attach)?;
+        }
+        Ok(())
+    }
+
+    fn owns_fd(object: &Bound<'_, PyAny>) -> bool {
+        let Ok(slf) = object.cast::<Self>() else {
+            return false;
+        };
+        slf.get().state.with(slf.py(), |state| !state.life.is_closing())
+    }
+}
+
+#[pymethods]
+impl StreamTransport {
+    /// Queues all of `list_of_data`, an iterable of bytes-like objects; nothing if one of them is not.
+    fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let method = if this.core.names.own_writelines { "writelines()" } else { "write()" };
+        if this.state.with(py, |state| state.accepts_writes(method))? {
+            let chunks = list_of_data
+                .try_iter()?
+                .map(|data| Chunk::from_buffer(&data?))
+                .collect::<PyResult<Vec<_>>>()?;
+            this.state.with(py, |state| chunks.into_iter().for_each(|chunk| state.queue.push(chunk)));
+        }
+        let written = this.state.with(py, |state| state.accepts_writes(method));
+        Self::written(slf, written)
+    }
+
+    /// Ends the sending side once everything queued is sent. The peer reads the end of the stream.
+    fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let ends = |state: &mut State| !state.life.is_closing() && !state.life.write_ended();
+        if !this.state.with(py, ends) {
+            return Ok(());
+        }
+        Self::send_queued(slf)?;
+        let now = this.state.with(py, |state| {
+            state.life.end_writing() && state.queue.is_empty() && state.life.take_shutdown()
+        });
+        if now { this.shutdown_write(py) } else { Ok(()) }
+    }
+
+    /// True: the stream can be ended in one direction.
+    fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    /// Ends the connection once everything queued is sent. Nothing more is read.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::close_gracefully(slf)
+    }
+
+    /// Ends the connection at once; what is queued is lost.
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::fail(slf, None)
+    }
+
+    /// True once the connection is closing or closed.
+    fn is_closing(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_closing())
+    }
+
+    /// True if data is being received.
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_reading())
+    }
+
+    /// Stops receiving: the protocol gets nothing until `resume_reading()`. No data is lost.
+    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.state.with(slf.py(), |state| state.life.pause_reading()) {
+            this.log_debug(slf, "%r pauses reading")?;
+        }
+        Ok(())
+    }
+
+    /// Goes on receiving.
+    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if !this.state.with(py, |state| state.life.resume_reading()) {
+            return Ok(());
+        }
+        // As in asyncio, where resuming adds a new reader, whose context is a copy of the caller's.
+        let context = context::copy_current(py)?.unbind();
+        let unused = this.state.with(py, |state| {
+            if state.own_context { context } else { std::mem::replace(&mut state.context, context) }
+        });
+        drop(unused);
+        this.read_on(py);
+        this.log_debug(slf, "%r resumes reading")
+    }
+
+    /// Sets the protocol; at any time, also from one kind to the other.
+    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.adopt(protocol)
+    }
+
+    /// The protocol; None once `connection_lost` was called.
+    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.with(py, |state| state.protocol.as_ref().map(|protocol| protocol.clone_ref(py)))
+    }
+
+    /// Sets the marks, in bytes, above which the protocol is paused and at which it is resumed.
+    #[pyo3(signature = (high=None, low=None))]
+    fn set_write_buffer_limits(slf: &Bound<'_, Self>, high: Option<i64>, low: Option<i64>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
+            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
+        })?;
+        Self::queue_grown(slf)
+    }
+
+    /// (low, high), in bytes.
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.state.with(py, |state| state.flow.limits())
+    }
+
+    /// How many bytes are queued.
+    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.queue.len())
+    }
+
+    /// Information about the connection: "socket", "sockname", "peername", or what its maker added.
+    #[pyo3(signature = (name, default=None))]
+    fn get_extra_info<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let extra = slf.get().extra(slf.py())?;
+        if let Some(value) = extra.get_item(name)? {
+            return Ok(Some(value));
+        }
+        let Ok(text) = name.cast::<PyString>() else {
+            return Ok(default);
+        };
+        let Some(value) = slf.get().make_extra(slf.py(), &text.to_string_lossy())? else {
+            return Ok(default);
+        };
+        extra.set_item(name, &value)?;
+        Ok(Some(value))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        self.describe(py)
+    }
+
+    /// `isinstance(transport, asyncio.Transport)` asks for this: asyncio's class cannot be a native base.
+    #[getter(__class__)]
+    fn class(&self, py: Python<'_>) -> Py<PyAny> {
+        self.core.names.stream_transport.clone_ref(py)
+    }
+
+    #[getter(_sendfile_compatible)]
+    fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
+        self.core.names.sendfile_try_native.clone_ref(py)
+    }
+
+    #[getter(_start_tls_compatible)]
+    fn start_tls_mode(&self) -> bool {
+        true
+    }
+
+    #[getter(_loop)]
+    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.event_loop.clone_ref(py)
+    }
+
+    #[getter(_protocol_paused)]
+    fn is_protocol_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.flow.is_paused())
+    }
+
+    /// The second step after `connection_made`. The kernel watches the socket from here on, so that what has come
+    /// already is delivered in the next turn: behind those who wait for the connection, as in asyncio.
+    fn _start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let token = this.state.with(py, |state| {
+            state.life.start_reading();
+            state.token
+        });
+        match token.map(|token| this.core.activate(py, token)) {
+            Some(Err(error)) => Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched."),
+            _ => Ok(()),
+        }
+    }
+
+    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        if this.state.with(py, |state| state.life.phase() != Phase::Lost) {
+            return Ok(());
+        }
+        let told = match this.get_protocol(py) {
+            Some(protocol) => protocol.call_method1(py, &names.connection_lost, (exc,)).map(drop),
+            None => Ok(()),
+        };
+        let action = this.state.with(py, |state| state.life.on(Event::Delivered));
+        let released = if action == Action::Release { Self::release(slf) } else { Ok(()) };
+        told.and(released)
+    }
+
+    /// What asyncio's TLS layer calls to end the connection.
+    fn _force_close(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
+        Self::fail(slf, exc)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.filled {
+            return Ok(());
+        }
+        visit.call(&self.event_loop)?;
+        self.state
+            .peek(|state| {
+                visit.call(&state.protocol)?;
+                visit.call(&state.context)?;
+                visit.call(&state.server)?;
+                visit.call(&state.extra)?;
+                if let Socket::Python { object, .. } = &state.socket { visit.call(object) } else { Ok(()) }
+            })
+            .unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        let cleared = self.state.with(py, |state| (state.protocol.take(), state.extra.take()));
+        drop(cleared);
+    }
+}

@@ -1,0 +1,218 @@
+//! Bytes in: one receive per turn, straight into what the protocol gets, and the end of the stream.
+
+use std::io;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::{State, StreamTransport};
+use crate::error::os_error;
+use crate::py::bytes::{self, Writable};
+use crate::py::context;
+use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
+use crate::reactor::token::Token;
+
+/// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
+const DIRECT_READ: usize = 4096;
+/// So many reads in a row that would have fitted a smaller buffer bring one.
+const SMALL_READS_TO_SHRINK: u32 = 8;
+/// Largest read, in bytes (asyncio's `max_size`).
+const MAX_READ: usize = 256 * 1024;
+
+/// What one read needs of the state.
+struct Reading<'py> {
+    protocol: Bound<'py, PyAny>,
+    buffered: bool,
+    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
+    size: usize,
+}
+
+impl StreamTransport {
+    pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (read, write) = slf.get().state.with(slf.py(), |state| {
+            state.readable |= readiness.contains(Readiness::READABLE);
+            state.read_closed |= readiness.contains(Readiness::READ_CLOSED);
+            let unblocked = state.write_blocked && readiness.contains(Readiness::WRITABLE);
+            state.write_blocked &= !unblocked;
+            (state.readable, unblocked)
+        });
+        let context = slf.get().context(slf.py());
+        context::run_in(&context, || {
+            if read {
+                Self::read(slf)?;
+            }
+            if write { Self::send_queued(slf) } else { Ok(()) }
+        })
+    }
+
+    /// The context in which the protocol is called.
+    pub(super) fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.state.with(py, |state| state.context.bind(py).clone())
+    }
+
+    /// One read, one call of the protocol: the others get their turn before this transport's next read.
+    fn read(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let reading = this.state.with(py, |state| {
+            let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
+            Some(Reading {
+                protocol: protocol.bind(py).clone(),
+                buffered: state.buffered,
+                size: state.read_size,
+            })
+        });
+        let Some(reading) = reading else {
+            return Ok(());
+        };
+        if reading.buffered {
+            Self::read_into_protocol(slf, &reading)
+        } else {
+            Self::read_bytes(slf, &reading)
+        }?;
+        this.read_on(py);
+        Ok(())
+    }
+
+    /// Comes back in the next turn if there is more to read.
+    pub(super) fn read_on(&self, py: Python<'_>) {
+        if let Some(token) = self.state.with(py, |state| state.more_to_read()) {
+            self.core.requeue(py, token, Readiness::READABLE);
+        }
+    }
+
+    fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let received =
+            if reading.size == 0 { this.receive_small(py) } else { this.receive_large(py, reading.size) };
+        match received? {
+            Ok((_, 0)) => Self::read_end(slf, reading),
+            Ok((data, _)) => match reading.protocol.call_method1(&names.data_received, (data,)) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Self::fatal_error(slf, error, "Fatal error: protocol.data_received() call failed.")
+                }
+            },
+            Err(error) => Self::read_failed(slf, &error),
+        }
+    }
+
+    /// Receives into the loop's scratch buffer, and copies.
+    fn receive_small<'py>(&self, py: Python<'py>) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
+        let received = self.core.scratch.with(py, |scratch| {
+            let buffer = scratch.as_mut_slice();
+            let count = self.state.with(py, |state| state.receive(buffer))?;
+            // SAFETY: the kernel has just filled in the first `count` bytes.
+            let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
+            Ok((PyBytes::new(py, filled), count))
+        });
+        Ok(received)
+    }
+
+    /// Receives straight into the `bytes` that the protocol gets.
+    fn receive_large<'py>(
+        &self,
+        py: Python<'py>,
+        size: usize,
+    ) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
+        bytes::fill_new(py, size, |buffer| self.state.with(py, |state| state.receive(buffer)))
+    }
+
+    fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let lent = || {
+            let buffer = reading.protocol.call_method1(&names.get_buffer, (-1,))?;
+            if buffer.len()? == 0 {
+                return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            }
+            Ok(buffer)
+        };
+        let lent = match lent() {
+            Ok(lent) => lent,
+            Err(error) => {
+                return Self::fatal_error(slf, error, "Fatal error: protocol.get_buffer() call failed.");
+            }
+        };
+        let writable = match Writable::get(&lent) {
+            Ok(writable) => writable,
+            Err(error) => return Self::fatal_error(slf, error, "Fatal read error on socket transport"),
+        };
+        let received = this.state.with(py, |state| {
+            // SAFETY: only the system call runs while the slice lives.
+            state.receive(unsafe { writable.as_slice(py) })
+        });
+        drop(writable);
+        match received {
+            Ok(0) => Self::read_end(slf, reading),
+            Ok(count) => match reading.protocol.call_method1(&names.buffer_updated, (count,)) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
+                }
+            },
+            Err(error) => Self::read_failed(slf, &error),
+        }
+    }
+
+    /// The peer has sent its last byte.
+    fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        this.state.with(py, |state| state.life.end_reading());
+        this.log_debug(slf, "%r received EOF")?;
+        match reading.protocol.call_method0(&names.eof_received).and_then(|keep| keep.is_truthy()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Self::close_gracefully(slf),
+            Err(error) => Self::fatal_error(slf, error, "Fatal error: protocol.eof_received() call failed."),
+        }
+    }
+
+    fn read_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return Ok(());
+        }
+        Self::fatal_error(slf, os_error(slf.py(), error), "Fatal read error on socket transport")
+    }
+}
+
+impl State {
+    /// One recv, and what it says about the next one.
+    fn receive(&mut self, buffer: &mut [std::mem::MaybeUninit<u8>]) -> io::Result<usize> {
+        let Some(fd) = self.socket.fd() else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let result = sys::recv(fd, buffer);
+        match &result {
+            Ok(count) => {
+                // A short read has emptied the socket; with the peer's end behind the data there is more to see.
+                self.readable = *count == buffer.len() || self.read_closed;
+                self.adapt_read_size(*count);
+            }
+            Err(_) => self.readable = false,
+        }
+        result
+    }
+
+    /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
+    fn adapt_read_size(&mut self, count: usize) {
+        let wanted = match count {
+            0..DIRECT_READ => 0,
+            // One byte more than what came: a read that is not filled says that there is no more.
+            _ => (count + 1).next_power_of_two().min(MAX_READ),
+        };
+        if wanted >= self.read_size {
+            (self.read_size, self.small_reads) = (wanted, 0);
+        } else {
+            self.small_reads += 1;
+            if self.small_reads >= SMALL_READS_TO_SHRINK {
+                (self.read_size, self.small_reads) = (wanted, 0);
+            }
+        }
+    }
+
+    /// The token to queue when there is more to read and somebody to give it to.
+    fn more_to_read(&self) -> Option<Token> {
+        self.token.filter(|_| self.readable && self.life.may_read())
+    }
+}

@@ -1,0 +1,211 @@
+//! Bytes out: queued by `write`, sent at the end of the turn by one vectored send, and what follows from it.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use super::{KIND, State, StreamTransport};
+use crate::core::Native;
+use crate::error::{leaves_the_loop, os_error};
+use crate::py::bytes::Chunk;
+use crate::py::context;
+use crate::py::fastcall::{self, Arguments};
+use crate::reactor::sys;
+use crate::transports::flow::Signal;
+use crate::transports::lifecycle::{Action, Event};
+
+/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
+const SLICES: usize = 64;
+/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
+const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
+
+impl StreamTransport {
+    fn write<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        for (name, _) in args.keywords() {
+            args.check_keyword("write", &name.to_string(), &["data"])?;
+        }
+        let data = args.required(0, "write", "data")?;
+        let Some(chunk) = Chunk::from_write(&data)? else {
+            let kind = data.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "data argument must be a bytes-like object, not {}",
+                kind.repr()?
+            )));
+        };
+        let empty = chunk.as_ref().is_empty();
+        let written = slf.get().state.with(py, |state| {
+            let written = state.accepts_writes("write()");
+            if matches!(written, Ok(true)) {
+                state.queue.push(chunk);
+            }
+            written
+        });
+        if empty {
+            written?;
+        } else {
+            Self::written(slf, written)?;
+        }
+        Ok(py.None().into_bound(py))
+    }
+
+    /// What follows after something was queued (true), or dropped because the connection is lost (false).
+    pub(super) fn written(slf: &Bound<'_, Self>, written: PyResult<bool>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if !written? {
+            return this.write_dropped(py);
+        }
+        let in_turn = this.core.in_turn.load(Relaxed);
+        let (send, defer) = this.state.with(py, |state| {
+            let queued = !state.queue.is_empty() && !state.write_blocked;
+            let send = queued && (!in_turn || state.flow.is_above_high(state.queue.len()));
+            let defer = queued && !send && !std::mem::replace(&mut state.in_unflushed, true);
+            (send, defer)
+        });
+        if defer {
+            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
+            this.core.state.with(py, |state| state.unflushed.push(native));
+        }
+        if send {
+            Self::send_queued(slf)?;
+        }
+        Self::queue_grown(slf)
+    }
+
+    /// A write after the end: dropped, and warned about when it goes on.
+    #[cold]
+    fn write_dropped(&self, py: Python<'_>) -> PyResult<()> {
+        let count = self.state.with(py, |state| {
+            state.dropped_writes = state.dropped_writes.saturating_add(1);
+            state.dropped_writes - 1
+        });
+        if count >= DROPPED_WRITES_BEFORE_WARNING {
+            self.core.names.logger.call_method1(py, "warning", ("socket.send() raised exception.",))?;
+        }
+        Ok(())
+    }
+
+    /// The loop's call at the end of a turn.
+    pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let this = slf.get();
+        let sent = this.state.with(slf.py(), |state| {
+            state.in_unflushed = false;
+            let result = state.send();
+            result.map(|()| !state.life.is_closing() && !state.life.write_ended())
+        });
+        match sent {
+            // Nearly always.
+            Ok(true) => Ok(()),
+            Ok(false) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Ok(()))),
+            Err(error) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Err(error))),
+        }
+    }
+
+    /// Gives the kernel what it takes of the queue, and does what follows from it.
+    pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let result = slf.get().state.with(slf.py(), State::send);
+        Self::sent(slf, result)
+    }
+
+    fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if let Err(error) = result {
+            return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+        }
+        // The end resumes nobody.
+        let signal = this.state.with(py, |state| {
+            if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
+        });
+        // May write again.
+        Self::tell_flow(slf, signal)?;
+        let (action, end) = this.state.with(py, |state| {
+            if !state.queue.is_empty() {
+                return (Action::Nothing, false);
+            }
+            (state.life.on(Event::Drained), state.life.take_shutdown())
+        });
+        if end && let Err(error) = this.shutdown_write(py) {
+            this.report(slf, "Fatal error: shutdown of the sending side failed.", error)?;
+        }
+        Self::perform(slf, action, None)
+    }
+
+    /// Pauses the protocol if the queue has grown over the mark.
+    pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let signal = slf.get().state.with(slf.py(), |state| {
+            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            state.flow.grown(if state.write_blocked { state.queue.len() } else { 0 })
+        });
+        Self::tell_flow(slf, signal)
+    }
+
+    fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let (method, message) = match signal {
+            None => return Ok(()),
+            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
+            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
+        };
+        let protocol = this.state.with(py, |state| state.protocol.as_ref().map(|p| p.bind(py).clone()));
+        match protocol.map(|protocol| protocol.call_method0(method)) {
+            Some(Err(error)) if leaves_the_loop(py, &error) => Err(error),
+            Some(Err(error)) => this.report(slf, message, error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
+        self.state
+            .with(py, |state| state.socket.fd().map_or(Ok(()), sys::shutdown_write))
+            .map_err(|error| os_error(py, &error))
+    }
+}
+
+impl State {
+    /// True: queue it. False: drop it. Err: the program has ended its writing itself.
+    pub(super) fn accepts_writes(&self, method: &str) -> PyResult<bool> {
+        if self.life.write_ended() {
+            return Err(PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()")));
+        }
+        Ok(!self.life.drops_writes())
+    }
+
+    pub(super) fn send(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() && !self.write_blocked {
+            let Some(fd) = self.socket.fd() else {
+                return Ok(());
+            };
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let slices = self.queue.front(&mut slices);
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            match sys::send(fd, slices) {
+                Ok(sent) => {
+                    self.queue.advance(sent);
+                    self.write_blocked = sent < offered;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.write_blocked = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the raw methods on the class.
+pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
+    unsafe extern "C" fn write(
+        slf: *mut ffi::PyObject,
+        args: *const *mut ffi::PyObject,
+        count: ffi::Py_ssize_t,
+        keywords: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject {
+        // SAFETY: CPython calls this through the descriptor made below.
+        unsafe { fastcall::enter::<StreamTransport>(slf, args, count, keywords, StreamTransport::write) }
+    }
+    let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave at the end of the turn, in order. Never blocks.";
+    fastcall::add_method::<StreamTransport>(py, c"write", doc, write)
+}
