@@ -5,8 +5,9 @@ Run `python examples/with_aiohttp.py [PORT]` and then `curl http://127.0.0.1:808
 
 import sys
 
-import rloop
 from aiohttp import web
+
+import rloop
 
 
 async def hello(request):

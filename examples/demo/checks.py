@@ -9,9 +9,10 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from server import check
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from server import check
 
 TIMEOUT = 10  # seconds for any single step
 

@@ -14,7 +14,9 @@ _HAS_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source
 def format_callback(callback: object, args: tuple[Any, ...] | Any, debug: bool) -> str:
     """Name a callback with its source line, as asyncio does in the repr of handles and in error messages."""
     if _HAS_DEBUG:
-        return format_helpers._format_callback_source(  # type: ignore[call-arg, unused-ignore]
-            callback, args, debug=debug
+        return format_helpers._format_callback_source(
+            callback,
+            args,
+            debug=debug,  # type: ignore[call-arg, unused-ignore]
         )
     return format_helpers._format_callback_source(callback, args)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # `asyncio.iscoroutinefunction` is deprecated since 3.14, where asyncio itself uses this one.
 _is_coroutine_function: Callable[[object], bool] = getattr(
     coroutines, "_iscoroutinefunction", None
-) or getattr(coroutines, "iscoroutinefunction")
+) or coroutines.iscoroutinefunction
 
 _Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
