@@ -103,8 +103,8 @@ def wheel(version: tuple[int, int], python: str) -> Path:
         venv("build", sys.executable, MATURIN)
     folder = WHEELS / name_of(version)
     shutil.rmtree(folder, ignore_errors=True)
-    build = [builder, "-m", "maturin", "build", "--quiet", "--release", "--locked"]
-    run(*build, "--interpreter", python, "--out", folder)
+    options = ("--quiet", "--release", "--locked", "--interpreter", python)
+    run(builder, "-m", "maturin", "build", *options, "--out", folder)
     [path] = folder.glob("*.whl")
     return path
 
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     if shutil.which("cargo") is None:
         sys.exit("Rust is needed: cargo is not on PATH")
-    tasks[arguments[0]](*arguments[1:])  # type: ignore[operator]
+    tasks[arguments[0]](*arguments[1:])
 
 
 if __name__ == "__main__":
