@@ -43,8 +43,8 @@ names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, getsockname, message, name, pause_writing, peername, protocol,
-        resume_writing, setblocking, slow_callback_duration, socket, sockname, sockets, time, transport,
+        eof_received, exception, fileno, get_buffer, message, name, pause_writing, protocol,
+        resume_writing, setblocking, slow_callback_duration, socket, time, transport,
     }
     imports {
         buffered_protocol = "asyncio"."BufferedProtocol",
