@@ -4,9 +4,9 @@
 //! is told of readiness ([`Native`]); it never runs user code itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -28,6 +28,8 @@ use crate::reactor::{Mode, Reactor};
 
 /// Most handles, and most timers, that a loop keeps to use again.
 const SPARE_HANDLES: usize = 8192;
+/// How often a loop that does not block looks at how long it has kept the interpreter.
+const POLLS_BETWEEN_LOOKS: u32 = 64;
 /// Size of the buffer that all transports of a loop receive into, in bytes.
 const SCRATCH: usize = 64 * 1024;
 
@@ -45,13 +47,55 @@ pub enum Source {
     Native(Native),
 }
 
-/// What the user wants called for one fd.
+/// Who waits for one fd on behalf of the user: callbacks of `add_reader` and `add_writer`, or futures of the `sock_*`
+/// coroutines, which are completed once. Invariant: one of the two at most for a direction; as in asyncio the later
+/// takes the place of the earlier.
 #[derive(Default)]
 pub struct FdCallbacks {
     pub reader: Option<Py<Handle>>,
     pub writer: Option<Py<Handle>>,
+    pub read_waiter: Option<Py<PyAny>>,
+    pub write_waiter: Option<Py<PyAny>>,
     /// The file object that the fd was given as: it can be looked up by it once it is closed.
     pub file: Option<Py<PyAny>>,
+}
+
+impl FdCallbacks {
+    /// The directions that somebody waits for.
+    pub fn wanted(&self) -> Readiness {
+        let mut wanted = Readiness::NONE;
+        if self.reader.is_some() || self.read_waiter.is_some() {
+            wanted |= Readiness::READABLE;
+        }
+        if self.writer.is_some() || self.write_waiter.is_some() {
+            wanted |= Readiness::WRITABLE;
+        }
+        wanted
+    }
+
+    /// The places for one direction: the callback's and the waiter's.
+    pub fn places(&mut self, direction: Readiness) -> (&mut Option<Py<Handle>>, &mut Option<Py<PyAny>>) {
+        if direction == Readiness::READABLE {
+            (&mut self.reader, &mut self.read_waiter)
+        } else {
+            (&mut self.writer, &mut self.write_waiter)
+        }
+    }
+
+    /// What to call now that the fd is ready in these directions: the callbacks stay, the waiters go.
+    fn due(&mut self, py: Python<'_>, readiness: Readiness) -> Self {
+        let clone = |handle: &Option<Py<Handle>>| handle.as_ref().map(|handle| handle.clone_ref(py));
+        let mut due = Self::default();
+        if readiness.contains(Readiness::READABLE) {
+            due.reader = clone(&self.reader);
+            due.read_waiter = self.read_waiter.take();
+        }
+        if readiness.contains(Readiness::WRITABLE) {
+            due.writer = clone(&self.writer);
+            due.write_waiter = self.write_waiter.take();
+        }
+        due
+    }
 }
 
 /// A native object that takes part in the loop, such as a transport.
@@ -83,6 +127,9 @@ pub struct State {
     pub timers: TimerHeap<Py<TimerHandle>>,
     /// Transports that have data to send at the end of this turn.
     pub unflushed: Vec<Native>,
+    /// Registrations that nobody waits for at the moment. A coroutine that received something usually waits for more
+    /// in the next turn, and finds its registration again; they end when the loop is about to block.
+    pub lingering: Vec<Token>,
     /// Handles and timers to use again; empty, and known to nobody else.
     spare_handles: Vec<Py<Handle>>,
     spare_timers: Vec<Py<TimerHandle>>,
@@ -106,6 +153,12 @@ pub struct LoopCore {
     pub debug: AtomicBool,
     /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
     pub thread_id: AtomicU64,
+    /// Counts the polls that have kept the interpreter.
+    kept: AtomicU32,
+    /// When a look at the clock first found it kept, in nanoseconds; 0: not since it was let go of.
+    kept_since: AtomicU64,
+    /// How long it may be kept.
+    keep_ns: AtomicU64,
     /// True from the end of a poll to the flush at the end of the turn.
     pub in_turn: AtomicBool,
 }
@@ -118,6 +171,7 @@ impl LoopCore {
             ready: ReadyQueue::new(),
             timers: TimerHeap::new(),
             unflushed: Vec::new(),
+            lingering: Vec::new(),
             spare_handles: Vec::new(),
             spare_timers: Vec::new(),
         };
@@ -134,6 +188,9 @@ impl LoopCore {
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             thread_id: AtomicU64::new(0),
+            kept: AtomicU32::new(0),
+            kept_since: AtomicU64::new(0),
+            keep_ns: AtomicU64::new(u64::MAX),
             in_turn: AtomicBool::new(false),
         }))
     }
@@ -166,6 +223,9 @@ impl LoopCore {
     ) -> PyResult<Bound<'py, Handle>> {
         let py = event_loop.py();
         let handle = self.handle(event_loop, callback)?;
+        if self.names.cancel_waits {
+            handle.get().track_running();
+        }
         let entry = Entry::Handle(handle.clone().unbind());
         if self.is_own_thread() {
             self.push(py, entry);
@@ -185,7 +245,16 @@ impl LoopCore {
         when: Bound<'py, PyAny>,
         callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, TimerHandle>> {
-        let seconds: f64 = when.extract()?;
+        let seconds = match when.extract::<f64>() {
+            Err(error) if error.is_instance_of::<PyOverflowError>(when.py()) => {
+                if when.lt(0)? {
+                    f64::NEG_INFINITY
+                } else {
+                    f64::INFINITY
+                }
+            }
+            seconds => seconds?,
+        };
         let given = if when.is_exact_instance_of::<PyFloat>() { None } else { Some(when.unbind()) };
         self.call_at_time(event_loop, Time { seconds, given }, callback)
     }
@@ -201,7 +270,7 @@ impl LoopCore {
         let mut garbage = Vec::new();
         let spare = self.state.with(py, |state| {
             if state.timers.is_mostly_dead() {
-                state.timers.compact(|timer| is_live(py, timer), &mut garbage);
+                state.timers.compact(is_live, &mut garbage);
             }
             if debug { None } else { state.spare_timers.pop() }
         });
@@ -307,6 +376,38 @@ impl LoopCore {
         self.thread_id.load(Relaxed) == current_thread_id()
     }
 
+    /// Called for each poll that need not block: true if it is to let go of the interpreter all the same. CPython takes
+    /// the interpreter from a thread between two bytecodes when another one has asked for it, but a loop whose
+    /// callbacks are all native runs none: think of an `add_reader` with a callback in C on an fd that is always ready.
+    ///
+    /// A thread asks after it has waited for a switch interval undisturbed, and every release disturbs it without its
+    /// getting anywhere. So a release comes late enough for it to have asked; then CPython gives it the interpreter.
+    pub fn is_hogging(&self) -> bool {
+        let kept = self.kept.load(Relaxed).wrapping_add(1);
+        self.kept.store(kept, Relaxed);
+        if !kept.is_multiple_of(POLLS_BETWEEN_LOOKS) {
+            return false;
+        }
+        let (now, since) = (self.clock.now_ns(), self.kept_since.load(Relaxed));
+        let hogging = since != 0 && now - since >= self.keep_ns.load(Relaxed);
+        if since == 0 || hogging {
+            self.kept_since.store(now, Relaxed);
+        }
+        hogging
+    }
+
+    /// Called when a poll lets go of the interpreter because it can block.
+    pub fn let_go(&self) {
+        self.kept_since.store(0, Relaxed);
+    }
+
+    /// Reads CPython's switch interval, which decides how long the loop may keep the interpreter.
+    pub fn read_switch_interval(&self, py: Python<'_>) -> PyResult<()> {
+        let seconds: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
+        self.keep_ns.store((seconds * 4e9) as u64, Relaxed);
+        Ok(())
+    }
+
     pub fn is_running(&self) -> bool {
         self.thread_id.load(Relaxed) != 0
     }
@@ -368,6 +469,40 @@ impl LoopCore {
         });
     }
 
+    /// What the readiness of a registration means now, to be run outside of the borrow.
+    pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<(Readiness, Source)> {
+        self.state.with(py, |state| {
+            let readiness = state.reactor.take_ready(token);
+            match state.reactor.source_mut(token)? {
+                Source::Native(native) => Some((readiness, Source::Native(native.clone_ref(py)))),
+                Source::Callbacks(callbacks) => {
+                    let due = callbacks.due(py, readiness);
+                    if due.read_waiter.is_some() || due.write_waiter.is_some() {
+                        let wanted = callbacks.wanted();
+                        state.reactor.arm(token, wanted);
+                        if wanted.is_none() {
+                            state.lingering.push(token);
+                        }
+                    }
+                    Some((readiness, Source::Callbacks(due)))
+                }
+            }
+        })
+    }
+
+    /// Ends the registrations that nobody waits for.
+    pub fn end_lingering(&self, py: Python<'_>) {
+        let ended: Vec<Source> = self.state.with(py, |state| {
+            let reactor = &mut state.reactor;
+            let unwanted = |token: &Token| {
+                matches!(reactor.source(*token), Some(Source::Callbacks(callbacks)) if callbacks.wanted().is_none())
+            };
+            let tokens: Vec<Token> = state.lingering.drain(..).filter(unwanted).collect();
+            tokens.into_iter().filter_map(|token| state.reactor.deregister(token)).collect()
+        });
+        drop(ended);
+    }
+
     /// The native object that `fd` belongs to, so that nobody else may watch it.
     pub fn owner_of<'py>(&self, py: Python<'py>, fd: i32) -> Option<Bound<'py, PyAny>> {
         let native = self.state.with(py, |state| {
@@ -409,12 +544,14 @@ impl LoopCore {
         let visit_state = |state: &State| {
             for entry in state.ready.iter() {
                 if let Entry::Handle(handle) = entry {
-                    visit.call(handle)?;
+                    Handle::traverse_from_queue(handle, visit)?;
                 }
             }
-            state.timers.iter().try_for_each(|timer| visit.call(timer))?;
-            state.spare_handles.iter().try_for_each(|handle| visit.call(handle))?;
-            state.spare_timers.iter().try_for_each(|timer| visit.call(timer))?;
+            let timers = state.timers.iter().chain(&state.spare_timers);
+            timers
+                .map(TimerHandle::as_handle)
+                .try_for_each(|timer| Handle::traverse_from_queue(timer, visit))?;
+            state.spare_handles.iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
             state.unflushed.iter().try_for_each(|native| visit.call(&native.object))?;
             state.reactor.sources().try_for_each(|source| source.traverse(visit))
         };
@@ -436,8 +573,10 @@ impl Source {
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Callbacks(callbacks) => {
-                visit.call(&callbacks.reader)?;
-                visit.call(&callbacks.writer)?;
+                let handles = callbacks.reader.iter().chain(&callbacks.writer);
+                handles.into_iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+                visit.call(&callbacks.read_waiter)?;
+                visit.call(&callbacks.write_waiter)?;
                 visit.call(&callbacks.file)
             }
             Self::Native(native) => visit.call(&native.object),
@@ -454,8 +593,8 @@ pub fn current_thread_id() -> u64 {
 
 /// Is this timer still to run?
 #[inline]
-pub fn is_live(py: Python<'_>, timer: &Py<TimerHandle>) -> bool {
-    !timer.bind(py).as_super().get().is_cancelled()
+pub fn is_live(timer: &Py<TimerHandle>) -> bool {
+    !TimerHandle::as_handle(timer).get().is_cancelled()
 }
 
 fn closed_error() -> PyErr {

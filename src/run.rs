@@ -14,7 +14,6 @@ use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::py::fastcall::panic_error;
-use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 
 /// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
@@ -33,9 +32,11 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let timeout = poll_timeout(event_loop, core)?;
-    poll(py, core, timeout)?;
+    let polled = poll(py, core, timeout)?;
     core.in_turn.store(true, Relaxed);
-    queue_io(py, core);
+    if polled {
+        queue_io(py, core);
+    }
     let queued = queue_due_timers(event_loop, core);
     let result = queued.and_then(|()| run_ready(event_loop, core));
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
@@ -54,12 +55,12 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
     let deadline = core.state.with(py, |state| {
         state.ready.receive(&core.inbox);
         if state.timers.is_mostly_dead() {
-            state.timers.compact(|timer| is_live(py, timer), &mut garbage);
+            state.timers.compact(is_live, &mut garbage);
         }
         if !state.ready.is_empty() || core.stopping.load(SeqCst) {
             return Some(0);
         }
-        state.timers.next_deadline(|timer| is_live(py, timer), &mut garbage)
+        state.timers.next_deadline(is_live, &mut garbage)
     });
     core.discard(py, garbage);
     match deadline {
@@ -68,8 +69,9 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
     }
 }
 
-/// Asks the kernel what is ready. The interpreter is let go of only when this can block.
-fn poll(py: Python<'_>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+/// Asks the kernel what is ready; false if there was no need to. The interpreter is let go of only when this can
+/// block.
+fn poll(py: Python<'_>, core: &LoopCore, timeout: Option<u64>) -> PyResult<bool> {
     let mut timeout = timeout;
     let (poller, level) = core.state.with(py, |state| {
         if timeout == Some(0) && !state.reactor.watches_io() {
@@ -80,25 +82,29 @@ fn poll(py: Python<'_>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
         (state.reactor.take_poller(), level)
     });
     let Some(mut poller) = poller else {
-        return py.check_signals();
+        return py.check_signals().map(|()| false);
     };
     if !matches!(level, Ok(false)) {
         timeout = Some(0);
+    }
+    if timeout != Some(0) {
+        core.end_lingering(py);
     }
     if timeout != Some(0) && !(core.waker.park() && core.inbox.is_empty() && !core.stopping.load(SeqCst)) {
         timeout = Some(0);
     }
     let result = level.and_then(|_| match timeout {
-        Some(0) => poller.wait(timeout),
-        _ => py.detach(|| poller.wait(timeout)),
+        Some(0) if !core.is_hogging() => poller.wait(timeout),
+        _ => {
+            core.let_go();
+            py.detach(|| poller.wait(timeout))
+        }
     });
     core.waker.unpark();
-    let quiet = poller.is_empty();
     core.state.with(py, |state| state.reactor.put_poller(poller));
     match result {
-        Ok(()) if !quiet => Ok(()),
-        Ok(()) => py.check_signals(),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => py.check_signals(),
+        Ok(()) => py.check_signals().map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => py.check_signals().map(|()| true),
         Err(error) => Err(os_error(py, &error)),
     }
 }
@@ -121,7 +127,7 @@ fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<
     let now = core.now_ns(event_loop)?;
     let mut garbage = Vec::new();
     core.state.with(py, |state| {
-        while let Some(timer) = state.timers.pop_due(now, |timer| is_live(py, timer), &mut garbage) {
+        while let Some(timer) = state.timers.pop_due(now, is_live, &mut garbage) {
             timer.get().unschedule();
             state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind()));
         }
@@ -171,26 +177,17 @@ fn run_entry(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> Py
 
 /// Tells the owner of a registration what is ready.
 fn run_io(py: Python<'_>, core: &LoopCore, token: Token) -> PyResult<()> {
-    let (readiness, source) = core.state.with(py, |state| {
-        let readiness = state.reactor.take_ready(token);
-        let source = state.reactor.source(token).map(|source| match source {
-            Source::Native(native) => Source::Native(native.clone_ref(py)),
-            Source::Callbacks(FdCallbacks { reader, writer, .. }) => Source::Callbacks(FdCallbacks {
-                reader: reader.as_ref().map(|reader| reader.clone_ref(py)),
-                writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
-                file: None,
-            }),
-        });
-        (readiness, source)
-    });
-    match source {
+    match core.take_due(py, token) {
         None => Ok(()),
-        Some(Source::Native(Native { object, kind })) => (kind.on_ready)(&object.into_bound(py), readiness),
-        Some(Source::Callbacks(FdCallbacks { reader, writer, .. })) => {
-            let readable = readiness.contains(Readiness::READABLE);
-            let writable = readiness.contains(Readiness::WRITABLE);
+        Some((readiness, Source::Native(Native { object, kind }))) => {
+            (kind.on_ready)(&object.into_bound(py), readiness)
+        }
+        Some((_, Source::Callbacks(due))) => {
+            for waiter in [&due.read_waiter, &due.write_waiter].into_iter().flatten() {
+                core.names.set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+            }
             // A callback that the other one removed is cancelled, and does not run.
-            for handle in [reader.filter(|_| readable), writer.filter(|_| writable)].into_iter().flatten() {
+            for handle in [due.reader, due.writer].into_iter().flatten() {
                 Handle::run(&handle.into_bound(py), &core.empty_context)?;
             }
             Ok(())

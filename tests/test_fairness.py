@@ -6,6 +6,7 @@ Only counts are looked at, never times.
 import asyncio
 import select
 import threading
+import time
 
 from peers import HOST, Peer, Recorder, arrived, connection, settle, socket_pair
 
@@ -185,3 +186,27 @@ async def test_a_flood_of_writes_does_not_starve():
         transport.abort()
         await protocol.lost
         thread.join()
+
+
+async def test_other_threads_go_on_beside_native_callbacks():
+    """A reader that runs no bytecode, on a file that is always ready: CPython has no moment of its own to switch."""
+    near, far = socket_pair()
+    with near, far:
+        far.send(b"x")
+        ran = threading.Event()
+        counted = []
+
+        def count():
+            while len(counted) < 20:
+                counted.append(None)
+                time.sleep(0.001)
+            ran.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(near, len, ())
+        thread = threading.Thread(target=count)
+        thread.start()
+        while not ran.is_set():
+            await asyncio.sleep(0.01)
+        thread.join()
+        assert loop.remove_reader(near)

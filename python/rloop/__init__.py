@@ -26,18 +26,21 @@ __all__ = ("Loop", "__version__", "new_event_loop", "run")
 _POLICY_NAMES = frozenset({"EventLoopPolicy", "install"}) if sys.version_info < (3, 16) else frozenset()
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _POLICY_NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"rloop.{name} is deprecated, as asyncio's event loop policies are: "
-        "pass loop_factory=rloop.new_event_loop to asyncio.run() or asyncio.Runner()",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    from . import _policy
+# Hidden from type checkers, for which it would make every misspelt name right.
+if not TYPE_CHECKING:
 
-    return getattr(_policy, name)
+    def __getattr__(name: str) -> Any:
+        if name not in _POLICY_NAMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(
+            f"rloop.{name} is deprecated, as asyncio's event loop policies are: "
+            "pass loop_factory=rloop.new_event_loop to asyncio.run() or asyncio.Runner()",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        from . import _policy
+
+        return getattr(_policy, name)
 
 
 def __dir__() -> list[str]:

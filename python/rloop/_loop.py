@@ -1,8 +1,7 @@
-"""`Loop`: the native loop completed by `asyncio.BaseEventLoop`.
+"""`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-Native is what runs per callback, per packet or per timer (`_rloop.EventLoop`, first in the order of resolution). What
-runs per connection or per loop is Python: asyncio's own code for the running version where it is exact (happy eyeballs,
-servers, executors, exception handlers, async generators), and the hooks for it here. Nothing here may run per packet.
+`_base.py` is its foundation, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing, reports,
+and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
@@ -10,48 +9,35 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
-from asyncio import base_events, constants, exceptions, sslproto
+from asyncio import base_events, constants, sslproto
 from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _rloop
 from ._report import format_callback
 from ._signals import Signals
+from ._sockets import SocketMethods
+from ._unix import UnixMethods
 
 if TYPE_CHECKING:
     import ssl
     from typing import TypeVarTuple
+
+    from . import _rloop
 
     _Ts = TypeVarTuple("_Ts")
 
 _T = TypeVar("_T")
 
 
-class Loop(_rloop.EventLoop, base_events.BaseEventLoop):
+class Loop(SocketMethods, UnixMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
-
-    if TYPE_CHECKING:
-        # What is used here of `BaseEventLoop` and is not public, so that a type checker does not know it.
-        def _check_closed(self) -> None: ...
-        def _check_running(self) -> None: ...
-        def _check_sendfile_params(
-            self, sock: socket.socket, file: Any, offset: int, count: int | None
-        ) -> None: ...
-        async def _ensure_resolved(
-            self,
-            address: Any,
-            *,
-            family: int = 0,
-            type: int = socket.SOCK_STREAM,
-            proto: int = 0,
-            flags: int = 0,
-            loop: Loop,
-        ) -> list[tuple[Any, ...]]: ...
 
     def __init__(self) -> None:
         super().__init__()
         self._signals = Signals(self)
+        # The inode of the socket file of each listening UNIX socket that is to be removed with it.
+        self._socket_files: dict[socket.socket, int] = {}
 
     # ---------------------------------------------------------------------------------------- running
 
@@ -123,47 +109,8 @@ class Loop(_rloop.EventLoop, base_events.BaseEventLoop):
 
     def _stop_serving(self, sock: socket.socket) -> None:
         self._unregister(sock.fileno())
+        self._remove_socket_file(sock)
         sock.close()
-
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connect a non-blocking socket; a host name in `address` is resolved."""
-        base_events._check_ssl_socket(sock)  # type: ignore[attr-defined]
-        if self.get_debug() and sock.gettimeout() != 0:
-            raise ValueError("the socket must be non-blocking")
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            resolved = await self._ensure_resolved(
-                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
-            )
-            address = resolved[0][4]
-        try:
-            sock.connect(address)
-            return
-        except (BlockingIOError, InterruptedError):
-            # Under way (bpo-23618): the socket is writable once it is decided.
-            pass
-        connected = self.create_future()
-
-        def decided() -> None:
-            if connected.done():
-                return
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                connected.set_exception(OSError(error, f"Connect call failed {address}"))
-            else:
-                connected.set_result(None)
-
-        # By the object, not the number: should it be closed meanwhile, the number may be somebody else's.
-        self.add_writer(sock, decided)
-        try:
-            await connected
-        finally:
-            self.remove_writer(sock)
-
-    async def _sendfile_native(
-        self, transp: asyncio.Transport, file: Any, offset: int, count: int | None
-    ) -> int:
-        self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
-        raise exceptions.SendfileNotAvailableError("sendfile(2) over a transport is not supported yet")
 
     # ---------------------------------------------------------------------------------------- TLS
 

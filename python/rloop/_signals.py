@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ._loop import Loop
 
 # `asyncio.iscoroutinefunction` is deprecated since 3.14, where asyncio itself uses this one.
-_is_coroutine_function: Callable[[object], bool] = getattr(
-    coroutines, "_iscoroutinefunction", None
-) or coroutines.iscoroutinefunction
+_is_coroutine_function: Callable[[object], bool] = (
+    getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
+)
 
 _Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
@@ -74,8 +74,7 @@ class Signals:
         if sys.is_finalizing():
             if self._handlers:
                 warnings.warn(
-                    f"Closing the loop {self._loop!r} on interpreter shutdown stage, "
-                    "skipping signal handlers removal",
+                    f"Closing the loop {self._loop!r} on interpreter shutdown stage, skipping signal handlers removal",
                     ResourceWarning,
                     source=self._loop,
                 )
@@ -107,7 +106,9 @@ class Signals:
         try:
             yield
         finally:
-            signal.set_wakeup_fd(previous)
+            # The fd of whoever had it before may have been closed meanwhile.
+            with contextlib.suppress(ValueError, OSError):
+                signal.set_wakeup_fd(previous)
 
     def _drain(self) -> None:
         """Empty the wake-up fd. By the time this runs, the handlers have run."""
@@ -117,10 +118,14 @@ class Signals:
                     pass
 
     def _on_signal(self, sig: int, frame: object) -> None:
-        handler = self._handlers.get(sig)
-        if handler is not None and not self._loop.is_closed():
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, sig)
+
+    def _deliver(self, sig: int) -> None:
+        # The handler that is there now: it may have been removed or replaced since.
+        if (handler := self._handlers.get(sig)) is not None:
             callback, args, context = handler
-            self._loop.call_soon_threadsafe(callback, *args, context=context)
+            self._loop.call_soon(callback, *args, context=context)
 
 
 def _check_signal(sig: int) -> None:

@@ -5,6 +5,7 @@
 //! an instance's dictionary.
 
 mod scheduling;
+mod sockets;
 mod watching;
 
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub struct EventLoop {
     /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
     /// between, and the collection that this may start sees such an object.
     filled: bool,
+}
+
+fn direction(write: bool) -> Readiness {
+    if write { Readiness::WRITABLE } else { Readiness::READABLE }
 }
 
 #[pymethods]
@@ -77,7 +82,7 @@ impl EventLoop {
     /// A new `asyncio.Future` of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let keywords = PyDict::new(slf.py());
-        keywords.set_item("loop", slf)?;
+        keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
         slf.get().core.names.future.bind(slf.py()).call((), Some(&keywords))
     }
 
@@ -95,6 +100,7 @@ impl EventLoop {
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         let own_time = slf.py().get_type::<Self>().getattr("time")?;
         slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
+        slf.get().core.read_switch_interval(slf.py())?;
         run::run_until_stopped(slf.as_any(), &slf.get().core)
     }
 
@@ -172,6 +178,35 @@ impl EventLoop {
             backlog,
             context,
         })
+    }
+
+    /// A future that is completed once `sock` is readable, or writable; to be called when a call has just blocked.
+    fn _wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        write: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::wait(slf, sock, direction(write))
+    }
+
+    /// Takes back a future of `_wait` that nobody waits for any more.
+    fn _stop_waiting(&self, sock: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>, write: bool) -> PyResult<()> {
+        self.stop_waiting(sock, future, direction(write))
+    }
+
+    /// Receives up to `n` bytes; None if there is nothing yet. Never blocks, whatever the socket's mode.
+    fn _try_recv<'py>(&self, sock: &Bound<'py, PyAny>, n: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        sockets::try_recv(&self.core, sock, n)
+    }
+
+    /// Sends `data` from byte `start` on. None if all of it has left, else where to go on. Never blocks.
+    fn _try_send(
+        &self,
+        sock: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        start: usize,
+    ) -> PyResult<Option<usize>> {
+        sockets::try_send(&self.core, sock, data, start)
     }
 
     /// Lets go of everything; the last step of `close()`.

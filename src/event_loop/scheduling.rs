@@ -132,7 +132,7 @@ impl EventLoop {
         if !plain {
             return args.forward(names.create_task.bind(py), slf.as_any());
         }
-        keywords.set_item("loop", slf)?;
+        keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
         names.task.bind(py).call((args.required(0, "create_task", "coro")?,), Some(&keywords))
     }
 }

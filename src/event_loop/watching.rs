@@ -110,15 +110,84 @@ impl EventLoop {
         });
         let token = match known {
             Some(token) => token,
-            None => {
-                let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-                let callbacks = FdCallbacks { file, ..FdCallbacks::default() };
-                core.register(py, fd, Mode::Level, Source::Callbacks(callbacks))?
-            }
+            None => Self::register_file(core, file, fd)?,
         };
-        if let Some(replaced) = Self::exchange(py, core, token, direction, Some(handle)) {
+        if let (Some(replaced), _) = Self::exchange(py, core, token, direction, Some(handle)) {
             Handle::cancel_once(replaced.bind(py))?;
         }
+        Ok(())
+    }
+
+    fn register_file(core: &LoopCore, file: &Bound<'_, PyAny>, fd: i32) -> PyResult<Token> {
+        let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
+        let callbacks = FdCallbacks { file: known_as, ..FdCallbacks::default() };
+        core.register(file.py(), fd, Mode::Level, Source::Callbacks(callbacks))
+    }
+
+    /// A future that is completed once `sock` is ready in `direction`; to be called when a system call has just said
+    /// that it is not.
+    pub(super) fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        direction: Readiness,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, core) = (slf.py(), &slf.get().core);
+        let fd = slf.get().fd_of(sock)?;
+        slf.get().refuse_fd_of_transport(fd.into_pyobject(py)?.as_any(), fd)?;
+        core.check_closed()?;
+        let future = Self::create_future(slf)?;
+        let known = core.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            match state.reactor.source(token) {
+                // The same object, so the same file: no need to ask the kernel, whose next edge is still to come.
+                Some(Source::Callbacks(FdCallbacks { file: Some(file), .. })) if file.is(sock) => Some(token),
+                _ => state.reactor.refresh(token).is_ok().then_some(token),
+            }
+        });
+        let token = match known {
+            Some(token) => token,
+            None => Self::register_file(core, sock, fd)?,
+        };
+        let replaced = core.state.with(py, |state| {
+            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
+                return (None, None);
+            };
+            let (callback, waiter) = callbacks.places(direction);
+            let replaced = (callback.take(), waiter.replace(future.clone().unbind()));
+            let wanted = callbacks.wanted();
+            state.reactor.arm(token, wanted);
+            replaced
+        });
+        if let Some(callback) = &replaced.0 {
+            Handle::cancel_once(callback.bind(py))?;
+        }
+        Ok(future)
+    }
+
+    /// Takes back a future of [`EventLoop::wait`] that nobody waits for any more.
+    pub(super) fn stop_waiting(
+        &self,
+        sock: &Bound<'_, PyAny>,
+        future: &Bound<'_, PyAny>,
+        direction: Readiness,
+    ) -> PyResult<()> {
+        let (py, core) = (sock.py(), &self.core);
+        let Ok(fd) = self.fd_of(sock) else {
+            return Ok(());
+        };
+        let removed = core.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
+                return None;
+            };
+            let (_, place) = callbacks.places(direction);
+            let waiter = place.take_if(|waiter| waiter.is(future));
+            let wanted = callbacks.wanted();
+            state.reactor.arm(token, wanted);
+            let ended = wanted.is_none().then(|| state.reactor.deregister(token)).flatten();
+            Some((waiter, ended))
+        });
+        drop(removed);
         Ok(())
     }
 
@@ -129,36 +198,29 @@ impl EventLoop {
             return Ok(false);
         };
         match Self::exchange(py, core, token, direction, None) {
-            Some(removed) => Handle::cancel_once(removed.bind(py)),
-            None => Ok(false),
+            (Some(removed), _) => Handle::cancel_once(removed.bind(py)),
+            (None, waiter) => Ok(waiter.is_some()),
         }
     }
 
-    /// Puts `handle` in the place for `direction`, and arms and disarms accordingly. A registration without any
-    /// callback ends.
+    /// Puts `handle` in the place for `direction`, of a callback or a waiter, and arms and disarms accordingly. A
+    /// registration that nobody waits for ends.
     fn exchange(
         py: Python<'_>,
         core: &LoopCore,
         token: Token,
         direction: Readiness,
         handle: Option<Py<Handle>>,
-    ) -> Option<Py<Handle>> {
+    ) -> (Option<Py<Handle>>, Option<Py<PyAny>>) {
         let (previous, ended) = core.state.with(py, |state| {
             let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
-                return (None, None);
+                return ((None, None), None);
             };
-            let place =
-                if direction == Readiness::READABLE { &mut callbacks.reader } else { &mut callbacks.writer };
-            let previous = std::mem::replace(place, handle);
-            let mut armed = Readiness::NONE;
-            if callbacks.reader.is_some() {
-                armed |= Readiness::READABLE;
-            }
-            if callbacks.writer.is_some() {
-                armed |= Readiness::WRITABLE;
-            }
-            state.reactor.arm(token, armed);
-            (previous, armed.is_none().then(|| state.reactor.deregister(token)).flatten())
+            let (place, waiter) = callbacks.places(direction);
+            let previous = (std::mem::replace(place, handle), waiter.take());
+            let wanted = callbacks.wanted();
+            state.reactor.arm(token, wanted);
+            (previous, wanted.is_none().then(|| state.reactor.deregister(token)).flatten())
         });
         drop(ended);
         previous

@@ -3,6 +3,7 @@
 //! The model is `asyncio.events`. Nothing here knows of queues or of the clock; a timer only carries its deadline and
 //! tells its heap's counter when it is cancelled.
 
+mod running;
 mod timer;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,6 +18,7 @@ use crate::py::cell::LoopCell;
 use crate::py::context::{self, EmptyContext};
 use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
+use running::RunningOn;
 pub use timer::{Time, TimerHandle};
 
 /// How many arguments a handle keeps in itself; more go to a tuple.
@@ -31,6 +33,7 @@ pub struct Handle {
     event_loop: Py<PyAny>,
     call: LoopCell<Call>,
     cancelled: AtomicBool,
+    running_on: RunningOn,
 }
 
 /// What to call, and where. Without callback and arguments once the handle is cancelled.
@@ -125,6 +128,7 @@ impl Handle {
             event_loop: event_loop.clone().unbind(),
             call: LoopCell::new(callback.into_call(debug)?),
             cancelled: AtomicBool::new(false),
+            running_on: RunningOn::default(),
         })
     }
 
@@ -134,6 +138,7 @@ impl Handle {
         let py = callback.callback.py();
         let call = callback.into_call(false)?;
         self.cancelled.store(false, Relaxed);
+        self.running_on.track(false);
         // What it replaces is empty.
         self.call.with(py, |place| std::mem::forget(std::mem::replace(place, call)));
         Ok(())
@@ -154,6 +159,28 @@ impl Handle {
         plain
     }
 
+    /// What the owner of a queue shows the garbage collector of a handle in it, which is hidden itself.
+    pub fn traverse_from_queue(handle: &Py<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: a live object; the collector runs with the interpreter held.
+        if unsafe { ffi::Py_REFCNT(handle.as_ptr()) } == 1 {
+            handle.get().traverse(visit)
+        } else {
+            visit.call(handle)
+        }
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.event_loop)?;
+        self.call
+            .peek(|call| {
+                visit.call(&call.context)?;
+                visit.call(&call.callback)?;
+                call.args.iter().try_for_each(|arg| visit.call(arg))?;
+                call.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
+            })
+            .unwrap_or(Ok(()))
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Relaxed)
     }
@@ -172,14 +199,27 @@ impl Handle {
         let Some(call) = call else {
             return Ok(());
         };
+        let tracked = this.running_on.is_tracked();
+        if tracked {
+            this.running_on.started();
+        }
         let result = match &context {
             Some(context) => context::run_in(context, || call.invoke(py)),
             None => empty.run(py, || call.invoke(py)),
         };
-        match result {
+        let result = match result {
             Ok(()) => Ok(()),
             Err(error) => Self::failed(slf, error),
+        };
+        if tracked {
+            this.running_on.finished();
         }
+        result
+    }
+
+    /// Has other threads wait for the callback when they cancel the handle.
+    pub fn track_running(&self) {
+        self.running_on.track(true);
     }
 
     #[cold]
@@ -355,11 +395,13 @@ fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
 impl Handle {
     /// Cancels the callback. Callback and arguments are released at once.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().running_on.wait(slf.py());
         Self::cancel_once(slf).map(drop)
     }
 
     /// True if the callback was cancelled.
-    fn cancelled(&self) -> bool {
+    fn cancelled(&self, py: Python<'_>) -> bool {
+        self.running_on.wait(py);
         self.is_cancelled()
     }
 
@@ -387,7 +429,9 @@ impl Handle {
     /// `isinstance(handle, asyncio.Handle)` asks for this: asyncio's class has slots and cannot be a native base.
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(names(py)?.handle.clone_ref(py))
+        let names = names(py)?;
+        let class = if self.running_on.is_tracked() { &names.threadsafe_handle } else { &names.handle };
+        Ok(class.clone_ref(py))
     }
 
     #[getter(_callback)]
@@ -421,15 +465,7 @@ impl Handle {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.event_loop)?;
-        self.call
-            .peek(|call| {
-                visit.call(&call.context)?;
-                visit.call(&call.callback)?;
-                call.args.iter().try_for_each(|arg| visit.call(arg))?;
-                call.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
-            })
-            .unwrap_or(Ok(()))
+        self.traverse(&visit)
     }
 
     fn __clear__(&self, py: Python<'_>) {

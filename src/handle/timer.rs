@@ -45,6 +45,12 @@ impl TimerHandle {
         Ok(())
     }
 
+    /// The same object as a handle.
+    pub fn as_handle(timer: &Py<Self>) -> &Py<Handle> {
+        // SAFETY: `Py` is a pointer to the object whatever the type, and a TimerHandle is a Handle.
+        unsafe { &*std::ptr::from_ref(timer).cast::<Py<Handle>>() }
+    }
+
     /// Notes that the heap has let go of this timer: a cancel from here on is none of its business.
     pub fn unschedule(&self) {
         self.scheduled.store(false, Relaxed);

@@ -97,28 +97,41 @@ impl AsRef<[u8]> for Chunk {
     }
 }
 
+/// The bytes of a contiguous buffer.
+///
+/// # Safety
+/// Nothing else may run while the slice lives: neither Python code, which could write to the buffer, nor anything that
+/// gives the interpreter away.
+pub unsafe fn readable<'a>(buffer: &'a PyUntypedBuffer, _py: Python<'_>) -> &'a [u8] {
+    if buffer.len_bytes() == 0 {
+        return &[];
+    }
+    // SAFETY: the exporter keeps the memory valid until the buffer is released, and the caller lets nobody write.
+    unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().cast_const(), buffer.len_bytes()) }
+}
+
 /// A writable buffer lent by a `BufferedProtocol`.
-pub struct Writable(PyUntypedBuffer);
+pub struct Writable(Box<ffi::Py_buffer>);
 
 impl Writable {
     /// Borrows the buffer of `object`; TypeError when it has none that can be written to.
     pub fn get(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let refuse = || {
-            let kind = object.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());
-            PyTypeError::new_err(format!(
+        // SAFETY: all-zero is a valid Py_buffer: null pointers and zero lengths.
+        let mut view: Box<ffi::Py_buffer> = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: `view` is writable, and stays where it is until it is released: CPython may refer to it.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut *view, ffi::PyBUF_WRITABLE) } < 0 {
+            PyErr::fetch(object.py());
+            let kind = object.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
                 "get_buffer() must return a read-write bytes-like object, not {kind}"
-            ))
-        };
-        match PyUntypedBuffer::get(object) {
-            Ok(buffer) if buffer.readonly() || !buffer.is_c_contiguous() => Err(refuse()),
-            Ok(buffer) => Ok(Self(buffer)),
-            Err(_) => Err(refuse()),
+            )));
         }
+        Ok(Self(view))
     }
 
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.0.len_bytes()
+        self.0.len as usize
     }
 
     /// The memory itself.
@@ -131,8 +144,15 @@ impl Writable {
         if self.len() == 0 {
             return &mut [];
         }
-        // SAFETY: the exporter keeps the memory valid and writable (checked in `get`) until the buffer is released,
-        // and the caller lets nothing else touch it.
-        unsafe { std::slice::from_raw_parts_mut(self.0.buf_ptr().cast(), self.len()) }
+        // SAFETY: a simple buffer is contiguous, valid and writable until it is released; the caller lets nothing
+        // else touch it.
+        unsafe { std::slice::from_raw_parts_mut(self.0.buf.cast(), self.len()) }
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        // SAFETY: filled in by PyObject_GetBuffer; the struct does not leave the function that holds the interpreter.
+        unsafe { ffi::PyBuffer_Release(&mut *self.0) }
     }
 }

@@ -51,23 +51,22 @@ pub unsafe fn enter<T: PyTypeInfo>(
     keywords: *mut ffi::PyObject,
     body: impl for<'py> FnOnce(&Bound<'py, T>, Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>>,
 ) -> *mut ffi::PyObject {
-    Python::attach(|py| {
-        // SAFETY: the caller holds references to `slf` and to all arguments for the duration of the call, and the
-        // descriptor has checked that `slf` is a `T`. `args` is not null when there are arguments.
-        let (slf, arguments) = unsafe {
-            let total = count as usize + keyword_count(keywords);
-            let values = if total == 0 { &[] } else { std::slice::from_raw_parts(args, total) };
-            let names =
-                Bound::from_borrowed_ptr_or_opt(py, keywords).map(|names| names.cast_into_unchecked());
-            let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<T>();
-            (slf, Arguments { py, values, positional: count as usize, names })
-        };
-        match catch_unwind(AssertUnwindSafe(|| body(&slf, arguments))) {
-            Ok(Ok(value)) => value.into_ptr(),
-            Ok(Err(error)) => raise(py, error),
-            Err(payload) => raise(py, panic_error(payload)),
-        }
-    })
+    // SAFETY: CPython calls methods with the interpreter held.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the caller holds references to `slf` and to all arguments for the duration of the call, and the
+    // descriptor has checked that `slf` is a `T`. `args` is not null when there are arguments.
+    let (slf, arguments) = unsafe {
+        let total = count as usize + keyword_count(keywords);
+        let values = if total == 0 { &[] } else { std::slice::from_raw_parts(args, total) };
+        let names = Bound::from_borrowed_ptr_or_opt(py, keywords).map(|names| names.cast_into_unchecked());
+        let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<T>();
+        (slf, Arguments { py, values, positional: count as usize, names })
+    };
+    match catch_unwind(AssertUnwindSafe(|| body(&slf, arguments))) {
+        Ok(Ok(value)) => value.into_ptr(),
+        Ok(Err(error)) => raise(py, error),
+        Err(payload) => raise(py, panic_error(payload)),
+    }
 }
 
 /// A literal that ends in NUL, for [`add_method`].

@@ -2,6 +2,7 @@
 //!
 //! A collection looks at every tracked object. A handle that waits in its loop's queue is reached from there, so that
 //! it cannot be garbage: it is untracked until it leaves the queue, and tracked then if anybody still refers to it.
+//! For a handle that nobody else refers to the loop shows the collector what is inside, as if it were the loop's own.
 //! The price: a loop that is dropped without being closed is not collected while handles that the program keeps as
 //! well wait in it.
 

@@ -10,10 +10,16 @@ macro_rules! names {
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
+            /// The keyword `loop`, which Rust has another use for.
+            pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
             /// `asyncio.constants._SendfileMode.TRY_NATIVE`
             pub sendfile_try_native: Py<PyAny>,
+            /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
+            pub threadsafe_handle: Py<PyAny>,
+            /// Do other threads that cancel a handle wait for its callback? (CPython 3.14)
+            pub cancel_waits: bool,
             /// Does `Server._attach` take the transport? (CPython 3.13)
             pub server_counts_transports: bool,
             /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
@@ -25,6 +31,7 @@ macro_rules! names {
                 Ok(Self {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    loop_keyword: PyString::intern(py, "loop").unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
                         .import("asyncio.constants")?
@@ -32,6 +39,12 @@ macro_rules! names {
                         .getattr("TRY_NATIVE")?
                         .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
+                    threadsafe_handle: py
+                        .import("asyncio.events")?
+                        .getattr("_ThreadSafeHandle")
+                        .or_else(|_| py.import("asyncio")?.getattr("Handle"))?
+                        .unbind(),
+                    cancel_waits: py.version_info() >= (3, 14),
                     server_counts_transports: py.version_info() >= (3, 13),
                 })
             }

@@ -31,6 +31,9 @@ use waker::Waker;
 /// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
 const WAKER: mio::Token = mio::Token(usize::MAX);
 /// What every registration asks of the kernel.
+#[cfg(target_os = "linux")]
+const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE).add(mio::Interest::PRIORITY);
+#[cfg(not(target_os = "linux"))]
 const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE);
 /// Most events taken from the kernel in one poll.
 const MAX_EVENTS: usize = 1024;
@@ -308,11 +311,6 @@ impl Poller {
             raw: Box::new_uninit_slice(MAX_EVENTS),
             found: Vec::new(),
         }
-    }
-
-    /// True if nothing is ready.
-    pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
     }
 
     /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.

@@ -12,8 +12,8 @@ impl Readiness {
     pub const READABLE: Self = Self(1);
     /// A write would not block.
     pub const WRITABLE: Self = Self(2);
-    /// The peer will send no more, or the fd failed: after the data that is there a read sees the end. One edge can
-    /// carry both data and the end, so a short read does not mean "drained" while this is set.
+    /// The peer will send no more, or the fd failed, or there is urgent data: behind what a read gets there is more to
+    /// see. One edge can carry all of it, so a short read does not mean "drained" while this is set.
     pub const READ_CLOSED: Self = Self(4);
 
     pub fn contains(self, other: Self) -> bool {
@@ -70,7 +70,7 @@ impl From<&mio::event::Event> for Readiness {
         if event.is_writable() || event.is_write_closed() || failed {
             readiness |= Self::WRITABLE;
         }
-        if event.is_read_closed() || failed {
+        if event.is_read_closed() || event.is_priority() || failed {
             readiness |= Self::READ_CLOSED;
         }
         readiness

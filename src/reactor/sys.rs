@@ -77,13 +77,14 @@ fn epoll_readiness(flags: u32) -> Readiness {
     let has = |mask: libc::c_int| flags & mask as u32 != 0;
     let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
     let mut readiness = Readiness::NONE;
-    if failed || has(libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP) {
+    if failed || has(libc::EPOLLIN | libc::EPOLLRDHUP) {
         readiness |= Readiness::READABLE;
     }
     if failed || has(libc::EPOLLOUT) {
         readiness |= Readiness::WRITABLE;
     }
-    if failed || has(libc::EPOLLRDHUP) {
+    // Urgent data ends a read where it stands in the stream.
+    if failed || has(libc::EPOLLRDHUP | libc::EPOLLPRI) {
         readiness |= Readiness::READ_CLOSED;
     }
     readiness
@@ -104,7 +105,7 @@ pub type PollFd = libc::pollfd;
 pub fn poll_fd(fd: RawFd, interest: Readiness) -> PollFd {
     let mut events = 0;
     if interest.contains(Readiness::READABLE) {
-        events |= libc::POLLIN | libc::POLLPRI;
+        events |= libc::POLLIN;
     }
     if interest.contains(Readiness::WRITABLE) {
         events |= libc::POLLOUT;
@@ -128,7 +129,7 @@ pub fn poll_readiness(fd: &PollFd) -> Readiness {
     if fd.revents & !libc::POLLOUT != 0 {
         readiness |= Readiness::READABLE;
     }
-    if fd.revents & !(libc::POLLIN | libc::POLLPRI) != 0 {
+    if fd.revents & !libc::POLLIN != 0 {
         readiness |= Readiness::WRITABLE;
     }
     readiness
@@ -144,15 +145,39 @@ pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<us
     })
 }
 
+/// As [`recv`], on a UNIX socket: also says whether the read may have ended before the data did. The kernel ends one
+/// where a peer has passed file descriptors along, which are dropped here (unix_stream_read_generic, MSG_CTRUNC).
+pub fn recv_unix(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<(usize, bool)> {
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &mut slice;
+    message.msg_iovlen = 1;
+    let count = retry(|| {
+        // SAFETY: `message` points to one slice, which is `buffer`, writable for its length.
+        check(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })
+    })?;
+    Ok((count, message.msg_flags & libc::MSG_CTRUNC != 0))
+}
+
+/// As [`recv`], on a socket in any mode: never blocks.
+pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        let flags = libc::MSG_DONTWAIT;
+        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
+        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+    })
+}
+
 /// Most buffers in one vectored send (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
 
-/// Sends the buffers as one to a non-blocking socket, as far as the kernel takes them. Never raises SIGPIPE.
+/// Sends the buffers as one, as far as the kernel takes them. Never blocks, and never raises SIGPIPE.
 pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
-    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     #[cfg(not(target_os = "linux"))]
-    const FLAGS: libc::c_int = 0;
+    const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
     if let [slice] = slices {
         return retry(|| {
             // SAFETY: the slice is readable for its length.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -43,6 +43,8 @@ pub struct Listener {
     /// Do connections keep their context for good? (CPython 3.15)
     own_contexts: bool,
     token: LoopCell<Option<Token>>,
+    /// Out of fds: nothing is accepted until the retry.
+    backing_off: AtomicBool,
     fd: i32,
 }
 
@@ -83,6 +85,7 @@ impl Listener {
                     None => context::copy_current(py)?.unbind(),
                 },
                 token: LoopCell::new(None),
+                backing_off: AtomicBool::new(false),
                 fd,
             },
         )?;
@@ -96,7 +99,7 @@ impl Listener {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         for _ in 0..this.backlog {
-            if !this.is_registered(py) {
+            if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
             // SAFETY: the socket object keeps the fd open: `Server` closes it after the registration is gone, which
@@ -139,10 +142,11 @@ impl Listener {
         }
     }
 
-    /// Out of fds: told once a second until there are some. Edges meanwhile only try again.
+    /// Out of fds: told once a second until there are some.
     #[cold]
     fn back_off(&self, slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
+        self.backing_off.store(true, Relaxed);
         self.report(py, "socket.accept() out of system resource", os_error(py, error))?;
         let delay = self.core.clock.now() + RETRY_DELAY;
         let when = delay.into_pyobject(py)?.into_any();
@@ -229,6 +233,7 @@ impl Listener {
 impl Listener {
     /// Tries again after a back-off.
     fn _retry(&self, py: Python<'_>) {
+        self.backing_off.store(false, Relaxed);
         self.go_on(py);
     }
 

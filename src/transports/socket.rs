@@ -26,6 +26,10 @@ impl SocketKind {
         Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
     }
 
+    pub fn is_unix(self) -> bool {
+        self.family == libc::AF_UNIX
+    }
+
     /// TCP, to which TCP_NODELAY applies. asyncio's `_set_nodelay` asks for the protocol's number as well, and so
     /// leaves Nagle's algorithm on where a listener was made without one, as `socket.create_server()` does.
     pub fn is_tcp(self) -> bool {
@@ -45,11 +49,17 @@ pub enum Socket {
         object: Py<PyAny>,
         fd: RawFd,
     },
-    /// Remembers the number that the fd had, for the repr.
+    /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
         fd: RawFd,
-        kind: Option<SocketKind>,
+        was: Was,
     },
+}
+
+/// What a closed socket was.
+pub enum Was {
+    Own(SocketKind),
+    Python(Py<PyAny>),
 }
 
 impl Socket {
@@ -86,23 +96,38 @@ impl Socket {
     }
 
     /// Takes the socket out, for [`Socket::close`].
-    pub fn take(&mut self) -> Self {
+    pub fn take(&mut self, py: Python<'_>) -> Self {
         let fd = self.number();
-        let kind = match self {
-            Self::Own { kind, .. } => Some(*kind),
-            Self::Closed { kind, .. } => *kind,
-            Self::Python { .. } => None,
+        let was = match self {
+            Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
+            Self::Python { object, .. } | Self::Closed { was: Was::Python(object), .. } => {
+                Was::Python(object.clone_ref(py))
+            }
         };
-        std::mem::replace(self, Self::Closed { fd, kind })
+        std::mem::replace(self, Self::Closed { fd, was })
+    }
+
+    /// The Python object, if there is one.
+    pub fn object(&self) -> Option<&Py<PyAny>> {
+        match self {
+            Self::Python { object, .. } | Self::Closed { was: Was::Python(object), .. } => Some(object),
+            _ => None,
+        }
     }
 
     /// Closes the fd; a Python socket by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        if let Self::Python { object, .. } = self {
-            let object = object.into_bound(py);
-            if object.hasattr("_io_refs")? {
-                object.call_method0("_decref_socketios")?;
-            }
+        let Self::Python { object, .. } = self else {
+            return Ok(());
+        };
+        let object = object.into_bound(py);
+        if object.hasattr("_io_refs")? {
+            object.call_method0("_decref_socketios")?;
+            object.call_method0("close")?;
+        } else if object.is_instance(&py.import("_socket")?.getattr("socket")?)? {
+            // Taken apart by the garbage collector already: only the native half still works.
+            py.import("_socket")?.getattr("socket")?.call_method1("close", (object,))?;
+        } else {
             object.call_method0("close")?;
         }
         Ok(())

@@ -62,6 +62,7 @@ impl StreamTransport {
         if let Some(token) = this.state.with(py, |state| state.token.take()) {
             this.core.deregister(py, token);
         }
+        this.tell_sent_waiter(py)?;
         this.core.check_closed()?;
         let lost = slf.getattr("_call_connection_lost")?;
         let exc = exc.unwrap_or_else(|| py.None());
@@ -75,7 +76,7 @@ impl StreamTransport {
     pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let (socket, protocol, server) =
-            this.state.with(py, |state| (state.socket.take(), state.protocol.take(), state.server.take()));
+            this.state.with(py, |state| (state.socket.take(py), state.protocol.take(), state.server.take()));
         drop(protocol);
         let closed = socket.close(py);
         if let Some(server) = server {
@@ -119,7 +120,7 @@ impl Drop for StreamTransport {
         if state.socket.is_closed() {
             return;
         }
-        let (socket, server, protocol) = (state.socket.take(), state.server.take(), state.protocol.take());
+        let (socket, server, protocol) = (state.socket.take(py), state.server.take(), state.protocol.take());
         // A finalizer must leave the exception that is being handled alone.
         let raised = PyErr::take(py);
         let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();

@@ -8,7 +8,7 @@ use pyo3::types::PyDict;
 use super::StreamTransport;
 use crate::py::sockaddr;
 use crate::transports::lifecycle::Phase;
-use crate::transports::socket::{Socket, hand_over, python_socket};
+use crate::transports::socket::{Socket, Was, hand_over, python_socket};
 
 impl StreamTransport {
     pub(super) fn describe(&self, py: Python<'_>) -> String {
@@ -63,9 +63,9 @@ impl StreamTransport {
     /// The `asyncio.TransportSocket` of the connection.
     fn python_socket<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (object, own) = self.state.with(py, |state| match &state.socket {
-            Socket::Python { object, .. } => (Some(object.bind(py).clone()), None),
             Socket::Own { kind, .. } => (None, Some((state.socket.number(), *kind, true))),
-            Socket::Closed { fd, kind } => (None, kind.map(|kind| (*fd, kind, false))),
+            Socket::Closed { fd, was: Was::Own(kind) } => (None, Some((*fd, *kind, false))),
+            socket => (socket.object().map(|object| object.bind(py).clone()), None),
         });
         let socket = match (object, own) {
             (Some(object), _) => object,

@@ -10,11 +10,12 @@
 mod ending;
 mod info;
 mod reading;
+mod sendfile;
 mod writing;
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -56,6 +57,8 @@ struct State {
     context: Py<PyAny>,
     /// Since CPython 3.15 a connection has one context, for all of its callbacks and for good.
     own_context: bool,
+    /// A UNIX socket, whose reads can end early.
+    is_unix: bool,
     life: Lifecycle,
     flow: Flow,
     queue: WriteQueue<Chunk>,
@@ -65,6 +68,10 @@ struct State {
     read_closed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
+    /// A file is being sent: writes are refused.
+    in_sendfile: bool,
+    /// Completed once the queue is empty and the kernel takes more.
+    sent_waiter: Option<Py<PyAny>>,
     /// The loop will call `flush` at the end of the turn.
     in_unflushed: bool,
     /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
@@ -119,12 +126,15 @@ impl StreamTransport {
                 Some(context) => context.clone().unbind(),
                 None => context::copy_current(py)?.unbind(),
             },
+            is_unix: kind.is_unix(),
             life: Lifecycle::new(),
             flow: Flow::new(),
             queue: WriteQueue::new(),
             readable: false,
             read_closed: false,
             write_blocked: false,
+            in_sendfile: false,
+            sent_waiter: None,
             in_unflushed: false,
             read_size: 0,
             small_reads: 0,
@@ -153,15 +163,26 @@ impl StreamTransport {
             },
         )?;
         let this = transport.get();
-        this.adopt(&protocol)?;
+        let prepare = || {
+            core.check_closed()?;
+            this.adopt(&protocol)?;
+            let made = protocol.getattr(&names.connection_made)?;
+            server.as_ref().map_or(Ok(()), |server| this.attach(&transport, server))?;
+            Ok(made)
+        };
+        let made = match prepare() {
+            Ok(made) => made,
+            Err(error) => {
+                this.state.with(py, |state| state.socket.take(py)).close(py)?;
+                return Err(error);
+            }
+        };
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
-        this.state.with(py, |state| state.token = Some(token));
-        if let Some(server) = server {
-            this.attach(&transport, &server)?;
-            this.state.with(py, |state| state.server = Some(server.unbind()));
-        }
-        let made = protocol.getattr(&names.connection_made)?;
+        this.state.with(py, |state| {
+            state.token = Some(token);
+            state.server = server.map(Bound::unbind);
+        });
         let call_soon = |callback, args: &[_]| {
             core.call_soon(event_loop, Callback { callback, args, context: context.clone() })
         };
@@ -296,11 +317,20 @@ impl StreamTransport {
 
     /// Sets the marks, in bytes, above which the protocol is paused and at which it is resumed.
     #[pyo3(signature = (high=None, low=None))]
-    fn set_write_buffer_limits(slf: &Bound<'_, Self>, high: Option<i64>, low: Option<i64>) -> PyResult<()> {
+    fn set_write_buffer_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<&Bound<'_, PyAny>>,
+        low: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
         this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
+        // What waits for the end of the turn only is not above any mark yet.
+        if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
+            Self::send_queued(slf)?;
+        }
         Self::queue_grown(slf)
     }
 
@@ -321,6 +351,10 @@ impl StreamTransport {
         name: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if name.eq(&slf.get().core.names.socket)? {
+            // Whoever takes the socket to use it directly does so behind what was written.
+            Self::send_queued(slf)?;
+        }
         let extra = slf.get().extra(slf.py())?;
         if let Some(value) = extra.get_item(name)? {
             return Ok(Some(value));
@@ -393,6 +427,18 @@ impl StreamTransport {
         told.and(released)
     }
 
+    fn _begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::begin_sendfile(slf)
+    }
+
+    fn _writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::wait_writable(slf)
+    }
+
+    fn _end_sendfile(&self, py: Python<'_>) {
+        self.end_sendfile(py);
+    }
+
     /// What asyncio's TLS layer calls to end the connection.
     fn _force_close(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         Self::fail(slf, exc)
@@ -409,13 +455,28 @@ impl StreamTransport {
                 visit.call(&state.context)?;
                 visit.call(&state.server)?;
                 visit.call(&state.extra)?;
-                if let Socket::Python { object, .. } = &state.socket { visit.call(object) } else { Ok(()) }
+                visit.call(&state.sent_waiter)?;
+                state.socket.object().map_or(Ok(()), |object| visit.call(object))
             })
             .unwrap_or(Ok(()))
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        let cleared = self.state.with(py, |state| (state.protocol.take(), state.extra.take()));
+        let cleared = self
+            .state
+            .with(py, |state| (state.protocol.take(), state.extra.take(), state.sent_waiter.take()));
         drop(cleared);
+    }
+}
+
+/// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
+fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
+    match limit.extract::<i64>() {
+        Ok(limit) => Ok(limit),
+        Err(_) => match limit.extract::<f64>() {
+            Ok(limit) => Ok(limit.floor() as i64),
+            Err(error) if error.is_instance_of::<PyOverflowError>(limit.py()) => Ok(i64::MAX),
+            Err(error) => Err(error),
+        },
     }
 }

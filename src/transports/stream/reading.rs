@@ -182,11 +182,17 @@ impl State {
         let Some(fd) = self.socket.fd() else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let result = sys::recv(fd, buffer);
+        let (result, cut_short) = match self.is_unix {
+            true => match sys::recv_unix(fd, buffer) {
+                Ok((count, cut_short)) => (Ok(count), cut_short),
+                Err(error) => (Err(error), false),
+            },
+            false => (sys::recv(fd, buffer), false),
+        };
         match &result {
             Ok(count) => {
                 // A short read has emptied the socket; with the peer's end behind the data there is more to see.
-                self.readable = *count == buffer.len() || self.read_closed;
+                self.readable = *count == buffer.len() || self.read_closed || cut_short;
                 self.adapt_read_size(*count);
             }
             Err(_) => self.readable = false,

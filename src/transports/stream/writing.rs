@@ -30,11 +30,7 @@ impl StreamTransport {
         }
         let data = args.required(0, "write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
-            let kind = data.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "data argument must be a bytes-like object, not {}",
-                kind.repr()?
-            )));
+            return Err(refuse(&data));
         };
         let empty = chunk.as_ref().is_empty();
         let written = slf.get().state.with(py, |state| {
@@ -122,6 +118,9 @@ impl StreamTransport {
         });
         // May write again.
         Self::tell_flow(slf, signal)?;
+        if this.state.with(py, |state| state.sent_waiter.is_some()) {
+            this.tell_sent_waiter(py)?;
+        }
         let (action, end) = this.state.with(py, |state| {
             if !state.queue.is_empty() {
                 return (Action::Nothing, false);
@@ -165,11 +164,29 @@ impl StreamTransport {
     }
 }
 
+/// The TypeError for what cannot be written, with the text of the running version: asyncio's own check comes first in
+/// its method, before it looks at the transport.
+#[cold]
+fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
+    let write = || {
+        let module = data.py().import("asyncio.selector_events")?;
+        module.getattr("_SelectorSocketTransport")?.call_method1("write", (data.py().None(), data))
+    };
+    match write() {
+        Err(error) if error.is_instance_of::<PyTypeError>(data.py()) => error,
+        _ => PyTypeError::new_err("data argument must be a bytes-like object"),
+    }
+}
+
 impl State {
     /// True: queue it. False: drop it. Err: the program has ended its writing itself.
     pub(super) fn accepts_writes(&self, method: &str) -> PyResult<bool> {
         if self.life.write_ended() {
             return Err(PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()")));
+        }
+        if self.in_sendfile {
+            let verb = method.trim_end_matches("()");
+            return Err(PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")));
         }
         Ok(!self.life.drops_writes())
     }

@@ -1,0 +1,213 @@
+"""The `sock_*` coroutines: asyncio's low-level socket calls.
+
+The system call comes first; only if it would block is the socket watched. A waiting coroutine is told of readiness and
+makes the call itself when it runs again: cancelled at any point before, it has taken nothing from the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio import base_events, exceptions
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from ._base import LoopBase
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from ._rloop import StreamTransport
+
+
+_T = TypeVar("_T")
+
+
+class SocketMethods(LoopBase):
+    """A part of `Loop`."""
+
+    def _check_socket(self, sock: socket.socket) -> None:
+        base_events._check_ssl_socket(sock)  # type: ignore[attr-defined]
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _readable(self, sock: socket.socket) -> None:
+        waiter = self._wait(sock, False)
+        try:
+            await waiter
+        except BaseException:
+            self._stop_waiting(sock, waiter, False)
+            raise
+
+    async def _when_readable(self, sock: socket.socket, call: Callable[..., _T], *args: Any) -> _T:
+        while True:
+            try:
+                return call(*args)
+            except (BlockingIOError, InterruptedError):
+                await self._readable(sock)
+
+    async def _writable(self, sock: socket.socket) -> None:
+        waiter = self._wait(sock, True)
+        try:
+            await waiter
+        except BaseException:
+            self._stop_waiting(sock, waiter, True)
+            raise
+
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        """Receive up to `n` bytes; b"" is the end of the stream."""
+        self._check_socket(sock)
+        if type(sock) is not socket.socket or type(n) is not int or not 0 <= n <= sys.maxsize:
+            # A subclass may have a `recv` of its own, and odd sizes its own errors.
+            return await self._when_readable(sock, sock.recv, n)
+        while (data := self._try_recv(sock, n)) is None:
+            await self._readable(sock)
+        return data
+
+    async def sock_recv_into(self, sock: socket.socket, buf: WriteableBuffer) -> int:
+        """Receive into a writable buffer; return the number of bytes."""
+        self._check_socket(sock)
+        return await self._when_readable(sock, sock.recv_into, buf)
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram of up to `bufsize` bytes; return it and the address that it came from."""
+        self._check_socket(sock)
+        return await self._when_readable(sock, sock.recvfrom, bufsize)
+
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: WriteableBuffer, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into a writable buffer; return its length and the address that it came from."""
+        self._check_socket(sock)
+        if not nbytes:
+            nbytes = len(buf)  # type: ignore[arg-type]
+        return await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
+
+    async def sock_sendall(self, sock: socket.socket, data: ReadableBuffer) -> None:
+        """Send all of `data`. After an error nobody knows how much of it was."""
+        self._check_socket(sock)
+        if type(sock) is not socket.socket:
+            return await self._sendall_by_method(sock, data)
+        start = self._try_send(sock, data, 0)
+        if start is None:
+            return None
+        # Nobody may resize it meanwhile.
+        with memoryview(data) as view:
+            while start is not None:
+                await self._writable(sock)
+                start = self._try_send(sock, view, start)
+        return None
+
+    async def _sendall_by_method(self, sock: socket.socket, data: ReadableBuffer) -> None:
+        """For a subclass, which may have a `send` of its own."""
+        with memoryview(data) as view:
+            sent = 0
+            while True:
+                try:
+                    sent += sock.send(view[sent:])
+                except (BlockingIOError, InterruptedError):
+                    await self._writable(sock)
+                if sent >= len(view):
+                    return
+                await asyncio.sleep(0)
+
+    async def sock_sendto(self, sock: socket.socket, data: ReadableBuffer, address: Any) -> int:
+        """Send a datagram to `address`; return the number of bytes."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.sendto(data, address)
+            except (BlockingIOError, InterruptedError):
+                await self._writable(sock)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to `address`; a host name in it is resolved."""
+        self._check_socket(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            resolved = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = resolved[0][4]
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            pass
+        # Under way (bpo-23618): the socket is writable once it is decided. It must not be held on to after that: often
+        # nobody else refers to a socket that failed to connect, and that is what closes it.
+        waiter = self._wait(sock, True)
+        try:
+            await waiter
+        finally:
+            self._stop_waiting(sock, waiter, True)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, f"Connect call failed {address}")
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept a connection; return its non-blocking socket and the address of the peer."""
+        self._check_socket(sock)
+        conn, address = await self._when_readable(sock, sock.accept)
+        conn.setblocking(False)
+        return conn, address
+
+    # ---------------------------------------------------------------------------------------- sendfile
+
+    async def _sock_sendfile_native(self, sock: socket.socket, file: IO[bytes], offset: int, count: int | None) -> int:
+        async def writable() -> None:
+            await self._writable(sock)
+
+        return await _sendfile(sock.fileno(), file, offset, count, writable)
+
+    async def _sendfile_native(self, transp: StreamTransport, file: IO[bytes], offset: int, count: int | None) -> int:
+        """`loop.sendfile()` over a native transport: behind what is queued, with reading paused meanwhile."""
+        sock = transp.get_extra_info("socket")
+        self._check_sendfile_params(sock, file, offset, count)
+        sent = transp._begin_sendfile()
+        resume = transp.is_reading()
+        transp.pause_reading()
+        try:
+            await sent
+            return await _sendfile(sock.fileno(), file, offset, count, transp._writable)
+        finally:
+            transp._end_sendfile()
+            if resume:
+                transp.resume_reading()
+
+
+async def _sendfile(fd: int, file: IO[bytes], offset: int, count: int | None, writable: Any) -> int:
+    """Send a part of `file` by sendfile(2); the file's position ends behind what was sent.
+
+    Raises SendfileNotAvailableError if the kernel cannot send this file, before anything of it was sent.
+    """
+    try:
+        source = file.fileno()
+        size = os.fstat(source).st_size
+    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+        raise exceptions.SendfileNotAvailableError("not a regular file") from None
+    if not (count or size):
+        return 0
+    sent = 0
+    try:
+        while True:
+            left = count - sent if count else size
+            if left <= 0:
+                return sent
+            try:
+                # More than this the kernel does not send by one call (sendfile(2)).
+                block = os.sendfile(fd, source, offset + sent, min(left, 0x7FFFF000))
+            except (BlockingIOError, InterruptedError):
+                await writable()
+                continue
+            except OSError as exc:
+                if sent == 0:
+                    raise exceptions.SendfileNotAvailableError("os.sendfile call failed") from exc
+                raise
+            if block == 0:
+                return sent
+            sent += block
+            # A peer that is as fast as we are must not keep the loop.
+            await asyncio.sleep(0)
+    finally:
+        if sent:
+            os.lseek(source, offset + sent, os.SEEK_SET)

@@ -1,0 +1,236 @@
+"""UNIX stream sockets: clients and servers. The transport is the native one of TCP; datagrams are another file's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+import sys
+from asyncio import base_events
+from asyncio.log import logger
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ._base import LoopBase
+
+if TYPE_CHECKING:
+    import ssl as _ssl
+
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
+
+
+class UnixMethods(LoopBase):
+    """A part of `Loop`."""
+
+    # The inode of the socket file of each listening UNIX socket that is to be removed with it.
+    _socket_files: dict[socket.socket, int]
+
+    async def create_unix_connection(
+        self,
+        protocol_factory: Callable[[], _Protocol],
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        ssl: _ssl.SSLContext | bool | None = None,
+        sock: socket.socket | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> tuple[asyncio.Transport, _Protocol]:
+        """Connect to a UNIX stream socket, or take over a connected one (`sock`)."""
+        assert server_hostname is None or isinstance(server_hostname, str)
+        if ssl:
+            if server_hostname is None:
+                raise ValueError("you have to pass server_hostname when using ssl")
+        elif server_hostname is not None:
+            raise ValueError("server_hostname is only meaningful with ssl")
+        else:
+            _refuse_timeouts_without_tls(ssl_handshake_timeout, ssl_shutdown_timeout)
+        if path is not None:
+            if sock is not None:
+                raise ValueError("path and sock can not be specified at the same time")
+            path = os.fspath(path)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                await self.sock_connect(sock, path)
+            except BaseException:
+                sock.close()
+                raise
+        elif sock is None:
+            raise ValueError("no path and sock were specified")
+        else:
+            _check_unix_stream(sock)
+            sock.setblocking(False)
+        return await self._create_connection_transport(
+            sock,
+            protocol_factory,
+            ssl,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+
+    async def _create_unix_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: _ssl.SSLContext | bool | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+        cleanup_socket: bool = True,
+    ) -> asyncio.Server:
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        if not ssl:
+            _refuse_timeouts_without_tls(ssl_handshake_timeout, ssl_shutdown_timeout)
+        if path is not None:
+            if sock is not None:
+                raise ValueError("path and sock can not be specified at the same time")
+            sock = _bind(os.fspath(path))
+        elif sock is None:
+            raise ValueError("path was not specified, and no sock specified")
+        else:
+            _check_unix_stream(sock)
+        if cleanup_socket:
+            self._remember_socket_file(sock)
+        sock.setblocking(False)
+        server = base_events.Server(
+            self, [sock], protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
+        if start_serving:
+            server._start_serving()  # type: ignore[attr-defined]
+            # As asyncio does: when this returns, the loop listens.
+            await asyncio.sleep(0)
+        return server
+
+    if sys.version_info >= (3, 13):
+
+        async def create_unix_server(
+            self,
+            protocol_factory: Callable[[], asyncio.BaseProtocol],
+            path: str | bytes | os.PathLike[str] | None = None,
+            *,
+            sock: socket.socket | None = None,
+            backlog: int = 100,
+            ssl: _ssl.SSLContext | bool | None = None,
+            ssl_handshake_timeout: float | None = None,
+            ssl_shutdown_timeout: float | None = None,
+            start_serving: bool = True,
+            cleanup_socket: bool = True,
+        ) -> asyncio.Server:
+            """Serve on a UNIX stream socket: a path, an abstract name (NUL first), or a bound socket (`sock`).
+
+            A socket file that is there already is replaced. The file is removed when the server is closed, unless
+            `cleanup_socket` is false or another has taken its place.
+            """
+            return await self._create_unix_server(
+                protocol_factory,
+                path,
+                sock=sock,
+                backlog=backlog,
+                ssl=ssl,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+                start_serving=start_serving,
+                cleanup_socket=cleanup_socket,
+            )
+
+    else:
+
+        async def create_unix_server(
+            self,
+            protocol_factory: Callable[[], asyncio.BaseProtocol],
+            path: str | bytes | os.PathLike[str] | None = None,
+            *,
+            sock: socket.socket | None = None,
+            backlog: int = 100,
+            ssl: _ssl.SSLContext | bool | None = None,
+            ssl_handshake_timeout: float | None = None,
+            ssl_shutdown_timeout: float | None = None,
+            start_serving: bool = True,
+        ) -> asyncio.Server:
+            """Serve on a UNIX stream socket: a path, an abstract name (NUL first), or a bound socket (`sock`).
+
+            A socket file that is there already is replaced; the file stays when the server is closed.
+            """
+            return await self._create_unix_server(
+                protocol_factory,
+                path,
+                sock=sock,
+                backlog=backlog,
+                ssl=ssl,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+                start_serving=start_serving,
+                cleanup_socket=False,
+            )
+
+    def _remember_socket_file(self, sock: socket.socket) -> None:
+        path = sock.getsockname()
+        if path and not _is_abstract(path):
+            try:
+                self._socket_files[sock] = os.stat(path).st_ino
+            except FileNotFoundError:
+                pass
+
+    def _remove_socket_file(self, sock: socket.socket) -> None:
+        """Called when a server lets go of its socket: remove the file, if it still is the server's."""
+        inode = self._socket_files.pop(sock, None)
+        if inode is None:
+            return
+        path = sock.getsockname()
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, exc)
+
+
+def _is_abstract(path: str | bytes) -> bool:
+    return path[0] in (0, "\0")
+
+
+def _check_unix_stream(sock: socket.socket) -> None:
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
+
+
+def _refuse_timeouts_without_tls(handshake: float | None, shutdown: float | None) -> None:
+    if handshake is not None:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if shutdown is not None:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")
+
+
+def _bind(path: str | bytes) -> socket.socket:
+    """A socket bound to `path`, in the place of a socket file that is there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if not _is_abstract(path):
+            try:
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    os.remove(path)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                # The folder may allow no more than to create files: let bind decide.
+                logger.error("Unable to check or remove stale UNIX socket %r: %r", path, exc)
+        sock.bind(path)
+    except OSError as exc:
+        sock.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
+        raise
+    except BaseException:
+        sock.close()
+        raise
+    return sock

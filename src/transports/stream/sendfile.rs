@@ -1,0 +1,61 @@
+//! `loop.sendfile` over a stream: the transport waits until its queue is empty, lets the file's bytes pass, and refuses
+//! writes meanwhile. The system call itself is made by the loop (`python/rloop/_sockets.py`), a few per file.
+
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
+use pyo3::prelude::*;
+
+use super::StreamTransport;
+
+impl StreamTransport {
+    /// Starts: a future that is completed once everything queued has been sent.
+    pub(super) fn begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.state.with(py, |state| std::mem::replace(&mut state.in_sendfile, true)) {
+            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+        }
+        Self::send_queued(slf)?;
+        this.wait_until_sent(py)
+    }
+
+    /// The kernel has just refused to take more: a future that is completed once it takes some again.
+    pub(super) fn wait_writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().state.with(slf.py(), |state| state.write_blocked = true);
+        slf.get().wait_until_sent(slf.py())
+    }
+
+    fn wait_until_sent<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let future = self.event_loop.bind(py).call_method0("create_future")?;
+        let previous = self.state.with(py, |state| state.sent_waiter.replace(future.clone().unbind()));
+        drop(previous);
+        self.tell_sent_waiter(py)?;
+        Ok(future)
+    }
+
+    /// Completes the future that waits, if what it waits for is so; with an exception once the connection is lost.
+    pub(super) fn tell_sent_waiter(&self, py: Python<'_>) -> PyResult<()> {
+        let (waiter, lost) = self.state.with(py, |state| {
+            let lost = state.life.drops_writes();
+            let due = lost || (state.queue.is_empty() && !state.write_blocked);
+            (if due { state.sent_waiter.take() } else { None }, lost)
+        });
+        let Some(waiter) = waiter else {
+            return Ok(());
+        };
+        let waiter = waiter.into_bound(py);
+        if !lost {
+            self.core.names.set_result_unless_cancelled.bind(py).call1((waiter, py.None()))?;
+        } else if !waiter.call_method0("done")?.is_truthy()? {
+            let error = PyConnectionError::new_err("Connection is closed by peer");
+            waiter.call_method1("set_exception", (error.into_value(py),))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_sendfile(&self, py: Python<'_>) {
+        let waiter = self.state.with(py, |state| {
+            state.in_sendfile = false;
+            state.sent_waiter.take()
+        });
+        drop(waiter);
+    }
+}
