@@ -1,7 +1,7 @@
 //! The listener: a listening socket of a `Server`, accepting connections in batches.
 //!
 //! Each connection gets its own copy of the context in which serving started, as in asyncio, where a task per
-//! connection has one. What is made of a connection is `stream.rs`'s business; TLS is handed to the Python half.
+//! connection has one. What is made of a connection is `stream`'s business; TLS is handed to the Python half.
 
 use std::io;
 use std::sync::Arc;

@@ -1,0 +1,232 @@
+//! The state of one loop, and every way to add work to it. `run.rs` takes the work off again.
+//!
+//! [`LoopCore`] is shared by the loop object and its transports. It knows handles, and of everything else only how it
+//! is told of readiness ([`Native`]); it never runs user code itself.
+
+mod scheduling;
+mod scratch;
+mod sources;
+mod watching;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::error::os_error;
+use crate::handle::{Handle, TimerHandle};
+use crate::py::cell::LoopCell;
+use crate::py::context::EmptyContext;
+use crate::py::gc::track;
+use crate::py::names::{Names, names};
+use crate::reactor::Reactor;
+use crate::reactor::clock::Clock;
+use crate::reactor::ready::{Inbox, ReadyQueue};
+use crate::reactor::timers::TimerHeap;
+use crate::reactor::token::Token;
+use crate::reactor::waker::Waker;
+use scratch::Scratch;
+pub use sources::{FdCallbacks, Kind, Native, Source};
+
+/// How often a loop that does not block looks at how long it has kept the interpreter.
+const POLLS_BETWEEN_LOOKS: u32 = 64;
+
+/// One thing to run.
+pub enum Entry {
+    Handle(Py<Handle>),
+    /// The owner of this registration is to be told of readiness.
+    Io(Token),
+}
+
+/// What only the holder of the interpreter touches.
+pub struct State {
+    pub reactor: Reactor<Source>,
+    pub ready: ReadyQueue<Entry>,
+    pub timers: TimerHeap<Py<TimerHandle>>,
+    /// Transports that have data to send at the end of this turn.
+    pub unflushed: Vec<Native>,
+    /// Registrations that nobody waits for at the moment. A coroutine that received something usually waits for more
+    /// in the next turn, and finds its registration again; they end when the loop is about to block.
+    pub lingering: Vec<Token>,
+    /// Handles and timers to use again; empty, and known to nobody else.
+    spare_handles: Vec<Py<Handle>>,
+    spare_timers: Vec<Py<TimerHandle>>,
+}
+
+/// One event loop.
+pub struct LoopCore {
+    pub state: LoopCell<State>,
+    pub inbox: Inbox<Entry>,
+    pub waker: Waker,
+    pub clock: Clock,
+    /// Has a subclass its own `time()`? Timers go by it then, as on asyncio.
+    pub custom_time: AtomicBool,
+    pub names: &'static Names,
+    /// Where callbacks run that were scheduled in an empty context.
+    pub empty_context: EmptyContext,
+    /// What the transports receive into: never borrowed while anything else runs.
+    pub scratch: LoopCell<Scratch>,
+    pub closed: AtomicBool,
+    pub stopping: AtomicBool,
+    pub debug: AtomicBool,
+    /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
+    pub thread_id: AtomicU64,
+    /// Counts the polls that have kept the interpreter.
+    kept: AtomicU32,
+    /// When a look at the clock first found it kept, in nanoseconds; 0: not since it was let go of.
+    kept_since: AtomicU64,
+    /// How long it may be kept.
+    keep_ns: AtomicU64,
+    /// True from the end of a poll to the flush at the end of the turn.
+    pub in_turn: AtomicBool,
+}
+
+impl LoopCore {
+    pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+        let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
+        let state = State {
+            reactor,
+            ready: ReadyQueue::new(),
+            timers: TimerHeap::new(),
+            unflushed: Vec::new(),
+            lingering: Vec::new(),
+            spare_handles: Vec::new(),
+            spare_timers: Vec::new(),
+        };
+        Ok(Arc::new(Self {
+            state: LoopCell::new(state),
+            inbox: Inbox::new(),
+            waker,
+            clock: Clock,
+            custom_time: AtomicBool::new(false),
+            names: names(py)?,
+            empty_context: EmptyContext::default(),
+            scratch: LoopCell::new(Scratch::new()),
+            closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+            thread_id: AtomicU64::new(0),
+            kept: AtomicU32::new(0),
+            kept_since: AtomicU64::new(0),
+            keep_ns: AtomicU64::new(u64::MAX),
+            in_turn: AtomicBool::new(false),
+        }))
+    }
+
+    // ------------------------------------------------------------------------------------------ threads
+
+    /// True on the thread that runs the loop; false while none does.
+    #[inline]
+    pub fn is_own_thread(&self) -> bool {
+        self.thread_id.load(Relaxed) == current_thread_id()
+    }
+
+    /// Called for each poll that need not block: true if it is to let go of the interpreter all the same. CPython takes
+    /// the interpreter from a thread between two bytecodes when another one has asked for it, but a loop whose
+    /// callbacks are all native runs none: think of an `add_reader` with a callback in C on an fd that is always ready.
+    ///
+    /// A thread asks after it has waited for a switch interval undisturbed, and every release disturbs it without its
+    /// getting anywhere. So a release comes late enough for it to have asked; then CPython gives it the interpreter.
+    pub fn is_hogging(&self) -> bool {
+        let kept = self.kept.load(Relaxed).wrapping_add(1);
+        self.kept.store(kept, Relaxed);
+        if !kept.is_multiple_of(POLLS_BETWEEN_LOOKS) {
+            return false;
+        }
+        let (now, since) = (self.clock.now_ns(), self.kept_since.load(Relaxed));
+        let hogging = since != 0 && now - since >= self.keep_ns.load(Relaxed);
+        if since == 0 || hogging {
+            self.kept_since.store(now, Relaxed);
+        }
+        hogging
+    }
+
+    /// Called when a poll lets go of the interpreter because it can block.
+    pub fn let_go(&self) {
+        self.kept_since.store(0, Relaxed);
+    }
+
+    /// Reads CPython's switch interval, which decides how long the loop may keep the interpreter.
+    pub fn read_switch_interval(&self, py: Python<'_>) -> PyResult<()> {
+        let seconds: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
+        self.keep_ns.store((seconds * 4e9) as u64, Relaxed);
+        Ok(())
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.thread_id.load(Relaxed) != 0
+    }
+
+    /// `BaseEventLoop._check_thread`, for debug mode.
+    pub fn check_thread(&self) -> PyResult<()> {
+        if self.is_running() && !self.is_own_thread() {
+            return Err(PyRuntimeError::new_err(
+                "Non-thread-safe operation invoked on an event loop other than the current one",
+            ));
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------ the end
+
+    /// Refuses everything from here on and lets go of all that the loop holds.
+    pub fn release(&self, py: Python<'_>) {
+        self.closed.store(true, Relaxed);
+        let sent = self.inbox.close();
+        self.waker.close();
+        let held = self.state.with(py, |state| {
+            let timers = state.timers.drain();
+            let spare = (std::mem::take(&mut state.spare_handles), std::mem::take(&mut state.spare_timers));
+            (state.ready.drain(), timers, state.reactor.close(), std::mem::take(&mut state.unflushed), spare)
+        });
+        for timer in &held.1 {
+            timer.get().unschedule();
+            track(timer.bind(py));
+        }
+        for entry in sent.iter().chain(&held.0) {
+            if let Entry::Handle(handle) = entry {
+                track(handle.bind(py));
+            }
+        }
+        drop((sent, held));
+        self.empty_context.clear(py);
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let visit_state = |state: &State| {
+            for entry in state.ready.iter() {
+                if let Entry::Handle(handle) = entry {
+                    Handle::traverse_from_queue(handle, visit)?;
+                }
+            }
+            let timers = state.timers.iter().chain(&state.spare_timers);
+            timers
+                .map(TimerHandle::as_handle)
+                .try_for_each(|timer| Handle::traverse_from_queue(timer, visit))?;
+            state.spare_handles.iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+            state.unflushed.iter().try_for_each(|native| visit.call(&native.object))?;
+            state.reactor.sources().try_for_each(|source| source.traverse(visit))
+        };
+        self.state.peek(visit_state).unwrap_or(Ok(()))
+    }
+}
+
+/// The identity that `threading.get_ident()` gives the current thread.
+#[inline]
+pub fn current_thread_id() -> u64 {
+    // SAFETY: callable from any thread at any time.
+    unsafe { ffi::PyThread_get_thread_ident() as u64 }
+}
+
+/// Is this timer still to run?
+#[inline]
+pub fn is_live(timer: &Py<TimerHandle>) -> bool {
+    !TimerHandle::as_handle(timer).get().is_cancelled()
+}
+
+fn closed_error() -> PyErr {
+    PyRuntimeError::new_err("Event loop is closed")
+}

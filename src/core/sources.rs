@@ -1,0 +1,112 @@
+//! Whom the events of an fd concern: the user's callbacks and coroutines, or a native object such as a transport.
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use crate::handle::Handle;
+use crate::reactor::readiness::Readiness;
+
+/// Whom the events of a registration concern.
+pub enum Source {
+    /// Callbacks of `add_reader` and `add_writer`.
+    Callbacks(FdCallbacks),
+    Native(Native),
+}
+
+/// Who waits for one fd on behalf of the user: callbacks of `add_reader` and `add_writer`, or futures of the `sock_*`
+/// coroutines, which are completed once. Invariant: one of the two at most for a direction; as in asyncio the later
+/// takes the place of the earlier.
+#[derive(Default)]
+pub struct FdCallbacks {
+    pub reader: Option<Py<Handle>>,
+    pub writer: Option<Py<Handle>>,
+    pub read_waiter: Option<Py<PyAny>>,
+    pub write_waiter: Option<Py<PyAny>>,
+    /// The file object that the fd was given as: it can be looked up by it once it is closed.
+    pub file: Option<Py<PyAny>>,
+}
+
+impl FdCallbacks {
+    /// The directions that somebody waits for.
+    pub fn wanted(&self) -> Readiness {
+        let mut wanted = Readiness::NONE;
+        if self.reader.is_some() || self.read_waiter.is_some() {
+            wanted |= Readiness::READABLE;
+        }
+        if self.writer.is_some() || self.write_waiter.is_some() {
+            wanted |= Readiness::WRITABLE;
+        }
+        wanted
+    }
+
+    /// The places for one direction: the callback's and the waiter's.
+    pub fn places(&mut self, direction: Readiness) -> (&mut Option<Py<Handle>>, &mut Option<Py<PyAny>>) {
+        if direction == Readiness::READABLE {
+            (&mut self.reader, &mut self.read_waiter)
+        } else {
+            (&mut self.writer, &mut self.write_waiter)
+        }
+    }
+
+    /// What to call now that the fd is ready in these directions: the callbacks stay, the waiters go.
+    pub fn due(&mut self, py: Python<'_>, readiness: Readiness) -> Self {
+        let clone = |handle: &Option<Py<Handle>>| handle.as_ref().map(|handle| handle.clone_ref(py));
+        let mut due = Self::default();
+        if readiness.contains(Readiness::READABLE) {
+            due.reader = clone(&self.reader);
+            due.read_waiter = self.read_waiter.take();
+        }
+        if readiness.contains(Readiness::WRITABLE) {
+            due.writer = clone(&self.writer);
+            due.write_waiter = self.write_waiter.take();
+        }
+        due
+    }
+}
+
+/// A native object that takes part in the loop, such as a transport.
+pub struct Native {
+    pub object: Py<PyAny>,
+    pub kind: &'static Kind,
+}
+
+/// How to call a [`Native`]: plain functions, so that the core need not know the classes.
+pub struct Kind {
+    /// The fd is ready. Err: SystemExit or KeyboardInterrupt, which leave the loop.
+    pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
+    /// The turn is over: send what was written in it.
+    pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
+    /// Must nobody else use the fd?
+    pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,
+}
+
+impl Native {
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { object: self.object.clone_ref(py), kind: self.kind }
+    }
+}
+
+impl Source {
+    /// Cancels the callbacks, if that is what it is.
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        if let Self::Callbacks(callbacks) = self {
+            for handle in [&callbacks.reader, &callbacks.writer].into_iter().flatten() {
+                Handle::cancel_once(handle.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Callbacks(callbacks) => {
+                let handles = callbacks.reader.iter().chain(&callbacks.writer);
+                handles.into_iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+                visit.call(&callbacks.read_waiter)?;
+                visit.call(&callbacks.write_waiter)?;
+                visit.call(&callbacks.file)
+            }
+            Self::Native(native) => visit.call(&native.object),
+        }
+    }
+}

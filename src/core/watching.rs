@@ -1,0 +1,102 @@
+//! Registering fds with a loop, and finding out what their readiness means.
+
+use pyo3::prelude::*;
+
+use super::{Entry, LoopCore, Native, Source};
+use crate::error::os_error;
+use crate::reactor::Mode;
+use crate::reactor::readiness::Readiness;
+use crate::reactor::token::Token;
+
+impl LoopCore {
+    /// Takes `fd` for a native object; [`LoopCore::activate`] starts watching it. Callbacks that the user has on the
+    /// same fd are cancelled, as asyncio replaces them; so are those of a file that was closed and whose number is in
+    /// use again.
+    pub fn reserve(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
+        let (previous, token) = self.state.with(py, |state| {
+            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
+            (previous, state.reactor.reserve(fd, Mode::Edge, Source::Native(native)))
+        });
+        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
+        Ok(token)
+    }
+
+    /// Has the kernel watch a reserved fd.
+    pub fn activate(&self, py: Python<'_>, token: Token) -> PyResult<()> {
+        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(py, &error))
+    }
+
+    /// Watches `fd` in `mode`, instead of whoever did so far.
+    pub fn register(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
+        let (previous, result) = self.state.with(py, |state| {
+            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
+            (previous, state.reactor.register(fd, mode, source))
+        });
+        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
+        result.map_err(|(error, source)| {
+            drop(source);
+            os_error(py, &error)
+        })
+    }
+
+    /// Ends a registration; to be called before its fd is closed.
+    pub fn deregister(&self, py: Python<'_>, token: Token) {
+        drop(self.state.with(py, |state| state.reactor.deregister(token)));
+    }
+
+    /// Has the owner of `token` told of `readiness` in the next turn.
+    pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
+        self.state.with(py, |state| {
+            if state.reactor.report(token, readiness) {
+                state.ready.receive(&self.inbox);
+                state.ready.push(Entry::Io(token));
+            }
+        });
+    }
+
+    /// What the readiness of a registration means now, to be run outside of the borrow.
+    pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<(Readiness, Source)> {
+        self.state.with(py, |state| {
+            let readiness = state.reactor.take_ready(token);
+            match state.reactor.source_mut(token)? {
+                Source::Native(native) => Some((readiness, Source::Native(native.clone_ref(py)))),
+                Source::Callbacks(callbacks) => {
+                    let due = callbacks.due(py, readiness);
+                    if due.read_waiter.is_some() || due.write_waiter.is_some() {
+                        let wanted = callbacks.wanted();
+                        state.reactor.arm(token, wanted);
+                        if wanted.is_none() {
+                            state.lingering.push(token);
+                        }
+                    }
+                    Some((readiness, Source::Callbacks(due)))
+                }
+            }
+        })
+    }
+
+    /// Ends the registrations that nobody waits for.
+    pub fn end_lingering(&self, py: Python<'_>) {
+        let ended: Vec<Source> = self.state.with(py, |state| {
+            let reactor = &mut state.reactor;
+            let unwanted = |token: &Token| {
+                matches!(reactor.source(*token), Some(Source::Callbacks(callbacks)) if callbacks.wanted().is_none())
+            };
+            let tokens: Vec<Token> = state.lingering.drain(..).filter(unwanted).collect();
+            tokens.into_iter().filter_map(|token| state.reactor.deregister(token)).collect()
+        });
+        drop(ended);
+    }
+
+    /// The native object that `fd` belongs to, so that nobody else may watch it.
+    pub fn owner_of<'py>(&self, py: Python<'py>, fd: i32) -> Option<Bound<'py, PyAny>> {
+        let native = self.state.with(py, |state| {
+            match state.reactor.token_of(fd).and_then(|token| state.reactor.source(token)) {
+                Some(Source::Native(native)) => Some(native.clone_ref(py)),
+                _ => None,
+            }
+        })?;
+        let object = native.object.into_bound(py);
+        (native.kind.owns_fd)(&object).then_some(object)
+    }
+}
