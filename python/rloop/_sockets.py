@@ -157,7 +157,7 @@ class SocketMethods(LoopBase):
         async def writable() -> None:
             await self._writable(sock)
 
-        return await _sendfile(sock.fileno(), file, offset, count, writable)
+        return await _sendfile(sock, file, offset, count, writable)
 
     async def _sendfile_native(self, transp: StreamTransport, file: IO[bytes], offset: int, count: int | None) -> int:
         """`loop.sendfile()` over a native transport: behind what is queued, with reading paused meanwhile."""
@@ -168,14 +168,14 @@ class SocketMethods(LoopBase):
         transp.pause_reading()
         try:
             await sent
-            return await _sendfile(sock.fileno(), file, offset, count, transp._writable)
+            return await _sendfile(sock, file, offset, count, transp._writable)
         finally:
             transp._end_sendfile()
             if resume:
                 transp.resume_reading()
 
 
-async def _sendfile(fd: int, file: IO[bytes], offset: int, count: int | None, writable: Any) -> int:
+async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: int | None, writable: Any) -> int:
     """Send a part of `file` by sendfile(2); the file's position ends behind what was sent.
 
     Raises SendfileNotAvailableError if the kernel cannot send this file, before anything of it was sent.
@@ -194,8 +194,9 @@ async def _sendfile(fd: int, file: IO[bytes], offset: int, count: int | None, wr
             if left <= 0:
                 return sent
             try:
+                # By its present number: the socket may have been closed meanwhile, and the old one be another's.
                 # More than this the kernel does not send by one call (sendfile(2)).
-                block = os.sendfile(fd, source, offset + sent, min(left, 0x7FFFF000))
+                block = os.sendfile(sock.fileno(), source, offset + sent, min(left, 0x7FFFF000))
             except (BlockingIOError, InterruptedError):
                 await writable()
                 continue
