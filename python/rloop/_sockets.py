@@ -10,8 +10,9 @@ import asyncio
 import os
 import socket
 import sys
-from asyncio import base_events, exceptions
+from asyncio import base_events, exceptions, unix_events
 from collections.abc import Callable
+from inspect import signature
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from ._base import LoopBase
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
+
+# Since 3.14 (and some patch releases before it) asyncio sets the file's position also if nothing was sent.
+_MOVES_ALWAYS = (
+    "total_sent"
+    not in signature(
+        unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos  # type: ignore[attr-defined]
+    ).parameters
+)
 
 
 class SocketMethods(LoopBase):
@@ -210,5 +219,5 @@ async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: in
             # A peer that is as fast as we are must not keep the loop.
             await asyncio.sleep(0)
     finally:
-        if sent:
+        if sent or _MOVES_ALWAYS:
             os.lseek(source, offset + sent, os.SEEK_SET)
