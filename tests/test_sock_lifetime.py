@@ -146,7 +146,7 @@ async def test_file_is_not_sent_to_somebody_else(turns, drained, file):
         task = asyncio.create_task(loop.sock_sendfile(sock, file))
         if drained:
             await settle()
-            peer.sock.recv(BUFFERS)
+            peer.sock.recv(1 << 20)
         for _ in range(turns):
             await asyncio.sleep(0)
         with close_and_reuse(sock) as reused:
@@ -172,7 +172,7 @@ async def test_file_is_not_sent_to_the_next_connection(turns, drained, file):
         task = asyncio.create_task(loop.sendfile(transport, file))
         if drained:
             await settle()
-            peer.sock.recv(BUFFERS)
+            peer.sock.recv(1 << 20)
         for _ in range(turns):
             await asyncio.sleep(0)
         transport.abort()

@@ -17,6 +17,8 @@ use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
 
+/// So many chunks are sent from a short array.
+const FEW: usize = 4;
 /// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
 const SLICES: usize = 64;
 /// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
@@ -196,8 +198,15 @@ impl State {
             let Some(fd) = self.socket.fd() else {
                 return Ok(());
             };
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let slices = self.queue.front(&mut slices);
+            // A response is one chunk or two: clearing a long array would cost more than queueing them did.
+            let (mut few, mut many);
+            let slices = if self.queue.chunks() <= FEW {
+                few = [IoSlice::new(&[]); FEW];
+                self.queue.front(&mut few)
+            } else {
+                many = [IoSlice::new(&[]); SLICES];
+                self.queue.front(&mut many)
+            };
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
             match sys::send(fd, slices) {
                 Ok(sent) => {
