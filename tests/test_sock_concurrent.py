@@ -5,6 +5,7 @@ Two sock_accept are in test_sock_connect_accept.py, cancelled calls in test_sock
 """
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -190,6 +191,40 @@ async def test_receiver_that_finds_data_replaces_nobody():
         peer.send(b"onetwo")
         assert await loop.sock_recv(sock, 3) == b"one"
         assert await first == b"two"
+
+
+@METHODS
+@pytest.mark.parametrize("turns", range(5))
+async def test_data_that_somebody_else_takes(method, turns):
+    """The call may know that data has come, and finds none: it waits on."""
+    with streams("unix") as (sock, peer):
+        task = await waiting(receive(method, sock, 100))
+        peer.send(b"hello")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            assert sock.recv(100) == b"hello"
+            await settle()
+            assert not task.done()
+            peer.send(b"hello")
+        assert await task == b"hello"
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_room_that_somebody_else_takes(turns):
+    """The same with the room to send: nobody else fills it up with a part of the call's data."""
+    loop = asyncio.get_running_loop()
+    with streams("unix", buffers=BUFFERS) as (sock, peer):
+        sent = fill(sock, b"." * 1000)
+        task = await waiting(loop.sock_sendall(sock, b"at last"))
+        assert len(await peer.read(sent)) == sent
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sent = fill(sock, b"." * 1000)
+        await settle()
+        received = await peer.read(sent + 7)
+        assert await task is None
+        assert received.replace(b"at last", b"", 1) == b"." * sent
 
 
 # --- beside add_reader and add_writer ---

@@ -384,10 +384,11 @@ impl Drop for Handle {
 /// True if a weak reference to the object exists, or did and has left its list behind.
 #[inline]
 fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: the class of a handle has a list of weak references at this offset, a pointer.
+    // SAFETY: the class of a handle has a list of weak references at this offset, a pointer; since CPython 3.12 it may
+    // stand before the object, at a negative one (MANAGED_WEAKREF_OFFSET).
     unsafe {
         let offset = (*ffi::Py_TYPE(object.as_ptr())).tp_weaklistoffset;
-        offset <= 0 || !object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>().read().is_null()
+        offset == 0 || !object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>().read().is_null()
     }
 }
 
