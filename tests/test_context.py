@@ -152,6 +152,69 @@ def test_exception_handler_runs_in_the_context_of_the_callback(loop, schedule):
     assert got == ["failed"]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
+def test_exception_handler_runs_in_the_context_of_a_callback_that_was_empty(loop, schedule):
+    def fail():
+        var.set("failed")
+        raise ZeroDivisionError
+
+    got = []
+    loop.set_exception_handler(lambda loop, context: got.append(var.get()))
+    contextvars.Context().run(schedule, loop, fail)
+    turn(loop)
+    assert got == ["failed"]
+
+
+@pytest.mark.parametrize("value", ["unset", "at the time"])
+def test_handle_tells_the_context_that_the_callback_runs_in(loop, schedule, value):
+    other = contextvars.ContextVar("other")
+
+    def callback():
+        got.append(handle._context is handle._context)
+        other.set("set by the callback")
+        got.append(handle._context[other])
+
+    got = []
+    context = contextvars.Context()
+    if value != "unset":
+        context.run(var.set, value)
+    handle = context.run(schedule, loop, callback)
+    turn(loop)
+    assert got == [True, "set by the callback"]
+    assert handle._context[other] == "set by the callback"
+    assert handle._context.get(var, "unset") == value
+
+
+def test_what_a_callback_leaves_is_not_seen_by_the_next(loop, schedule):
+    def callback():
+        got.append(var.get())
+        var.set("left")
+
+    got = []
+    for _ in range(3):
+        contextvars.Context().run(schedule, loop, callback)
+    turn(loop)
+    assert got == ["unset"] * 3
+
+
+def test_files_in_a_context_that_was_empty(loop):
+    """A reader is one handle, so that each call of it sees what the last one has left."""
+
+    def callback():
+        got.append(var.get())
+        var.set(len(got))
+
+    got = []
+    left, right = socket.socketpair()
+    right.send(b"x")
+    contextvars.Context().run(loop.add_reader, left, callback)
+    turn_until(loop, lambda: len(got) == 3)
+    loop.remove_reader(left)
+    assert got == ["unset", 1, 2]
+    left.close()
+    right.close()
+
+
 @pytest.mark.parametrize("method, remove", [("add_reader", "remove_reader"), ("add_writer", "remove_writer")])
 def test_files(loop, method, remove):
     left, right = socket.socketpair()

@@ -205,7 +205,18 @@ impl Handle {
         }
         let result = match &context {
             Some(context) => context::run_in(context, || call.invoke(py)),
-            None => empty.run(py, || call.invoke(py)),
+            // Whoever holds the handle can ask for the context, and a reader's handle runs in the same one each time.
+            None if !is_only_reference(slf) => {
+                context::run_in(this.get_context(py)?.bind(py), || call.invoke(py))
+            }
+            None => {
+                let context = empty.take(py)?;
+                let result = context::run_in(&context, || call.invoke(py));
+                if let Some(context) = empty.take_back(context) {
+                    this.keep_context(context);
+                }
+                result
+            }
         };
         let result = match result {
             Ok(()) => Ok(()),
@@ -215,6 +226,13 @@ impl Handle {
             this.running_on.finished();
         }
         result
+    }
+
+    /// Something was left in a context that was empty: the exception handler runs in it, and whoever gets hold of the
+    /// handle finds it there.
+    #[cold]
+    fn keep_context(&self, context: Bound<'_, PyAny>) {
+        drop(self.call.with(context.py(), |call| call.context.replace(context.clone().unbind())));
     }
 
     /// Has other threads wait for the callback when they cancel the handle.

@@ -38,19 +38,25 @@ fn is_empty(context: &Bound<'_, PyAny>) -> bool {
 pub struct EmptyContext(LoopCell<Option<Py<PyAny>>>);
 
 impl EmptyContext {
-    /// Runs `call` in a context that is empty and that nobody else knows.
+    /// A context that is empty and that nobody else knows.
     #[inline]
-    pub fn run<R>(&self, py: Python<'_>, call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
-        let context = match self.0.with(py, Option::take) {
-            Some(context) => context.into_bound(py),
-            None => new_empty(py)?,
-        };
-        let result = run_in(&context, call);
-        // A variable set in it, or a reference to it (a `contextvars.Token` has one), is the callback's to keep.
-        if is_only_reference(&context) && is_empty(&context) {
-            drop(self.0.with(py, |spare| spare.replace(context.unbind())));
+    pub fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.0.with(py, Option::take) {
+            Some(context) => Ok(context.into_bound(py)),
+            None => new_empty(py),
         }
-        result
+    }
+
+    /// Takes it back. A variable set in it, or a reference to it (a `contextvars.Token` has one), is the callback's to
+    /// keep: then the context is returned.
+    #[inline]
+    pub fn take_back<'py>(&self, context: Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        if !is_only_reference(&context) || !is_empty(&context) {
+            return Some(context);
+        }
+        let py = context.py();
+        drop(self.0.with(py, |spare| spare.replace(context.unbind())));
+        None
     }
 
     pub fn clear(&self, py: Python<'_>) {
