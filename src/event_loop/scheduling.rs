@@ -133,7 +133,7 @@ impl EventLoop {
             return args.forward(names.create_task.bind(py), slf.as_any());
         }
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        names.task.bind(py).call((args.required(0, "create_task", "coro")?,), Some(&keywords))
+        names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
     }
 }
 
