@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import socket
 from asyncio import base_events, constants, sslproto
-from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,6 +88,7 @@ class Loop(SocketMethods, UnixMethods):
         """Called in debug mode for what ran longer than `slow_callback_duration`."""
         if isinstance(subject, asyncio.Handle):
             subject = base_events._format_handle(subject)  # type: ignore[attr-defined]
+        logger = base_events.logger  # type: ignore[attr-defined]
         logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
     # ---------------------------------------------------------------------------------------- TCP
