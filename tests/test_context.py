@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import signal
 import socket
 import sys
@@ -227,3 +228,64 @@ async def test_executors():
     executor = concurrent.futures.ThreadPoolExecutor(1)  # a new thread for sure
     with executor:
         assert await loop.run_in_executor(executor, var.get) == (IN_A_NEW_THREAD or "unset")
+
+
+class SetsVariable:
+    """Sets the variable when it dies: in whatever context that happens to be."""
+
+    def __del__(self):
+        var.set("by a finalizer")
+
+
+@pytest.mark.parametrize("held_as", ["callback", "argument"])
+def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
+    def scheduled():
+        got = []
+        if held_as == "argument":
+            loop.call_soon(lambda finalized: None, SetsVariable())
+        else:
+            loop.call_soon(functools.partial(lambda finalized: None, SetsVariable()))
+        loop.call_soon(lambda: got.append(var.get()))
+        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))
+        turn(loop)
+        return got
+
+    assert contextvars.Context().run(scheduled) == ["unset", 0]
+
+
+def test_callbacks_in_a_row(loop):
+    """Empty contexts and others in turn, each callback with its own."""
+    got = []
+
+    def note_and_set(value):
+        got.append((var.get(), len(contextvars.copy_context())))
+        var.set(value)
+
+    def scheduled():
+        given = contextvars.Context()
+        given.run(var.set, "given")
+        for value in range(3):
+            loop.call_soon(note_and_set, value)
+            loop.call_soon(note_and_set, value, context=given)
+            loop.call_soon(lambda: 1 / 0)
+        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))
+        turn(loop)
+
+    contextvars.Context().run(scheduled)
+    expected = []
+    for before in ["given", 0, 1]:
+        expected += [("unset", 0), (before, 1), ZeroDivisionError]
+    assert got == expected
+
+
+def test_exception_handler_is_not_in_the_callback_s_context(loop):
+    """Since CPython 3.12 it is in the context of what failed, if that is a task or a future."""
+    got = []
+
+    def scheduled():
+        loop.set_exception_handler(lambda loop, details: got.append(var.get()))
+        loop.call_soon(lambda: (var.set("callback's"), 1 / 0))
+        contextvars.copy_context().run(turn, loop)
+
+    contextvars.Context().run(scheduled)
+    assert got == ["unset"]
