@@ -278,14 +278,36 @@ def test_callbacks_in_a_row(loop):
     assert got == expected
 
 
-def test_exception_handler_is_not_in_the_callback_s_context(loop):
-    """Since CPython 3.12 it is in the context of what failed, if that is a task or a future."""
+@pytest.mark.parametrize("keep", [False, True])
+def test_exception_handler(loop, keep):
+    """Since CPython 3.12 it runs in the context of what failed."""
     got = []
 
+    def fail():
+        var.set("callback's")
+        1 / 0  # noqa: B018
+
     def scheduled():
+        var.set("loop's")
         loop.set_exception_handler(lambda loop, details: got.append(var.get()))
-        loop.call_soon(lambda: (var.set("callback's"), 1 / 0))
-        contextvars.copy_context().run(turn, loop)
+        handle = contextvars.Context().run(loop.call_soon, fail)
+        if not keep:
+            del handle
+        turn(loop)
 
     contextvars.Context().run(scheduled)
-    assert got == ["unset"]
+    assert got == ["callback's" if sys.version_info >= (3, 12) else "loop's"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Handle.get_context is new in Python 3.12")
+def test_handle_shows_what_the_callback_has_left(loop):
+    got = []
+
+    def callback():
+        var.set("callback's")
+        got.append(handle.get_context().get(var))
+
+    handle = contextvars.Context().run(loop.call_soon, callback)
+    turn(loop)
+    assert got == ["callback's"]
+    assert handle.get_context()[var] == "callback's"

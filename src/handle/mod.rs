@@ -199,6 +199,11 @@ impl Handle {
         if call.callback.is_null() {
             return Ok(());
         }
+        let context = match context {
+            // Somebody can ask for it, and is to see what the callback leaves in it.
+            None if !is_only_reference(slf) => Some(this.get_context(py)?.into_bound(py)),
+            context => context,
+        };
         let tracked = this.running_on.is_tracked();
         if tracked {
             this.running_on.started();
@@ -209,7 +214,10 @@ impl Handle {
         };
         if let Err(raised) = result {
             let error = raised.fetch(py);
-            empty.leave();
+            if let (None, Some(used)) = (&context, empty.leave()) {
+                // Since CPython 3.12 the exception handler runs in it.
+                this.call.with(py, |call| call.context = Some(used.unbind()));
+            }
             return Self::failed(slf, error);
         }
         if tracked {

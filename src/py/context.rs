@@ -115,7 +115,7 @@ pub struct EmptyBatch<'a, 'py> {
     entered: Option<Bound<'py, PyAny>>,
 }
 
-impl EmptyBatch<'_, '_> {
+impl<'py> EmptyBatch<'_, 'py> {
     /// Runs `call` in a context that is empty and that nobody else knows.
     #[inline(always)]
     pub fn run(&mut self, call: impl FnOnce() -> Result<(), Raised>) -> Result<(), Raised> {
@@ -129,7 +129,7 @@ impl EmptyBatch<'_, '_> {
     }
 
     fn enter(&mut self) -> Result<(), Raised> {
-        self.leave();
+        drop(self.leave());
         let context = match self.spare.0.with(self.py, Option::take) {
             Some(context) => context.into_bound(self.py),
             None => new_empty(self.py).map_err(|error| Raised::set(self.py, error))?,
@@ -139,20 +139,22 @@ impl EmptyBatch<'_, '_> {
         Ok(())
     }
 
-    /// Goes back to the context of before, for what is no callback.
-    pub fn leave(&mut self) {
-        if let Some(context) = self.entered.take() {
-            drop(Inside(&context));
-            if reference_count(&context) == 1 && is_empty(&context) {
-                drop(self.spare.0.with(self.py, |spare| spare.replace(context.unbind())));
-            }
+    /// Goes back to the context of before, for what is no callback. Returns the one that was used last, if it is not
+    /// empty or is known to somebody.
+    pub fn leave(&mut self) -> Option<Bound<'py, PyAny>> {
+        let context = self.entered.take()?;
+        drop(Inside(&context));
+        if reference_count(&context) > 1 || !is_empty(&context) {
+            return Some(context);
         }
+        drop(self.spare.0.with(self.py, |spare| spare.replace(context.unbind())));
+        None
     }
 }
 
 impl Drop for EmptyBatch<'_, '_> {
     fn drop(&mut self) {
-        self.leave();
+        drop(self.leave());
     }
 }
 
