@@ -31,7 +31,7 @@ mod _rloop {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::event_loop::EventLoop;
+    use crate::event_loop::{EventLoop, add_raw_methods};
     #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
     #[pymodule_export]
@@ -42,7 +42,8 @@ mod _rloop {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        crate::event_loop::add_raw_methods(module.py())?;
+        crate::py::context::find_current(module.py())?;
+        crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
         crate::transports::stream::add_raw_methods(module.py())
     }
 }

@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
+use crate::py::context::EmptyBatch;
 use crate::py::fastcall::panic_error;
 use crate::reactor::token::Token;
 
@@ -138,45 +139,55 @@ fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<
 
 /// Runs the entries that are present now, and none that they add.
 fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    let py = event_loop.py();
-    let count = core.state.with(py, |state| {
+    let mut left = core.state.with(event_loop.py(), |state| {
         state.ready.receive(&core.inbox);
         state.ready.len()
     });
-    for _ in 0..count {
+    while left > 0 {
+        match catch_unwind(AssertUnwindSafe(|| run_entries(event_loop, core, &mut left))) {
+            Ok(result) => result?,
+            // The entry that panicked is gone; the others follow.
+            Err(payload) => report(event_loop, core, "Panic in a callback", panic_error(payload))?,
+        }
+    }
+    Ok(())
+}
+
+/// Runs entries, and counts down, until none of `left` is left or one of them makes the loop end.
+fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize) -> PyResult<()> {
+    let py = event_loop.py();
+    let mut empty = core.empty_context.batch(py);
+    while *left > 0 {
+        *left -= 1;
         let Some(entry) = core.state.with(py, |state| state.ready.pop()) else {
+            *left = 0;
             break;
         };
         if core.debug.load(Relaxed) {
             run_entry_in_debug_mode(event_loop, core, entry)?;
         } else {
-            run_entry(event_loop, core, entry)?;
+            run_entry(py, core, &mut empty, entry)?;
         }
     }
     Ok(())
 }
 
 /// Starts user code. Err: SystemExit or KeyboardInterrupt; all else went to the exception handler.
-#[inline]
-fn run_entry(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> PyResult<()> {
-    let py = event_loop.py();
-    let run = || match entry {
+#[inline(always)]
+fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, entry: Entry) -> PyResult<()> {
+    match entry {
         Entry::Handle(handle) => {
             let handle = handle.into_bound(py);
-            let result = Handle::run(&handle, &core.empty_context);
+            let result = Handle::run(&handle, empty);
             core.recycle(handle);
             result
         }
-        Entry::Io(token) => run_io(py, core, token),
-    };
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(payload) => report(event_loop, core, "Panic in a callback", panic_error(payload)),
+        Entry::Io(token) => run_io(py, core, empty, token),
     }
 }
 
 /// Tells the owner of a registration what is ready.
-fn run_io(py: Python<'_>, core: &LoopCore, token: Token) -> PyResult<()> {
+fn run_io(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, token: Token) -> PyResult<()> {
     match core.take_due(py, token) {
         None => Ok(()),
         Some((readiness, Source::Native(Native { object, kind }))) => {
@@ -188,7 +199,7 @@ fn run_io(py: Python<'_>, core: &LoopCore, token: Token) -> PyResult<()> {
             }
             // A callback that the other one removed is cancelled, and does not run.
             for handle in [due.reader, due.writer].into_iter().flatten() {
-                Handle::run(&handle.into_bound(py), &core.empty_context)?;
+                Handle::run(&handle.into_bound(py), empty)?;
             }
             Ok(())
         }
@@ -214,7 +225,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
     event_loop.setattr(&names._current_handle, handle)?;
     let start = core.clock.now_ns();
-    let result = run_entry(event_loop, core, entry);
+    let result = run_entry(py, core, &mut core.empty_context.batch(py), entry);
     let seconds = (core.clock.now_ns() - start) as f64 / 1e9;
     event_loop.setattr(&names._current_handle, py.None())?;
     result?;

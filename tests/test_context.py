@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import signal
 import socket
 import sys
@@ -152,51 +153,6 @@ def test_exception_handler_runs_in_the_context_of_the_callback(loop, schedule):
     assert got == ["failed"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
-def test_exception_handler_runs_in_the_context_of_a_callback_that_was_empty(loop, schedule):
-    def fail():
-        var.set("failed")
-        raise ZeroDivisionError
-
-    got = []
-    loop.set_exception_handler(lambda loop, context: got.append(var.get()))
-    contextvars.Context().run(schedule, loop, fail)
-    turn(loop)
-    assert got == ["failed"]
-
-
-@pytest.mark.parametrize("value", ["unset", "at the time"])
-def test_handle_tells_the_context_that_the_callback_runs_in(loop, schedule, value):
-    other = contextvars.ContextVar("other")
-
-    def callback():
-        got.append(handle._context is handle._context)
-        other.set("set by the callback")
-        got.append(handle._context[other])
-
-    got = []
-    context = contextvars.Context()
-    if value != "unset":
-        context.run(var.set, value)
-    handle = context.run(schedule, loop, callback)
-    turn(loop)
-    assert got == [True, "set by the callback"]
-    assert handle._context[other] == "set by the callback"
-    assert handle._context.get(var, "unset") == value
-
-
-def test_what_a_callback_leaves_is_not_seen_by_the_next(loop, schedule):
-    def callback():
-        got.append(var.get())
-        var.set("left")
-
-    got = []
-    for _ in range(3):
-        contextvars.Context().run(schedule, loop, callback)
-    turn(loop)
-    assert got == ["unset"] * 3
-
-
 def test_files_in_a_context_that_was_empty(loop):
     """A reader is one handle, so that each call of it sees what the last one has left."""
 
@@ -290,3 +246,86 @@ async def test_executors():
     executor = concurrent.futures.ThreadPoolExecutor(1)  # a new thread for sure
     with executor:
         assert await loop.run_in_executor(executor, var.get) == (IN_A_NEW_THREAD or "unset")
+
+
+class SetsVariable:
+    """Sets the variable when it dies: in whatever context that happens to be."""
+
+    def __del__(self):
+        var.set("by a finalizer")
+
+
+@pytest.mark.parametrize("held_as", ["callback", "argument"])
+def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
+    def scheduled():
+        got = []
+        if held_as == "argument":
+            loop.call_soon(lambda finalized: None, SetsVariable())
+        else:
+            loop.call_soon(functools.partial(lambda finalized: None, SetsVariable()))
+        loop.call_soon(lambda: got.append(var.get()))
+        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))
+        turn(loop)
+        return got
+
+    assert contextvars.Context().run(scheduled) == ["unset", 0]
+
+
+def test_callbacks_in_a_row(loop):
+    """Empty contexts and others in turn, each callback with its own."""
+    got = []
+
+    def note_and_set(value):
+        got.append((var.get(), len(contextvars.copy_context())))
+        var.set(value)
+
+    def scheduled():
+        given = contextvars.Context()
+        given.run(var.set, "given")
+        for value in range(3):
+            loop.call_soon(note_and_set, value)
+            loop.call_soon(note_and_set, value, context=given)
+            loop.call_soon(lambda: 1 / 0)
+        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))
+        turn(loop)
+
+    contextvars.Context().run(scheduled)
+    expected = []
+    for before in ["given", 0, 1]:
+        expected += [("unset", 0), (before, 1), ZeroDivisionError]
+    assert got == expected
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_exception_handler(loop, keep):
+    """Since CPython 3.12 it runs in the context of what failed."""
+    got = []
+
+    def fail():
+        var.set("callback's")
+        1 / 0  # noqa: B018
+
+    def scheduled():
+        var.set("loop's")
+        loop.set_exception_handler(lambda loop, details: got.append(var.get()))
+        handle = contextvars.Context().run(loop.call_soon, fail)
+        if not keep:
+            del handle
+        turn(loop)
+
+    contextvars.Context().run(scheduled)
+    assert got == ["callback's" if sys.version_info >= (3, 12) else "loop's"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Handle.get_context is new in Python 3.12")
+def test_handle_shows_what_the_callback_has_left(loop):
+    got = []
+
+    def callback():
+        var.set("callback's")
+        got.append(handle.get_context().get(var))
+
+    handle = contextvars.Context().run(loop.call_soon, callback)
+    turn(loop)
+    assert got == ["callback's"]
+    assert handle.get_context()[var] == "callback's"

@@ -236,3 +236,20 @@ async def test_subclass_with_a_method_of_its_own():
         await loop.sock_sendall(sock, b"x" * 25)
         assert calls == [25, 15, 5]
         assert far.recv(100) == b"x" * 25
+
+
+async def test_subclass_and_items_larger_than_bytes():
+    if on_asyncio():
+        pytest.skip("asyncio takes the number of items for the number of bytes, and never ends")
+
+    class Special(socket.socket):
+        def send(self, data, *args):
+            return super().send(memoryview(data).cast("B")[:10], *args)
+
+    near, far = socket.socketpair()
+    with Special(fileno=near.detach()) as sock, far:
+        sock.setblocking(False)
+        data = bytes(range(64))
+        await asyncio.get_running_loop().sock_sendall(sock, memoryview(data).cast("I"))
+        far.setblocking(False)
+        assert far.recv(100) == data

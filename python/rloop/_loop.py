@@ -13,6 +13,7 @@ from asyncio import base_events, constants, sslproto
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import _rloop
 from ._report import format_callback
 from ._signals import Signals
 from ._sockets import SocketMethods
@@ -21,8 +22,6 @@ from ._unix import UnixMethods
 if TYPE_CHECKING:
     import ssl
     from typing import TypeVarTuple
-
-    from . import _rloop
 
     _Ts = TypeVarTuple("_Ts")
 
@@ -193,6 +192,9 @@ class Loop(SocketMethods, UnixMethods):
                 raise
             if self.get_debug():
                 self.call_exception_handler({**details, "exception": exc})
+
+
+_rloop.add_raw_methods(Loop)
 
 
 def new_event_loop() -> Loop:

@@ -109,14 +109,14 @@ class SocketMethods(LoopBase):
 
     async def _sendall_by_method(self, sock: socket.socket, data: ReadableBuffer) -> None:
         """For a subclass, which may have a `send` of its own."""
-        with memoryview(data) as view:
+        with memoryview(data) as view, view.cast("B") as octets:
             sent = 0
             while True:
                 try:
-                    sent += sock.send(view[sent:])
+                    sent += sock.send(octets[sent:])
                 except (BlockingIOError, InterruptedError):
                     await self._writable(sock)
-                if sent >= len(view):
+                if sent >= len(octets):
                     return
                 await asyncio.sleep(0)
 

@@ -27,7 +27,7 @@ use crate::transports::stream::{Parts, StreamTransport};
 pub use scheduling::add_raw_methods;
 
 /// The native half of `rloop.Loop`.
-#[pyclass(subclass, frozen, dict, weakref, module = "rloop._rloop")]
+#[pyclass(subclass, frozen, module = "rloop._rloop")]
 pub struct EventLoop {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,

@@ -16,21 +16,21 @@ use crate::reactor::token::Token;
 impl EventLoop {
     pub(super) fn add_reader<'py>(
         slf: &Bound<'py, Self>,
-        args: Arguments<'_, 'py>,
+        args: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::add(slf, args, "add_reader", Readiness::READABLE)
     }
 
     pub(super) fn add_writer<'py>(
         slf: &Bound<'py, Self>,
-        args: Arguments<'_, 'py>,
+        args: &Arguments<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::add(slf, args, "add_writer", Readiness::WRITABLE)
     }
 
     pub(super) fn add<'py>(
         slf: &Bound<'py, Self>,
-        args: Arguments<'_, 'py>,
+        args: &Arguments<'_, 'py>,
         method: &str,
         direction: Readiness,
     ) -> PyResult<Bound<'py, PyAny>> {

@@ -15,7 +15,8 @@ use pyo3::types::PyTuple;
 
 use crate::error::leaves_the_loop;
 use crate::py::cell::LoopCell;
-use crate::py::context::{self, EmptyContext};
+use crate::py::context::{self, EmptyBatch, EmptyContext};
+use crate::py::fastcall::Raised;
 use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
 use running::RunningOn;
@@ -67,56 +68,52 @@ pub struct Callback<'a, 'py> {
     pub context: Option<Bound<'py, PyAny>>,
 }
 
-impl Callback<'_, '_> {
+impl Call {
+    /// Fills an empty call. Field by field: a whole one, made elsewhere and moved here, costs 10 ns of store-to-load
+    /// stalls.
     #[inline]
-    fn into_call(self, debug: bool) -> PyResult<Call> {
-        let Self { callback, args, context } = self;
+    fn fill(place: &LoopCell<Self>, callback: Callback<'_, '_>) -> PyResult<()> {
+        let Callback { callback, args, context } = callback;
         let py = callback.py();
         let context = match context {
             Some(context) => Some(context),
             None => context::copy_unless_empty(py)?,
         };
-        let mut call = Call {
-            callback: Some(callback.unbind()),
-            args: [const { None }; INLINE],
-            count: args.len(),
-            context: context.map(Bound::unbind),
-            debug: None,
-        };
-        // SAFETY: the references are alive (see `args`); each gets one of our own.
+        // SAFETY: the references are alive (see `Callback::args`); each gets one of our own.
         let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
-        if args.len() <= INLINE {
-            for (slot, arg) in call.args.iter_mut().zip(args) {
-                *slot = Some(own(arg).unbind());
+        let many = if args.len() > INLINE { Some(PyTuple::new(py, args.iter().map(own))?) } else { None };
+        // Forgotten is what was there before, which is nothing.
+        place.with(py, |call| {
+            std::mem::forget(call.callback.replace(callback.unbind()));
+            std::mem::forget(std::mem::replace(&mut call.context, context.map(Bound::unbind)));
+            if let Some(many) = many {
+                call.count = INLINE + 1;
+                std::mem::forget(call.args[0].replace(many.into_any().unbind()));
+            } else {
+                call.count = args.len();
+                for (slot, arg) in call.args.iter_mut().zip(args) {
+                    std::mem::forget(slot.replace(own(arg).unbind()));
+                }
             }
-        } else {
-            call.count = INLINE + 1;
-            call.args[0] = Some(PyTuple::new(py, args.iter().map(own))?.into_any().unbind());
-        }
-        if debug {
-            let source_traceback = Some(names(py)?.extract_stack.call0(py)?);
-            call.debug = Some(Box::new(Debug { source_traceback, repr: None }));
-        }
-        Ok(call)
+        });
+        Ok(())
     }
-}
 
-impl Call {
-    /// The same that dropping the fields would do, less a look per field at whether the interpreter is held.
+    /// Takes everything out of a call, to be dropped: the same that dropping the fields would do, less a look per
+    /// field at whether the interpreter is held. False if the call had come from debug mode.
     #[inline]
-    fn discard(self, py: Python<'_>) {
-        let Self { callback, args, count, context, debug } = self;
+    fn empty(place: &LoopCell<Self>, py: Python<'_>) -> bool {
+        let (callback, context, count, debug) = place.with(py, |call| {
+            (call.callback.take(), call.context.take(), std::mem::take(&mut call.count), call.debug.take())
+        });
         drop(callback.map(|callback| callback.into_bound(py)));
+        drop(context.map(|context| context.into_bound(py)));
         if count > 0 {
-            for arg in args.into_iter().flatten() {
+            for arg in place.with(py, |call| std::mem::take(&mut call.args)).into_iter().flatten() {
                 drop(arg.into_bound(py));
             }
-        } else {
-            // Nothing to drop, which the compiler cannot know.
-            std::mem::forget(args);
         }
-        drop(context.map(|context| context.into_bound(py)));
-        drop(debug);
+        debug.is_none()
     }
 }
 
@@ -124,9 +121,17 @@ impl Handle {
     /// A handle of `event_loop`.
     #[inline]
     pub fn new(event_loop: &Bound<'_, PyAny>, callback: Callback<'_, '_>, debug: bool) -> PyResult<Self> {
+        let py = event_loop.py();
+        let call = LoopCell::default();
+        Call::fill(&call, callback)?;
+        if debug {
+            let source_traceback = Some(names(py)?.extract_stack.call0(py)?);
+            let debug = Box::new(Debug { source_traceback, repr: None });
+            call.with(py, |call| call.debug = Some(debug));
+        }
         Ok(Self {
             event_loop: event_loop.clone().unbind(),
-            call: LoopCell::new(callback.into_call(debug)?),
+            call,
             cancelled: AtomicBool::new(false),
             running_on: RunningOn::default(),
         })
@@ -135,13 +140,9 @@ impl Handle {
     /// Makes a recycled handle of the same loop new.
     #[inline]
     pub fn renew(&self, callback: Callback<'_, '_>) -> PyResult<()> {
-        let py = callback.callback.py();
-        let call = callback.into_call(false)?;
         self.cancelled.store(false, Relaxed);
         self.running_on.track(false);
-        // What it replaces is empty.
-        self.call.with(py, |place| std::mem::forget(std::mem::replace(place, call)));
-        Ok(())
+        Call::fill(&self.call, callback)
     }
 
     /// Empties a handle that has left its queue. True if nobody else can see it, so that it can be renewed.
@@ -152,11 +153,8 @@ impl Handle {
             return false;
         }
         untrack(slf);
-        let call = slf.get().call.with(slf.py(), std::mem::take);
-        let plain = call.debug.is_none();
-        call.discard(slf.py());
-        // Dropping what it held may have run user code, which cannot have found it.
-        plain
+        // Dropping what it held may run user code, which cannot find it.
+        Call::empty(&slf.get().call, slf.py())
     }
 
     /// What the owner of a queue shows the garbage collector of a handle in it, which is hidden itself.
@@ -188,51 +186,44 @@ impl Handle {
     /// Runs the callback, unless the handle was cancelled. An exception goes to the loop's exception handler; only
     /// SystemExit and KeyboardInterrupt come back.
     #[inline]
-    pub fn run(slf: &Bound<'_, Self>, empty: &EmptyContext) -> PyResult<()> {
+    pub fn run(slf: &Bound<'_, Self>, empty: &mut EmptyBatch<'_, '_>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if this.is_cancelled() {
             return Ok(());
         }
-        let (call, context) = this.call.with(py, |call| {
-            (Running::of(py, call), call.context.as_ref().map(|context| context.bind(py).clone()))
+        let mut call = Running::default();
+        let context = this.call.with(py, |call_of_handle| {
+            call.borrow(py, call_of_handle);
+            call_of_handle.context.as_ref().map(|context| context.bind(py).clone())
         });
-        let Some(call) = call else {
+        if call.callback.is_null() {
             return Ok(());
+        }
+        let context = match context {
+            // Somebody can ask for it, and is to see what the callback leaves in it.
+            None if !is_only_reference(slf) => Some(this.get_context(py)?.into_bound(py)),
+            context => context,
         };
         let tracked = this.running_on.is_tracked();
         if tracked {
             this.running_on.started();
         }
         let result = match &context {
-            Some(context) => context::run_in(context, || call.invoke(py)),
-            // Whoever holds the handle can ask for the context, and a reader's handle runs in the same one each time.
-            None if !is_only_reference(slf) => {
-                context::run_in(this.get_context(py)?.bind(py), || call.invoke(py))
-            }
-            None => {
-                let context = empty.take(py)?;
-                let result = context::run_in(&context, || call.invoke(py));
-                if let Some(context) = empty.take_back(context) {
-                    this.keep_context(context);
-                }
-                result
-            }
+            Some(context) => context::enter(context).and_then(|_inside| call.invoke(py)),
+            None => empty.run(|| call.invoke(py)),
         };
-        let result = match result {
-            Ok(()) => Ok(()),
-            Err(error) => Self::failed(slf, error),
-        };
+        if let Err(raised) = result {
+            let error = raised.fetch(py);
+            if let (None, Some(used)) = (&context, empty.leave()) {
+                // Since CPython 3.12 the exception handler runs in it.
+                this.call.with(py, |call| call.context = Some(used.unbind()));
+            }
+            return Self::failed(slf, error);
+        }
         if tracked {
             this.running_on.finished();
         }
-        result
-    }
-
-    /// Something was left in a context that was empty: the exception handler runs in it, and whoever gets hold of the
-    /// handle finds it there.
-    #[cold]
-    fn keep_context(&self, context: Bound<'_, PyAny>) {
-        drop(self.call.with(context.py(), |call| call.context.replace(context.clone().unbind())));
+        Ok(())
     }
 
     /// Has other threads wait for the callback when they cancel the handle.
@@ -243,11 +234,14 @@ impl Handle {
     #[cold]
     fn failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if leaves_the_loop(py, &error) {
-            return Err(error);
-        }
-        this.event_loop.bind(py).call_method1(&names(py)?._callback_failed, (slf, error.into_value(py)))?;
-        Ok(())
+        let result = if leaves_the_loop(py, &error) {
+            Err(error)
+        } else {
+            let failed = &names(py)?._callback_failed;
+            this.event_loop.bind(py).call_method1(failed, (slf, error.into_value(py))).map(drop)
+        };
+        this.running_on.finished();
+        result
     }
 
     /// Cancels the handle: callback and arguments are let go of at once. False if it was cancelled already.
@@ -335,30 +329,41 @@ impl Handle {
 
 /// The callback and its arguments while they run: a cancel meanwhile takes them from the handle, not from here.
 struct Running {
+    /// Null: nothing.
     callback: *mut ffi::PyObject,
     /// The first slot is for the callee (`PY_VECTORCALL_ARGUMENTS_OFFSET`).
     stack: [*mut ffi::PyObject; 1 + INLINE],
     count: usize,
 }
 
+impl Default for Running {
+    #[inline(always)]
+    fn default() -> Self {
+        Self { callback: std::ptr::null_mut(), stack: [std::ptr::null_mut(); 1 + INLINE], count: 0 }
+    }
+}
+
 impl Running {
-    #[inline]
-    fn of(_py: Python<'_>, call: &mut Call) -> Option<Self> {
-        let callback = call.callback.as_ref()?.as_ptr();
-        let mut stack = [std::ptr::null_mut(); 1 + INLINE];
+    /// Takes references to what `call` holds; called once.
+    #[inline(always)]
+    fn borrow(&mut self, _py: Python<'_>, call: &Call) {
+        let Some(callback) = &call.callback else {
+            return;
+        };
+        self.callback = callback.as_ptr();
+        self.count = call.count;
         // SAFETY: `call` owns references to all of these, and the interpreter is held; Drop gives ours back.
         unsafe {
-            ffi::Py_INCREF(callback);
-            for (slot, arg) in stack[1..].iter_mut().zip(call.args.iter().flatten()) {
-                *slot = arg.as_ptr();
-                ffi::Py_INCREF(*slot);
+            ffi::Py_INCREF(self.callback);
+            for (slot, arg) in self.stack[1..].iter_mut().zip(&call.args[..self.count.min(INLINE)]) {
+                *slot = arg.as_ref().map_or(std::ptr::null_mut(), Py::as_ptr);
+                ffi::Py_XINCREF(*slot);
             }
         }
-        Some(Self { callback, stack, count: call.count })
     }
 
-    #[inline]
-    fn invoke(&self, py: Python<'_>) -> PyResult<()> {
+    #[inline(always)]
+    fn invoke(&self, _py: Python<'_>) -> Result<(), Raised> {
         let args = self.stack[1..].as_ptr();
         // SAFETY: this struct holds references to the callback and to `count` arguments (or to a tuple of them); the
         // slot before the first belongs to this struct and may be used by the callee.
@@ -370,7 +375,7 @@ impl Running {
                 ffi::PyObject_Vectorcall(self.callback, args, count, std::ptr::null_mut())
             };
             if result.is_null() {
-                return Err(PyErr::fetch(py));
+                return Err(Raised);
             }
             ffi::Py_DECREF(result);
         }
@@ -381,10 +386,10 @@ impl Running {
 impl Drop for Running {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: made by `of` in the same function that drops it, with the interpreter held throughout.
+        // SAFETY: filled by `borrow` in the same function that drops it, with the interpreter held throughout.
         unsafe {
-            ffi::Py_DECREF(self.callback);
-            for &arg in &self.stack[1..] {
+            ffi::Py_XDECREF(self.callback);
+            for &arg in &self.stack[1..1 + self.count.min(INLINE)] {
                 ffi::Py_XDECREF(arg);
             }
         }
@@ -395,7 +400,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        std::mem::take(self.call.get_mut()).discard(py);
+        Call::empty(&self.call, py);
     }
 }
 
@@ -438,7 +443,7 @@ impl Handle {
 
     /// Runs the callback now, as the loop would.
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::run(slf, &EmptyContext::default())
+        Self::run(slf, &mut EmptyContext::default().batch(slf.py()))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

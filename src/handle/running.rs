@@ -1,13 +1,17 @@
 //! Handles of `call_soon_threadsafe` since CPython 3.14 (`asyncio.events._ThreadSafeHandle`): `cancel()` and
 //! `cancelled()` from another thread wait until the callback, if it is running, has finished.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// Which thread is running the callback of one handle.
+///
+/// Written with the interpreter held, which orders the writes for whoever holds it later; who waits without it looks
+/// under the lock of [`FINISHED`], which `finished` takes once it has seen a waiter. So no access needs an order of
+/// its own, and a callback costs no locked instruction.
 #[derive(Default)]
 pub struct RunningOn {
     /// Does anybody care? Set when the handle is made.
@@ -16,26 +20,27 @@ pub struct RunningOn {
     thread: AtomicU64,
 }
 
-/// How many threads wait for a callback to finish, of whichever handle.
+/// How many threads wait for a callback to finish, of whichever handle. Counted up with the interpreter held: a
+/// callback that runs at that moment sees it when it finishes.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static FINISHED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 
 impl RunningOn {
     pub fn is_tracked(&self) -> bool {
-        self.tracked.load(SeqCst)
+        self.tracked.load(Relaxed)
     }
 
     pub fn track(&self, tracked: bool) {
-        self.tracked.store(tracked, SeqCst);
+        self.tracked.store(tracked, Relaxed);
     }
 
     pub fn started(&self) {
-        self.thread.store(this_thread(), SeqCst);
+        self.thread.store(this_thread(), Relaxed);
     }
 
     pub fn finished(&self) {
-        self.thread.store(0, SeqCst);
-        if WAITING.load(SeqCst) > 0 {
+        self.thread.store(0, Relaxed);
+        if WAITING.load(Relaxed) > 0 {
             // Under the lock, so that nobody is between looking and waiting.
             let _guard = FINISHED.0.lock().unwrap_or_else(PoisonError::into_inner);
             FINISHED.1.notify_all();
@@ -43,7 +48,7 @@ impl RunningOn {
     }
 
     fn is_elsewhere(&self) -> bool {
-        let thread = self.thread.load(SeqCst);
+        let thread = self.thread.load(Relaxed);
         thread != 0 && thread != this_thread()
     }
 
@@ -52,14 +57,14 @@ impl RunningOn {
         if !self.is_tracked() || !self.is_elsewhere() {
             return;
         }
+        WAITING.fetch_add(1, Relaxed);
         py.detach(|| {
-            WAITING.fetch_add(1, SeqCst);
             let mut guard = FINISHED.0.lock().unwrap_or_else(PoisonError::into_inner);
             while self.is_elsewhere() {
                 guard = FINISHED.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
             drop(guard);
-            WAITING.fetch_sub(1, SeqCst);
+            WAITING.fetch_sub(1, Relaxed);
         });
     }
 }

@@ -26,7 +26,7 @@ impl<T> LoopCell<T> {
     }
 
     /// Runs `access` on the state.
-    #[inline]
+    #[inline(always)]
     pub fn with<R>(&self, _py: Python<'_>, access: impl FnOnce(&mut T) -> R) -> R {
         access(&mut self.0.borrow_mut())
     }

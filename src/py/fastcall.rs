@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 
 /// The C signature of such a method.
@@ -18,10 +18,9 @@ pub type Entry = unsafe extern "C" fn(
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
-/// Puts `entry` on the class `T` as a method. `doc` starts with the signature, in the form of
-/// `__text_signature__`.
-pub fn add_method<T: PyTypeInfo>(
-    py: Python<'_>,
+/// Puts `entry` on `class` as a method. `doc` starts with the signature, in the form of `__text_signature__`.
+pub fn add_method(
+    class: &Bound<'_, PyType>,
     name: &'static CStr,
     doc: &'static CStr,
     entry: Entry,
@@ -32,24 +31,25 @@ pub fn add_method<T: PyTypeInfo>(
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: doc.as_ptr(),
     }));
-    let class = T::type_object(py);
     // SAFETY: `class` is a type object; the definition is leaked, so it outlives the descriptor.
-    let method =
-        unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))? };
+    let method = unsafe {
+        Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))?
+    };
     class.setattr(name.to_string_lossy(), method)
 }
 
 /// The body of a raw method: exceptions are raised, and a panic becomes an exception.
 ///
 /// # Safety
-/// To be called by CPython through a method descriptor of [`add_method`] for `T`, with the arguments it passed on.
+/// To be called by CPython through a method descriptor of [`add_method`] for `T` or a subclass, with the arguments it
+/// passed on.
 #[inline]
 pub unsafe fn enter<T: PyTypeInfo>(
     slf: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
-    body: impl for<'py> FnOnce(&Bound<'py, T>, Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>>,
+    body: impl for<'py> FnOnce(&Bound<'py, T>, &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>>,
 ) -> *mut ffi::PyObject {
     // SAFETY: CPython calls methods with the interpreter held.
     let py = unsafe { Python::assume_attached() };
@@ -62,10 +62,34 @@ pub unsafe fn enter<T: PyTypeInfo>(
         let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<T>();
         (slf, Arguments { py, values, positional: count as usize, names })
     };
-    match catch_unwind(AssertUnwindSafe(|| body(&slf, arguments))) {
-        Ok(Ok(value)) => value.into_ptr(),
-        Ok(Err(error)) => raise(py, error),
+    // What goes in and out of the closure is copied through memory: a reference and a pointer are cheap.
+    let call = || match body(&slf, &arguments) {
+        Ok(value) => value.into_ptr(),
+        Err(error) => raise(py, error),
+    };
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(value) => value,
         Err(payload) => raise(py, panic_error(payload)),
+    }
+}
+
+/// An exception is set in the interpreter, for the caller to fetch. Where every nanosecond counts: it fits a register,
+/// which a `PyErr` does not.
+#[must_use]
+pub struct Raised;
+
+impl Raised {
+    /// Sets `error`.
+    #[cold]
+    pub fn set(py: Python<'_>, error: PyErr) -> Self {
+        error.restore(py);
+        Self
+    }
+
+    /// The exception, which is no longer set.
+    #[cold]
+    pub fn fetch(self, py: Python<'_>) -> PyErr {
+        PyErr::fetch(py)
     }
 }
 
@@ -77,6 +101,7 @@ pub const fn c_str(text: &'static str) -> &'static CStr {
     }
 }
 
+#[cold]
 fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
     error.restore(py);
     std::ptr::null_mut()
@@ -148,9 +173,19 @@ impl<'a, 'py> Arguments<'a, 'py> {
         known: &Bound<'py, PyString>,
         parameters: &[&str],
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let Some(names) = &self.names else {
-            return Ok(None);
-        };
+        match &self.names {
+            None => Ok(None),
+            Some(names) => self.find_keyword(names, method, known, parameters),
+        }
+    }
+
+    fn find_keyword(
+        &self,
+        names: &Bound<'py, PyTuple>,
+        method: &str,
+        known: &Bound<'py, PyString>,
+        parameters: &[&str],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut found = None;
         for (at, name) in names.iter_borrowed().enumerate() {
             if name.is(known) || name.eq(known)? {

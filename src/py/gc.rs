@@ -30,6 +30,12 @@ pub fn track<T>(object: &Bound<'_, T>) {
 /// True if this reference is the only one to the object (weak ones aside), so that nobody can see it change.
 #[inline]
 pub fn is_only_reference<T>(object: &Bound<'_, T>) -> bool {
+    reference_count(object) == 1
+}
+
+/// How many references there are to the object, this one included.
+#[inline]
+pub fn reference_count<T>(object: &Bound<'_, T>) -> isize {
     // SAFETY: a live object, and the interpreter is held: nobody counts at the same time.
-    unsafe { ffi::Py_REFCNT(object.as_ptr()) == 1 }
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }

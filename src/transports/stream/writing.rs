@@ -25,7 +25,7 @@ const SLICES: usize = 64;
 const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
 impl StreamTransport {
-    fn write<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         for (name, _) in args.keywords() {
             args.check_keyword("write", &name.to_string(), &["data"])?;
@@ -233,5 +233,5 @@ pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
         unsafe { fastcall::enter::<StreamTransport>(slf, args, count, keywords, StreamTransport::write) }
     }
     let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave at the end of the turn, in order. Never blocks.";
-    fastcall::add_method::<StreamTransport>(py, c"write", doc, write)
+    fastcall::add_method(&py.get_type::<StreamTransport>(), c"write", doc, write)
 }
