@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
-from asyncio import base_events, constants, sslproto
+from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from . import _rloop
 from ._report import format_callback
 from ._signals import Signals
 from ._sockets import SocketMethods
+from ._tls import TlsMethods
 from ._unix import UnixMethods
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, UnixMethods):
+class Loop(SocketMethods, TlsMethods, UnixMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -110,88 +111,6 @@ class Loop(SocketMethods, UnixMethods):
         self._unregister(sock.fileno())
         self._remove_socket_file(sock)
         sock.close()
-
-    # ---------------------------------------------------------------------------------------- TLS
-
-    def _make_ssl_transport(
-        self,
-        rawsock: socket.socket,
-        protocol: asyncio.BaseProtocol,
-        sslcontext: ssl.SSLContext,
-        waiter: asyncio.Future[None] | None = None,
-        *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        extra: dict[str, Any] | None = None,
-        server: asyncio.Server | None = None,
-        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.Transport:
-        """TLS by asyncio's own protocol on the native transport, until there is a native layer for it."""
-        ssl_protocol = sslproto.SSLProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,  # type: ignore[arg-type]
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
-        return ssl_protocol._app_transport
-
-    def _accept_tls(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
-        server: asyncio.Server | None,
-        tls: tuple[ssl.SSLContext, float | None, float | None],
-        context: contextvars.Context | None,
-    ) -> None:
-        """Called by a listener for a connection of a TLS server."""
-        handshake = self._handshake(protocol_factory, conn, peername, server, tls, context)
-        self.create_task(handshake, context=context)
-
-    async def _handshake(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
-        server: asyncio.Server | None,
-        tls: tuple[ssl.SSLContext, float | None, float | None],
-        context: contextvars.Context | None,
-    ) -> None:
-        sslcontext, handshake_timeout, shutdown_timeout = tls
-        details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
-        transport: asyncio.Transport | None = None
-        try:
-            details["protocol"] = protocol = protocol_factory()
-            waiter = self.create_future()
-            details["transport"] = transport = self._make_ssl_transport(
-                conn,
-                protocol,
-                sslcontext,
-                waiter,
-                server_side=True,
-                extra={"peername": peername},
-                server=server,
-                ssl_handshake_timeout=handshake_timeout,
-                ssl_shutdown_timeout=shutdown_timeout,
-                context=context,
-            )
-            await waiter
-        except BaseException as exc:
-            if transport is None:
-                conn.close()
-            else:
-                transport.close()
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-            if self.get_debug():
-                self.call_exception_handler({**details, "exception": exc})
 
 
 _rloop.add_raw_methods(Loop)

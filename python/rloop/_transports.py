@@ -12,3 +12,7 @@ from asyncio import transports
 
 class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""
+
+
+class TlsTransport(transports._FlowControlMixin, transports.Transport):
+    """A TLS connection on another transport."""

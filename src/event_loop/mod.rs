@@ -15,7 +15,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::core::{FdCallbacks, LoopCore, Source};
+use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::reactor::Mode;
@@ -102,6 +102,12 @@ impl EventLoop {
         slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
         slf.get().core.read_switch_interval(slf.py())?;
         run::run_until_stopped(slf.as_any(), &slf.get().core)
+    }
+
+    /// For native objects that Python makes for this loop.
+    #[getter]
+    fn _core(&self) -> CoreRef {
+        CoreRef(self.core.clone())
     }
 
     /// Wakes the loop if it is parked in its poll.

@@ -43,12 +43,19 @@ pub fn fill_new<E>(
     }
 }
 
-/// Bytes on their way to the kernel: an exact `bytes` object, which nobody can change.
+/// Bytes on their way to the kernel: an exact `bytes` object, or memory of our own, which nobody can change.
 pub struct Chunk {
-    /// Keeps the payload alive. Takes part in no cycle, so the garbage collector need not see it.
-    _owner: Py<PyBytes>,
+    /// Keeps the payload alive.
+    _owner: Owner,
     start: *const u8,
     len: usize,
+}
+
+#[allow(dead_code, reason = "only there to be dropped")]
+enum Owner {
+    /// Takes part in no cycle, so the garbage collector need not see it.
+    Bytes(Py<PyBytes>),
+    Memory(Vec<u8>),
 }
 
 // SAFETY: the pointer is into `_owner`, which is immutable and kept alive by this struct; sending both is sending it.
@@ -57,7 +64,23 @@ unsafe impl Send for Chunk {}
 impl Chunk {
     fn keep(owner: Bound<'_, PyBytes>) -> Self {
         let (start, len) = (owner.as_bytes().as_ptr(), owner.as_bytes().len());
-        Self { _owner: owner.unbind(), start, len }
+        Self { _owner: Owner::Bytes(owner.unbind()), start, len }
+    }
+
+    /// Memory that is not from Python.
+    pub fn from_vec(memory: Vec<u8>) -> Self {
+        // A vector's payload stays where it is when the vector is moved.
+        let (start, len) = (memory.as_ptr(), memory.len());
+        Self { _owner: Owner::Memory(memory), start, len }
+    }
+
+    /// The same without its first `count` bytes.
+    pub fn skip(mut self, count: usize) -> Self {
+        let count = count.min(self.len);
+        // SAFETY: within the payload, or just behind it.
+        self.start = unsafe { self.start.add(count) };
+        self.len -= count;
+        self
     }
 
     /// What `write()` takes: bytes are kept, everything that somebody could change afterwards is copied. `None` for

@@ -18,6 +18,8 @@ macro_rules! names {
             pub create_task: Py<PyAny>,
             /// `asyncio.constants._SendfileMode.TRY_NATIVE`
             pub sendfile_try_native: Py<PyAny>,
+            /// `asyncio.constants._SendfileMode.FALLBACK`
+            pub sendfile_fallback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
             pub threadsafe_handle: Py<PyAny>,
             /// Do other threads that cancel a handle wait for its callback? (CPython 3.14)
@@ -40,6 +42,11 @@ macro_rules! names {
                         .getattr("_SendfileMode")?
                         .getattr("TRY_NATIVE")?
                         .unbind(),
+                    sendfile_fallback: py
+                        .import("asyncio.constants")?
+                        .getattr("_SendfileMode")?
+                        .getattr("FALLBACK")?
+                        .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
                     threadsafe_handle: py
                         .import("asyncio.events")?
@@ -57,9 +64,11 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
+        _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, message, name, pause_writing, protocol,
-        resume_writing, setblocking, slow_callback_duration, socket, time, transport,
+        eof_received, exception, fileno, get_buffer, is_closing, message, name, pause_reading, pause_writing, pending,
+        protocol, read, resume_reading,
+        resume_writing, setblocking, slow_callback_duration, socket, time, transport, write,
     }
     imports {
         buffered_protocol = "asyncio"."BufferedProtocol",
@@ -73,6 +82,7 @@ names! {
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
         task_names = "asyncio.tasks"."__dict__",
+        tls_transport = "rloop._transports"."TlsTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
     }

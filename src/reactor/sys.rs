@@ -32,6 +32,29 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+// ---------------------------------------------------------------------------------------------- libraries
+
+/// A shared library that the process has loaded already.
+#[cfg(feature = "python")]
+pub struct Library(std::ptr::NonNull<libc::c_void>);
+
+#[cfg(feature = "python")]
+impl Library {
+    /// The library with this file name, or `None` if it is not loaded; without a name, the program itself. It stays
+    /// loaded for as long as the process lives.
+    pub fn loaded(file: Option<&std::ffi::CStr>) -> Option<Self> {
+        let file = file.map_or(std::ptr::null(), |file| file.as_ptr());
+        // SAFETY: `file` is null or a string that ends in NUL; RTLD_NOLOAD runs no code of a library.
+        std::ptr::NonNull::new(unsafe { libc::dlopen(file, libc::RTLD_NOW | libc::RTLD_NOLOAD) }).map(Self)
+    }
+
+    /// The address of `name`, looked for in the library and in what it depends on.
+    pub fn symbol(&self, name: &std::ffi::CStr) -> Option<std::ptr::NonNull<libc::c_void>> {
+        // SAFETY: the handle is never closed, `name` ends in NUL.
+        std::ptr::NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
+}
+
 // ---------------------------------------------------------------------------------------------- polling
 
 /// Waits on an epoll instance with a timeout in nanoseconds (`None`: for ever) and appends what is ready. epoll and

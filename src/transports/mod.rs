@@ -13,3 +13,5 @@ pub mod listener;
 pub mod socket;
 #[cfg(feature = "python")]
 pub mod stream;
+#[cfg(feature = "python")]
+pub mod tls;

@@ -75,8 +75,10 @@ impl StreamTransport {
     /// Closes the socket and lets go of everything.
     pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (socket, protocol, server) =
-            this.state.with(py, |state| (state.socket.take(py), state.protocol.take(), state.server.take()));
+        let (socket, protocol, server) = this.state.with(py, |state| {
+            let protocol = (state.protocol.take(), state.tls.take());
+            (state.socket.take(py), protocol, state.server.take())
+        });
         drop(protocol);
         let closed = socket.close(py);
         if let Some(server) = server {

@@ -23,6 +23,7 @@ use pyo3::types::{PyDict, PyString};
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::socket::{Socket, SocketKind};
+use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::os_error;
@@ -53,6 +54,8 @@ struct State {
     protocol: Option<Py<PyAny>>,
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
+    /// The protocol, if it is a TLS layer.
+    tls: Option<Py<TlsLayer>>,
     /// Where protocol callbacks run: that of the connection, or a copy of that of whoever resumed reading last.
     context: Py<PyAny>,
     /// Since CPython 3.15 a connection has one context, for all of its callbacks and for good.
@@ -121,6 +124,7 @@ impl StreamTransport {
             token: None,
             protocol: None,
             buffered: false,
+            tls: None,
             own_context: context.is_some(),
             context: match &context {
                 Some(context) => context.clone().unbind(),
@@ -198,9 +202,10 @@ impl StreamTransport {
     fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = protocol.py();
         let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
+        let tls = protocol.cast::<TlsLayer>().ok().map(|layer| layer.clone().unbind());
         let previous = self.state.with(py, |state| {
             state.buffered = buffered;
-            state.protocol.replace(protocol.clone().unbind())
+            (state.protocol.replace(protocol.clone().unbind()), std::mem::replace(&mut state.tls, tls))
         });
         drop(previous);
         Ok(())
@@ -271,7 +276,7 @@ impl StreamTransport {
     }
 
     /// True once the connection is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
+    pub(in crate::transports) fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.life.is_closing())
     }
 
@@ -281,7 +286,7 @@ impl StreamTransport {
     }
 
     /// Stops receiving: the protocol gets nothing until `resume_reading()`. No data is lost.
-    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(in crate::transports) fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.state.with(slf.py(), |state| state.life.pause_reading()) {
             this.log_debug(slf, "%r pauses reading")?;
@@ -290,7 +295,7 @@ impl StreamTransport {
     }
 
     /// Goes on receiving.
-    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(in crate::transports) fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if !this.state.with(py, |state| state.life.resume_reading()) {
             return Ok(());
@@ -452,6 +457,7 @@ impl StreamTransport {
         self.state
             .peek(|state| {
                 visit.call(&state.protocol)?;
+                visit.call(&state.tls)?;
                 visit.call(&state.context)?;
                 visit.call(&state.server)?;
                 visit.call(&state.extra)?;
@@ -462,15 +468,15 @@ impl StreamTransport {
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        let cleared = self
-            .state
-            .with(py, |state| (state.protocol.take(), state.extra.take(), state.sent_waiter.take()));
+        let cleared = self.state.with(py, |state| {
+            (state.protocol.take(), state.tls.take(), state.extra.take(), state.sent_waiter.take())
+        });
         drop(cleared);
     }
 }
 
 /// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
-fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
+pub(in crate::transports) fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
     match limit.extract::<i64>() {
         Ok(limit) => Ok(limit),
         Err(_) => match limit.extract::<f64>() {

@@ -13,6 +13,7 @@ use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
+use crate::transports::tls::{Received, TlsLayer};
 
 /// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
 const DIRECT_READ: usize = 4096;
@@ -24,6 +25,7 @@ const MAX_READ: usize = 256 * 1024;
 /// What one read needs of the state.
 struct Reading<'py> {
     protocol: Bound<'py, PyAny>,
+    tls: Option<Bound<'py, TlsLayer>>,
     buffered: bool,
     /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
     size: usize,
@@ -49,7 +51,7 @@ impl StreamTransport {
     }
 
     /// The context in which the protocol is called.
-    pub(super) fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    pub(in crate::transports) fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.state.with(py, |state| state.context.bind(py).clone())
     }
 
@@ -60,6 +62,7 @@ impl StreamTransport {
             let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
             Some(Reading {
                 protocol: protocol.bind(py).clone(),
+                tls: state.tls.as_ref().map(|layer| layer.bind(py).clone()),
                 buffered: state.buffered,
                 size: state.read_size,
             })
@@ -67,6 +70,9 @@ impl StreamTransport {
         let Some(reading) = reading else {
             return Ok(());
         };
+        if let Some(layer) = &reading.tls {
+            return Self::read_tls(slf, &reading, layer);
+        }
         if reading.buffered {
             Self::read_into_protocol(slf, &reading)
         } else {
@@ -77,10 +83,28 @@ impl StreamTransport {
     }
 
     /// Comes back in the next turn if there is more to read.
-    pub(super) fn read_on(&self, py: Python<'_>) {
+    pub(in crate::transports) fn read_on(&self, py: Python<'_>) {
         if let Some(token) = self.state.with(py, |state| state.more_to_read()) {
             self.core.requeue(py, token, Readiness::READABLE);
         }
+    }
+
+    /// For a TLS layer, without any Python object between.
+    fn read_tls(slf: &Bound<'_, Self>, reading: &Reading<'_>, layer: &Bound<'_, TlsLayer>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let received = TlsLayer::receive(layer, |buffer| this.state.with(py, |state| state.receive(buffer)));
+        match received {
+            Ok(Received::Data) => Ok(()),
+            // The layer calls `read_on`.
+            Ok(Received::Later) => return Ok(()),
+            Ok(Received::Other(Ok(_))) => Self::read_end(slf, reading),
+            Ok(Received::Other(Err(error))) => Self::read_failed(slf, &error),
+            Err(error) => {
+                Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
+            }
+        }?;
+        this.read_on(py);
+        Ok(())
     }
 
     fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {

@@ -16,6 +16,7 @@ use crate::py::fastcall::{self, Arguments};
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
+use crate::transports::tls::TlsLayer;
 
 /// So many chunks are sent from a short array.
 const FEW: usize = 4;
@@ -48,6 +49,42 @@ impl StreamTransport {
             Self::written(slf, written)?;
         }
         Ok(py.None().into_bound(py))
+    }
+
+    /// Sends what a TLS layer has encrypted, behind what is queued; what the kernel does not take now is queued.
+    pub(in crate::transports) fn send_now(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.state.with(py, |state| state.life.drops_writes()) {
+            return this.write_dropped(py);
+        }
+        let sent = this.state.with(py, |state| {
+            let mut sent = 0;
+            if state.queue.is_empty()
+                && !state.write_blocked
+                && let Some(fd) = state.socket.fd()
+            {
+                sent = match sys::send(fd, &[IoSlice::new(data)]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    sent => sent?,
+                };
+                state.write_blocked = sent < data.len();
+            }
+            if sent < data.len() {
+                state.queue.push(Chunk::from_vec(data[sent..].to_vec()));
+            }
+            Ok(())
+        });
+        match sent {
+            Ok(()) => Self::queue_grown(slf),
+            Err(error) => {
+                Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport")
+            }
+        }
+    }
+
+    /// How many bytes are queued.
+    pub(in crate::transports) fn queued(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.queue.len())
     }
 
     /// What follows after something was queued (true), or dropped because the connection is lost (false).
@@ -120,6 +157,10 @@ impl StreamTransport {
         });
         // May write again.
         Self::tell_flow(slf, signal)?;
+        let layer = this.state.with(py, |state| state.tls.as_ref().map(|layer| layer.bind(py).clone()));
+        if let Some(layer) = layer {
+            TlsLayer::queue_shrunk(&layer)?;
+        }
         if this.state.with(py, |state| state.sent_waiter.is_some()) {
             this.tell_sent_waiter(py)?;
         }
