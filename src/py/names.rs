@@ -82,7 +82,7 @@ names! {
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
         task_names = "asyncio.tasks"."__dict__",
-        tls_transport = "rloop._transports"."TlsTransport",
+        tls_transport = "rloop._transports"."SSLTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
     }
