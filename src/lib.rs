@@ -35,6 +35,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
     #[pymodule_export]
+    use crate::transports::datagram::DatagramTransport;
+    #[pymodule_export]
     use crate::transports::listener::Listener;
     #[pymodule_export]
     use crate::transports::stream::StreamTransport;
@@ -43,6 +45,7 @@ mod _rloop {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::event_loop::add_raw_methods(module.py())?;
+        crate::transports::datagram::add_raw_methods(module.py())?;
         crate::transports::stream::add_raw_methods(module.py())
     }
 }

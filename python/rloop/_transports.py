@@ -12,3 +12,7 @@ from asyncio import transports
 
 class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""
+
+
+class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
+    """A datagram socket and its protocol."""

@@ -25,6 +25,7 @@ use crate::py::names::{Names, names};
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
 use crate::reactor::ready::{Inbox, ReadyQueue};
+use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
@@ -69,6 +70,8 @@ pub struct LoopCore {
     pub empty_context: EmptyContext,
     /// What the transports receive into: never borrowed while anything else runs.
     pub scratch: LoopCell<Scratch>,
+    /// What the datagram transports receive into, made by the first of them; borrowed as `scratch` is.
+    pub datagrams: LoopCell<Option<ReceiveBatch>>,
     pub closed: AtomicBool,
     pub stopping: AtomicBool,
     pub debug: AtomicBool,
@@ -105,6 +108,7 @@ impl LoopCore {
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new()),
+            datagrams: LoopCell::new(None),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),

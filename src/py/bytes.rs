@@ -46,18 +46,18 @@ pub fn fill_new<E>(
 /// Bytes on their way to the kernel: an exact `bytes` object, which nobody can change.
 pub struct Chunk {
     /// Keeps the payload alive. Takes part in no cycle, so the garbage collector need not see it.
-    _owner: Py<PyBytes>,
+    owner: Py<PyBytes>,
     start: *const u8,
     len: usize,
 }
 
-// SAFETY: the pointer is into `_owner`, which is immutable and kept alive by this struct; sending both is sending it.
+// SAFETY: the pointer is into `owner`, which is immutable and kept alive by this struct; sending both is sending it.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
     fn keep(owner: Bound<'_, PyBytes>) -> Self {
         let (start, len) = (owner.as_bytes().as_ptr(), owner.as_bytes().len());
-        Self { _owner: owner.unbind(), start, len }
+        Self { owner: owner.unbind(), start, len }
     }
 
     /// What `write()` takes: bytes are kept, everything that somebody could change afterwards is copied. `None` for
@@ -76,6 +76,11 @@ impl Chunk {
         Ok(None)
     }
 
+    /// The object itself.
+    pub fn object<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, PyBytes> {
+        self.owner.bind(py)
+    }
+
     /// What `writelines()` takes: any object that has a buffer.
     pub fn from_buffer(data: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
@@ -92,7 +97,7 @@ impl Chunk {
 impl AsRef<[u8]> for Chunk {
     #[inline]
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `start` and `len` are those of `_owner`'s payload, which does not change and lives as long as self.
+        // SAFETY: `start` and `len` are those of `owner`'s payload, which does not change and lives as long as self.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }

@@ -24,6 +24,8 @@ macro_rules! names {
             pub server_counts_transports: bool,
             /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
             pub own_writelines: bool,
+            /// Does the size of a queue of datagrams count their headers? (CPython 3.13)
+            pub datagram_headers: bool,
         }
 
         impl Names {
@@ -39,6 +41,7 @@ macro_rules! names {
                         .getattr("TRY_NATIVE")?
                         .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
+                    datagram_headers: py.version_info() >= (3, 13),
                     threadsafe_handle: py
                         .import("asyncio.events")?
                         .getattr("_ThreadSafeHandle")
@@ -56,11 +59,13 @@ names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, message, name, pause_writing, protocol,
-        resume_writing, setblocking, slow_callback_duration, socket, time, transport,
+        datagram_received, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname, message,
+        name, pause_writing, peername, protocol, recvfrom, resume_writing, send, sendto, setblocking,
+        slow_callback_duration, sockname, socket, time, transport,
     }
     imports {
         buffered_protocol = "asyncio"."BufferedProtocol",
+        datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
         format_callback = "rloop._report"."format_callback",
         future = "asyncio"."Future",

@@ -8,7 +8,11 @@ pub mod lifecycle;
 pub mod write_queue;
 
 #[cfg(feature = "python")]
+pub mod datagram;
+#[cfg(feature = "python")]
 pub mod listener;
+#[cfg(feature = "python")]
+pub mod report;
 #[cfg(feature = "python")]
 pub mod socket;
 #[cfg(feature = "python")]
