@@ -23,7 +23,14 @@ LAYERS = [
 
 SYS = ("reactor/sys.rs", "reactor/sys/")
 
-PURE = ("reactor/", "transports/lifecycle.rs", "transports/flow.rs", "transports/write_queue.rs")
+PURE = (
+    "reactor/",
+    "transports/datagram_queue.rs",
+    "transports/flow.rs",
+    "transports/lifecycle.rs",
+    "transports/peers.rs",
+    "transports/write_queue.rs",
+)
 
 
 def rust():

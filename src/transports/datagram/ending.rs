@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use super::DatagramTransport;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
-use crate::transports::lifecycle::{Action, Event};
+use crate::transports::lifecycle::{Action, Event, Phase};
 use crate::transports::report::unclosed;
 
 impl DatagramTransport {
@@ -65,7 +65,12 @@ impl DatagramTransport {
 
     /// Closes the socket and lets go of everything.
     pub(super) fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let native = self.native.is_some();
         let (socket, held) = self.state.with(py, |state| {
+            if native && state.life.phase() == Phase::Closed {
+                // Last words.
+                state.send_rest();
+            }
             let peers = std::mem::take(&mut state.peers);
             let received = std::mem::take(&mut state.received);
             (state.socket.take(py), (state.protocol.take(), state.queue.take(), received, peers))

@@ -11,8 +11,6 @@
 //! rest. The rule for every method: look at the state and change it inside one `state.with`, call Python only outside.
 
 mod ending;
-mod peers;
-mod queue;
 mod reading;
 mod writing;
 
@@ -25,8 +23,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::datagram_queue::DatagramQueue;
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
+use super::peers::Peers;
 use super::report::{Reporter, whole_bytes};
 use super::socket::{Socket, SocketKind};
 use crate::core::{Kind, LoopCore, Native};
@@ -34,8 +34,6 @@ use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::token::Token;
-use peers::Peers;
-use queue::Queue;
 use reading::Received;
 pub use writing::add_raw_methods;
 use writing::{Datagram, Target};
@@ -73,7 +71,7 @@ struct State {
     context: Py<PyAny>,
     life: Lifecycle,
     flow: Flow,
-    queue: Queue<Datagram>,
+    queue: DatagramQueue<Datagram>,
     /// Received, but not delivered yet. Left over only when a callback has paused reading, or left the loop.
     received: VecDeque<Received>,
     peers: Peers<Py<PyAny>>,
@@ -135,7 +133,7 @@ impl DatagramTransport {
             context: context::copy_current(py)?.unbind(),
             life: Lifecycle::new(),
             flow: Flow::new(),
-            queue: Queue::new(if names.datagram_headers { HEADER } else { 0 }),
+            queue: DatagramQueue::new(if names.datagram_headers { HEADER } else { 0 }),
             received: VecDeque::new(),
             peers: Peers::new(),
             readable: false,

@@ -109,23 +109,22 @@ impl DatagramTransport {
     fn queue(slf: &Bound<'_, Self>, datagram: Datagram) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let in_turn = this.core.in_turn.load(Relaxed);
-        let decided = this.state.with(py, |state| {
-            // An endpoint without an address sends for as long as it has its socket, as on asyncio.
-            if state.socket.is_closed() || (state.life.drops_writes() && this.address.is_some()) {
-                return Err(datagram);
-            }
+        // An endpoint without an address sends for as long as it has its socket, as on asyncio.
+        let over = |state: &mut State| {
+            state.socket.is_closed() || (state.life.drops_writes() && this.address.is_some())
+        };
+        if this.state.with(py, over) {
+            return this.dropped(py);
+        }
+        let (send, defer) = this.state.with(py, |state| {
             let by_python = this.native.is_none() || datagram.outgoing().is_none();
             state.queue.push(datagram);
             let full = state.queue.len() >= SEND_BATCH || state.flow.is_above_high(state.queue.size());
             let soon_over = state.life.phase() == Phase::Lost;
             let send = !state.write_blocked && (by_python || !in_turn || full || soon_over);
             let defer = !state.write_blocked && !send && !std::mem::replace(&mut state.in_unflushed, true);
-            Ok((send, defer))
+            (send, defer)
         });
-        let (send, defer) = match decided {
-            Ok(decided) => decided,
-            Err(dropped) => return this.dropped(py, dropped),
-        };
         if defer {
             let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
             this.core.state.with(py, |state| state.unflushed.push(native));
@@ -138,8 +137,7 @@ impl DatagramTransport {
 
     /// A datagram after the end: warned about when it goes on.
     #[cold]
-    fn dropped(&self, py: Python<'_>, datagram: Datagram) -> PyResult<()> {
-        drop(datagram);
+    fn dropped(&self, py: Python<'_>) -> PyResult<()> {
         let count = self.state.with(py, |state| {
             state.dropped = state.dropped.saturating_add(1);
             state.dropped - 1

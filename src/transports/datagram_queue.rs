@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// Datagrams waiting to be sent, and their size as asyncio counts it.
-pub struct Queue<D> {
+pub struct DatagramQueue<D> {
     datagrams: VecDeque<D>,
     /// Bytes, headers included.
     size: usize,
@@ -11,7 +11,8 @@ pub struct Queue<D> {
     header: usize,
 }
 
-impl<D: AsRef<[u8]>> Queue<D> {
+impl<D: AsRef<[u8]>> DatagramQueue<D> {
+    /// An empty queue, in which each datagram counts `header` bytes beyond its own.
     pub fn new(header: usize) -> Self {
         Self { datagrams: VecDeque::new(), size: 0, header }
     }
@@ -39,7 +40,7 @@ impl<D: AsRef<[u8]>> Queue<D> {
         self.datagrams.push_back(datagram);
     }
 
-    /// Gives back what [`Queue::pop`] has taken.
+    /// Gives back what [`DatagramQueue::pop`] has taken.
     pub fn put_back(&mut self, datagram: D) {
         self.size += self.size_of(&datagram);
         self.datagrams.push_front(datagram);
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn size_is_that_of_what_is_queued() {
-        let mut queue = Queue::new(8);
+        let mut queue = DatagramQueue::new(8);
         ["one", "", "three"].into_iter().for_each(|datagram| queue.push(datagram));
         assert_eq!((queue.len(), queue.size()), (3, 8 + 3 * 8));
         let one = queue.pop().expect("three queued");
