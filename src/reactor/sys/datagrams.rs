@@ -127,11 +127,10 @@ mod linux {
 
     impl Headers {
         pub fn new(buffers: &mut [MaybeUninit<Page>], senders: &mut [SocketAddress; RECEIVE_BATCH]) -> Self {
-            let starts = buffers.chunks_mut(MAX_DATAGRAM / PAGE).map(|buffer| buffer.as_mut_ptr());
-            let slices: Vec<libc::iovec> =
-                starts.map(|start| libc::iovec { iov_base: start.cast(), iov_len: MAX_DATAGRAM }).collect();
-            let mut slices: Box<[libc::iovec; RECEIVE_BATCH]> =
-                slices.try_into().unwrap_or_else(|_| unreachable!("one slice a buffer"));
+            let mut slices: Box<[libc::iovec; RECEIVE_BATCH]> = Box::new(std::array::from_fn(|at| {
+                let start = buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr();
+                libc::iovec { iov_base: start.cast(), iov_len: MAX_DATAGRAM }
+            }));
             // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
             let mut headers: Box<[libc::mmsghdr; RECEIVE_BATCH]> =
                 Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
@@ -394,6 +393,60 @@ mod tests {
         for path in [&b""[..], b"/a\0b", &[b'x'; 108], &[0; 109]] {
             assert!(SocketAddress::unix(path).is_none());
         }
+    }
+
+    // In POSIX and every libc, but not in the crate `libc`.
+    unsafe extern "C" {
+        fn inet_pton(
+            family: libc::c_int,
+            text: *const libc::c_char,
+            address: *mut libc::c_void,
+        ) -> libc::c_int;
+    }
+
+    /// What Python's socket makes of a literal; `None`: a name, for the resolver.
+    fn literal<const N: usize>(family: libc::c_int, text: &str) -> Option<[u8; N]> {
+        let (text, mut address) = (std::ffi::CString::new(text).ok()?, [0; N]);
+        // SAFETY: the text ends in NUL, and `address` has the size that `family` calls for.
+        let result = unsafe { inet_pton(family, text.as_ptr(), address.as_mut_ptr().cast()) };
+        (result == 1).then_some(address)
+    }
+
+    /// A host that `std::net` takes for a literal is the same one to inet_pton, over mutations of good ones.
+    #[test]
+    fn literals_are_those_of_libc() {
+        let seeds = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "10.200.30.4"];
+        let seeds6 = [
+            "::",
+            "::1",
+            "fe80::1:2",
+            "1:2:3:4:5:6:7:8",
+            "::ffff:1.2.3.4",
+            "1:2::7:8",
+            "a:b:c:d:e:f:1.2.3.4",
+        ];
+        let alphabet = "0129afAFg.:% +x\u{661}";
+        let mut tried = 0;
+        for seed in seeds.iter().chain(&seeds6) {
+            for at in 0..=seed.len() {
+                for width in 0..=(seed.len() - at).min(2) {
+                    for first in alphabet.chars() {
+                        for second in alphabet.chars().map(Some).chain([None]) {
+                            let middle: String = [Some(first), second].into_iter().flatten().collect();
+                            let text = format!("{}{middle}{}", &seed[..at], &seed[at + width..]);
+                            if let Ok(host) = text.parse::<Ipv4Addr>() {
+                                assert_eq!(literal(libc::AF_INET, &text), Some(host.octets()), "{text}");
+                            }
+                            if let Ok(host) = text.parse::<Ipv6Addr>() {
+                                assert_eq!(literal(libc::AF_INET6, &text), Some(host.octets()), "{text}");
+                            }
+                            tried += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(tried > 50_000);
     }
 
     #[test]

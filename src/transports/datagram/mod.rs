@@ -126,25 +126,7 @@ impl DatagramTransport {
             Some(address) if address.is_truthy()? => Some(address.unbind()),
             _ => None,
         };
-        let state = State {
-            socket: Socket::from_python(sock)?,
-            token: None,
-            protocol: Some(protocol.unbind()),
-            context: context::copy_current(py)?.unbind(),
-            life: Lifecycle::new(),
-            flow: Flow::new(),
-            queue: DatagramQueue::new(if names.datagram_headers { HEADER } else { 0 }),
-            received: VecDeque::new(),
-            peers: Peers::new(),
-            readable: false,
-            failed: false,
-            write_blocked: false,
-            needs_retry: false,
-            retrying: false,
-            sending: false,
-            in_unflushed: false,
-            dropped: 1,
-        };
+        let state = State::new(core, sock, protocol)?;
         let fd = state.socket.number();
         let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
         let transport = Self {
@@ -162,16 +144,26 @@ impl DatagramTransport {
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
         transport.get().state.with(py, |state| state.token = Some(token));
-        let call_soon = |callback, args: &[_]| {
-            core.call_soon(event_loop, Callback { callback, args, context: None }).map(drop)
-        };
-        call_soon(made, &[transport.as_ptr()])?;
-        call_soon(transport.getattr("_start_reading")?, &[])?;
-        if let Some(waiter) = waiter {
-            let set_result = names.set_result_unless_cancelled.bind(py).clone();
-            call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])?;
-        }
+        Self::schedule(&transport, made, waiter)?;
         Ok(transport)
+    }
+
+    fn schedule<'py>(
+        slf: &Bound<'py, Self>,
+        made: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let call_soon = |callback, args: &[_]| {
+            let callback = Callback { callback, args, context: None };
+            this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
+        };
+        call_soon(made, &[slf.as_ptr()])?;
+        call_soon(slf.getattr("_start_reading")?, &[])?;
+        waiter.map_or(Ok(()), |waiter| {
+            let set_result = this.core.names.set_result_unless_cancelled.bind(py).clone();
+            call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])
+        })
     }
 
     fn owns_fd(object: &Bound<'_, PyAny>) -> bool {
@@ -225,6 +217,30 @@ impl DatagramTransport {
             self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn new(core: &LoopCore, sock: &Bound<'_, PyAny>, protocol: Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            context: context::copy_current(sock.py())?.unbind(),
+            socket: Socket::from_python(sock)?,
+            token: None,
+            protocol: Some(protocol.unbind()),
+            life: Lifecycle::new(),
+            flow: Flow::new(),
+            queue: DatagramQueue::new(if core.names.datagram_headers { HEADER } else { 0 }),
+            received: VecDeque::new(),
+            peers: Peers::new(),
+            readable: false,
+            failed: false,
+            write_blocked: false,
+            needs_retry: false,
+            retrying: false,
+            sending: false,
+            in_unflushed: false,
+            dropped: 1,
+        })
     }
 }
 

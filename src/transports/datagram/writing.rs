@@ -69,7 +69,16 @@ enum Sent {
 impl DatagramTransport {
     fn sendto<'py>(slf: &Bound<'py, Self>, args: Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        let (data, address) = arguments(&args)?;
+        if args.len() > 2 {
+            let text =
+                format!("sendto() takes from 1 to 2 positional arguments but {} were given", args.len());
+            return Err(PyTypeError::new_err(text));
+        }
+        for (name, _) in args.keywords() {
+            args.check_keyword("sendto", &name.to_string(), &["data", "addr"])?;
+        }
+        let data = args.required(0, "sendto", "data")?;
+        let address = args.optional(1, "addr")?.filter(|address| !address.is_none());
         let Some(data) = Chunk::from_write(&data)? else {
             let kind = data.get_type().name()?.repr()?;
             let text = format!("data argument must be a bytes-like object, not {kind}");
@@ -211,11 +220,12 @@ impl DatagramTransport {
             // May write again.
             Self::report(slf, |reporter| reporter.flow(signal))?;
         }
+        let closed = this.core.closed.load(Relaxed);
         let (action, again, retry) = this.state.with(py, |state| {
             if state.queue.is_empty() {
                 return (state.life.on(Event::Drained), None, false);
             }
-            let retry = state.write_blocked && state.needs_retry && !state.retrying;
+            let retry = state.write_blocked && state.needs_retry && !state.retrying && !closed;
             state.retrying |= retry;
             (Action::Nothing, state.token.filter(|_| !state.write_blocked && !state.in_unflushed), retry)
         });
@@ -268,26 +278,6 @@ impl DatagramTransport {
         });
         signal.map_or(Ok(()), |signal| Self::report(slf, |reporter| reporter.flow(signal)))
     }
-}
-
-/// (data, address) of `sendto(data, addr=None)`.
-fn arguments<'py>(args: &Arguments<'_, 'py>) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
-    let data = args.required(0, "sendto", "data")?;
-    if args.len() > 2 {
-        let text = format!("sendto() takes from 1 to 2 positional arguments but {} were given", args.len());
-        return Err(PyTypeError::new_err(text));
-    }
-    // SAFETY: a borrowed reference that the caller keeps alive.
-    let mut address =
-        args.from(1).first().map(|&address| unsafe { Bound::from_borrowed_ptr(data.py(), address) });
-    for (name, value) in args.keywords() {
-        let name = name.to_string();
-        args.check_keyword("sendto", &name, &["data", "addr"])?;
-        if name == "addr" {
-            address = Some(value);
-        }
-    }
-    Ok((data, address.filter(|address| !address.is_none())))
 }
 
 impl State {
