@@ -33,6 +33,7 @@ use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::reactor::Mode;
 use crate::reactor::token::Token;
 use reading::Received;
 pub use writing::add_raw_methods;
@@ -81,6 +82,8 @@ struct State {
     failed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
+    /// The kernel is asked to tell of writability.
+    watching_writes: bool,
     /// There may be no edge: look again after a while.
     needs_retry: bool,
     /// The timer for that is running.
@@ -142,7 +145,7 @@ impl DatagramTransport {
         };
         let transport = Bound::new(py, transport)?;
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
-        let token = core.reserve(py, fd, native)?;
+        let token = core.reserve_in(py, fd, Mode::Datagram, native)?;
         transport.get().state.with(py, |state| state.token = Some(token));
         Self::schedule(&transport, made, waiter)?;
         Ok(transport)
@@ -235,6 +238,7 @@ impl State {
             readable: false,
             failed: false,
             write_blocked: false,
+            watching_writes: false,
             needs_retry: false,
             retrying: false,
             sending: false,

@@ -220,6 +220,7 @@ impl DatagramTransport {
             // May write again.
             Self::report(slf, |reporter| reporter.flow(signal))?;
         }
+        this.watch_writing(py);
         let closed = this.core.closed.load(Relaxed);
         let (action, again, retry) = this.state.with(py, |state| {
             if state.queue.is_empty() {
@@ -239,6 +240,22 @@ impl DatagramTransport {
             this.core.call_at(this.event_loop.bind(py), when, callback)?;
         }
         Self::perform(slf, action, None)
+    }
+
+    /// Has the kernel tell of writability exactly while something waits for it.
+    fn watch_writing(&self, py: Python<'_>) {
+        let wanted = self.state.with(py, |state| {
+            let on = state.write_blocked && !state.queue.is_empty();
+            let token = state.token.filter(|_| on != state.watching_writes)?;
+            state.watching_writes = on;
+            Some((token, on))
+        });
+        if let Some((token, on)) = wanted
+            && self.core.state.with(py, |core| core.reactor.watch_writing(token, on)).is_err()
+        {
+            // Before reading has started, say.
+            self.state.with(py, |state| (state.watching_writes, state.needs_retry) = (false, true));
+        }
     }
 
     /// Sends one datagram as asyncio does, by the socket's own method.
@@ -336,7 +353,8 @@ impl State {
 
     /// True while nothing follows from a shorter queue.
     fn is_plain(&self) -> bool {
-        self.queue.is_empty() && !self.life.is_closing() && !self.flow.is_paused()
+        let quiet = !self.flow.is_paused() && !self.watching_writes;
+        self.queue.is_empty() && !self.life.is_closing() && quiet
     }
 }
 
