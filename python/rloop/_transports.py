@@ -16,3 +16,7 @@ class StreamTransport(transports._FlowControlMixin, transports.Transport):
 
 class TlsTransport(transports._FlowControlMixin, transports.Transport):
     """A TLS connection on another transport."""
+
+
+class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
+    """A datagram socket and its protocol."""
