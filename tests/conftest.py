@@ -21,6 +21,10 @@ collect_ignore_glob = ["test_pipes*.py"]
 
 LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
 
+# A shell starts its background jobs with Ctrl-C ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DEFAULT_LIMIT = 30
 
 # Beyond the alarm, for a hang that no exception ends: the process is given up with every thread's traceback.
