@@ -16,10 +16,14 @@ import textwrap
 import pytest
 
 # RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
-# The tests of what rloop does not have yet: datagram endpoints and pipes. They pass on asyncio.
-collect_ignore_glob = ["test_datagram*.py", "test_pipes*.py"]
+# The tests of what rloop does not have yet: pipes. They pass on asyncio.
+collect_ignore_glob = ["test_pipes*.py"]
 
 LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+
+# A shell starts its background jobs with Ctrl-C ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEFAULT_LIMIT = 30
 

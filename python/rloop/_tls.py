@@ -86,10 +86,12 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             server_hostname=None if server_side else server_hostname or None,
         )
         self._open(self._sslobj, self._sslcontext, incoming, outgoing, DIRECT)
+        self._extra: dict[str, Any] = {"sslcontext": self._sslcontext}
         self._app_protocol = app_protocol
         # `connection_made` is still to be called; `eof_received` and `connection_lost` are still possible.
         self._announce = call_connection_made
         self._made = not call_connection_made
+        self._handshaken = False
         self._eof_told = False
         self._eof_received = False
         self._timer: asyncio.TimerHandle | None = None
@@ -189,6 +191,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             self._wake_waiter(error)
             return
         self._state = WRAPPED
+        self._handshaken = True
+        self._extra["ssl_object"] = self._sslobj
         if self._loop.get_debug():
             logger.debug("%r: SSL handshake took %.1f ms", self, (self._loop.time() - self._started) * 1e3)
         if self._announce:
@@ -302,17 +306,13 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             timer.cancel()
 
     def _get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "sslcontext":
-            return self._sslcontext
-        if self._made or self._state not in (UNWRAPPED, HANDSHAKE):
-            if name == "ssl_object":
-                return self._sslobj
-            if name == "peercert":
-                return self._sslobj.getpeercert()
-            if name == "cipher":
-                return self._sslobj.cipher()
-            if name == "compression":
-                return self._sslobj.compression()
+        if name in self._extra:
+            return self._extra[name]
+        if self._handshaken and name in ("peercert", "cipher", "compression"):
+            # Made when first asked for: few programs do.
+            method = {"peercert": "getpeercert"}.get(name, name)
+            value = self._extra[name] = getattr(self._sslobj, method)()
+            return value
         if self._transport is not None:
             return self._transport.get_extra_info(name, default)
         return default

@@ -16,3 +16,7 @@ class StreamTransport(transports._FlowControlMixin, transports.Transport):
 
 class SSLTransport(transports._FlowControlMixin, transports.Transport):
     """A TLS connection on another transport. asyncio has `ssl` in the name of its class, too."""
+
+
+class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
+    """A datagram socket and its protocol."""

@@ -25,6 +25,7 @@ use crate::py::names::{Names, names};
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
 use crate::reactor::ready::{Inbox, ReadyQueue};
+use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
@@ -78,6 +79,8 @@ pub struct LoopCore {
     /// has been paused in the middle of it.
     pub spare_buffer: LoopCell<Option<Buffer>>,
     pub spare_output: LoopCell<Vec<u8>>,
+    /// What the datagram transports receive into, made by the first of them; borrowed as `scratch` is.
+    pub datagrams: LoopCell<Option<ReceiveBatch>>,
     pub closed: AtomicBool,
     pub stopping: AtomicBool,
     pub debug: AtomicBool,
@@ -116,6 +119,7 @@ impl LoopCore {
             scratch: LoopCell::new(Scratch::new()),
             spare_buffer: LoopCell::new(None),
             spare_output: LoopCell::new(Vec::new()),
+            datagrams: LoopCell::new(None),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),

@@ -13,9 +13,14 @@ impl LoopCore {
     /// same fd are cancelled, as asyncio replaces them; so are those of a file that was closed and whose number is in
     /// use again.
     pub fn reserve(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
+        self.reserve_in(py, fd, Mode::Edge, native)
+    }
+
+    /// As [`LoopCore::reserve`], in another mode.
+    pub fn reserve_in(&self, py: Python<'_>, fd: i32, mode: Mode, native: Native) -> PyResult<Token> {
         let (previous, token) = self.state.with(py, |state| {
             let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
-            (previous, state.reactor.reserve(fd, Mode::Edge, Source::Native(native)))
+            (previous, state.reactor.reserve(fd, mode, Source::Native(native)))
         });
         previous.map_or(Ok(()), |previous| previous.cancel(py))?;
         Ok(token)

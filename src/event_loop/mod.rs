@@ -21,6 +21,7 @@ use crate::py::cell::LoopCell;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::run;
+use crate::transports::datagram::{self, DatagramTransport};
 use crate::transports::listener::{Listener, Serving};
 use crate::transports::socket::{Socket, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
@@ -159,6 +160,22 @@ impl EventLoop {
             peername: None,
             context,
         })
+    }
+
+    /// The hook of `BaseEventLoop` for a datagram socket. `address`: where to, if the endpoint was made for one.
+    #[pyo3(signature = (sock, protocol, address=None, waiter=None, extra=None))]
+    fn _make_datagram_transport<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        address: Option<Bound<'py, PyAny>>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, DatagramTransport>> {
+        let fd = slf.get().fd_of(sock)?;
+        slf.get().refuse_fd_of_transport(sock, fd)?;
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        DatagramTransport::start(datagram::Parts { core, event_loop, sock, protocol, address, waiter, extra })
     }
 
     /// The hook of `BaseEventLoop` for a listening socket. `tls`: what `Loop._accept_tls` gets after the connection.

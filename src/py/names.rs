@@ -28,6 +28,8 @@ macro_rules! names {
             pub server_counts_transports: bool,
             /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
             pub own_writelines: bool,
+            /// Does the size of a queue of datagrams count their headers? (CPython 3.13)
+            pub datagram_headers: bool,
         }
 
         impl Names {
@@ -48,6 +50,7 @@ macro_rules! names {
                         .getattr("FALLBACK")?
                         .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
+                    datagram_headers: py.version_info() >= (3, 13),
                     threadsafe_handle: py
                         .import("asyncio.events")?
                         .getattr("_ThreadSafeHandle")
@@ -66,14 +69,16 @@ names! {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, is_closing, message, name, pause_reading, pause_writing, pending,
-        protocol, read, resume_reading,
-        resume_writing, setblocking, slow_callback_duration, socket, time, transport, write,
+        datagram_received, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
+        is_closing, message, name, pause_reading, pause_writing, peername, pending, protocol, read, recvfrom,
+        resume_reading, resume_writing, send, sendto, setblocking, slow_callback_duration, sockname, socket, time,
+        transport, write,
     }
     imports {
         buffered_protocol = "asyncio"."BufferedProtocol",
-        future_names = "asyncio.futures"."__dict__",
+        datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
+        future_names = "asyncio.futures"."__dict__",
         format_callback = "rloop._report"."format_callback",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",

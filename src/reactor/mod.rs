@@ -43,6 +43,9 @@ const MAX_EVENTS: usize = 1024;
 pub enum Mode {
     /// Once per change. The owner tries until the call would block, and keeps note of what it knows.
     Edge,
+    /// As `Edge`, and for reading only until [`Reactor::watch_writing`]: a datagram socket has an edge of writability
+    /// for each datagram that has left, which would wake the loop once more per request.
+    Datagram,
     /// In every turn for as long as an armed direction is ready.
     Level,
     /// As `Edge`, for an fd of the loop's own: it is not counted by [`Reactor::watches_io`].
@@ -127,7 +130,8 @@ impl<S> Reactor<S> {
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)?;
+        let interest = if registration.mode == Mode::Datagram { mio::Interest::READABLE } else { BOTH };
+        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), interest)?;
         registration.active = true;
         self.watched += usize::from(registration.mode != Mode::Internal);
         Ok(())
@@ -139,6 +143,18 @@ impl<S> Reactor<S> {
         match (self.slots.get(token), &self.registry) {
             (Some(registration), Some(registry)) => {
                 registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Starts or stops looking for writability on behalf of a [`Mode::Datagram`]. What is writable already is found
+    /// by the next poll.
+    pub fn watch_writing(&mut self, token: Token, on: bool) -> io::Result<()> {
+        match (self.slots.get(token), &self.registry) {
+            (Some(registration), Some(registry)) if registration.active => {
+                let interest = if on { BOTH } else { mio::Interest::READABLE };
+                registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest)
             }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
@@ -388,6 +404,30 @@ mod tests {
             left.read_exact(&mut [0; 2]).expect("read");
             assert!(turn(&mut reactor, Some(0)).is_empty());
         }
+    }
+
+    /// Writability is told only while it is wanted, what is there already included.
+    #[test]
+    fn datagram_that_leaves_wakes_nobody() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (left, right) = std::os::unix::net::UnixDatagram::pair().expect("pair");
+        let token = reactor.register(left.as_raw_fd(), Mode::Datagram, "left").expect("register");
+        let exchange = || {
+            left.send(b"x").expect("send");
+            right.recv(&mut [0; 2]).expect("receive");
+        };
+        exchange();
+        assert!(turn(&mut reactor, Some(0)).is_empty());
+        reactor.watch_writing(token, true).expect("watch");
+        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::WRITABLE));
+        assert!(turn(&mut reactor, Some(0)).is_empty());
+        exchange();
+        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::WRITABLE));
+        reactor.watch_writing(token, false).expect("watch");
+        exchange();
+        assert!(turn(&mut reactor, Some(0)).is_empty());
+        right.send(b"x").expect("send");
+        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::READABLE));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::readiness::Readiness;
 
+pub mod datagrams;
+
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {

@@ -15,13 +15,14 @@ mod writing;
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
+use super::report::whole_bytes;
 use super::socket::{Socket, SocketKind};
 use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
@@ -472,17 +473,5 @@ impl StreamTransport {
             (state.protocol.take(), state.tls.take(), state.extra.take(), state.sent_waiter.take())
         });
         drop(cleared);
-    }
-}
-
-/// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
-pub(in crate::transports) fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
-    match limit.extract::<i64>() {
-        Ok(limit) => Ok(limit),
-        Err(_) => match limit.extract::<f64>() {
-            Ok(limit) => Ok(limit.floor() as i64),
-            Err(error) if error.is_instance_of::<PyOverflowError>(limit.py()) => Ok(i64::MAX),
-            Err(error) => Err(error),
-        },
     }
 }

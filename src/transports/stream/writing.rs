@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::{KIND, State, StreamTransport};
 use crate::core::Native;
-use crate::error::{leaves_the_loop, os_error};
+use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
@@ -186,18 +186,7 @@ impl StreamTransport {
     }
 
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (method, message) = match signal {
-            None => return Ok(()),
-            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
-            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
-        };
-        let protocol = this.state.with(py, |state| state.protocol.as_ref().map(|p| p.bind(py).clone()));
-        match protocol.map(|protocol| protocol.call_method0(method)) {
-            Some(Err(error)) if leaves_the_loop(py, &error) => Err(error),
-            Some(Err(error)) => this.report(slf, message, error),
-            _ => Ok(()),
-        }
+        signal.map_or(Ok(()), |signal| slf.get().reporter(slf, |reporter| reporter.flow(signal)))
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {

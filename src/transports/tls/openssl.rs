@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -215,6 +215,8 @@ pub struct Connection {
     ssl: NonNull<Ssl>,
     /// A reference of our own.
     bio: NonNull<Bio>,
+    /// OpenSSL is at work on this connection. A callback that it calls must not start more: the `SSL` is half-way.
+    busy: AtomicBool,
 }
 
 // SAFETY: used with the interpreter held only, see `Connection::new`.
@@ -252,7 +254,7 @@ impl Connection {
             (functions.BIO_up_ref)(bio.as_ptr());
             (functions.SSL_set0_rbio)(ssl.as_ptr(), bio.as_ptr());
             (functions.SSL_set0_wbio)(ssl.as_ptr(), bio.as_ptr());
-            Some(Self { library, ssl, bio })
+            Some(Self { library, ssl, bio, busy: AtomicBool::new(false) })
         }
     }
 
@@ -316,45 +318,40 @@ impl Connection {
 
     /// Decrypts into `buffer`, which must not be empty: at most one record.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> Outcome {
-        let mut count = 0;
-        self.forget_errors();
-        // SAFETY: a live `SSL`; OpenSSL writes at most as many bytes as it is told.
-        let result = unsafe {
-            let start = buffer.as_mut_ptr().cast();
-            (self.library.functions.SSL_read_ex)(self.ssl.as_ptr(), start, buffer.len(), &mut count)
-        };
-        self.outcome(result, count)
+        self.call(|functions, ssl, count| {
+            // SAFETY: a live `SSL`; OpenSSL writes at most as many bytes as it is told.
+            unsafe { (functions.SSL_read_ex)(ssl, buffer.as_mut_ptr().cast(), buffer.len(), count) }
+        })
     }
 
     /// Encrypts `data`, which must not be empty.
     pub fn write(&self, data: &[u8]) -> Outcome {
-        let mut count = 0;
-        self.forget_errors();
-        // SAFETY: a live `SSL`; OpenSSL reads no more bytes than it is told. `_ssl` allows the buffer to move between
-        // an attempt and the next (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER).
-        let result = unsafe {
-            let start = data.as_ptr().cast();
-            (self.library.functions.SSL_write_ex)(self.ssl.as_ptr(), start, data.len(), &mut count)
-        };
-        self.outcome(result, count)
+        self.call(|functions, ssl, count| {
+            // SAFETY: a live `SSL`; OpenSSL reads no more bytes than it is told. `_ssl` allows the buffer to move
+            // between an attempt and the next (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER).
+            unsafe { (functions.SSL_write_ex)(ssl, data.as_ptr().cast(), data.len(), count) }
+        })
     }
 
-    /// Somebody else's error must not be taken for ours.
-    fn forget_errors(&self) {
-        // SAFETY: the queue of errors belongs to the calling thread.
+    fn call(&self, call: impl FnOnce(&Functions, *mut Ssl, *mut usize) -> c_int) -> Outcome {
+        if self.busy.swap(true, Relaxed) {
+            return Outcome::Again;
+        }
+        let functions = &self.library.functions;
+        // SAFETY: the queue of errors belongs to the calling thread; somebody else's must not be taken for ours.
         unsafe {
-            if (self.library.functions.ERR_peek_error)() != 0 {
-                (self.library.functions.ERR_clear_error)();
+            if (functions.ERR_peek_error)() != 0 {
+                (functions.ERR_clear_error)();
             }
         }
-    }
-
-    fn outcome(&self, result: c_int, count: usize) -> Outcome {
+        let mut count = 0;
+        let result = call(functions, self.ssl.as_ptr(), &mut count);
+        self.busy.store(false, Relaxed);
         if result == 1 {
             return Outcome::Done(count);
         }
         // SAFETY: a live `SSL`, and `result` is of its last call.
-        match unsafe { (self.library.functions.SSL_get_error)(self.ssl.as_ptr(), result) } {
+        match unsafe { (functions.SSL_get_error)(self.ssl.as_ptr(), result) } {
             SSL_ERROR_WANT_READ | SSL_ERROR_WANT_WRITE => Outcome::Again,
             SSL_ERROR_ZERO_RETURN => Outcome::Closed,
             _ => Outcome::Failed,

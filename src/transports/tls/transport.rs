@@ -11,7 +11,7 @@ use super::TlsLayer;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::{self, Arguments};
 use crate::transports::flow::Flow;
-use crate::transports::stream::whole_bytes;
+use crate::transports::report::whole_bytes;
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]

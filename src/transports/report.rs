@@ -1,0 +1,92 @@
+//! What a transport reports: to the loop's exception handler, to asyncio's log, and to its protocol about flow.
+//! The texts are asyncio's.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyResourceWarning};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::flow::Signal;
+use crate::core::LoopCore;
+use crate::error::leaves_the_loop;
+
+/// A transport as it is shown in reports.
+pub struct Reporter<'a, 'py> {
+    pub core: &'a LoopCore,
+    pub event_loop: &'a Bound<'py, PyAny>,
+    pub transport: &'a Bound<'py, PyAny>,
+    pub protocol: Option<Bound<'py, PyAny>>,
+}
+
+impl Reporter<'_, '_> {
+    /// Gives an exception to the loop's exception handler.
+    #[cold]
+    pub fn exception(&self, message: &str, error: PyErr) -> PyResult<()> {
+        let (py, names) = (self.event_loop.py(), self.core.names);
+        let context = PyDict::new(py);
+        context.set_item(&names.message, message)?;
+        context.set_item(&names.exception, error.into_value(py))?;
+        context.set_item(&names.transport, self.transport)?;
+        context.set_item(&names.protocol, &self.protocol)?;
+        self.event_loop.call_method1(&names.call_exception_handler, (context,))?;
+        Ok(())
+    }
+
+    /// Tells of an error that ends the transport (`_SelectorTransport._fatal_error`): an OSError in debug mode only.
+    #[cold]
+    pub fn fatal(&self, message: &str, error: PyErr) -> PyResult<()> {
+        let py = self.event_loop.py();
+        if !error.is_instance_of::<PyOSError>(py) {
+            return self.exception(message, error);
+        }
+        if self.core.debug.load(Relaxed) {
+            let keywords = PyDict::new(py);
+            keywords.set_item("exc_info", error.value(py))?;
+            let logger = self.core.names.logger.bind(py);
+            logger.call_method("debug", ("%r: %s", self.transport, message), Some(&keywords))?;
+        }
+        Ok(())
+    }
+
+    /// Has the protocol pause or resume its writing. Err: what leaves the loop.
+    pub fn flow(&self, signal: Signal) -> PyResult<()> {
+        let names = self.core.names;
+        let (method, message) = match signal {
+            Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),
+            Signal::Resume => (&names.resume_writing, "protocol.resume_writing() failed"),
+        };
+        match self.protocol.as_ref().map(|protocol| protocol.call_method0(method)) {
+            Some(Err(error)) if leaves_the_loop(self.event_loop.py(), &error) => Err(error),
+            Some(Err(error)) => self.exception(message, error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// For a finalizer: warns of a transport that nobody closed, and has it closed. The exception that may be under way
+/// is left alone.
+pub fn unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>) {
+    let raised = PyErr::take(py);
+    let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
+    let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
+    let closed = close();
+    for error in [warned, closed].into_iter().filter_map(Result::err) {
+        error.write_unraisable(py, None);
+    }
+    if let Some(raised) = raised {
+        raised.restore(py);
+    }
+}
+
+/// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
+pub fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
+    match limit.extract::<i64>() {
+        Ok(limit) => Ok(limit),
+        Err(_) => match limit.extract::<f64>() {
+            Ok(limit) => Ok(limit.floor() as i64),
+            Err(error) if error.is_instance_of::<PyOverflowError>(limit.py()) => Ok(i64::MAX),
+            Err(error) => Err(error),
+        },
+    }
+}
