@@ -9,7 +9,7 @@ help:  ## this list
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
 	@$(PYTHON) tools/task.py demo
 
-test:  ## check everything: lint, Rust tests, Python tests on every Python there is, demo, soak
+test:  ## check everything: lint, Rust tests, Python tests on every Python there is, conformance, demo, soak
 	@$(PYTHON) tools/task.py test
 
 lint:  ## format, clippy, types

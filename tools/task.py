@@ -133,19 +133,33 @@ def venv(name: str, python: Python, *requirements: str | Path) -> tuple[str, ...
 
 @functools.cache
 def wheel(python: Python) -> Path:
-    """Build the wheel for one Python from this checkout."""
+    """Build the wheel for one Python from this checkout, unless nothing has changed since it was built."""
+    folder = WHEELS / python.name
+    if (built := next(folder.glob("*.whl"), None)) and built.stat().st_mtime > last_change():
+        return built
     say(f"Building the wheel for Python {python.name}")
     name = "build-elsewhere" if python.prefix else "build"
     builder = VENVS / name / "bin" / "python"
     if not builder.exists():
         venv(name, python, MATURIN)
-    folder = WHEELS / python.name
     shutil.rmtree(folder, ignore_errors=True)
     options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
     target = TARGET / "elsewhere" if python.prefix else TARGET
     run(*python.prefix, builder, "-m", "maturin", "build", *options, "--out", folder, CARGO_TARGET_DIR=str(target))
     [path] = folder.glob("*.whl")
     return path
+
+
+def last_change() -> float:
+    """When the newest file was written of which wheels are made."""
+    files = [*ROOT.glob("Cargo.*"), ROOT / "pyproject.toml", ROOT / "README.md"]
+    files += [
+        path
+        for folder in ("src", "python")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
+    return max(path.stat().st_mtime for path in files)
 
 
 def default_python() -> Python:
