@@ -10,6 +10,10 @@ pub mod write_queue;
 #[cfg(feature = "python")]
 pub mod listener;
 #[cfg(feature = "python")]
+pub mod protocol;
+#[cfg(feature = "python")]
+pub mod receiving;
+#[cfg(feature = "python")]
 pub mod socket;
 #[cfg(feature = "python")]
 pub mod stream;

@@ -1,15 +1,13 @@
 //! The end of a connection: closed, failed, or forgotten by the program.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use pyo3::exceptions::{PyOSError, PyResourceWarning};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::StreamTransport;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
 use crate::transports::lifecycle::{Action, Event};
+use crate::transports::protocol::Told;
 
 impl StreamTransport {
     pub(super) fn close_gracefully(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -32,11 +30,8 @@ impl StreamTransport {
         }
         if !error.is_instance_of::<PyOSError>(py) {
             this.report(slf, message, error.clone_ref(py))?;
-        } else if this.core.debug.load(Relaxed) {
-            let keywords = PyDict::new(py);
-            keywords.set_item("exc_info", error.value(py))?;
-            let args = ("%r: %s", slf, message);
-            this.core.names.logger.bind(py).getattr("debug")?.call(args, Some(&keywords))?;
+        } else {
+            this.told(slf.as_any()).debug_error(message, &error)?;
         }
         Self::fail(slf, Some(error.into_value(py).into_any()))
     }
@@ -89,24 +84,19 @@ impl StreamTransport {
         closed
     }
 
+    pub(super) fn told<'a, 'py>(&'a self, slf: &'a Bound<'py, PyAny>) -> Told<'a, 'py> {
+        let protocol = self.get_protocol(slf.py()).map(|protocol| protocol.into_bound(slf.py()));
+        Told { core: &self.core, event_loop: &self.event_loop, transport: slf, protocol }
+    }
+
     /// Gives an exception to the loop's exception handler.
     #[cold]
     pub(super) fn report(&self, slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
-        let (py, names) = (slf.py(), self.core.names);
-        let context = PyDict::new(py);
-        context.set_item(&names.message, message)?;
-        context.set_item(&names.exception, error.into_value(py))?;
-        context.set_item(&names.transport, slf)?;
-        context.set_item(&names.protocol, self.get_protocol(py))?;
-        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
-        Ok(())
+        self.told(slf.as_any()).report(message, error)
     }
 
     pub(super) fn log_debug(&self, slf: &Bound<'_, Self>, format: &str) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
-        }
-        Ok(())
+        self.told(slf.as_any()).debug(format)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bytes out: queued by `write`, sent at the end of the turn by one vectored send, and what follows from it.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use super::{KIND, State, StreamTransport};
 use crate::core::Native;
-use crate::error::{leaves_the_loop, os_error};
+use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
@@ -17,10 +17,6 @@ use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
 
-/// So many chunks are sent from a short array.
-const FEW: usize = 4;
-/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
-const SLICES: usize = 64;
 /// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
 const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
@@ -145,18 +141,7 @@ impl StreamTransport {
     }
 
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (method, message) = match signal {
-            None => return Ok(()),
-            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
-            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
-        };
-        let protocol = this.state.with(py, |state| state.protocol.as_ref().map(|p| p.bind(py).clone()));
-        match protocol.map(|protocol| protocol.call_method0(method)) {
-            Some(Err(error)) if leaves_the_loop(py, &error) => Err(error),
-            Some(Err(error)) => this.report(slf, message, error),
-            _ => Ok(()),
-        }
+        signal.map_or(Ok(()), |signal| slf.get().told(slf.as_any()).tell(signal))
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
@@ -198,17 +183,11 @@ impl State {
             let Some(fd) = self.socket.fd() else {
                 return Ok(());
             };
-            // A response is one chunk or two: clearing a long array would cost more than queueing them did.
-            let (mut few, mut many);
-            let slices = if self.queue.chunks() <= FEW {
-                few = [IoSlice::new(&[]); FEW];
-                self.queue.front(&mut few)
-            } else {
-                many = [IoSlice::new(&[]); SLICES];
-                self.queue.front(&mut many)
-            };
-            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match sys::send(fd, slices) {
+            let (result, offered) = self.queue.with_front(|slices| {
+                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+                (sys::send(fd, slices), offered)
+            });
+            match result {
                 Ok(sent) => {
                     self.queue.advance(sent);
                     self.write_blocked = sent < offered;
