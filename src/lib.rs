@@ -37,12 +37,15 @@ mod _rloop {
     #[pymodule_export]
     use crate::transports::listener::Listener;
     #[pymodule_export]
+    use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
+    #[pymodule_export]
     use crate::transports::stream::StreamTransport;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::event_loop::add_raw_methods(module.py())?;
+        crate::transports::pipe::add_raw_methods(module.py())?;
         crate::transports::stream::add_raw_methods(module.py())
     }
 }

@@ -12,3 +12,11 @@ from asyncio import transports
 
 class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""
+
+
+class ReadPipeTransport(transports.ReadTransport):
+    """The reading end of a pipe and its protocol."""
+
+
+class WritePipeTransport(transports._FlowControlMixin, transports.WriteTransport):
+    """The writing end of a pipe and its protocol."""

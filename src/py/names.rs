@@ -56,7 +56,7 @@ names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, message, name, pause_writing, protocol,
+        eof_received, exception, fileno, get_buffer, message, name, pause_writing, pipe, protocol,
         resume_writing, setblocking, slow_callback_duration, socket, time, transport,
     }
     imports {
@@ -67,12 +67,14 @@ names! {
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
         loop_class = "rloop._loop"."Loop",
+        read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
         task = "asyncio"."Task",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
+        write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
 }
 

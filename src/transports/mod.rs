@@ -10,6 +10,8 @@ pub mod write_queue;
 #[cfg(feature = "python")]
 pub mod listener;
 #[cfg(feature = "python")]
+pub mod pipe;
+#[cfg(feature = "python")]
 pub mod protocol;
 #[cfg(feature = "python")]
 pub mod receiving;
