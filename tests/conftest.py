@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -111,6 +112,20 @@ def loop_errors():
         pytest.fail("the exception handler was called:\n" + "\n".join(unexpected), pytrace=False)
     if leaked:
         pytest.fail(f"left open: {sorted(leaked)}", pytrace=False)
+
+
+@pytest.fixture
+def no_child_left():
+    """Fails a test that leaves a child process, running or as a zombie."""
+    yield
+    deadline = time.monotonic() + 5
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                pytest.fail(f"left as a zombie: {pid}", pytrace=False)
+            time.sleep(0.01)
+        pytest.fail("left running: a child", pytrace=False)
 
 
 def describe(context):

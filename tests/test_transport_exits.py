@@ -70,9 +70,7 @@ def test_exit_keeps_the_connection(loop, method, base, error):
 
 
 @LEAVING
-@pytest.mark.parametrize(
-    ("method", "base"), [("data_received", Recorder), ("buffer_updated", BufferedRecorder)]
-)
+@pytest.mark.parametrize(("method", "base"), [("data_received", Recorder), ("buffer_updated", BufferedRecorder)])
 def test_exit_leaves_nothing_unread_or_unsent(loop, method, base, error):
     """What the kernel still holds is no news, and yet not forgotten."""
     near, far = socket_pair()

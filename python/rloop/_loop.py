@@ -1,7 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py`, `_unix.py` and `_pipes.py` are parts by noun. Here are running and closing,
-reports, and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
+`_base.py` is its foundation, `_sockets.py`, `_unix.py`, `_pipes.py` and `_processes.py` are parts by noun. Here are
+running and closing, reports, and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may
+run per packet.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._pipes import PipeMethods
+from ._processes import ProcessMethods
 from ._report import format_callback
 from ._signals import Signals
 from ._sockets import SocketMethods
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, UnixMethods, PipeMethods):
+class Loop(SocketMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class Loop(SocketMethods, UnixMethods, PipeMethods):
         self._signals = Signals(self)
         # The inode of the socket file of each listening UNIX socket that is to be removed with it.
         self._socket_files: dict[socket.socket, int] = {}
+        self._children = {}
 
     # ---------------------------------------------------------------------------------------- running
 
@@ -57,6 +59,7 @@ class Loop(SocketMethods, UnixMethods, PipeMethods):
         if self.is_closed():
             return
         self._signals.close()
+        self._forget_children()
         super().close()
         self._release()
 
