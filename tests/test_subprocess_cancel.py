@@ -105,6 +105,7 @@ async def test_cancelled_while_a_grandchild_has_the_pipes():
 
 async def test_cancelled_twice():
     """The loop reaps the child all the same."""
+    before = await lowest_fd()
     task = asyncio.create_task(start(["cat"]))
     await asyncio.sleep(0)
     task.cancel()
@@ -112,11 +113,12 @@ async def test_cancelled_twice():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await children_gone()
+    await all_gone(before)
 
 
-async def children_gone():
-    while has_children():
+async def all_gone(before):
+    """Waits until there is no child any more, and no file that was not there before."""
+    while has_children() or await lowest_fd() != before:
         await asyncio.sleep(0.001)
 
 
@@ -130,9 +132,10 @@ def has_children():
 
 
 async def test_start_for_which_there_is_no_time():
+    before = await lowest_fd()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(asyncio.create_subprocess_exec("cat", stdin=PIPE), 0)
-    await children_gone()
+    await all_gone(before)
 
 
 async def test_cancelled_communicate():
@@ -308,6 +311,7 @@ async def test_too_many_open_files():
 @pytest.mark.time_limit(60)
 async def test_many_short_children():
     """A hundred at a time, some of them killed, some cancelled while they start: each code is its own."""
+    before = await lowest_fd()
     rng = random.Random(1)
     count = 300 if on_asyncio() else 2000
     slots = asyncio.Semaphore(100)
@@ -338,8 +342,7 @@ async def test_many_short_children():
 
     await asyncio.gather(*map(one, range(count)))
     assert any(cancelled) and not all(cancelled)
-    gc.collect()
-    await children_gone()
+    await all_gone(before)
 
 
 # --- the end of everything ---

@@ -1,8 +1,8 @@
 """Subprocesses: started by `subprocess.Popen` (vfork), talked to through the native pipe transports, and waited for by
 a pidfd that the loop watches. No SIGCHLD handler, no child watcher of asyncio's, and so no rule about threads.
 
-The transport is asyncio's own for the running version, but for how its pipes are connected and how it ends where
-asyncio leaves a process, an fd or a waiting caller behind.
+The transport is asyncio's own for the running version, completed where some version of it leaves a process, an fd or a
+waiting caller behind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from asyncio import base_subprocess, unix_events
+from asyncio import unix_events
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
@@ -52,51 +52,16 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
             super().close()
 
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
-        """Connect all pipes in one turn, and close them if the transport has been closed meanwhile."""
-        loop, proc = self._loop, self._proc
-        assert loop is not None
-        try:
-            for fd, file in enumerate((proc.stdin, proc.stdout, proc.stderr)):
-                if file is not None:
-                    self._pipes[fd] = self._connect_pipe(loop, fd, file)
-            loop.call_soon(self._protocol.connection_made, self)
-            for callback, data in self._pending_calls:
-                loop.call_soon(callback, *data)
-            self._pending_calls = None
-            if self._closed:
-                self._close_pipes()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._failed = True
-            self._close_pipes()
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(exc)
-        else:
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-
-    def _connect_pipe(self, loop: ProcessMethods, fd: int, file: Any) -> Any:
-        protocol: Any
-        if fd == 0:
-            protocol = base_subprocess.WriteSubprocessPipeProto(self, fd)
-            transport: Any = loop._make_write_pipe_transport(file, protocol)
-        else:
-            protocol = base_subprocess.ReadSubprocessPipeProto(self, fd)
-            transport = loop._make_read_pipe_transport(file, protocol)
-        # `connection_made` sets it as well, in the next turn; the transport can be closed before.
-        protocol.pipe = transport
-        if loop.get_debug():
-            kind = "Read" if fd else "Write"
-            logger.debug("%s pipe %r connected: (%r, %r)", kind, file.fileno(), transport, protocol)
-        return protocol
-
-    def _close_pipes(self) -> None:
-        for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
-            if self._pipes.get(fd) is not None:
-                self._pipes[fd].pipe.close()
-            elif file is not None:
-                file.close()
+        await super()._connect_pipes(waiter)
+        # What was to be called once all pipes are there waits still.
+        self._failed = self._pending_calls is not None
+        if self._failed or self._closed:
+            # Nobody gets the transport, or it has been closed meanwhile: whoever else has the pipes' other ends.
+            for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
+                if self._pipes.get(fd) is not None:
+                    self._pipes[fd].pipe.close()
+                elif file is not None:
+                    file.close()
 
     def _process_exited(self, returncode: int) -> None:
         try:
@@ -139,6 +104,7 @@ class ProcessMethods(PipeMethods):
         try:
             self._watch_child(transport)
         except BaseException:
+            waiter.cancel()
             transport.close()
             transport._proc.wait()
             raise
