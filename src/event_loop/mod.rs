@@ -23,6 +23,7 @@ use crate::reactor::readiness::Readiness;
 use crate::run;
 use crate::transports::datagram::{self, DatagramTransport};
 use crate::transports::listener::{Listener, Serving};
+use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
 use crate::transports::socket::{Socket, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
 pub use scheduling::add_raw_methods;
@@ -201,6 +202,37 @@ impl EventLoop {
             backlog,
             context,
         })
+    }
+
+    /// The reading end of a pipe; `fd` is that of `pipe`, and non-blocking.
+    fn _read_pipe<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: Bound<'py, PyAny>,
+        fd: i32,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, ReadPipeTransport>> {
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        ReadPipeTransport::open(pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra })
+    }
+
+    /// The writing end of a pipe; `fd` is that of `pipe`, and non-blocking. `tells_end`: it shows there that the reader
+    /// has gone. `by_record`: every write is to be a system call of its own.
+    #[allow(clippy::too_many_arguments, reason = "one call per pipe")]
+    fn _write_pipe<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: Bound<'py, PyAny>,
+        fd: i32,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+        tells_end: bool,
+        by_record: bool,
+    ) -> PyResult<Bound<'py, WritePipeTransport>> {
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        let parts = pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra };
+        WritePipeTransport::open(parts, tells_end, by_record)
     }
 
     /// A future that is completed once `sock` is readable, or writable; to be called when a call has just blocked.

@@ -68,7 +68,7 @@ names! {
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         datagram_received, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
-        is_closing, message, name, pause_reading, pause_writing, peername, pending, protocol, read, recvfrom,
+        is_closing, message, name, pause_reading, pause_writing, peername, pending, pipe, protocol, read, recvfrom,
         resume_reading, resume_writing, send, sendto, setblocking, slow_callback_duration, sockname, socket, time,
         transport, write,
     }
@@ -81,6 +81,7 @@ names! {
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
         loop_class = "rloop._loop"."Loop",
+        read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
@@ -88,6 +89,7 @@ names! {
         task = "asyncio"."Task",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
+        write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
 }
 

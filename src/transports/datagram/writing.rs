@@ -218,7 +218,7 @@ impl DatagramTransport {
         });
         if let Some(signal) = signal {
             // May write again.
-            Self::report(slf, |reporter| reporter.flow(signal))?;
+            slf.get().reporter(slf.as_any()).flow(signal)?;
         }
         this.watch_writing(py);
         let closed = this.core.closed.load(Relaxed);
@@ -293,7 +293,7 @@ impl DatagramTransport {
             // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
             state.flow.grown(if state.write_blocked { state.queue.size() } else { 0 })
         });
-        signal.map_or(Ok(()), |signal| Self::report(slf, |reporter| reporter.flow(signal)))
+        signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
     }
 }
 

@@ -15,14 +15,14 @@ mod writing;
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
-use super::report::whole_bytes;
+use super::receiving::ReadSize;
+use super::report;
 use super::socket::{Socket, SocketKind};
 use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
@@ -78,10 +78,7 @@ struct State {
     sent_waiter: Option<Py<PyAny>>,
     /// The loop will call `flush` at the end of the turn.
     in_unflushed: bool,
-    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
-    read_size: usize,
-    /// How many reads in a row needed less than `read_size`.
-    small_reads: u32,
+    read_size: ReadSize,
     /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
     dropped_writes: u32,
     server: Option<Py<PyAny>>,
@@ -141,8 +138,7 @@ impl StreamTransport {
             in_sendfile: false,
             sent_waiter: None,
             in_unflushed: false,
-            read_size: 0,
-            small_reads: 0,
+            read_size: ReadSize::default(),
             dropped_writes: 1,
             server: None,
             sockname: None,
@@ -329,10 +325,8 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
-        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (high, low) = report::water_marks(high, low)?;
+        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
         // What waits for the end of the turn only is not above any mark yet.
         if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
             Self::send_queued(slf)?;

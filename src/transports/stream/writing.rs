@@ -18,10 +18,6 @@ use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::tls::TlsLayer;
 
-/// So many chunks are sent from a short array.
-const FEW: usize = 4;
-/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
-const SLICES: usize = 64;
 /// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
 const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
@@ -186,7 +182,7 @@ impl StreamTransport {
     }
 
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        signal.map_or(Ok(()), |signal| slf.get().reporter(slf, |reporter| reporter.flow(signal)))
+        signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
@@ -228,17 +224,11 @@ impl State {
             let Some(fd) = self.socket.fd() else {
                 return Ok(());
             };
-            // A response is one chunk or two: clearing a long array would cost more than queueing them did.
-            let (mut few, mut many);
-            let slices = if self.queue.chunks() <= FEW {
-                few = [IoSlice::new(&[]); FEW];
-                self.queue.front(&mut few)
-            } else {
-                many = [IoSlice::new(&[]); SLICES];
-                self.queue.front(&mut many)
-            };
-            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match sys::send(fd, slices) {
+            let (result, offered) = self.queue.with_front(|slices| {
+                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+                (sys::send(fd, slices), offered)
+            });
+            match result {
                 Ok(sent) => {
                     self.queue.advance(sent);
                     self.write_blocked = sent < offered;
