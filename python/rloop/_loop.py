@@ -1,7 +1,7 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing, reports,
-and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
+`_base.py` is its foundation, `_names.py`, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing,
+reports, and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._names import NameMethods
 from ._report import format_callback
 from ._signals import Signals
 from ._sockets import SocketMethods
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, UnixMethods):
+class Loop(NameMethods, SocketMethods, UnixMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
