@@ -71,7 +71,7 @@ ECHO_BARS = {
     "udp": [_echo("UDP", "udp", 0.8)],
     "sock": [_echo("sock_*", "sock", 0.3)],
 }
-TRANSFER_BARS = [_transfer(row) for row in transfers.NAMES]
+TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
     _scheduling("call_soon_chained", 3.5),

@@ -173,14 +173,15 @@ async def connect_close(loop, connections):
 
 
 # The number of operations: about 50 to 100 ms of asyncio.
-FIGURES = {
+BULK = {
     f"{where.__name__}, {size // KIB} KiB writes": (functools.partial(bulk, connected=where, size=size), 64)
     for where in (tcp, pair, pipe)
     for size in (64 * KIB, MIB)
 }
-FIGURES |= {
+SENDFILE = "sendfile 64 MiB"
+FIGURES = BULK | {
     f"{SMALL_A_TURN} writes a turn": (small_writes, 500),
-    "sendfile 64 MiB": (sendfile, 2),
+    SENDFILE: (sendfile, 2),
     "connect + close": (connect_close, 300),
 }
 NAMES = list(FIGURES)
