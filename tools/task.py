@@ -166,7 +166,7 @@ def bench(*arguments: str) -> None:
     say("Building the load generator")
     run("cargo", "build", "--quiet", "--release", "--locked", "--package", "rloop-loadgen")
     path = wheel(version, python)
-    rivals = ["uvloop", "zuvloop"] if version >= (3, 14) else ["uvloop"]
+    rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if version >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {name_of(version)}")
     inside = venv("bench", python, path, *rivals)
     run(inside, "benchmarks/bench.py", *arguments)

@@ -1,8 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py`, `_unix.py`, `_pipes.py` and `_processes.py` are parts by noun. Here are
-running and closing, reports, and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may
-run per packet.
+`_base.py` is its foundation; `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and `_processes.py` are
+parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code makes TCP connections.
+Nothing here may run per packet.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
+from ._names import NameMethods
 from ._processes import ProcessMethods
 from ._report import format_callback
 from ._signals import Signals
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
+class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import traceback
 from asyncio.constants import _SendfileMode
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
-from socket import socket
+from socket import AddressFamily, SocketKind, socket
 from typing import Any, Literal, Self, TypeAlias, TypeVar, TypeVarTuple, final
 
 from _typeshed import FileDescriptorLike, ReadableBuffer
@@ -44,6 +44,12 @@ if sys.version_info >= (3, 12):
     _Awaited: TypeAlias = Coroutine[Any, Any, _T]
 else:
     _Awaited: TypeAlias = Generator[Any, None, _T] | Coroutine[Any, Any, _T]
+
+# One answer of `getaddrinfo`, as typeshed has it; its last alternative is for a Python without IPv6.
+_AddressInfo: TypeAlias = (
+    tuple[Literal[AddressFamily.AF_INET], SocketKind, int, str, tuple[str, int]]
+    | tuple[Literal[AddressFamily.AF_INET6], SocketKind, int, str, tuple[str, int, int, int] | tuple[int, bytes]]
+)
 
 @disjoint_base
 class Handle(asyncio.Handle):
@@ -188,6 +194,15 @@ class EventLoop:
     def _stop_waiting(self, sock: socket, future: asyncio.Future[None], write: bool) -> None: ...
     def _try_recv(self, sock: socket, n: int) -> bytes | None: ...
     def _try_send(self, sock: socket, data: ReadableBuffer, start: int) -> int | None: ...
+    def _literal_addrinfo(
+        self,
+        host: bytes | str | None,
+        port: bytes | str | int | None,
+        family: int,
+        kind: int,
+        protocol: int,
+        flags: int,
+    ) -> list[_AddressInfo] | None: ...
     def _release(self) -> None: ...
 
 @final

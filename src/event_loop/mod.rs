@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::handle::Callback;
+use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
@@ -262,6 +263,24 @@ impl EventLoop {
         start: usize,
     ) -> PyResult<Option<usize>> {
         sockets::try_send(&self.core, sock, data, start)
+    }
+
+    /// What `socket.getaddrinfo` answers, if the host is an address literal and that is certain; else None. None also in
+    /// debug mode, where look-ups are logged, and on a closed loop, which answers nothing.
+    fn _literal_addrinfo<'py>(
+        &self,
+        host: &Bound<'py, PyAny>,
+        port: &Bound<'py, PyAny>,
+        family: &Bound<'py, PyAny>,
+        kind: &Bound<'py, PyAny>,
+        protocol: &Bound<'py, PyAny>,
+        flags: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        if self.core.debug.load(Relaxed) || self.core.closed.load(Relaxed) {
+            return Ok(None);
+        }
+        let question = Question { host, port, family, kind, protocol, flags };
+        addrinfo::of_literal(self.core.names, &question)
     }
 
     /// Lets go of everything; the last step of `close()`.

@@ -10,6 +10,8 @@ macro_rules! names {
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
+            /// The empty string.
+            pub empty: Py<PyString>,
             /// The keyword `loop`, which Rust has another use for.
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
@@ -35,6 +37,7 @@ macro_rules! names {
                 Ok(Self {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    empty: PyString::intern(py, "").unbind(),
                     loop_keyword: PyString::intern(py, "loop").unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
@@ -73,6 +76,8 @@ names! {
         transport, write,
     }
     imports {
+        af_inet = "socket"."AF_INET",
+        af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
         datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
@@ -83,6 +88,8 @@ names! {
         loop_class = "rloop._loop"."Loop",
         read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
+        sock_dgram = "socket"."SOCK_DGRAM",
+        sock_stream = "socket"."SOCK_STREAM",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
         tls_transport = "rloop._transports"."TlsTransport",

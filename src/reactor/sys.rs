@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::readiness::Readiness;
@@ -416,6 +417,11 @@ unsafe extern "C" {
         text: *mut libc::c_char,
         length: libc::socklen_t,
     ) -> *const libc::c_char;
+}
+
+/// An IPv6 address as Python shows it.
+pub fn ipv6_host(address: &Ipv6Addr) -> String {
+    numeric_host(libc::AF_INET6, &address.octets())
 }
 
 /// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).

@@ -33,7 +33,7 @@ use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
-use crate::reactor::Mode;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 use reading::Received;
 pub use writing::add_raw_methods;
@@ -145,7 +145,9 @@ impl DatagramTransport {
         };
         let transport = Bound::new(py, transport)?;
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
-        let token = core.reserve_in(py, fd, Mode::Datagram, native)?;
+        let token = core.reserve(py, fd, native)?;
+        // For writability only while something waits for it.
+        core.watch(py, token, Readiness::READABLE)?;
         transport.get().state.with(py, |state| state.token = Some(token));
         Self::schedule(&transport, made, waiter)?;
         Ok(transport)

@@ -248,12 +248,11 @@ impl DatagramTransport {
             let on = state.write_blocked && !state.queue.is_empty();
             let token = state.token.filter(|_| on != state.watching_writes)?;
             state.watching_writes = on;
-            Some((token, on))
+            Some((token, if on { Readiness::BOTH } else { Readiness::READABLE }))
         });
-        if let Some((token, on)) = wanted
-            && self.core.state.with(py, |core| core.reactor.watch_writing(token, on)).is_err()
+        if let Some((token, directions)) = wanted
+            && self.core.watch(py, token, directions).is_err()
         {
-            // Before reading has started, say.
             self.state.with(py, |state| (state.watching_writes, state.needs_retry) = (false, true));
         }
     }

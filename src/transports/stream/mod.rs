@@ -32,6 +32,7 @@ use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 pub use writing::add_raw_methods;
@@ -72,6 +73,8 @@ struct State {
     read_closed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
+    /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
+    write_watched: bool,
     /// A file is being sent: writes are refused.
     in_sendfile: bool,
     /// Completed once the queue is empty and the kernel takes more.
@@ -135,6 +138,7 @@ impl StreamTransport {
             readable: false,
             read_closed: false,
             write_blocked: false,
+            write_watched: !kind.is_unix(),
             in_sendfile: false,
             sent_waiter: None,
             in_unflushed: false,
@@ -180,6 +184,9 @@ impl StreamTransport {
         };
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
+        if kind.is_unix() {
+            core.watch(py, token, Readiness::READABLE)?;
+        }
         this.state.with(py, |state| {
             state.token = Some(token);
             state.server = server.map(Bound::unbind);

@@ -27,14 +27,21 @@ struct Reading<'py> {
 impl StreamTransport {
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
-        let (read, write) = slf.get().state.with(slf.py(), |state| {
+        let this = slf.get();
+        let (read, write, unwatch) = this.state.with(slf.py(), |state| {
             state.readable |= readiness.contains(Readiness::READABLE);
             state.read_closed |= readiness.contains(Readiness::READ_CLOSED);
             let unblocked = state.write_blocked && readiness.contains(Readiness::WRITABLE);
             state.write_blocked &= !unblocked;
-            (state.readable, unblocked)
+            let in_vain = readiness == Readiness::WRITABLE && !unblocked;
+            let unwatch = in_vain && state.is_unix && std::mem::take(&mut state.write_watched);
+            (state.readable, unblocked, state.token.filter(|_| unwatch))
         });
-        let context = slf.get().context(slf.py());
+        if let Some(token) = unwatch {
+            // If that fails, edges of no use go on coming.
+            drop(this.core.watch(slf.py(), token, Readiness::READABLE));
+        }
+        let context = this.context(slf.py());
         context::run_in(&context, || {
             // An exit out of the protocol does not cost the other direction its only event.
             let read = if read { Self::read(slf) } else { Ok(()) };

@@ -13,6 +13,7 @@ use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
@@ -70,12 +71,13 @@ impl StreamTransport {
             }
             Ok(())
         });
-        match sent {
-            Ok(()) => Self::queue_grown(slf),
-            Err(error) => {
-                Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport")
-            }
+        if let Err(error) = sent {
+            return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
         }
+        if let Err(error) = this.watch_writing(py) {
+            return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
+        }
+        Self::queue_grown(slf)
     }
 
     /// How many bytes are queued.
@@ -126,7 +128,9 @@ impl StreamTransport {
         let sent = this.state.with(slf.py(), |state| {
             state.in_unflushed = false;
             let result = state.send();
-            result.map(|()| !state.life.is_closing() && !state.life.write_ended())
+            result.map(|()| {
+                !state.life.is_closing() && !state.life.write_ended() && !state.must_watch_writing()
+            })
         });
         match sent {
             // Nearly always.
@@ -146,6 +150,9 @@ impl StreamTransport {
         let (py, this) = (slf.py(), slf.get());
         if let Err(error) = result {
             return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+        }
+        if let Err(error) = this.watch_writing(py) {
+            return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
         }
         // The end resumes nobody.
         let signal = this.state.with(py, |state| {
@@ -170,6 +177,18 @@ impl StreamTransport {
             this.report(slf, "Fatal error: shutdown of the sending side failed.", error)?;
         }
         Self::perform(slf, action, None)
+    }
+
+    /// On a UNIX socket whose kernel has just refused to take more: has it tell when it takes some again.
+    pub(super) fn watch_writing(&self, py: Python<'_>) -> PyResult<()> {
+        let token = self.state.with(py, |state| {
+            if !state.must_watch_writing() {
+                return None;
+            }
+            state.write_watched = true;
+            state.token
+        });
+        token.map_or(Ok(()), |token| self.core.watch(py, token, Readiness::BOTH))
     }
 
     /// Pauses the protocol if the queue has grown over the mark.
@@ -217,6 +236,10 @@ impl State {
             return Err(PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")));
         }
         Ok(!self.life.drops_writes())
+    }
+
+    fn must_watch_writing(&self) -> bool {
+        self.write_blocked && !self.write_watched
     }
 
     pub(super) fn send(&mut self) -> io::Result<()> {
