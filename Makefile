@@ -15,7 +15,7 @@ test:  ## check everything: lint, Rust tests, Python tests on every Python there
 lint:  ## format, clippy, types
 	@$(PYTHON) tools/task.py lint
 
-bench:  ## measure rloop beside asyncio, uvloop and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
+bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
 conformance:  ## run asyncio's own tests on rloop (ARGS="test_events", ARGS="--loop asyncio", ...)

@@ -6,6 +6,7 @@ own (one per loop), a few times, and the best of them counts: CPU and wall time 
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
@@ -144,6 +145,12 @@ async def run_in_executor(loop, operations):
         await loop.run_in_executor(None, nothing)
 
 
+async def getaddrinfo(loop, operations):
+    """Of an address, which needs no look-up."""
+    for _ in range(operations):
+        await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+
+
 # The number of operations: about 50 to 100 ms of asyncio.
 FIGURES = {
     call_soon: 100_000,
@@ -157,12 +164,13 @@ FIGURES = {
     create_task: 20_000,
     wait_for: 5_000,
     run_in_executor: 2_000,
+    getaddrinfo: 1_000,
 }
 NAMES = [figure.__name__ for figure in FIGURES]
 
 
-def measure(loop, figure, operations: int) -> dict[str, float]:
-    loop.run_until_complete(figure(loop, BATCH))
+def measure(loop, figure, operations: int, warmup: int = BATCH) -> dict[str, float]:
+    loop.run_until_complete(figure(loop, warmup))
     cpu_times, wall_times = [], []
     for _ in range(REPEATS):
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()

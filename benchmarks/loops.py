@@ -4,13 +4,18 @@ import asyncio
 import importlib
 import importlib.metadata
 
-NAMES = ("rloop", "asyncio", "uvloop", "zuvloop")
+NAMES = ("rloop", "asyncio", "uvloop", "aiofastnet", "zuvloop")
 # The loop that the others are put in proportion to.
 BASE = "uvloop"
+# Transports of its own for another loop, which schedules: uvloop here. Only its I/O is worth measuring.
+TRANSPORTS_ONLY = frozenset({"aiofastnet"})
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    return importlib.import_module(name).new_event_loop()
+    module = importlib.import_module(name)
+    if name == "aiofastnet":
+        return module.loop_factory(importlib.import_module(BASE).new_event_loop)()
+    return module.new_event_loop()
 
 
 def installed(names: list[str]) -> dict[str, str]:

@@ -17,6 +17,8 @@ class Samples:
     def __init__(self):
         self.rounds = defaultdict(list)
         self.broken = {}
+        # (row, loop) that cannot be measured because the loop has no such thing, and what it says.
+        self.lacking = {}
 
     def median(self, row: str, loop: str, metric: str) -> float | None:
         values = [sample[metric] for sample in self._samples(row, loop)]
@@ -27,13 +29,20 @@ class Samples:
         pairs = zip(self._samples(row, loop), self._samples(row, base), strict=False)
         return [own[metric] / other[metric] for own, other in pairs if other[metric]]
 
+    def ratios_to_best(self, row: str, loop: str, metric: str) -> list[float]:
+        """The loop's value in proportion to the least of all other loops', one per round."""
+        others = [self._samples(row, name) for at, name in self.rounds if at == row and name != loop]
+        best = [min(sample[metric] for sample in together) for together in zip(*others, strict=False)]
+        return [own[metric] / least for own, least in zip(self._samples(row, loop), best, strict=False) if least]
+
     def _samples(self, row: str, loop: str) -> list[dict]:
         return [] if (row, loop) in self.broken else self.rounds.get((row, loop), [])
 
     def as_json(self) -> list[dict]:
         measured = [{"row": row, "loop": loop, "rounds": got} for (row, loop), got in self.rounds.items()]
         failed = [{"row": row, "loop": loop, "error": why} for (row, loop), why in self.broken.items()]
-        return measured + failed
+        absent = [{"row": row, "loop": loop, "lacking": why} for (row, loop), why in self.lacking.items()]
+        return measured + failed + absent
 
 
 def print_table(title: str, rows: list[str], columns: list[str], cell):
@@ -59,9 +68,9 @@ def value_cell(samples: Samples, metric: str, form: str = "{:.1f}", scale: float
     return cell
 
 
-def ratio_cell(samples: Samples, metric: str, form: str = "{:.1f}", rate: bool = False):
+def ratio_cell(samples: Samples, metric: str, form: str = "{:.1f}", rate: bool = False, scale: float = 1.0):
     """A cell with the median and the ratio to the base's; with `rate`, the inverse: how often as fast."""
-    plain = value_cell(samples, metric, form)
+    plain = value_cell(samples, metric, form, scale)
 
     def cell(row, loop):
         ratios = samples.ratios(row, loop, metric)

@@ -39,6 +39,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::transports::listener::Listener;
     #[pymodule_export]
+    use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
+    #[pymodule_export]
     use crate::transports::stream::StreamTransport;
     #[pymodule_export]
     use crate::transports::tls::{TlsLayer, TlsTransport};
@@ -49,6 +51,7 @@ mod _rloop {
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
         crate::transports::datagram::add_raw_methods(module.py())?;
+        crate::transports::pipe::add_raw_methods(module.py())?;
         crate::transports::stream::add_raw_methods(module.py())?;
         crate::transports::tls::add_raw_methods(module.py())
     }

@@ -12,13 +12,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 # RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
-# The tests of what rloop does not have yet: pipes. They pass on asyncio.
-collect_ignore_glob = ["test_pipes*.py"]
-
 LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
 
 # A shell starts its background jobs with Ctrl-C ignored.
@@ -115,6 +113,20 @@ def loop_errors():
         pytest.fail("the exception handler was called:\n" + "\n".join(unexpected), pytrace=False)
     if leaked:
         pytest.fail(f"left open: {sorted(leaked)}", pytrace=False)
+
+
+@pytest.fixture
+def no_child_left():
+    """Fails a test that leaves a child process, running or as a zombie."""
+    yield
+    deadline = time.monotonic() + 5
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                pytest.fail(f"left as a zombie: {pid}", pytrace=False)
+            time.sleep(0.01)
+        pytest.fail("left running: a child", pytrace=False)
 
 
 def describe(context):

@@ -264,7 +264,7 @@ def bench(*arguments: str) -> None:
     say("Building the load generator")
     run("cargo", "build", "--quiet", "--release", "--locked", "--package", "rloop-loadgen")
     path = wheel(python)
-    rivals = ["uvloop", "zuvloop"] if python.minor >= (3, 14) else ["uvloop"]
+    rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
     inside = venv("bench", python, path, *rivals)
     run(*inside, "benchmarks/bench.py", *arguments)

@@ -1,7 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing, reports,
-and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
+`_base.py` is its foundation; `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and `_processes.py` are
+parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code makes TCP connections.
+Nothing here may run per packet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
+from ._names import NameMethods
+from ._processes import ProcessMethods
 from ._report import format_callback
 from ._signals import Signals
 from ._sockets import SocketMethods
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, TlsMethods, UnixMethods):
+class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -37,6 +40,7 @@ class Loop(SocketMethods, TlsMethods, UnixMethods):
         self._signals = Signals(self)
         # The inode of the socket file of each listening UNIX socket that is to be removed with it.
         self._socket_files: dict[socket.socket, int] = {}
+        self._children = {}
 
     # ---------------------------------------------------------------------------------------- running
 
@@ -55,6 +59,7 @@ class Loop(SocketMethods, TlsMethods, UnixMethods):
         if self.is_closed():
             return
         self._signals.close()
+        self._forget_children()
         super().close()
         self._release()
 

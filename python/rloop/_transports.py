@@ -20,3 +20,11 @@ class SSLTransport(transports._FlowControlMixin, transports.Transport):
 
 class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
     """A datagram socket and its protocol."""
+
+
+class ReadPipeTransport(transports.ReadTransport):
+    """The reading end of a pipe and its protocol."""
+
+
+class WritePipeTransport(transports._FlowControlMixin, transports.WriteTransport):
+    """The writing end of a pipe and its protocol."""

@@ -12,6 +12,8 @@ macro_rules! names {
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
+            /// The empty string.
+            pub empty: Py<PyString>,
             /// The keyword `loop`, which Rust has another use for.
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
@@ -37,6 +39,7 @@ macro_rules! names {
                 Ok(Self {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    empty: PyString::intern(py, "").unbind(),
                     loop_keyword: PyString::intern(py, "loop").unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
@@ -70,11 +73,13 @@ names! {
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         datagram_received, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
-        is_closing, message, name, pause_reading, pause_writing, peername, pending, protocol, read, recvfrom,
+        is_closing, message, name, pause_reading, pause_writing, peername, pending, pipe, protocol, read, recvfrom,
         resume_reading, resume_writing, send, sendto, setblocking, slow_callback_duration, sockname, socket, time,
         transport, write,
     }
     imports {
+        af_inet = "socket"."AF_INET",
+        af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
         datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
@@ -83,13 +88,17 @@ names! {
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
         loop_class = "rloop._loop"."Loop",
+        read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
+        sock_dgram = "socket"."SOCK_DGRAM",
+        sock_stream = "socket"."SOCK_STREAM",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
         task_names = "asyncio.tasks"."__dict__",
         tls_transport = "rloop._transports"."SSLTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
+        write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
 }
 

@@ -3,8 +3,8 @@
 //! Pure Rust on std, mio and libc; `use pyo3` is forbidden here, and the folder builds and tests without Python. It
 //! calls nobody: what is ready is returned, what is removed is given back for the caller to drop.
 //!
-//! mio is always edge-triggered. Every fd has one registration for both directions, so that arming and disarming a
-//! direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
+//! mio is always edge-triggered. Every fd has one registration, for both directions unless its owner knows better
+//! ([`Reactor::watch`]), so that arming and disarming a direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
 //! of `add_reader`) gets it by one poll(2) before the wait over just those fds that fired in the turn before: an edge
 //! that was not used up is found there, and every later one arrives by itself.
 
@@ -30,11 +30,6 @@ use waker::Waker;
 
 /// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
 const WAKER: mio::Token = mio::Token(usize::MAX);
-/// What every registration asks of the kernel.
-#[cfg(target_os = "linux")]
-const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE).add(mio::Interest::PRIORITY);
-#[cfg(not(target_os = "linux"))]
-const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE);
 /// Most events taken from the kernel in one poll.
 const MAX_EVENTS: usize = 1024;
 
@@ -43,9 +38,6 @@ const MAX_EVENTS: usize = 1024;
 pub enum Mode {
     /// Once per change. The owner tries until the call would block, and keeps note of what it knows.
     Edge,
-    /// As `Edge`, and for reading only until [`Reactor::watch_writing`]: a datagram socket has an edge of writability
-    /// for each datagram that has left, which would wake the loop once more per request.
-    Datagram,
     /// In every turn for as long as an armed direction is ready.
     Level,
     /// As `Edge`, for an fd of the loop's own: it is not counted by [`Reactor::watches_io`].
@@ -60,6 +52,8 @@ pub struct Registration<S> {
     mode: Mode,
     /// Does the kernel watch the fd yet?
     active: bool,
+    /// The directions that it watches the fd for.
+    watched: Readiness,
     /// The directions in which the owner of a level-triggered registration wants to hear of readiness.
     armed: Readiness,
     /// What has been reported since the owner took it last.
@@ -103,8 +97,19 @@ impl<S> Reactor<S> {
     /// Watches `fd` in both directions on behalf of `source`. An fd that the kernel cannot poll, such as a regular
     /// file, is refused with `PermissionDenied`, one that is registered already with `AlreadyExists`.
     pub fn register(&mut self, fd: RawFd, mode: Mode, source: S) -> Result<Token, (io::Error, S)> {
+        self.register_for(fd, mode, Readiness::BOTH, source)
+    }
+
+    /// As [`Reactor::register`], for these directions only: see [`Reactor::watch`].
+    pub fn register_for(
+        &mut self,
+        fd: RawFd,
+        mode: Mode,
+        directions: Readiness,
+        source: S,
+    ) -> Result<Token, (io::Error, S)> {
         let token = self.reserve(fd, mode, source);
-        match self.activate(token) {
+        match self.watch(token, directions).and_then(|()| self.activate(token)) {
             Ok(()) => Ok(token),
             Err(error) => Err((error, self.deregister(token).expect("reserved above"))),
         }
@@ -117,6 +122,7 @@ impl<S> Reactor<S> {
             fd,
             mode,
             active: false,
+            watched: Readiness::BOTH,
             armed: Readiness::NONE,
             ready: Readiness::NONE,
             queued: false,
@@ -130,34 +136,47 @@ impl<S> Reactor<S> {
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let interest = if registration.mode == Mode::Datagram { mio::Interest::READABLE } else { BOTH };
-        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), interest)?;
+        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), interest(registration.watched))?;
         registration.active = true;
         self.watched += usize::from(registration.mode != Mode::Internal);
         Ok(())
     }
 
-    /// Asks the kernel for a fresh edge in whatever direction is ready now. `NotFound` when the fd behind the number
-    /// is no longer the one that was registered: it was closed, and the number may have been used again.
-    pub fn refresh(&mut self, token: Token) -> io::Result<()> {
-        match (self.slots.get(token), &self.registry) {
-            (Some(registration), Some(registry)) => {
-                registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)
+    /// Has the kernel watch the fd for just these directions: a system call if the fd is watched for others now, and
+    /// then a fresh edge for what is ready already. Worth it where the kernel has edges of no use: a UNIX socket gives
+    /// one for writing whenever its peer has read (unix_write_space), a datagram socket for each datagram that has left, also
+    /// if nobody had to wait.
+    pub fn watch(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        match self.slots.get_mut(token) {
+            Some(registration) if registration.watched == directions => Ok(()),
+            Some(registration) if !registration.active => {
+                registration.watched = directions;
+                Ok(())
             }
-            _ => Err(io::ErrorKind::NotFound.into()),
+            _ => self.reregister(token, directions),
         }
     }
 
-    /// Starts or stops looking for writability on behalf of a [`Mode::Datagram`]. What is writable already is found
-    /// by the next poll.
-    pub fn watch_writing(&mut self, token: Token, on: bool) -> io::Result<()> {
-        match (self.slots.get(token), &self.registry) {
-            (Some(registration), Some(registry)) if registration.active => {
-                let interest = if on { BOTH } else { mio::Interest::READABLE };
-                registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest)
-            }
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
+    /// As [`Reactor::watch`], for these directions besides those of before.
+    pub fn watch_also(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        let before = self.slots.get(token).map_or(Readiness::NONE, |registration| registration.watched);
+        self.watch(token, before | directions)
+    }
+
+    /// As [`Reactor::watch_also`], with a fresh edge in any case. `NotFound` when the fd behind the number is no longer
+    /// the one that was registered: it was closed, and the number may have been used again.
+    pub fn refresh(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        let before = self.slots.get(token).map_or(Readiness::NONE, |registration| registration.watched);
+        self.reregister(token, before | directions)
+    }
+
+    fn reregister(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest(directions))?;
+        registration.watched = directions;
+        Ok(())
     }
 
     /// Ends a registration and gives its owner back. To be called before the fd is closed: a duplicate of it would
@@ -307,6 +326,19 @@ impl<S> Reactor<S> {
     }
 }
 
+/// What to ask of the kernel. Errors and hang-ups it reports unasked.
+fn interest(directions: Readiness) -> mio::Interest {
+    #[cfg(target_os = "linux")]
+    const READ: mio::Interest = mio::Interest::READABLE.add(mio::Interest::PRIORITY);
+    #[cfg(not(target_os = "linux"))]
+    const READ: mio::Interest = mio::Interest::READABLE;
+    match (directions.contains(Readiness::READABLE), directions.contains(Readiness::WRITABLE)) {
+        (true, true) => READ.add(mio::Interest::WRITABLE),
+        (false, true) => mio::Interest::WRITABLE,
+        _ => READ,
+    }
+}
+
 /// The poll itself, and what it found.
 pub struct Poller {
     poll: mio::Poll,
@@ -406,30 +438,6 @@ mod tests {
         }
     }
 
-    /// Writability is told only while it is wanted, what is there already included.
-    #[test]
-    fn datagram_that_leaves_wakes_nobody() {
-        let (mut reactor, _waker) = Reactor::new().expect("reactor");
-        let (left, right) = std::os::unix::net::UnixDatagram::pair().expect("pair");
-        let token = reactor.register(left.as_raw_fd(), Mode::Datagram, "left").expect("register");
-        let exchange = || {
-            left.send(b"x").expect("send");
-            right.recv(&mut [0; 2]).expect("receive");
-        };
-        exchange();
-        assert!(turn(&mut reactor, Some(0)).is_empty());
-        reactor.watch_writing(token, true).expect("watch");
-        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::WRITABLE));
-        assert!(turn(&mut reactor, Some(0)).is_empty());
-        exchange();
-        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::WRITABLE));
-        reactor.watch_writing(token, false).expect("watch");
-        exchange();
-        assert!(turn(&mut reactor, Some(0)).is_empty());
-        right.send(b"x").expect("send");
-        assert!(turn(&mut reactor, SECOND)[0].1.contains(Readiness::READABLE));
-    }
-
     #[test]
     fn data_and_end_arrive_in_one_edge() {
         let (mut reactor, _waker) = Reactor::new().expect("reactor");
@@ -451,8 +459,31 @@ mod tests {
         assert!(turn(&mut reactor, SECOND).is_empty());
         assert!(turn(&mut reactor, Some(0)).is_empty());
         reactor.arm(token, Readiness::READABLE);
-        reactor.refresh(token).expect("refresh");
+        reactor.refresh(token, Readiness::READABLE).expect("refresh");
         assert_eq!(turn(&mut reactor, SECOND).len(), 1);
+    }
+
+    #[test]
+    fn only_watched_directions_wake() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (mut left, mut right) = pair();
+        let token = reactor.reserve(left.as_raw_fd(), Mode::Edge, "left");
+        reactor.watch(token, Readiness::READABLE).expect("not watched yet");
+        reactor.activate(token).expect("activate");
+        left.write_all(b"x").expect("write");
+        right.read_exact(&mut [0]).expect("read");
+        assert!(turn(&mut reactor, Some(0)).is_empty(), "of no use: nobody waits to write");
+        while left.write(&[0; 65536]).is_ok() {}
+        reactor.watch_also(token, Readiness::WRITABLE).expect("watch");
+        assert!(turn(&mut reactor, Some(0)).is_empty(), "full");
+        right.set_nonblocking(true).expect("non-blocking");
+        while right.read(&mut [0; 65536]).is_ok() {}
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::WRITABLE)]);
+        reactor.watch(token, Readiness::READABLE).expect("watch");
+        right.write_all(b"x").expect("write");
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::READABLE)]);
+        reactor.watch(token, Readiness::WRITABLE).expect("watch");
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::WRITABLE)], "what is ready already");
     }
 
     #[test]
@@ -464,7 +495,10 @@ mod tests {
         let (other, mut peer) = pair();
         // SAFETY: both numbers are open; `left` goes on to own its number, now of another file.
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
-        assert_eq!(reactor.refresh(old).expect_err("another file").kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            reactor.refresh(old, Readiness::READABLE).expect_err("another file").kind(),
+            io::ErrorKind::NotFound
+        );
         assert_eq!(reactor.deregister(old), Some("old"));
         let new = reactor.register(fd, Mode::Edge, "new").expect("register");
         assert_ne!(old, new);

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::readiness::Readiness;
@@ -160,6 +161,38 @@ pub fn poll_readiness(fd: &PollFd) -> Readiness {
     readiness
 }
 
+/// True if a read of `fd` would not block right now, as a level-triggered poll says it.
+pub fn is_readable(fd: RawFd) -> io::Result<bool> {
+    let mut fds = [poll_fd(fd, Readiness::READABLE)];
+    poll_now(&mut fds)?;
+    Ok(poll_readiness(&fds[0]).contains(Readiness::READABLE))
+}
+
+// ---------------------------------------------------------------------------------------------- files
+
+/// Reads into `buffer` from a file of any kind. 0 is the end.
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
+        check(unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
+    })
+}
+
+/// Writes the buffers as one to a file of any kind, as far as the kernel takes them.
+pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    retry(|| match slices {
+        [slice] => {
+            // SAFETY: the slice is readable for its length.
+            check(unsafe { libc::write(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len()) })
+        }
+        _ => {
+            let count = slices.len().min(MAX_SLICES) as libc::c_int;
+            // SAFETY: `IoSlice` has the layout of an iovec; the first `count` are live, and writev only reads.
+            check(unsafe { libc::writev(fd.as_raw_fd(), slices.as_ptr().cast(), count) })
+        }
+    })
+}
+
 // ---------------------------------------------------------------------------------------------- sockets
 
 /// Receives into `buffer` from a non-blocking socket. 0 is the end of the stream.
@@ -194,7 +227,7 @@ pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Resul
     })
 }
 
-/// Most buffers in one vectored send (`IOV_MAX` on Linux and macOS).
+/// Most buffers in one vectored call (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
 
 /// Sends the buffers as one, as far as the kernel takes them. Never blocks, and never raises SIGPIPE.
@@ -386,6 +419,11 @@ unsafe extern "C" {
     ) -> *const libc::c_char;
 }
 
+/// An IPv6 address as Python shows it.
+pub fn ipv6_host(address: &Ipv6Addr) -> String {
+    numeric_host(libc::AF_INET6, &address.octets())
+}
+
 /// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
 const NUMERIC_HOST_LENGTH: usize = 46;
 
@@ -445,6 +483,24 @@ mod tests {
             poll_now(&mut fds).expect("poll");
         }
         assert_eq!(recv(server.as_fd(), &mut buffer).expect("recv"), 1);
+    }
+
+    #[test]
+    fn pipe_is_readable_until_it_is_empty_and_at_its_end() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let readable = || is_readable(reader.as_raw_fd()).expect("poll");
+        assert!(!readable());
+        let slices = [io::IoSlice::new(b"one"), io::IoSlice::new(b"two")];
+        assert_eq!(write(writer.as_fd(), &slices).expect("write"), 6);
+        assert_eq!(write(writer.as_fd(), &slices[..1]).expect("write"), 3);
+        let mut buffer = [MaybeUninit::uninit(); 8];
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 8);
+        assert!(readable());
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 1);
+        assert!(!readable());
+        drop(writer);
+        assert!(readable());
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 0);
     }
 
     #[test]

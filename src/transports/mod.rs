@@ -14,6 +14,10 @@ pub mod datagram;
 #[cfg(feature = "python")]
 pub mod listener;
 #[cfg(feature = "python")]
+pub mod pipe;
+#[cfg(feature = "python")]
+pub mod receiving;
+#[cfg(feature = "python")]
 pub mod report;
 #[cfg(feature = "python")]
 pub mod socket;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyOverflowError, PyResourceWarning};
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -14,7 +14,7 @@ use crate::error::leaves_the_loop;
 /// A transport as it is shown in reports.
 pub struct Reporter<'a, 'py> {
     pub core: &'a LoopCore,
-    pub event_loop: &'a Bound<'py, PyAny>,
+    pub event_loop: &'a Py<PyAny>,
     pub transport: &'a Bound<'py, PyAny>,
     pub protocol: Option<Bound<'py, PyAny>>,
 }
@@ -23,24 +23,38 @@ impl Reporter<'_, '_> {
     /// Gives an exception to the loop's exception handler.
     #[cold]
     pub fn exception(&self, message: &str, error: PyErr) -> PyResult<()> {
-        let (py, names) = (self.event_loop.py(), self.core.names);
+        let (py, names) = (self.transport.py(), self.core.names);
         let context = PyDict::new(py);
         context.set_item(&names.message, message)?;
         context.set_item(&names.exception, error.into_value(py))?;
         context.set_item(&names.transport, self.transport)?;
         context.set_item(&names.protocol, &self.protocol)?;
-        self.event_loop.call_method1(&names.call_exception_handler, (context,))?;
+        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
         Ok(())
     }
 
     /// Tells of an error that ends the transport (`_SelectorTransport._fatal_error`): an OSError in debug mode only.
     #[cold]
     pub fn fatal(&self, message: &str, error: PyErr) -> PyResult<()> {
-        let py = self.event_loop.py();
-        if !error.is_instance_of::<PyOSError>(py) {
-            return self.exception(message, error);
+        if error.is_instance_of::<PyOSError>(self.transport.py()) {
+            self.debug_error(message, &error)
+        } else {
+            self.exception(message, error)
         }
+    }
+
+    /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
+    pub fn debug(&self, format: &str) -> PyResult<()> {
         if self.core.debug.load(Relaxed) {
+            self.core.names.logger.call_method1(self.transport.py(), "debug", (format, self.transport))?;
+        }
+        Ok(())
+    }
+
+    /// In debug mode, logs an error that is nothing to report.
+    pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
+        if self.core.debug.load(Relaxed) {
+            let py = self.transport.py();
             let keywords = PyDict::new(py);
             keywords.set_item("exc_info", error.value(py))?;
             let logger = self.core.names.logger.bind(py);
@@ -57,7 +71,7 @@ impl Reporter<'_, '_> {
             Signal::Resume => (&names.resume_writing, "protocol.resume_writing() failed"),
         };
         match self.protocol.as_ref().map(|protocol| protocol.call_method0(method)) {
-            Some(Err(error)) if leaves_the_loop(self.event_loop.py(), &error) => Err(error),
+            Some(Err(error)) if leaves_the_loop(self.transport.py(), &error) => Err(error),
             Some(Err(error)) => self.exception(message, error),
             _ => Ok(()),
         }
@@ -79,8 +93,21 @@ pub fn unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>
     }
 }
 
-/// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
-pub fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
+/// The arguments of `set_write_buffer_limits`: any number, as in asyncio.
+pub fn water_marks(
+    high: Option<&Bound<'_, PyAny>>,
+    low: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(Option<i64>, Option<i64>)> {
+    Ok((high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?))
+}
+
+/// The error for marks (high, low) that [`Flow::set_limits`](super::flow::Flow::set_limits) refuses.
+pub fn wrong_marks((high, low): (i64, i64)) -> PyErr {
+    PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
+}
+
+/// Beyond the range of i64 it makes no difference how far.
+fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
     match limit.extract::<i64>() {
         Ok(limit) => Ok(limit),
         Err(_) => match limit.extract::<f64>() {

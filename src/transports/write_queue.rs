@@ -3,6 +3,11 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+/// So many chunks are sent from a short array.
+const FEW: usize = 4;
+/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
+const SLICES: usize = 64;
+
 /// Chunks of bytes waiting to be sent.
 pub struct WriteQueue<C> {
     chunks: VecDeque<C>,
@@ -35,8 +40,18 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         }
     }
 
+    /// Calls `send` with as much of what comes next as one system call should send.
+    pub fn with_front<R>(&self, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        // A response is one chunk or two: clearing a long array would cost more than queueing them did.
+        if self.chunks.len() <= FEW {
+            send(self.front(&mut [IoSlice::new(&[]); FEW]))
+        } else {
+            send(self.front(&mut [IoSlice::new(&[]); SLICES]))
+        }
+    }
+
     /// Fills `slices` with what comes next; returns those that are in use.
-    pub fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+    fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
         let mut used = 0;
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
             let skip = if used == 0 { self.sent } else { 0 };
@@ -44,11 +59,6 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             used += 1;
         }
         &slices[..used]
-    }
-
-    /// How many slices [`WriteQueue::front`] could fill.
-    pub fn chunks(&self) -> usize {
-        self.chunks.len()
     }
 
     /// Notes that `count` bytes were sent, and lets go of the chunks that this finishes.
@@ -138,7 +148,7 @@ mod tests {
                 queue.advance(count);
             }
             assert_eq!(sent, "abcdefghi");
-            assert_eq!(queue.chunks(), 0);
+            assert!(queue.chunks.is_empty());
         }
     }
 

@@ -1,17 +1,15 @@
 //! The closed loop: every connection has one message under way and sends the next when its whole echo has
 //! come back and is right. Nothing here knows which server is at the other end.
 
-use crate::args::{Limit, Load, Target};
+use crate::args::{Limit, Load};
 use crate::buffer::{Messages, PageAligned};
 use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
 use crate::server::send;
+use crate::wire::Wire;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-
-const CONNECT_RETRY: Duration = Duration::from_millis(5);
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
 pub fn run(load: &Load) -> io::Result<bool> {
@@ -63,7 +61,7 @@ impl Report {
 }
 
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     /// Which message is under way.
     number: usize,
     sent: usize,
@@ -85,14 +83,12 @@ impl Client {
         let epoll = Epoll::new()?;
         let mut connections = Vec::with_capacity(load.connections);
         for key in 0..load.connections {
-            let stream = connect(&load.target, deadline)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            epoll.add(&stream, key, Interest::EdgeBoth)?;
+            let wire = Wire::connect(&load.target, deadline)?;
+            epoll.add(&wire, key, Interest::EdgeBoth)?;
             let started = Instant::now();
             // As if a message had just been answered: nothing is under way.
             let (sent, received) = (load.size, load.size);
-            connections.push(Connection { stream, number: key, sent, received, started, alive: true });
+            connections.push(Connection { wire, number: key, sent, received, started, alive: true });
         }
         let messages = Messages::new(load.size);
         Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
@@ -180,7 +176,7 @@ impl Connection {
 
     fn flush(&mut self, messages: &Messages) -> io::Result<()> {
         let message = messages.get(self.number);
-        self.sent += send(&mut self.stream, &message[self.sent..])?;
+        self.sent += send(&mut self.wire, &message[self.sent..])?;
         Ok(())
     }
 
@@ -194,7 +190,7 @@ impl Connection {
         let message = messages.get(self.number);
         loop {
             let wanted = message.len() - self.received;
-            let count = match self.stream.read(&mut scratch[..wanted]) {
+            let count = match self.wire.read(&mut scratch[..wanted]) {
                 Ok(0) => {
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed by the server"));
                 }
@@ -204,6 +200,9 @@ impl Connection {
             };
             if scratch[..count] != message[self.received..][..count] {
                 return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong"));
+            }
+            if self.wire.is_datagram() && count < wanted {
+                return Err(io::Error::new(ErrorKind::InvalidData, "a datagram was cut or split"));
             }
             self.received += count;
             if count == wanted {
@@ -237,21 +236,6 @@ impl Quota {
         };
         self.started += u64::from(allowed);
         allowed
-    }
-}
-
-/// Connects, and again while nobody listens there: the server may just be starting.
-fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
-    let Target::Tcp { port } = *target;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&address, left) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && left > CONNECT_RETRY => {
-                std::thread::sleep(CONNECT_RETRY);
-            }
-            result => return result,
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod control;
 mod epoll;
 mod histogram;
 mod server;
+mod wire;
 
 use args::Command;
 use std::process::ExitCode;

@@ -27,7 +27,7 @@ impl DatagramTransport {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        Self::report(slf, |reporter| reporter.fatal(message, error.clone_ref(py)))?;
+        slf.get().reporter(slf.as_any()).fatal(message, error.clone_ref(py))?;
         Self::fail(slf, Some(error.into_value(py).into_any()))
     }
 

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyOSError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -27,13 +27,13 @@ use super::datagram_queue::DatagramQueue;
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::peers::Peers;
-use super::report::{Reporter, whole_bytes};
+use super::report::{self, Reporter};
 use super::socket::{Socket, SocketKind};
 use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
-use crate::reactor::Mode;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 use reading::Received;
 pub use writing::add_raw_methods;
@@ -145,7 +145,9 @@ impl DatagramTransport {
         };
         let transport = Bound::new(py, transport)?;
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
-        let token = core.reserve_in(py, fd, Mode::Datagram, native)?;
+        let token = core.reserve(py, fd, native)?;
+        // For writability only while something waits for it.
+        core.watch(py, token, Readiness::READABLE)?;
         transport.get().state.with(py, |state| state.token = Some(token));
         Self::schedule(&transport, made, waiter)?;
         Ok(transport)
@@ -185,15 +187,10 @@ impl DatagramTransport {
         self.state.with(py, |state| state.protocol.as_ref().map(|protocol| protocol.bind(py).clone()))
     }
 
-    /// Reports to whoever is to know.
-    fn report<R>(slf: &Bound<'_, Self>, tell: impl FnOnce(Reporter<'_, '_>) -> R) -> R {
-        let (py, this) = (slf.py(), slf.get());
-        tell(Reporter {
-            core: &this.core,
-            event_loop: this.event_loop.bind(py),
-            transport: slf.as_any(),
-            protocol: this.protocol(py),
-        })
+    /// For reports to whoever is to know.
+    fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
+        let protocol = self.protocol(transport.py());
+        Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
     }
 
     fn describe(&self, py: Python<'_>) -> String {
@@ -329,10 +326,8 @@ impl DatagramTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
-        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (high, low) = report::water_marks(high, low)?;
+        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
         // What waits for the end of the turn only is not above any mark yet.
         if this.state.with(py, |state| state.flow.is_above_high(state.queue.size())) {
             Self::send_queued(slf)?;

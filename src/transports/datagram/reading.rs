@@ -155,7 +155,7 @@ impl DatagramTransport {
             return Err(error);
         }
         let message = format!("Exception in callback DatagramTransport.{method}()");
-        Self::report(slf, |reporter| reporter.exception(&message, error))
+        slf.get().reporter(slf.as_any()).exception(&message, error)
     }
 
     pub(super) fn python_socket<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {

@@ -218,7 +218,7 @@ impl DatagramTransport {
         });
         if let Some(signal) = signal {
             // May write again.
-            Self::report(slf, |reporter| reporter.flow(signal))?;
+            slf.get().reporter(slf.as_any()).flow(signal)?;
         }
         this.watch_writing(py);
         let closed = this.core.closed.load(Relaxed);
@@ -248,12 +248,11 @@ impl DatagramTransport {
             let on = state.write_blocked && !state.queue.is_empty();
             let token = state.token.filter(|_| on != state.watching_writes)?;
             state.watching_writes = on;
-            Some((token, on))
+            Some((token, if on { Readiness::BOTH } else { Readiness::READABLE }))
         });
-        if let Some((token, on)) = wanted
-            && self.core.state.with(py, |core| core.reactor.watch_writing(token, on)).is_err()
+        if let Some((token, directions)) = wanted
+            && self.core.watch(py, token, directions).is_err()
         {
-            // Before reading has started, say.
             self.state.with(py, |state| (state.watching_writes, state.needs_retry) = (false, true));
         }
     }
@@ -293,7 +292,7 @@ impl DatagramTransport {
             // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
             state.flow.grown(if state.write_blocked { state.queue.size() } else { 0 })
         });
-        signal.map_or(Ok(()), |signal| Self::report(slf, |reporter| reporter.flow(signal)))
+        signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
     }
 }
 

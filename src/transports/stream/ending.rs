@@ -1,7 +1,5 @@
 //! The end of a connection: closed, failed, or forgotten by the program.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use pyo3::prelude::*;
 
 use super::StreamTransport;
@@ -29,7 +27,7 @@ impl StreamTransport {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        this.reporter(slf, |reporter| reporter.fatal(message, error.clone_ref(py)))?;
+        this.reporter(slf.as_any()).fatal(message, error.clone_ref(py))?;
         Self::fail(slf, Some(error.into_value(py).into_any()))
     }
 
@@ -86,24 +84,16 @@ impl StreamTransport {
     /// Gives an exception to the loop's exception handler.
     #[cold]
     pub(super) fn report(&self, slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
-        self.reporter(slf, |reporter| reporter.exception(message, error))
+        self.reporter(slf.as_any()).exception(message, error)
     }
 
-    pub(super) fn reporter<R>(&self, slf: &Bound<'_, Self>, tell: impl FnOnce(Reporter<'_, '_>) -> R) -> R {
-        let py = slf.py();
-        tell(Reporter {
-            core: &self.core,
-            event_loop: self.event_loop.bind(py),
-            transport: slf.as_any(),
-            protocol: self.get_protocol(py).map(|protocol| protocol.into_bound(py)),
-        })
+    pub(super) fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
+        let protocol = self.get_protocol(transport.py()).map(|protocol| protocol.into_bound(transport.py()));
+        Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
     }
 
     pub(super) fn log_debug(&self, slf: &Bound<'_, Self>, format: &str) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
-        }
-        Ok(())
+        self.reporter(slf.as_any()).debug(format)
     }
 }
 

@@ -15,14 +15,14 @@ mod writing;
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
-use super::report::whole_bytes;
+use super::receiving::ReadSize;
+use super::report;
 use super::socket::{Socket, SocketKind};
 use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
@@ -32,6 +32,7 @@ use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 pub use writing::add_raw_methods;
@@ -72,16 +73,15 @@ struct State {
     read_closed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
+    /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
+    write_watched: bool,
     /// A file is being sent: writes are refused.
     in_sendfile: bool,
     /// Completed once the queue is empty and the kernel takes more.
     sent_waiter: Option<Py<PyAny>>,
     /// The loop will call `flush` at the end of the turn.
     in_unflushed: bool,
-    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
-    read_size: usize,
-    /// How many reads in a row needed less than `read_size`.
-    small_reads: u32,
+    read_size: ReadSize,
     /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
     dropped_writes: u32,
     server: Option<Py<PyAny>>,
@@ -138,11 +138,11 @@ impl StreamTransport {
             readable: false,
             read_closed: false,
             write_blocked: false,
+            write_watched: !kind.is_unix(),
             in_sendfile: false,
             sent_waiter: None,
             in_unflushed: false,
-            read_size: 0,
-            small_reads: 0,
+            read_size: ReadSize::default(),
             dropped_writes: 1,
             server: None,
             sockname: None,
@@ -184,6 +184,9 @@ impl StreamTransport {
         };
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
+        if kind.is_unix() {
+            core.watch(py, token, Readiness::READABLE)?;
+        }
         this.state.with(py, |state| {
             state.token = Some(token);
             state.server = server.map(Bound::unbind);
@@ -329,10 +332,8 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
-        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (high, low) = report::water_marks(high, low)?;
+        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
         // What waits for the end of the turn only is not above any mark yet.
         if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
             Self::send_queued(slf)?;

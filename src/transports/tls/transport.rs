@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use super::TlsLayer;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::{self, Arguments};
 use crate::transports::flow::Flow;
-use crate::transports::report::whole_bytes;
+use crate::transports::report::{water_marks, wrong_marks};
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -47,11 +47,8 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
         flow: fn(&mut super::State) -> &mut Flow,
     ) -> PyResult<()> {
-        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
-        let set = self.layer.get().state.with(py, |state| flow(state).set_limits(high, low));
-        set.map_err(|(high, low)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })
+        let (high, low) = water_marks(high, low)?;
+        self.layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(wrong_marks)
     }
 }
 

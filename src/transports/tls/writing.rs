@@ -215,11 +215,9 @@ impl State {
         if self.lower_paused && !all {
             return None;
         }
-        if self.queue.chunks() == 1 || self.queue.front_len() >= RECORD {
+        let first = self.queue.front_len();
+        if first == self.queue.len() || first >= RECORD {
             return self.queue.take_front().map(|(chunk, sent)| chunk.skip(sent));
-        }
-        if self.queue.is_empty() {
-            return None;
         }
         Some(Chunk::from_vec(self.queue.gather(RECORD)))
     }
