@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import socket
 from asyncio import base_events, constants
-from asyncio.log import logger
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,6 +93,7 @@ class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
         """Called in debug mode for what ran longer than `slow_callback_duration`."""
         if isinstance(subject, asyncio.Handle):
             subject = base_events._format_handle(subject)  # type: ignore[attr-defined]
+        logger = base_events.logger  # type: ignore[attr-defined]
         logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
     # ---------------------------------------------------------------------------------------- TCP

@@ -14,8 +14,8 @@ class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""
 
 
-class TlsTransport(transports._FlowControlMixin, transports.Transport):
-    """A TLS connection on another transport."""
+class SSLTransport(transports._FlowControlMixin, transports.Transport):
+    """A TLS connection on another transport. asyncio has `ssl` in the name of its class, too."""
 
 
 class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):

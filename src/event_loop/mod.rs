@@ -86,7 +86,7 @@ impl EventLoop {
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let keywords = PyDict::new(slf.py());
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        slf.get().core.names.future.bind(slf.py()).call((), Some(&keywords))
+        slf.get().core.names.future_class(slf.py())?.call((), Some(&keywords))
     }
 
     /// Removes the reader of an fd or file object. False if there was none.

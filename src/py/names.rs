@@ -1,8 +1,10 @@
 //! Every Python object that Rust needs by name, in one table: interned strings and what is imported of asyncio.
 
+use pyo3::exceptions::PyAttributeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 macro_rules! names {
     (strings { $($string:ident),* $(,)? } imports { $($import:ident = $module:literal . $path:literal),* $(,)? }) => {
@@ -81,8 +83,8 @@ names! {
         buffered_protocol = "asyncio"."BufferedProtocol",
         datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
+        future_names = "asyncio.futures"."__dict__",
         format_callback = "rloop._report"."format_callback",
-        future = "asyncio"."Future",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
         loop_class = "rloop._loop"."Loop",
@@ -92,12 +94,31 @@ names! {
         sock_stream = "socket"."SOCK_STREAM",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
-        tls_transport = "rloop._transports"."TlsTransport",
-        task = "asyncio"."Task",
+        task_names = "asyncio.tasks"."__dict__",
+        tls_transport = "rloop._transports"."SSLTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
         write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
+}
+
+impl Names {
+    /// The class of futures; like asyncio, asked for each time: programs put their own in its place.
+    #[inline]
+    pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        of_module(self.future_names.bind(py), intern!(py, "Future"))
+    }
+
+    /// The class of tasks, likewise.
+    #[inline]
+    pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        of_module(self.task_names.bind(py), intern!(py, "Task"))
+    }
+}
+
+#[inline]
+fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    names.cast::<PyDict>()?.get_item(name)?.ok_or_else(|| PyAttributeError::new_err(name.to_string()))
 }
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();
