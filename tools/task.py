@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ WHEELS = TARGET / "wheels"
 ELSEWHERE = Path(os.environ.get("RLOOP_PYTHONS", ROOT.parent / "shared" / "pythons" / "in"))
 # The Pythons that rloop supports.
 SUPPORTED = [(3, minor) for minor in range(11, 16)]
+# How many parts each Python's tests are run in.
+PARTS = 2
 MATURIN = "maturin>=1.9.4,<2"
 
 
@@ -191,11 +194,7 @@ def test() -> None:
     say("Rust tests: the reactor and the decisions of the transports, without Python")
     run("cargo", "test", "--quiet", "--locked", "--no-default-features")
     run("cargo", "test", "--quiet", "--locked", "--package", "rloop-loadgen")
-    for python in pythons().values():
-        path = wheel(python)
-        say(f"Python tests on {python.name}: rloop and asyncio, side by side")
-        inside = venv(f"test-{python.name}", python, path, ROOT / "tests" / "requirements.txt")
-        run(*inside, "-m", "pytest", "--quiet")
+    python_tests()
     if status := conformance_of(default_python()):
         sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
@@ -204,6 +203,46 @@ def test() -> None:
     inside = venv("soak", python, wheel(python), ROOT / "examples" / "requirements.txt")
     run(*inside, "examples/soak.py", "rloop", "--quick")
     say(f"Everything passed, in {time.monotonic() - started:.0f} s")
+
+
+def python_tests() -> None:
+    """Every Python's tests in parts, two parts at a time: they wait more than they compute."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    jobs: list[tuple[str, list[str | Path], dict[str, str]]] = []
+    for python in pythons().values():
+        path = wheel(python)
+        inside = venv(f"test-{python.name}", python, path, ROOT / "tests" / "requirements.txt")
+        pytest = [*inside, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+        for part in range(PARTS):
+            jobs.append((f"{python.name}, part {part + 1} of {PARTS}", [*pytest, *files[part::PARTS]], {}))
+        if python is default_python():
+            portable = [path for path in files if path.name.startswith("test_tls")]
+            environment = {"RLOOP_TLS_ENGINE": "portable"}
+            jobs.append((f"{python.name}, TLS by the portable engine", [*pytest, *portable], environment))
+    say("Python tests: rloop and asyncio, side by side")
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(run_quietly, *job) for job in jobs]
+        failed = [name for (name, _, _), result in zip(jobs, results, strict=True) if not result.result()]
+    if failed:
+        sys.exit(f"FAILED: Python tests on {'; '.join(failed)}")
+
+
+def run_quietly(name: str, command: list[str | Path], environment: dict[str, str]) -> bool:
+    """Run a command whose output is shown at its end: in full if it fails, its last line if it does not."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    output = done.stdout.rstrip()
+    shown = output if done.returncode else output.rpartition("\n")[2]
+    print(f"-- {name}, {time.monotonic() - started:.0f} s: {shown}", flush=True)
+    return done.returncode == 0
 
 
 def conformance(*arguments: str) -> None:
