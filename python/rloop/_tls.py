@@ -388,9 +388,10 @@ class TlsMethods(LoopBase):
         )
         # Nothing may come before `connection_made`.
         transport.pause_reading()  # type: ignore[attr-defined]
-        if server_side and isinstance(protocol, asyncio.StreamReaderProtocol):
-            # What the peer has sent behind its command came in clear. Read as TLS it is a handshake, or an error; a
-            # StreamReader would hand it out as if it had come encrypted (CPython gh-142352).
+        if isinstance(protocol, asyncio.StreamReaderProtocol):
+            # What has come behind the peer's last word in clear. Read as TLS it is a handshake, or an error; a
+            # StreamReader would hand it out as if it had come encrypted. asyncio does so for servers since 3.13.12 or
+            # so (CPython gh-142352), not for clients.
             reader = protocol._stream_reader  # type: ignore[attr-defined]
             if reader is not None and reader._buffer:
                 layer._feed(bytes(reader._buffer))

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::engine::{Engine, Read};
@@ -72,8 +72,11 @@ impl TlsLayer {
         if !matches!(slf.get().phase(), Phase::Wrapped | Phase::Flushing) {
             return Ok(());
         }
-        if let Err(error) = Self::deliver(slf) {
-            return Self::fail(slf, error, "Fatal error on SSL protocol");
+        match Self::deliver(slf) {
+            // As in asyncio, whose transport below gets to see a CancelledError.
+            Err(error) if !error.is_instance_of::<PyException>(slf.py()) => return Err(error),
+            Err(error) => return Self::fail(slf, error, "Fatal error on SSL protocol"),
+            Ok(()) => {}
         }
         Self::encrypt(slf, false)?;
         slf.get().receive_on(slf.py())

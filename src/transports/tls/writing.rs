@@ -161,13 +161,14 @@ impl TlsLayer {
         sent
     }
 
-    /// Pauses the protocol if the queue has grown over the mark, and the transport below is not just about to take it.
+    /// Pauses the protocol if the queue, with that of the transport below, has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let queued = this.queued(py);
         let phase = this.phase();
         let signal = this.state.with(py, |state| {
-            let waits = state.lower_paused || phase != Phase::Wrapped || !state.in_unflushed;
+            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            let waits = state.lower_paused || phase != Phase::Wrapped || state.queue.is_empty();
             state.flow.grown(if waits { queued } else { 0 })
         });
         Self::tell_flow(slf, signal)
