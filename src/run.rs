@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
+use crate::py::calls;
 use crate::py::context::EmptyBatch;
 use crate::py::fastcall::panic_error;
 use crate::reactor::token::Token;
@@ -269,6 +270,6 @@ fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: 
     let context = PyDict::new(py);
     context.set_item(&core.names.message, message)?;
     context.set_item(&core.names.exception, error.into_value(py))?;
-    event_loop.call_method1(&core.names.call_exception_handler, (context,))?;
+    calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;
     Ok(())
 }

@@ -55,9 +55,12 @@ class Loop(SocketMethods, TlsMethods, UnixMethods):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._signals.close()
         super().close()
-        self._release()
+        try:
+            # Not possible in another thread than the main one.
+            self._signals.close()
+        finally:
+            self._release()
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Have `callback(*args)` called on the loop when the signal `sig` arrives.
