@@ -238,7 +238,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
 }
 
 /// Sends what the transports were given in this turn: one system call each.
-fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+pub fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let mut unflushed = core.state.with(py, |state| std::mem::take(&mut state.unflushed));
     if unflushed.is_empty() {

@@ -176,6 +176,30 @@ def test_exit(child, program):
     assert time.monotonic() - start < 5  # the interpreter's start included, on a busy machine
 
 
+def test_says_nothing_but_warnings(child):
+    result = child(
+        """
+        import socket, sys
+        async def main():
+            loop = asyncio.get_running_loop()
+            left, right = socket.socketpair()
+            left.setblocking(False)
+            transport, protocol = await loop.create_connection(asyncio.Protocol, sock=left)
+            transport.write(b"x" * 1_000_000)
+            endpoint = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+            server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+            raise ValueError("the traceback holds everything")
+        try:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(main())
+        except ValueError as error:
+            sys.last = error
+        sys.exit(7)
+        """
+    )
+    assert (result.returncode, result.stderr) == (7, "")
+
+
 def test_warns_of_signal_handlers_left_at_exit(child):
     """They cannot be removed any more."""
     result = child(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import socket
 from asyncio import base_events, constants
 from asyncio.log import logger
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
 from ._report import format_callback
-from ._signals import Signals
+from ._signals import Signals, after_fork_in_child
 from ._sockets import SocketMethods
 from ._tls import TlsMethods
 from ._unix import UnixMethods
@@ -117,6 +118,16 @@ class Loop(SocketMethods, TlsMethods, UnixMethods):
 
 
 _rloop.add_raw_methods(Loop)
+
+
+def _before_fork() -> None:
+    """What was written in this turn leaves now: asyncio has sent it, and the child must not send it once more."""
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, Loop):
+        loop._flush_writes()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=after_fork_in_child)
 
 
 def new_event_loop() -> Loop:
