@@ -1,7 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing, reports,
-and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
+`_base.py` is its foundation, `_executors.py`, `_sockets.py` and `_unix.py` are parts by noun. Here are running and
+closing, reports, and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per
+packet.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
+from ._executors import ExecutorMethods
 from ._report import format_callback
 from ._signals import Signals, after_fork_in_child
 from ._sockets import SocketMethods
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, TlsMethods, UnixMethods):
+class Loop(ExecutorMethods, SocketMethods, TlsMethods, UnixMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
