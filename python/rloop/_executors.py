@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 class ExecutorMethods(LoopBase):
     """A part of `Loop`."""
 
-    def run_in_executor(  # type: ignore[override]
+    def run_in_executor(
         self, executor: concurrent.futures.Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
         """Call `func(*args)` in a thread of the executor; None: of the loop's own. The future gets the result."""
