@@ -66,7 +66,7 @@ pub struct CoreRef(pub Arc<LoopCore>);
 pub struct LoopCore {
     pub state: LoopCell<State>,
     pub inbox: Inbox<Entry>,
-    pub waker: Waker,
+    pub waker: Arc<Waker>,
     pub clock: Clock,
     /// Has a subclass its own `time()`? Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,

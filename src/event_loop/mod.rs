@@ -107,6 +107,11 @@ impl EventLoop {
         run::run_until_stopped(slf.as_any(), &slf.get().core)
     }
 
+    /// Gives the kernel what was written in this turn.
+    fn _flush_writes(slf: &Bound<'_, Self>) -> PyResult<()> {
+        run::flush_writes(slf.as_any(), &slf.get().core)
+    }
+
     /// For native objects that Python makes for this loop.
     #[getter]
     fn _core(&self) -> CoreRef {

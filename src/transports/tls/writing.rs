@@ -10,6 +10,7 @@ use super::{KIND, Lower, Phase, State, TlsLayer};
 use crate::core::Native;
 use crate::error::leaves_the_loop;
 use crate::py::bytes::Chunk;
+use crate::py::calls;
 use crate::py::context;
 use crate::transports::flow::Signal;
 use crate::transports::stream::StreamTransport;
@@ -195,7 +196,7 @@ impl TlsLayer {
         let Some(protocol) = this.protocol(py) else {
             return Ok(());
         };
-        match protocol.call_method0(method) {
+        match calls::method(&protocol, method, []) {
             Err(error) if leaves_the_loop(py, &error) => Err(error),
             Err(error) => {
                 let details = PyDict::new(py);
@@ -203,7 +204,8 @@ impl TlsLayer {
                 details.set_item(&names.exception, error.into_value(py))?;
                 details.set_item(&names.transport, slf.getattr("_app_transport")?)?;
                 details.set_item(&names.protocol, slf)?;
-                this.event_loop.call_method1(py, &names.call_exception_handler, (details,)).map(drop)
+                calls::method(this.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])
+                    .map(drop)
             }
             Ok(_) => Ok(()),
         }
