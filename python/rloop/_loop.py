@@ -1,8 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
 `_base.py` is its foundation; `_executors.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and
-`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code makes
-TCP connections. Nothing here may run per packet.
+`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code
+makes TCP connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._announce = call_connection_made
         self._made = not call_connection_made
         self._handshaken = False
+        self._given_up = False
         self._eof_told = False
         self._eof_received = False
         self._timer: asyncio.TimerHandle | None = None
@@ -103,6 +104,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake."""
         self._transport = transport
+        if self._given_up:
+            self._abort(None)
+            return
         if self._loop.get_debug():
             logger.debug("%r starts SSL handshake", self)
             self._started = self._loop.time()
@@ -218,6 +222,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def _start_shutdown(self) -> None:
         """`close()`, or the peer's close_notify."""
         if self._state in (FLUSHING, SHUTDOWN, UNWRAPPED):
+            # Before `connection_made`: asyncio would go on with the handshake all the same.
+            self._given_up = self._transport is None
             return
         if self._app_transport is not None:
             self._app_transport._set_closed()
