@@ -137,6 +137,47 @@ impl<S> Reactor<S> {
         Ok(())
     }
 
+    /// A registration without an fd: its owner hears only of what is queued for its token.
+    #[cfg(feature = "embed")]
+    pub fn insert(&mut self, source: S) -> Token {
+        self.slots.insert(Registration {
+            source,
+            fd: -1,
+            mode: Mode::Edge,
+            active: false,
+            armed: Readiness::NONE,
+            ready: Readiness::NONE,
+            queued: false,
+        })
+    }
+
+    /// Watches a source that has its own way of being registered, on behalf of the owner of `token`, which
+    /// [`Reactor::insert`] gave.
+    #[cfg(feature = "embed")]
+    pub fn activate_source(
+        &mut self,
+        token: Token,
+        source: &mut dyn mio::event::Source,
+        interest: mio::Interest,
+    ) -> io::Result<()> {
+        let registry = self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        registry.register(source, token.to_mio(), interest)?;
+        self.watched += 1;
+        Ok(())
+    }
+
+    /// Takes back [`Reactor::activate_source`], and gives the owner back. None if the reactor is closed.
+    #[cfg(feature = "embed")]
+    pub fn remove_source(&mut self, token: Token, source: &mut dyn mio::event::Source) -> Option<S> {
+        let owner = self.deregister(token)?;
+        if let Some(registry) = &self.registry {
+            // As in `deregister`: fails only where there is nothing to take back.
+            let _ = registry.deregister(source);
+            self.watched -= 1;
+        }
+        Some(owner)
+    }
+
     /// Asks the kernel for a fresh edge in whatever direction is ready now. `NotFound` when the fd behind the number
     /// is no longer the one that was registered: it was closed, and the number may have been used again.
     pub fn refresh(&mut self, token: Token) -> io::Result<()> {
