@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::LoopClosed;
 use super::guard::{caught, copied_context, detached, report};
@@ -259,7 +260,9 @@ fn wait<T: Send>(task: PyTask<T>) -> PyResult<T> {
 }
 
 pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    py.import("asyncio")?.call_method0("get_running_loop")
+    // Called per awaitable, for which an import each time is too slow.
+    static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET_RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()
 }
 
 /// The state of a loop of ours.

@@ -1,11 +1,12 @@
 """Finds the package rloop in the program that hosts this interpreter: the files that were compiled into it.
 
-Run once by package.rs, with `sources` ({module name: (file name, text)}), `native` (the module `rloop._rloop`) and
-`executable` (the path of the program).
+package.rs calls `install` once.
 """
 
 import importlib.machinery
 import sys
+
+NATIVE = "rloop._rloop"
 
 
 class Importer:
@@ -14,10 +15,18 @@ class Importer:
     So a wheel of another version that is installed as well is not seen, and none of its files is mixed in.
     """
 
+    def __init__(self, sources, native, executable):
+        # {module name: (file name, text)}
+        self._sources = sources
+        # The module `rloop._rloop`.
+        self._native = native
+        # The path of the program.
+        self._executable = executable
+
     def find_spec(self, name, path=None, target=None):
-        if name == "rloop._rloop":
-            return importlib.machinery.ModuleSpec(name, self, origin=executable)
-        if name not in sources:
+        if name == NATIVE:
+            return importlib.machinery.ModuleSpec(name, self, origin=self._executable)
+        if name not in self._sources:
             if name.startswith("rloop."):
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
             return None
@@ -27,25 +36,27 @@ class Importer:
         return spec
 
     def create_module(self, spec):
-        return native if spec.name == "rloop._rloop" else None
+        return self._native if spec.name == NATIVE else None
 
     def exec_module(self, module):
         # The native module has run its own start when it was made.
-        if module is not native:
+        if module is not self._native:
             exec(self.get_code(module.__name__), module.__dict__)
 
     def is_package(self, name):
         return name == "rloop"
 
     def get_code(self, name):
-        return None if name == "rloop._rloop" else compile(sources[name][1], self._place(name), "exec", dont_inherit=True)
+        source = self.get_source(name)
+        return source and compile(source, self._place(name), "exec", dont_inherit=True)
 
     def get_source(self, name):
         """The text, by which tracebacks show the lines (`linecache`)."""
-        return sources[name][1] if name in sources else None
+        return self._sources[name][1] if name in self._sources else None
 
     def _place(self, name):
-        return f"<rloop in {executable}>/{sources[name][0]}"
+        return f"<rloop in {self._executable}>/{self._sources[name][0]}"
 
 
-sys.meta_path.insert(0, Importer())
+def install(sources, native, executable):
+    sys.meta_path.insert(0, Importer(sources, native, executable))

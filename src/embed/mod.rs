@@ -35,6 +35,11 @@
 //! Whatever is asked of a loop that has ended is refused with [`LoopClosed`]; nothing panics, nothing waits for ever.
 //! docs/embedding.md is the guide.
 
+/// The guide's first program runs with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+mod guide {}
+
 mod completer;
 mod guard;
 mod handle;

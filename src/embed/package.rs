@@ -68,12 +68,9 @@ fn install_once(py: Python<'_>) -> PyResult<()> {
     }
     let executable =
         std::env::current_exe().map_or_else(|_| "?".to_owned(), |path| path.display().to_string());
-    let scope = PyDict::new(py);
-    scope.set_item("__name__", "rloop.embed.importer")?;
-    scope.set_item("sources", sources)?;
-    scope.set_item("native", native)?;
-    scope.set_item("executable", executable)?;
-    py.run(IMPORTER, Some(&scope), None)?;
+    let importer = PyModule::from_code(py, IMPORTER, c"<rloop::embed>/importer.py", c"rloop_importer")?;
+    py.import("sys")?.getattr("modules")?.del_item("rloop_importer")?;
+    importer.call_method1("install", (sources, native, executable))?;
     super::thread::end_at_exit(py)
 }
 

@@ -118,6 +118,40 @@ fn ready(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> {
 }
 
 #[test]
+fn debug_mode_names_what_is_slow() {
+    let app = module(
+        "
+import logging
+class Collect(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+said = []
+handler = Collect()
+logger = logging.getLogger('asyncio')
+logger.propagate = False
+",
+    );
+    let event_loop = start();
+    let count = Python::attach(|py| {
+        let app = app.bind(py);
+        let logger = app.getattr("logger").unwrap();
+        logger.call_method1("addHandler", (app.getattr("handler").unwrap(),)).unwrap();
+        let python = event_loop.event_loop(py).clone().unbind();
+        event_loop
+            .call_soon(move |py| {
+                python.bind(py).setattr("slow_callback_duration", 0)?;
+                python.bind(py).call_method1("set_debug", (true,)).map(drop)
+            })
+            .unwrap();
+        py.detach(|| event_loop.block_on_as::<i64, _>(|py| ready(py, 0))).unwrap();
+        logger.call_method1("removeHandler", (app.getattr("handler").unwrap(),)).unwrap();
+        let said: Vec<String> = app.getattr("said").unwrap().extract().unwrap();
+        said.iter().filter(|text| text.starts_with("Executing a callback of the host took 0.0")).count()
+    });
+    assert_eq!(count, 1);
+}
+
+#[test]
 fn contexts_are_copied_at_spawn() {
     let app = module(APP);
     let event_loop = start();
