@@ -29,8 +29,22 @@ use crate::reactor::token::{Slots, Token};
 type LocalBox = Pin<Box<dyn Future<Output = PyResult<Py<PyAny>>>>>;
 
 thread_local! {
-    /// The futures of this thread's loops; None while one is being polled.
-    static FUTURES: RefCell<Slots<Option<LocalBox>>> = RefCell::new(Slots::new());
+    /// The futures of this thread's loops.
+    static FUTURES: RefCell<Slots<Kept>> = RefCell::new(Slots::new());
+}
+
+/// A future in its thread's table.
+struct Kept {
+    /// None while it is being polled.
+    future: Option<LocalBox>,
+    core: Arc<LoopCore>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.core.host.futures_finished.fetch_add(1, Relaxed);
+        let_go(self.future.take());
+    }
 }
 
 /// Runs a Rust future on the loop that runs on this thread; returns an `asyncio.Future` for its result.
@@ -110,7 +124,8 @@ impl LocalFuture {
         let awaitable = event_loop.call_method0(intern!(py, "create_future"))?;
         let context = context::copy_unless_empty(py)?.map(Bound::unbind);
         core.host.futures_spawned.fetch_add(1, Relaxed);
-        let slot = FUTURES.with(|futures| futures.borrow_mut().insert(Some(future)));
+        let kept = Kept { future: Some(future), core: core.clone() };
+        let slot = FUTURES.with(|futures| futures.borrow_mut().insert(kept));
         // The object needs its token and the table its object: the token comes first, for an owner of no effect.
         let nobody = Native { object: py.None(), kind: &KIND };
         let token = core.state.with(py, |state| state.reactor.insert(Source::Native(nobody)));
@@ -213,13 +228,13 @@ impl Ticket {
 
     /// Takes the future out to poll it.
     fn take(&self) -> Option<LocalBox> {
-        FUTURES.with(|futures| futures.borrow_mut().get_mut(self.slot).and_then(Option::take))
+        FUTURES.with(|futures| futures.borrow_mut().get_mut(self.slot).and_then(|kept| kept.future.take()))
     }
 
     /// Puts it back, or returns it for the caller to drop.
     fn put_back(&self, future: LocalBox) -> Option<LocalBox> {
         FUTURES.with(|futures| match futures.borrow_mut().get_mut(self.slot) {
-            Some(place) => place.replace(future),
+            Some(kept) => kept.future.replace(future),
             None => Some(future),
         })
     }
@@ -229,12 +244,8 @@ impl Ticket {
         if !self.is_here() {
             return;
         }
-        // The table may be gone, at the end of the thread.
-        let removed = FUTURES.try_with(|futures| futures.borrow_mut().remove(self.slot)).ok().flatten();
-        if let Some(future) = removed {
-            self.core.host.futures_finished.fetch_add(1, Relaxed);
-            let_go(future);
-        }
+        // Outside of the borrow, and not at the end of the thread, when the table is gone.
+        drop(FUTURES.try_with(|futures| futures.borrow_mut().remove(self.slot)));
     }
 }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -162,7 +163,12 @@ impl<T: Send + 'static> Promise<T> {
         F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
         C: FnOnce(Bound<'_, PyAny>) -> PyResult<T> + Send + 'static,
     {
-        if self.outcome.lock().cancelled || self.handle.is_closed() {
+        if self.outcome.lock().cancelled {
+            // Before it came to anything: what it was to be made of is dropped.
+            self.outcome.settle(Err(CancelledError::new_err(())));
+            return Ok(());
+        }
+        if self.handle.is_closed() {
             return Ok(());
         }
         let handle = self.handle.clone();

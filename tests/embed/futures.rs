@@ -194,6 +194,52 @@ async def main(see):
 }
 
 #[test]
+fn a_loop_that_goes_on_on_another_thread_fails_its_futures() {
+    let drops = Arc::new(AtomicU32::new(0));
+    let (dropped, waker) = (Dropped(drops.clone()), Arc::new(std::sync::Mutex::new(None)));
+    let (event_loop, handle) = Python::attach(|py| {
+        rloop::embed::install(py).unwrap();
+        let event_loop = py.import("rloop").unwrap().call_method0("new_event_loop").unwrap();
+        let handle = LoopHandle::of(&event_loop).unwrap();
+        (event_loop.unbind(), handle)
+    });
+    let run = || {
+        std::thread::scope(|scope| {
+            let running =
+                || Python::attach(|py| event_loop.call_method0(py, "run_forever").map(drop).unwrap());
+            scope.spawn(running).join().unwrap();
+        })
+    };
+    let (tell, told) = std::sync::mpsc::channel();
+    let (keep, stop) = (waker.clone(), Python::attach(|py| event_loop.clone_ref(py)));
+    handle
+        .call_soon(move |py| {
+            let local = Rc::new(dropped);
+            let pending = poll_fn(move |context| {
+                let _kept = &local;
+                *keep.lock().unwrap() = Some(context.waker().clone());
+                Poll::<PyResult<()>>::Pending
+            });
+            tell.send(spawn_local(py, pending)?.unbind()).unwrap();
+            stop.call_method0(py, "stop").map(drop)
+        })
+        .unwrap();
+    run();
+    let awaitable = told.recv_timeout(SOON).unwrap();
+    // With its thread, whose table it was in.
+    assert_eq!(drops.load(SeqCst), 1);
+    assert_eq!(handle.metrics().futures_alive, 0);
+    waker.lock().unwrap().take().unwrap().wake();
+    Python::attach(|py| event_loop.call_method0(py, "stop").map(drop).unwrap());
+    run();
+    Python::attach(|py| {
+        let error = PyErr::from_value(awaitable.bind(py).call_method0("exception").unwrap());
+        assert!(error.to_string().contains("on another thread"), "{error}");
+        event_loop.call_method0(py, "close").unwrap();
+    });
+}
+
+#[test]
 fn outside_of_a_loop_is_an_error() {
     let event_loop = start();
     Python::attach(|py| {
