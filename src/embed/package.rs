@@ -16,8 +16,12 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
     "rloop._base": "_base.py",
+    "rloop._executors": "_executors.py",
     "rloop._loop": "_loop.py",
+    "rloop._names": "_names.py",
+    "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",
+    "rloop._processes": "_processes.py",
     "rloop._report": "_report.py",
     "rloop._signals": "_signals.py",
     "rloop._sockets": "_sockets.py",
