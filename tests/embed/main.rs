@@ -11,6 +11,7 @@ mod sources;
 mod tasks;
 mod with_tokio;
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -20,11 +21,14 @@ use rloop::embed::LoopThread;
 /// Long enough for everything that happens at all.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A module of the given source, with every name it needs of Rust's.
+/// A new module of the given source.
 fn module(source: &str) -> Py<PyModule> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     Python::initialize();
     let source = std::ffi::CString::new(source).unwrap();
-    Python::attach(|py| PyModule::from_code(py, &source, c"app.py", c"app").unwrap().unbind())
+    // A name that exists already would be the same module again.
+    let name = std::ffi::CString::new(format!("app{}", COUNT.fetch_add(1, Relaxed))).unwrap();
+    Python::attach(|py| PyModule::from_code(py, &source, c"app.py", &name).unwrap().unbind())
 }
 
 /// A function of such a module.

@@ -143,7 +143,12 @@ logger.propagate = False
                 python.bind(py).call_method1("set_debug", (true,)).map(drop)
             })
             .unwrap();
-        py.detach(|| event_loop.block_on_as::<i64, _>(|py| ready(py, 0))).unwrap();
+        event_loop
+            .block_on_as::<i64, _>(|py| {
+                LoopHandle::current(py)?.event_loop(py).call_method1("set_debug", (false,))?;
+                ready(py, 0)
+            })
+            .unwrap();
         logger.call_method1("removeHandler", (app.getattr("handler").unwrap(),)).unwrap();
         let said: Vec<String> = app.getattr("said").unwrap().extract().unwrap();
         said.iter().filter(|text| text.starts_with("Executing a callback of the host took 0.0")).count()
