@@ -78,6 +78,7 @@ INPROCESS_BARS = [
     _scheduling("call_soon_args", 1.5),
     _scheduling("threadsafe_own", 1.5),
     _scheduling("threadsafe_other", 1.5),
+    _scheduling("threadsafe_4_threads", 1.5),
     _scheduling("sleep_zero", 1.5),
     _scheduling("timer_cancel", 1.5),
     _scheduling("timer_fire", 1.5),

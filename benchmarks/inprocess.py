@@ -89,18 +89,31 @@ async def threadsafe_own(loop, operations):
     await flood(loop, fill, operations)
 
 
-async def threadsafe_other(loop, operations):
+async def threadsafe_other(loop, operations, threads=1):
     done = loop.create_future()
+    left = threads
+
+    def finish():
+        nonlocal left
+        left -= 1
+        if not left:
+            done.set_result(None)
 
     def produce():
-        for _ in range(operations):
+        for _ in range(operations // threads):
             loop.call_soon_threadsafe(nothing)
-        loop.call_soon_threadsafe(done.set_result, None)
+        loop.call_soon_threadsafe(finish)
 
-    producer = threading.Thread(target=produce)
-    producer.start()
+    producers = [threading.Thread(target=produce) for _ in range(threads)]
+    for producer in producers:
+        producer.start()
     await done
-    producer.join()
+    for producer in producers:
+        producer.join()
+
+
+async def threadsafe_4_threads(loop, operations):
+    await threadsafe_other(loop, operations, 4)
 
 
 async def sleep_zero(loop, operations):
@@ -158,6 +171,7 @@ FIGURES = {
     call_soon_chained: 30_000,
     threadsafe_own: 30_000,
     threadsafe_other: 20_000,
+    threadsafe_4_threads: 20_000,
     sleep_zero: 30_000,
     timer_cancel: 50_000,
     timer_fire: 20_000,

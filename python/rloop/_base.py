@@ -15,6 +15,7 @@ from . import _rloop
 
 if TYPE_CHECKING:
     import asyncio
+    import concurrent.futures
     from collections.abc import Callable
     from ssl import SSLContext
 
@@ -30,6 +31,11 @@ class LoopBase(_rloop.EventLoop, base_events.BaseEventLoop):
 
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
+        def _check_callback(self, callback: object, method: str) -> None: ...
+        def _check_default_executor(self) -> None: ...
+
+        _default_executor: concurrent.futures.Executor | None
+
         def _check_sendfile_params(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> None: ...
         async def _ensure_resolved(
             self,

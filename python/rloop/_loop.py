@@ -1,24 +1,26 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation; `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and `_processes.py` are
-parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code makes TCP connections.
-Nothing here may run per packet.
+`_base.py` is its foundation; `_executors.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and
+`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code
+makes TCP connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import socket
 from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
+from ._executors import ExecutorMethods
 from ._names import NameMethods
 from ._processes import ProcessMethods
 from ._report import format_callback
-from ._signals import Signals
+from ._signals import Signals, after_fork_in_child
 from ._sockets import SocketMethods
 from ._tls import TlsMethods
 from ._unix import UnixMethods
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
+class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -58,10 +60,13 @@ class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._signals.close()
         self._forget_children()
         super().close()
-        self._release()
+        try:
+            # Not possible in another thread than the main one.
+            self._signals.close()
+        finally:
+            self._release()
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Have `callback(*args)` called on the loop when the signal `sig` arrives.
@@ -119,6 +124,16 @@ class Loop(NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
 
 
 _rloop.add_raw_methods(Loop)
+
+
+def _before_fork() -> None:
+    """What was written in this turn leaves now: asyncio has sent it, and the child must not send it once more."""
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, Loop):
+        loop._flush_writes()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=after_fork_in_child)
 
 
 def new_event_loop() -> Loop:

@@ -92,6 +92,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._announce = call_connection_made
         self._made = not call_connection_made
         self._handshaken = False
+        self._given_up = False
         self._eof_told = False
         self._eof_received = False
         self._timer: asyncio.TimerHandle | None = None
@@ -103,6 +104,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake."""
         self._transport = transport
+        if self._given_up:
+            self._abort(None)
+            return
         if self._loop.get_debug():
             logger.debug("%r starts SSL handshake", self)
             self._started = self._loop.time()
@@ -218,6 +222,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def _start_shutdown(self) -> None:
         """`close()`, or the peer's close_notify."""
         if self._state in (FLUSHING, SHUTDOWN, UNWRAPPED):
+            # Before `connection_made`: asyncio would go on with the handshake all the same.
+            self._given_up = self._transport is None
             return
         if self._app_transport is not None:
             self._app_transport._set_closed()
@@ -388,9 +394,10 @@ class TlsMethods(LoopBase):
         )
         # Nothing may come before `connection_made`.
         transport.pause_reading()  # type: ignore[attr-defined]
-        if server_side and isinstance(protocol, asyncio.StreamReaderProtocol):
-            # What the peer has sent behind its command came in clear. Read as TLS it is a handshake, or an error; a
-            # StreamReader would hand it out as if it had come encrypted (CPython gh-142352).
+        if isinstance(protocol, asyncio.StreamReaderProtocol):
+            # What has come behind the peer's last word in clear. Read as TLS it is a handshake, or an error; a
+            # StreamReader would hand it out as if it had come encrypted. asyncio does so for servers since 3.13.12 or
+            # so (CPython gh-142352), not for clients.
             reader = protocol._stream_reader  # type: ignore[attr-defined]
             if reader is not None and reader._buffer:
                 layer._feed(bytes(reader._buffer))

@@ -39,6 +39,14 @@ pub struct EventLoop {
     filled: bool,
 }
 
+#[cfg(feature = "embed")]
+impl EventLoop {
+    /// The loop's state, for the layers above.
+    pub fn core(&self) -> &Arc<LoopCore> {
+        &self.core
+    }
+}
+
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
 }
@@ -105,6 +113,11 @@ impl EventLoop {
         slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
         slf.get().core.read_switch_interval(slf.py())?;
         run::run_until_stopped(slf.as_any(), &slf.get().core)
+    }
+
+    /// Gives the kernel what was written in this turn.
+    fn _flush_writes(slf: &Bound<'_, Self>) -> PyResult<()> {
+        run::flush_writes(slf.as_any(), &slf.get().core)
     }
 
     /// For native objects that Python makes for this loop.

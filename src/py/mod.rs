@@ -3,6 +3,7 @@
 
 pub mod addrinfo;
 pub mod bytes;
+pub mod calls;
 pub mod cell;
 pub mod context;
 pub mod fastcall;

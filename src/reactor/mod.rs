@@ -8,6 +8,11 @@
 //! of `add_reader`) gets it by one poll(2) before the wait over just those fds that fired in the turn before: an edge
 //! that was not used up is found there, and every later one arrives by itself.
 
+//!
+//! A fork's child shares the poll with its parent: whatever it registers or deregisters there, and every edge that it
+//! takes, would be the parent's loss. So it deregisters nothing there, and before anything else gets a poll of its own
+//! with the same registrations ([`Reactor::make_own`]).
+
 pub mod clock;
 pub mod readiness;
 pub mod ready;
@@ -21,6 +26,7 @@ use std::io;
 use std::os::fd::RawFd;
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 
@@ -75,14 +81,18 @@ pub struct Reactor<S> {
     fired: Vec<Token>,
     /// How many active registrations are not [`Mode::Internal`].
     watched: usize,
+    waker: Arc<Waker>,
+    /// `sys::forks()` when the poll was made.
+    forks: u32,
 }
 
 impl<S> Reactor<S> {
     /// A reactor without registrations, and the waker that interrupts its poll.
-    pub fn new() -> io::Result<(Self, Waker)> {
+    pub fn new() -> io::Result<(Self, Arc<Waker>)> {
+        sys::watch_forks();
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let waker = Waker::new(&registry, WAKER)?;
+        let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
             poller: Some(Poller::new(poll)),
             registry: Some(registry),
@@ -90,8 +100,46 @@ impl<S> Reactor<S> {
             tokens: HashMap::new(),
             fired: Vec::new(),
             watched: 0,
+            waker: waker.clone(),
+            forks: sys::forks(),
         };
         Ok((reactor, waker))
+    }
+
+    /// Called before the poll is used in any way: in a fork's child, where it is the parent's, puts a new one with the
+    /// same registrations in its place.
+    #[inline]
+    pub fn make_own(&mut self) -> io::Result<()> {
+        if self.is_own() { Ok(()) } else { self.make_anew() }
+    }
+
+    /// False if the poll is that of the process which this one was forked from.
+    fn is_own(&self) -> bool {
+        self.forks == sys::forks()
+    }
+
+    #[cold]
+    fn make_anew(&mut self) -> io::Result<()> {
+        if self.registry.is_none() {
+            return Ok(());
+        }
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        self.waker.renew(&registry, WAKER)?;
+        for (fd, &token) in &self.tokens {
+            let Some(registration) = self.slots.get_mut(token).filter(|registration| registration.active)
+            else {
+                continue;
+            };
+            if registry.register(&mut SourceFd(fd), token.to_mio(), interest(registration.watched)).is_err() {
+                // The fd was closed.
+                registration.active = false;
+                self.watched -= usize::from(registration.mode != Mode::Internal);
+            }
+        }
+        (self.poller, self.registry) = (Some(Poller::new(poll)), Some(registry));
+        self.forks = sys::forks();
+        Ok(())
     }
 
     /// Watches `fd` in both directions on behalf of `source`. An fd that the kernel cannot poll, such as a regular
@@ -133,6 +181,7 @@ impl<S> Reactor<S> {
 
     /// Has the kernel watch a reserved fd. What is ready already is found by the next poll.
     pub fn activate(&mut self, token: Token) -> io::Result<()> {
+        self.make_own()?;
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -140,6 +189,48 @@ impl<S> Reactor<S> {
         registration.active = true;
         self.watched += usize::from(registration.mode != Mode::Internal);
         Ok(())
+    }
+
+    /// A registration without an fd: its owner hears only of what is queued for its token.
+    #[cfg(feature = "embed")]
+    pub fn insert(&mut self, source: S) -> Token {
+        self.slots.insert(Registration {
+            source,
+            fd: -1,
+            mode: Mode::Edge,
+            active: false,
+            watched: Readiness::BOTH,
+            armed: Readiness::NONE,
+            ready: Readiness::NONE,
+            queued: false,
+        })
+    }
+
+    /// Watches a source that has its own way of being registered, on behalf of the owner of `token`, which
+    /// [`Reactor::insert`] gave.
+    #[cfg(feature = "embed")]
+    pub fn activate_source(
+        &mut self,
+        token: Token,
+        source: &mut dyn mio::event::Source,
+        interest: mio::Interest,
+    ) -> io::Result<()> {
+        let registry = self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        registry.register(source, token.to_mio(), interest)?;
+        self.watched += 1;
+        Ok(())
+    }
+
+    /// Takes back [`Reactor::activate_source`], and gives the owner back. None if the reactor is closed.
+    #[cfg(feature = "embed")]
+    pub fn remove_source(&mut self, token: Token, source: &mut dyn mio::event::Source) -> Option<S> {
+        let owner = self.deregister(token)?;
+        if let Some(registry) = &self.registry {
+            // As in `deregister`: fails only where there is nothing to take back.
+            let _ = registry.deregister(source);
+            self.watched -= 1;
+        }
+        Some(owner)
     }
 
     /// Has the kernel watch the fd for just these directions: a system call if the fd is watched for others now, and
@@ -171,6 +262,7 @@ impl<S> Reactor<S> {
     }
 
     fn reregister(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        self.make_own()?;
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -184,8 +276,10 @@ impl<S> Reactor<S> {
     pub fn deregister(&mut self, token: Token) -> Option<S> {
         let registration = self.slots.remove(token)?;
         if let Some(registry) = self.registry.as_ref().filter(|_| registration.active) {
-            // Fails only where the fd is gone, and with it the registration.
-            let _ = registry.deregister(&mut SourceFd(&registration.fd));
+            if self.is_own() {
+                // Fails only where the fd is gone, and with it the registration.
+                let _ = registry.deregister(&mut SourceFd(&registration.fd));
+            }
             self.watched -= usize::from(registration.mode != Mode::Internal);
         }
         if self.tokens.get(&registration.fd) == Some(&token) {
@@ -285,6 +379,7 @@ impl<S> Reactor<S> {
     /// Looks again at the level-triggered fds that fired in the turn before; those that still are ready come first
     /// in the next poll's result, which then must not block: true.
     pub fn recheck_level(&mut self) -> io::Result<bool> {
+        self.make_own()?;
         if self.fired.is_empty() {
             return Ok(false);
         }
@@ -505,6 +600,39 @@ mod tests {
         peer.write_all(b"x").expect("write");
         assert_eq!(turn(&mut reactor, SECOND)[0].0, "new");
         assert!(!reactor.report(old, Readiness::READABLE));
+    }
+
+    /// What a child does with the reactor that it has inherited, its parent does not notice.
+    #[test]
+    fn fork_shares_nothing() {
+        let (mut reactor, waker) = Reactor::new().expect("reactor");
+        let ((left, mut right), (dropped, mut peer)) = (pair(), pair());
+        let token = reactor.register(left.as_raw_fd(), Mode::Edge, "left").expect("register");
+        reactor.register(dropped.as_raw_fd(), Mode::Edge, "dropped").expect("register");
+        turn(&mut reactor, Some(0));
+        assert!(waker.park(), "so that a wake is a system call");
+        // SAFETY: the child calls nothing that another thread of the test could have left locked but the allocator,
+        // which glibc and musl keep usable, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let woken = waker.wake();
+            let gone = reactor.deregister(token);
+            reactor.make_own().expect("a poll of its own");
+            peer.write_all(b"y").expect("write");
+            let found = turn(&mut reactor, SECOND);
+            let all = woken.is_ok() && gone == Some("left") && found.len() == 1 && found[0].0 == "dropped";
+            drop(reactor);
+            // SAFETY: ends the child here.
+            unsafe { libc::_exit(if all { 0 } else { 1 }) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        // The edge that the child has taken is still there for the parent, and no wake has come.
+        assert_eq!(turn(&mut reactor, SECOND)[0].0, "dropped");
+        right.write_all(b"x").expect("write");
+        assert_eq!(turn(&mut reactor, SECOND)[0].0, "left");
     }
 
     #[test]

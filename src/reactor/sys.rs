@@ -7,6 +7,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::readiness::Readiness;
 
@@ -33,6 +35,27 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: `now` is a valid timespec for the duration of the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+// ---------------------------------------------------------------------------------------------- forks
+
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Counts the forks between this process and the one that called [`watch_forks`] first: what was made at another
+/// count is the parent's. Costs nothing to ask.
+pub fn forks() -> u32 {
+    FORKS.load(Relaxed)
+}
+
+/// Has [`forks`] count from here on. A child made by vfork, which may only execute a program, does not count.
+pub fn watch_forks() {
+    extern "C" fn forked() {
+        FORKS.fetch_add(1, Relaxed);
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: the function does what is allowed in a fork's child: nothing but an atomic addition. It stays loaded for
+    // as long as the process lives. The call fails only for want of memory.
+    ONCE.call_once(|| unsafe { _ = libc::pthread_atfork(None, None, Some(forked)) });
 }
 
 // ---------------------------------------------------------------------------------------------- libraries

@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 use super::flow::Signal;
 use crate::core::LoopCore;
 use crate::error::leaves_the_loop;
+use crate::py::calls;
 
 /// A transport as it is shown in reports.
 pub struct Reporter<'a, 'py> {
@@ -29,7 +30,7 @@ impl Reporter<'_, '_> {
         context.set_item(&names.exception, error.into_value(py))?;
         context.set_item(&names.transport, self.transport)?;
         context.set_item(&names.protocol, &self.protocol)?;
-        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
+        calls::method(self.event_loop.bind(py), &names.call_exception_handler, [context.as_any()])?;
         Ok(())
     }
 
@@ -70,7 +71,7 @@ impl Reporter<'_, '_> {
             Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),
             Signal::Resume => (&names.resume_writing, "protocol.resume_writing() failed"),
         };
-        match self.protocol.as_ref().map(|protocol| protocol.call_method0(method)) {
+        match self.protocol.as_ref().map(|protocol| calls::method(protocol, method, [])) {
             Some(Err(error)) if leaves_the_loop(self.transport.py(), &error) => Err(error),
             Some(Err(error)) => self.exception(message, error),
             _ => Ok(()),

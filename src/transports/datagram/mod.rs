@@ -31,6 +31,7 @@ use super::report::{self, Reporter};
 use super::socket::{Socket, SocketKind};
 use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
@@ -399,7 +400,7 @@ impl DatagramTransport {
             return Ok(());
         }
         let told = match this.protocol(py) {
-            Some(protocol) => protocol.call_method1(&this.core.names.connection_lost, (exc,)).map(drop),
+            Some(protocol) => calls::method(&protocol, &this.core.names.connection_lost, [exc]).map(drop),
             None => Ok(()),
         };
         let action = this.state.with(py, |state| state.life.on(Event::Delivered));

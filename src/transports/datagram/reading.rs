@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 
 use super::{DatagramTransport, State};
 use crate::error::{leaves_the_loop, os_error};
+use crate::py::calls;
 use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
@@ -89,7 +90,9 @@ impl DatagramTransport {
         };
         while let Some((protocol, Received { data, sender })) = this.state.with(py, next) {
             let address = this.address_of(py, sender)?;
-            if let Err(error) = protocol.call_method1(&names.datagram_received, (data, address)) {
+            if let Err(error) =
+                calls::method(&protocol, &names.datagram_received, [data.bind(py), address.as_any()])
+            {
                 Self::callback_failed(slf, "_read_ready", error)?;
             }
         }
@@ -142,7 +145,8 @@ impl DatagramTransport {
         let Some(protocol) = this.protocol(py) else {
             return Ok(());
         };
-        match protocol.call_method1(&this.core.names.error_received, (error.into_value(py),)) {
+        let error = error.into_value(py).into_bound(py);
+        match calls::method(&protocol, &this.core.names.error_received, [error.as_any()]) {
             Ok(_) => Ok(()),
             Err(error) => Self::callback_failed(slf, "error_received", error),
         }

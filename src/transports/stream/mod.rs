@@ -30,6 +30,7 @@ use crate::core::{Kind, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
@@ -426,7 +427,7 @@ impl StreamTransport {
             return Ok(());
         }
         let told = match this.get_protocol(py) {
-            Some(protocol) => protocol.call_method1(py, &names.connection_lost, (exc,)).map(drop),
+            Some(protocol) => calls::method(protocol.bind(py), &names.connection_lost, [exc]).map(drop),
             None => Ok(()),
         };
         let action = this.state.with(py, |state| state.life.on(Event::Delivered));

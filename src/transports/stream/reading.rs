@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::{State, StreamTransport};
 use crate::error::os_error;
 use crate::py::bytes::Writable;
+use crate::py::calls;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
@@ -112,7 +113,7 @@ impl StreamTransport {
         let read = |buffer: &mut [_]| this.state.with(py, |state| state.receive(buffer));
         match receiving::receive(&this.core, py, reading.size, read)? {
             Ok((_, 0)) => Self::read_end(slf, reading),
-            Ok((data, _)) => match reading.protocol.call_method1(&names.data_received, (data,)) {
+            Ok((data, _)) => match calls::method(&reading.protocol, &names.data_received, [data.as_any()]) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     Self::fatal_error(slf, error, "Fatal error: protocol.data_received() call failed.")
@@ -125,7 +126,11 @@ impl StreamTransport {
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let lent = || {
-            let buffer = reading.protocol.call_method1(&names.get_buffer, (-1,))?;
+            let buffer = calls::method(
+                &reading.protocol,
+                &names.get_buffer,
+                [&(-1_i32).into_pyobject(py)?.into_any()],
+            )?;
             if buffer.len()? == 0 {
                 return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
             }
@@ -148,7 +153,11 @@ impl StreamTransport {
         drop(writable);
         match received {
             Ok(0) => Self::read_end(slf, reading),
-            Ok(count) => match reading.protocol.call_method1(&names.buffer_updated, (count,)) {
+            Ok(count) => match calls::method(
+                &reading.protocol,
+                &names.buffer_updated,
+                [&count.into_pyobject(py)?.into_any()],
+            ) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
@@ -163,7 +172,7 @@ impl StreamTransport {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         this.state.with(py, |state| state.life.end_reading());
         this.log_debug(slf, "%r received EOF")?;
-        match reading.protocol.call_method0(&names.eof_received).and_then(|keep| keep.is_truthy()) {
+        match calls::method(&reading.protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy()) {
             Ok(true) => Ok(()),
             Ok(false) => Self::close_gracefully(slf),
             Err(error) => Self::fatal_error(slf, error, "Fatal error: protocol.eof_received() call failed."),

@@ -184,6 +184,10 @@ impl TlsLayer {
         this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
     }
 
+    fn is_above_high(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.flow.is_above_high(state.queue.len()))
+    }
+
     /// How many bytes are on their way, in this layer and in the one below.
     fn queued(&self, py: Python<'_>) -> usize {
         let (own, lower) = self.state.with(py, |state| {

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::engine::{Engine, Read};
@@ -11,6 +11,7 @@ use super::{Lower, Phase, TlsLayer};
 use crate::core::Buffer;
 use crate::handle::Callback;
 use crate::py::bytes::{self, Writable};
+use crate::py::calls;
 
 /// What [`TlsLayer::receive`] comes to.
 pub enum Received {
@@ -63,7 +64,7 @@ impl TlsLayer {
         match slf.get().phase() {
             Phase::Wrapped => Self::read_app(slf),
             Phase::Unwrapped => Ok(()),
-            _ => slf.call_method0(&slf.get().core.names._proceed).map(drop),
+            _ => calls::method(slf.as_any(), &slf.get().core.names._proceed, []).map(drop),
         }
     }
 
@@ -72,8 +73,11 @@ impl TlsLayer {
         if !matches!(slf.get().phase(), Phase::Wrapped | Phase::Flushing) {
             return Ok(());
         }
-        if let Err(error) = Self::deliver(slf) {
-            return Self::fail(slf, error, "Fatal error on SSL protocol");
+        match Self::deliver(slf) {
+            // As in asyncio, whose transport below gets to see a CancelledError.
+            Err(error) if !error.is_instance_of::<PyException>(slf.py()) => return Err(error),
+            Err(error) => return Self::fail(slf, error, "Fatal error on SSL protocol"),
+            Ok(()) => {}
         }
         Self::encrypt(slf, false)?;
         slf.get().receive_on(slf.py())
@@ -116,7 +120,7 @@ impl TlsLayer {
                 End::Full if buffered => return this.read_later(slf),
                 End::Full => {}
                 End::Closed => {
-                    slf.call_method0(&this.core.names._call_eof_received)?;
+                    calls::method(slf.as_any(), &this.core.names._call_eof_received, [])?;
                     return slf.call_method0(&this.core.names._start_shutdown).map(drop);
                 }
                 End::Failed(error) => return Err(error),
@@ -140,7 +144,7 @@ impl TlsLayer {
         let (data, count) = filled?;
         if count > 0 {
             // What came before an error is delivered.
-            protocol.call_method1(&self.core.names.data_received, (data,))?;
+            calls::method(protocol, &self.core.names.data_received, [data.as_any()])?;
         }
         Ok(end)
     }
@@ -151,7 +155,7 @@ impl TlsLayer {
         if hint == 0 && !engine.may_hold_input() {
             return Ok(End::Nothing);
         }
-        let lent = protocol.call_method1(&names.get_buffer, (hint,))?;
+        let lent = calls::method(protocol, &names.get_buffer, [&hint.into_pyobject(py)?.into_any()])?;
         if lent.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }
@@ -161,7 +165,7 @@ impl TlsLayer {
         let (count, end) = read_all(py, engine, unsafe { writable.as_slice(py) });
         drop(writable);
         if count > 0 {
-            protocol.call_method1(&names.buffer_updated, (count,))?;
+            calls::method(protocol, &names.buffer_updated, [&count.into_pyobject(py)?.into_any()])?;
         }
         Ok(end)
     }

@@ -141,7 +141,13 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         self.set_limits(py, high, low, |state| &mut state.flow)?;
-        TlsLayer::queue_grown(self.layer.bind(py))
+        let layer = self.layer.bind(py);
+        // What waits for the end of the turn only is not above any mark yet.
+        if layer.get().is_above_high(py) {
+            TlsLayer::encrypt(layer, false)?;
+        }
+        TlsLayer::queue_grown(layer)?;
+        TlsLayer::queue_shrunk(layer)
     }
 
     /// (low, high), in bytes.

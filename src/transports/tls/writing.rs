@@ -10,6 +10,7 @@ use super::{KIND, Lower, Phase, State, TlsLayer};
 use crate::core::Native;
 use crate::error::leaves_the_loop;
 use crate::py::bytes::Chunk;
+use crate::py::calls;
 use crate::py::context;
 use crate::transports::flow::Signal;
 use crate::transports::stream::StreamTransport;
@@ -161,13 +162,14 @@ impl TlsLayer {
         sent
     }
 
-    /// Pauses the protocol if the queue has grown over the mark, and the transport below is not just about to take it.
+    /// Pauses the protocol if the queue, with that of the transport below, has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let queued = this.queued(py);
         let phase = this.phase();
         let signal = this.state.with(py, |state| {
-            let waits = state.lower_paused || phase != Phase::Wrapped || !state.in_unflushed;
+            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            let waits = state.lower_paused || phase != Phase::Wrapped || state.queue.is_empty();
             state.flow.grown(if waits { queued } else { 0 })
         });
         Self::tell_flow(slf, signal)
@@ -194,7 +196,7 @@ impl TlsLayer {
         let Some(protocol) = this.protocol(py) else {
             return Ok(());
         };
-        match protocol.call_method0(method) {
+        match calls::method(&protocol, method, []) {
             Err(error) if leaves_the_loop(py, &error) => Err(error),
             Err(error) => {
                 let details = PyDict::new(py);
@@ -202,7 +204,8 @@ impl TlsLayer {
                 details.set_item(&names.exception, error.into_value(py))?;
                 details.set_item(&names.transport, slf.getattr("_app_transport")?)?;
                 details.set_item(&names.protocol, slf)?;
-                this.event_loop.call_method1(py, &names.call_exception_handler, (details,)).map(drop)
+                calls::method(this.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])
+                    .map(drop)
             }
             Ok(_) => Ok(()),
         }
