@@ -1,5 +1,6 @@
 //! What a program holds of a TLS connection: asyncio's `_SSLProtocolTransport`. Thin methods over the layer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError};
@@ -8,7 +9,9 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::TlsLayer;
+use crate::core::LoopCore;
 use crate::py::bytes::Chunk;
+use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::transports::flow::Flow;
 use crate::transports::report::{water_marks, wrong_marks};
@@ -16,7 +19,9 @@ use crate::transports::report::{water_marks, wrong_marks};
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
 pub struct TlsTransport {
-    layer: Py<TlsLayer>,
+    /// None once the transport was closed twice, as in asyncio: a program that keeps it keeps nothing else then.
+    layer: LoopCell<Option<Py<TlsLayer>>>,
+    loop_core: Arc<LoopCore>,
     /// `close()` or `abort()` was called, or the connection is lost.
     closed: AtomicBool,
     /// See `StreamTransport`.
@@ -34,10 +39,17 @@ impl TlsTransport {
             let kind = data.get_type().name()?;
             return Err(PyTypeError::new_err(format!("data: expecting a bytes-like instance, got {kind}")));
         };
-        if !chunk.as_ref().is_empty() {
-            TlsLayer::write(slf.get().layer.bind(py), [chunk])?;
+        if !chunk.as_ref().is_empty()
+            && let Some(layer) = slf.get().layer(py)
+        {
+            TlsLayer::write(&layer, [chunk])?;
         }
         Ok(py.None().into_bound(py))
+    }
+
+    #[inline]
+    fn layer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TlsLayer>> {
+        self.layer.with(py, |layer| layer.as_ref().map(|layer| layer.bind(py).clone()))
     }
 
     fn set_limits(
@@ -48,7 +60,10 @@ impl TlsTransport {
         flow: fn(&mut super::State) -> &mut Flow,
     ) -> PyResult<()> {
         let (high, low) = water_marks(high, low)?;
-        self.layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(wrong_marks)
+        let Some(layer) = self.layer(py) else {
+            return Ok(());
+        };
+        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(wrong_marks)
     }
 }
 
@@ -56,17 +71,24 @@ impl TlsTransport {
 impl TlsTransport {
     #[new]
     fn new(layer: &Bound<'_, TlsLayer>) -> Self {
-        Self { layer: layer.clone().unbind(), closed: AtomicBool::new(false), filled: true }
+        Self {
+            layer: LoopCell::new(Some(layer.clone().unbind())),
+            loop_core: layer.get().core.clone(),
+            closed: AtomicBool::new(false),
+            filled: true,
+        }
     }
 
     /// Queues all of `list_of_data`, an iterable of bytes-like objects.
     fn writelines(&self, py: Python<'_>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let layer = self.layer.bind(py);
+        let Some(layer) = self.layer(py) else {
+            return Ok(());
+        };
         let chunks =
             list_of_data.try_iter()?.map(|data| Chunk::from_buffer(&data?)).collect::<PyResult<Vec<_>>>();
         match chunks {
-            Ok(chunks) => TlsLayer::write(layer, chunks),
-            Err(error) => TlsLayer::fail(layer, error, "Fatal error on SSL protocol"),
+            Ok(chunks) => TlsLayer::write(&layer, chunks),
+            Err(error) => TlsLayer::fail(&layer, error, "Fatal error on SSL protocol"),
         }
     }
 
@@ -83,9 +105,13 @@ impl TlsTransport {
     /// Ends the connection with close_notify once everything queued is sent.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.closed.swap(true, Relaxed) {
+            drop(self.layer.with(py, Option::take));
             return Ok(());
         }
-        self.layer.call_method0(py, &self.layer.get().core.names._start_shutdown).map(drop)
+        match self.layer(py) {
+            Some(layer) => layer.call_method0(&self.loop_core.names._start_shutdown).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Ends the connection at once; what is queued is lost.
@@ -96,7 +122,10 @@ impl TlsTransport {
     #[pyo3(name = "_force_close")]
     fn force_close(&self, py: Python<'_>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         self.closed.store(true, Relaxed);
-        self.layer.call_method1(py, "_abort", (exc,)).map(drop)
+        match self.layer(py) {
+            Some(layer) => layer.call_method1("_abort", (exc,)).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// True once the connection is closing or closed.
@@ -104,32 +133,33 @@ impl TlsTransport {
         if self.closed.load(Relaxed) {
             return Ok(true);
         }
-        self.layer.get().lower_is_closing(py)
+        self.layer(py).map_or(Ok(true), |layer| layer.get().lower_is_closing(py))
     }
 
     /// True unless reading is paused.
     fn is_reading(&self, py: Python<'_>) -> bool {
-        !self.layer.get().is_paused(py)
+        self.layer(py).is_some_and(|layer| !layer.get().is_paused(py))
     }
 
     /// Stops reading: the protocol gets nothing until `resume_reading()`.
     fn pause_reading(&self, py: Python<'_>) -> PyResult<()> {
-        TlsLayer::pause_reading(self.layer.bind(py))
+        self.layer(py).map_or(Ok(()), |layer| TlsLayer::pause_reading(&layer))
     }
 
     /// Goes on reading.
     fn resume_reading(&self, py: Python<'_>) -> PyResult<()> {
-        TlsLayer::resume_reading(self.layer.bind(py))
+        self.layer(py).map_or(Ok(()), |layer| TlsLayer::resume_reading(&layer))
     }
 
     /// Sets the protocol; at any time, also from one kind to the other.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.layer.get().adopt(protocol.py(), Some(protocol))
+        let py = protocol.py();
+        self.layer(py).map_or(Ok(()), |layer| layer.get().adopt(py, Some(protocol)))
     }
 
     /// The protocol; None once `connection_lost` was called.
     fn get_protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.layer.get().protocol(py)
+        self.layer(py)?.get().protocol(py)
     }
 
     /// Sets the marks, in bytes, above which the protocol is paused and at which it is resumed.
@@ -141,23 +171,26 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         self.set_limits(py, high, low, |state| &mut state.flow)?;
-        let layer = self.layer.bind(py);
+        let Some(layer) = self.layer(py) else {
+            return Ok(());
+        };
         // What waits for the end of the turn only is not above any mark yet.
         if layer.get().is_above_high(py) {
-            TlsLayer::encrypt(layer, false)?;
+            TlsLayer::encrypt(&layer, false)?;
         }
-        TlsLayer::queue_grown(layer)?;
-        TlsLayer::queue_shrunk(layer)
+        TlsLayer::queue_grown(&layer)?;
+        TlsLayer::queue_shrunk(&layer)
     }
 
     /// (low, high), in bytes.
     fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.layer.get().state.with(py, |state| state.flow.limits())
+        let limits = |layer: Bound<'_, TlsLayer>| layer.get().state.with(py, |state| state.flow.limits());
+        self.layer(py).map_or((0, 0), limits)
     }
 
     /// How many bytes are queued, here and in the transport below.
     fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.layer.get().queued(py)
+        self.layer(py).map_or(0, |layer| layer.get().queued(py))
     }
 
     /// Sets the marks of the read buffer. It is small whatever they are: while reading is paused nothing is received.
@@ -173,12 +206,14 @@ impl TlsTransport {
 
     /// (low, high), in bytes.
     fn get_read_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.layer.get().state.with(py, |state| state.read_limits.limits())
+        let limits =
+            |layer: Bound<'_, TlsLayer>| layer.get().state.with(py, |state| state.read_limits.limits());
+        self.layer(py).map_or((0, 0), limits)
     }
 
     /// How many encrypted bytes wait to be read.
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.layer.get().engine()?.input_len(py)
+        self.layer(py).map_or(Ok(0), |layer| layer.get().engine()?.input_len(py))
     }
 
     /// Information about the connection: that of TLS, then that of the transport below.
@@ -188,13 +223,17 @@ impl TlsTransport {
         py: Python<'_>,
         name: &Bound<'_, PyAny>,
         default: Option<Py<PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        self.layer.call_method1(py, &self.layer.get().core.names._get_extra_info, (name, default))
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let Some(layer) = self.layer(py) else {
+            return Ok(default);
+        };
+        let args = (name, default);
+        Ok(Some(layer.call_method1(&self.loop_core.names._get_extra_info, args)?.unbind()))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let closing = if self.is_closing(py)? { " closing" } else { "" };
-        let lower = match self.layer.get().lower(py) {
+        let lower = match self.layer(py).and_then(|layer| layer.get().lower(py)) {
             Some(lower) => lower.repr()?.to_string(),
             None => "nothing".to_owned(),
         };
@@ -204,12 +243,12 @@ impl TlsTransport {
     /// `isinstance(transport, asyncio.Transport)` asks for this: asyncio's class cannot be a native base.
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> Py<PyAny> {
-        self.layer.get().core.names.tls_transport.clone_ref(py)
+        self.loop_core.names.tls_transport.clone_ref(py)
     }
 
     #[getter(_sendfile_compatible)]
     fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
-        self.layer.get().core.names.sendfile_fallback.clone_ref(py)
+        self.loop_core.names.sendfile_fallback.clone_ref(py)
     }
 
     #[getter(_start_tls_compatible)]
@@ -218,18 +257,18 @@ impl TlsTransport {
     }
 
     #[getter(_loop)]
-    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
-        self.layer.get().event_loop.clone_ref(py)
+    fn get_loop(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.layer(py).map(|layer| layer.get().event_loop.clone_ref(py))
     }
 
     #[getter(_ssl_protocol)]
-    fn get_layer(&self, py: Python<'_>) -> Py<TlsLayer> {
-        self.layer.clone_ref(py)
+    fn get_layer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TlsLayer>> {
+        self.layer(py)
     }
 
     #[getter(_protocol_paused)]
     fn is_protocol_paused(&self, py: Python<'_>) -> bool {
-        self.layer.get().state.with(py, |state| state.flow.is_paused())
+        self.layer(py).is_some_and(|layer| layer.get().state.with(py, |state| state.flow.is_paused()))
     }
 
     #[getter(_closed)]
@@ -243,7 +282,10 @@ impl TlsTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if self.filled { visit.call(&self.layer) } else { Ok(()) }
+        if !self.filled {
+            return Ok(());
+        }
+        self.layer.peek(|layer| visit.call(layer)).unwrap_or(Ok(()))
     }
 }
 
