@@ -171,9 +171,13 @@ async def tls_connection(
     peer_context=None,
     buffers=None,
     session=None,
+    peer_may_fail=False,
     **kwargs,
 ):
-    """A TLS connection that the running loop owns, as (transport, protocol, peer). Gone after the block."""
+    """A TLS connection that the running loop owns, as (transport, protocol, peer). Gone after the block.
+
+    With `peer_may_fail`, the peer's handshake need not succeed: for a loop's end that hangs up at once.
+    """
     near, far = socket_pair(buffers=buffers)
     with TlsPeer(far, peer_context, server_side=not server_side, session=session) as peer:
         shaking = asyncio.create_task(peer.handshake())
@@ -182,11 +186,12 @@ async def tls_connection(
                 factory, near, server_side=server_side, context=context, **kwargs
             )
         except BaseException:
-            with contextlib.suppress(OSError):
-                await shaking
+            await asyncio.gather(shaking, return_exceptions=True)
             raise
-        await shaking
+        (failed,) = await asyncio.gather(shaking, return_exceptions=True)
         try:
+            if failed is not None and not peer_may_fail:
+                raise failed
             yield transport, protocol, peer
         finally:
             transport.abort()
