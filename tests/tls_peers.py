@@ -10,7 +10,7 @@ import ssl
 
 import certificates
 import peers
-from peers import Peer, Recorder, socket_pair
+from peers import PATIENCE, Peer, Recorder, socket_pair
 
 RECEIVE = 65536
 
@@ -200,8 +200,9 @@ async def tls_connection(
 
 async def gone(sock):
     """Waits until the loop has closed the socket that a transport was given, after connection_lost."""
-    while sock.fileno() != -1:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while sock.fileno() != -1:
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
