@@ -17,6 +17,7 @@ import latency
 import loops
 import report
 import tcp
+import tls
 from child import Broken, Child
 
 SCRIPT_SECONDS = 120
@@ -113,6 +114,30 @@ def run_tcp(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, bars.judge(bars.TCP_BARS, samples)
 
 
+def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    loadgen = tcp.find_loadgen()
+    if loadgen is None:
+        sys.exit(tcp.LOADGEN_MISSING)
+    figures = tls.FULL if options.full else tls.QUICK if options.quick else tls.DEFAULT
+    seconds = 0.3 if options.quick else 0.8
+    columns = tls.names(names)
+    samples = report.Samples()
+    for number in range(options.rounds):
+        for figure in figures:
+            for loop in columns:
+                progress(f"round {number + 1} of {options.rounds}: {figure} {loop}")
+                take(samples, str(figure), loop, figure.measure, loop, seconds, loadgen, options.pin)
+    progress("")
+    rows = [str(figure) for figure in figures if not isinstance(figure, tls.Idle)]
+    cpu = report.ratio_cell(samples, "cpu_us")
+    rate = report.value_cell(samples, "requests_per_second", scale=1e-3)
+    report.print_table(f"TLS: CPU us a request or handshake ({loops.BASE} = 1)", rows, columns, cpu)
+    report.print_table("TLS: thousand requests or handshakes a second", rows, columns, rate)
+    idle = [str(figure) for figure in figures if isinstance(figure, tls.Idle)]
+    report.print_table("TLS: KiB of memory", idle, columns, report.value_cell(samples, "kib"))
+    return samples, bars.judge(bars.TLS_BARS, samples)
+
+
 def run_inprocess(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
@@ -141,7 +166,7 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, []
 
 
-SECTIONS = {"tcp": run_tcp, "inprocess": run_inprocess, "latency": run_latency}
+SECTIONS = {"tcp": run_tcp, "tls": run_tls, "inprocess": run_inprocess, "latency": run_latency}
 
 
 def main() -> int:

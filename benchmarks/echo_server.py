@@ -1,6 +1,7 @@
-"""One echo server on one loop: `echo_server.py LOOP KIND`. The process that is measured; nothing else is.
+"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN]`. The process that is measured; nothing else is.
 
-Prints {"port": N}, answers each line on stdin with the CPU time it has used, ends when stdin is closed.
+With CHAIN, a file with a certificate and its key, it speaks TLS. Prints {"port": N}, answers each line on stdin with
+the CPU time it has used and its resident memory, ends when stdin is closed.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import json
 import mmap
 import os
 import resource
+import ssl
 import sys
 
 import loops
@@ -63,11 +65,15 @@ PROTOCOLS = {"protocol": Echo, "head+body": HeadAndBody, "buffered": BufferedEch
 KINDS = (*PROTOCOLS, "streams")
 
 
-async def start(kind: str) -> asyncio.Server:
+async def start(kind: str, chain: str | None) -> asyncio.Server:
+    context = None
+    if chain is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
     if kind == "streams":
-        return await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG)
+        return await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG, ssl=context)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG)
+    return await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG, ssl=context)
 
 
 def say(answer: dict):
@@ -79,14 +85,19 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def serve(kind: str):
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+async def serve(kind: str, chain: str | None):
     loop = asyncio.get_running_loop()
-    server = await start(kind)
+    server = await start(kind, chain)
     stopped = loop.create_future()
 
     def on_stdin():
         if os.read(0, 256):
-            say({"cpu_seconds": cpu_seconds()})
+            say({"cpu_seconds": cpu_seconds(), "resident": resident_bytes()})
         else:
             loop.remove_reader(0)
             stopped.set_result(None)
@@ -97,9 +108,9 @@ async def serve(kind: str):
     server.close()
 
 
-def main(name: str, kind: str):
+def main(name: str, kind: str, chain: str | None = None):
     with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
-        runner.run(serve(kind))
+        runner.run(serve(kind, chain))
 
 
 if __name__ == "__main__":

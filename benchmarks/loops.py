@@ -5,11 +5,15 @@ import importlib
 import importlib.metadata
 
 NAMES = ("rloop", "asyncio", "uvloop", "zuvloop")
+# Not a loop, but other transports for one: put into uvloop here, and looked at for TLS.
+FASTNET = "aiofastnet"
 # The loop that the others are put in proportion to.
 BASE = "uvloop"
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name == FASTNET:
+        return importlib.import_module(name).patch_loop(new_loop("uvloop"))
     return importlib.import_module(name).new_event_loop()
 
 

@@ -27,6 +27,12 @@ class Samples:
         pairs = zip(self._samples(row, loop), self._samples(row, base), strict=False)
         return [own[metric] / other[metric] for own, other in pairs if other[metric]]
 
+    def best(self, row: str, metric: str, names: tuple[str, ...]) -> str:
+        """The one of these loops whose median is the lowest; the first, if none was measured."""
+        medians = {name: self.median(row, name, metric) for name in names}
+        measured = [name for name in names if medians[name] is not None]
+        return min(measured, key=medians.__getitem__, default=names[0])
+
     def _samples(self, row: str, loop: str) -> list[dict]:
         return [] if (row, loop) in self.broken else self.rounds.get((row, loop), [])
 

@@ -84,10 +84,15 @@ def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) 
     with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
         command = load_command(loadgen, server.read()["port"], config, "--seconds", seconds)
         with Child(command, cpu=1 if pin else None) as load:
-            checked(load.read())
-            before = server.ask()["cpu_seconds"]
-            result = checked(load.ask(START_SECONDS + seconds))
-            cpu = server.ask()["cpu_seconds"] - before
+            return loaded(server, load, seconds)
+
+
+def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
+    """What a warm load does to its server, by the request."""
+    checked(load.read())
+    before = server.ask()["cpu_seconds"]
+    result = checked(load.ask(START_SECONDS + seconds))
+    cpu = server.ask()["cpu_seconds"] - before
     return {
         "cpu_us": cpu / result["requests"] * 1e6,
         "requests_per_second": result["requests_per_second"],

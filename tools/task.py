@@ -168,7 +168,8 @@ def bench(*arguments: str) -> None:
     path = wheel(version, python)
     rivals = ["uvloop", "zuvloop"] if version >= (3, 14) else ["uvloop"]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {name_of(version)}")
-    inside = venv("bench", python, path, *rivals)
+    # Not a loop: other transports for uvloop, measured for TLS.
+    inside = venv("bench", python, path, *rivals, "aiofastnet")
     run(inside, "benchmarks/bench.py", *arguments)
     if not arguments:
         run(inside, "benchmarks/syscalls.py")

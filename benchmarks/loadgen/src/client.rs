@@ -6,9 +6,11 @@ use crate::buffer::{Messages, PageAligned};
 use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
-use crate::server::send;
-use std::io::{self, ErrorKind, Read};
+use crate::stream::{self, Stream};
+use rustls::ClientConfig;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CONNECT_RETRY: Duration = Duration::from_millis(5);
@@ -32,17 +34,32 @@ pub fn run(load: &Load) -> io::Result<bool> {
 }
 
 /// What a phase of load has shown.
-struct Report {
-    latencies: Histogram,
-    elapsed: Duration,
+pub struct Report {
+    pub latencies: Histogram,
+    pub elapsed: Duration,
     /// CPU time of this process, to see whether it was what limited the rate.
-    cpu: Duration,
+    pub cpu: Duration,
     errors: u64,
-    first_error: Option<String>,
+    pub first_error: Option<String>,
 }
 
 impl Report {
-    fn to_json(&self) -> String {
+    pub fn new() -> Self {
+        Self {
+            latencies: Histogram::new(),
+            elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
+            errors: 0,
+            first_error: None,
+        }
+    }
+
+    pub fn fail(&mut self, text: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(text);
+    }
+
+    pub fn to_json(&self) -> String {
         let requests = self.latencies.total();
         let seconds = self.elapsed.as_secs_f64();
         let micros = |nanos: u64| nanos as f64 / 1000.0;
@@ -63,7 +80,7 @@ impl Report {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// Which message is under way.
     number: usize,
     sent: usize,
@@ -83,11 +100,18 @@ struct Client {
 impl Client {
     fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
+        let tls = load.tls.then(|| stream::config(false));
         let mut connections = Vec::with_capacity(load.connections);
         for key in 0..load.connections {
-            let stream = connect(&load.target, deadline)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
+            let socket = connect(&load.target, deadline)?;
+            socket.set_nodelay(true)?;
+            let stream = match &tls {
+                Some(config) => shaken(socket, config, deadline)?,
+                None => {
+                    socket.set_nonblocking(true)?;
+                    Stream::Plain(socket)
+                }
+            };
             epoll.add(&stream, key, Interest::EdgeBoth)?;
             let started = Instant::now();
             // As if a message had just been answered: nothing is under way.
@@ -103,14 +127,8 @@ impl Client {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
         let mut now = begin;
-        let mut report = Report {
-            latencies: Histogram::new(),
-            elapsed: Duration::ZERO,
-            cpu: Duration::ZERO,
-            errors: 0,
-            first_error: None,
-        };
-        let mut quota = Quota { limit, begin, started: 0 };
+        let mut report = Report::new();
+        let mut quota = Quota::new(limit, begin);
         let mut under_way = 0;
         for key in 0..self.connections.len() {
             if self.connections[key].alive && quota.take(now) {
@@ -163,8 +181,7 @@ impl Client {
 
     fn fail(&mut self, key: usize, error: io::Error, report: &mut Report) {
         self.connections[key].alive = false;
-        report.errors += 1;
-        report.first_error.get_or_insert_with(|| format!("connection {key}: {error}"));
+        report.fail(format!("connection {key}: {error}"));
     }
 }
 
@@ -180,7 +197,10 @@ impl Connection {
 
     fn flush(&mut self, messages: &Messages) -> io::Result<()> {
         let message = messages.get(self.number);
-        self.sent += send(&mut self.stream, &message[self.sent..])?;
+        self.stream.flush()?;
+        if self.sent < message.len() {
+            self.sent += self.stream.send(&message[self.sent..])?;
+        }
         Ok(())
     }
 
@@ -210,7 +230,7 @@ impl Connection {
                 return Ok(true);
             }
             // A short read has drained the socket, unless its end came with it.
-            if !event.closed {
+            if !event.closed && self.stream.short_read_is_all() {
                 return Ok(false);
             }
         }
@@ -222,14 +242,18 @@ impl Connection {
 }
 
 /// Decides whether one more request may start.
-struct Quota {
+pub struct Quota {
     limit: Limit,
     begin: Instant,
     started: u64,
 }
 
 impl Quota {
-    fn take(&mut self, now: Instant) -> bool {
+    pub fn new(limit: Limit, begin: Instant) -> Self {
+        Self { limit, begin, started: 0 }
+    }
+
+    pub fn take(&mut self, now: Instant) -> bool {
         let allowed = match self.limit {
             // At least one, so that a connection is warm even after a warm-up of no time.
             Limit::Time(time) => now == self.begin || now - self.begin < time,
@@ -241,7 +265,7 @@ impl Quota {
 }
 
 /// Connects, and again while nobody listens there: the server may just be starting.
-fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
+pub fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
     let Target::Tcp { port } = *target;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     loop {
@@ -255,6 +279,19 @@ fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
     }
 }
 
+/// The socket after a TLS handshake, which is made while the socket still blocks.
+fn shaken(socket: TcpStream, config: &Arc<ClientConfig>, deadline: Instant) -> io::Result<Stream> {
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    socket.set_read_timeout(Some(left))?;
+    let handle = socket.try_clone()?;
+    let mut stream = Stream::tls(socket, config)?;
+    if !stream.shake()? {
+        return Err(io::Error::new(ErrorKind::TimedOut, "no TLS handshake within the time-out"));
+    }
+    handle.set_nonblocking(true)?;
+    Ok(stream)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,14 +299,14 @@ mod tests {
     #[test]
     fn quota_of_requests() {
         let now = Instant::now();
-        let mut quota = Quota { limit: Limit::Requests(2), begin: now, started: 0 };
+        let mut quota = Quota::new(Limit::Requests(2), now);
         assert_eq!([quota.take(now), quota.take(now), quota.take(now)], [true, true, false]);
     }
 
     #[test]
     fn quota_of_time_gives_everybody_a_first_request() {
         let begin = Instant::now();
-        let mut quota = Quota { limit: Limit::Time(Duration::ZERO), begin, started: 0 };
+        let mut quota = Quota::new(Limit::Time(Duration::ZERO), begin);
         assert!(quota.take(begin));
         assert!(quota.take(begin));
         assert!(!quota.take(begin + Duration::from_nanos(1)));
