@@ -14,7 +14,7 @@ import pytest
 
 import certificates
 from certificates import TLS_1_2, TLS_1_3
-from peers import HOST, Recorder, settle
+from peers import HOST, Recorder, on_asyncio, settle
 from tls_peers import TlsPeer, handshaking
 
 SIDES = pytest.mark.parametrize("server_side", [False, True], ids=["client", "server"])
@@ -44,7 +44,8 @@ async def test_cancelled_at_once(server_side, turns):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        if turns > 1:
+        # asyncio's handshake goes on if it is cancelled before it has begun, until the peer leaves.
+        if turns > 1 or not on_asyncio():
             await peer.read_raw_until_eof()
 
 

@@ -5,14 +5,16 @@
 
 use crate::server;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConnection, Resumption};
+use rustls::client::{
+    ClientConnection, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, NamedGroup, SignatureScheme};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What all TLS connections of a run share. `resume`: sessions are kept and used again.
 pub fn config(resume: bool) -> Arc<ClientConfig> {
@@ -24,7 +26,10 @@ pub fn config(resume: bool) -> Arc<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.resumption = if resume { Resumption::in_memory_sessions(256) } else { Resumption::disabled() };
+    config.resumption = Resumption::disabled();
+    if resume {
+        config.resumption = Resumption::store(Arc::new(Tickets::default()));
+    }
     Arc::new(config)
 }
 
@@ -130,6 +135,35 @@ impl AsFd for Stream {
         match self {
             Self::Plain(socket) | Self::Tls(socket, _) => socket.as_fd(),
         }
+    }
+}
+
+/// All tickets of TLS 1.3 that have come and are not used up. rustls's own store keeps eight for a server, too few
+/// for as many handshakes as begin at the same time here.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.0.lock().expect("nothing panics while it is held").push(value);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.lock().expect("nothing panics while it is held").pop()
     }
 }
 
