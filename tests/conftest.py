@@ -194,4 +194,5 @@ def pytest_collection_finish():
 
 
 def pytest_report_header():
-    return f"loops: {', '.join(LOOPS)}"
+    engine = os.environ.get("RLOOP_TLS_ENGINE", "chosen by rloop")
+    return f"loops: {', '.join(LOOPS)}; TLS engine of rloop: {engine}"

@@ -142,6 +142,8 @@ def test() -> None:
         say(f"Python tests on {name_of(version)}: rloop and asyncio, side by side")
         inside = venv(f"test-{name_of(version)}", python, path, ROOT / "tests" / "requirements.txt")
         run(inside, "-m", "pytest", "--quiet")
+        say(f"TLS tests on {name_of(version)}: rloop's other engine, without a look into OpenSSL")
+        run(inside, "-m", "pytest", "--quiet", "-k", "test_tls", RLOOP_TLS_ENGINE="portable", RLOOP_TEST_LOOPS="rloop")
     run_demo("--seconds", "0.3", "--rounds", "1")
     say("Soak: uvicorn, aiohttp and asyncio's servers under load, nothing may be left")
     inside = venv("soak", sys.executable, wheel(*default_python()), ROOT / "examples" / "requirements.txt")
