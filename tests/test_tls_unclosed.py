@@ -159,7 +159,9 @@ print("end")
 
 
 def test_use_from_other_threads(child, loop_name):
-    """Not allowed, and not defined; but the process lives."""
+    """Not allowed, and not defined; but the process lives. In the ssl module of old versions it does not: an SSLObject
+    lets go of the interpreter inside OpenSSL, and nothing keeps other threads out.
+    """
     if loop_name == "asyncio":
         pytest.skip("asyncio promises nothing, and now and then hangs")
     result = run(
