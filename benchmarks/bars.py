@@ -4,10 +4,14 @@ import statistics
 import sys
 from dataclasses import dataclass
 
+import echo
 import loops
-import tcp
 import tls
+import transfers
 from report import Samples
+
+# Instead of a loop's name: whichever of rloop's rivals is best.
+BEST = "the best"
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,7 @@ class Bar:
     row: str
     metric: str
     limit: float
-    # Of several, the one with the lowest median counts.
-    base: str | tuple[str, ...] = loops.BASE
+    base: str = loops.BASE
     # A rate is the inverse of a time: "at least 1.8 times the rate" is a bar on 1 / (time ratio).
     rate: bool = False
     python: tuple[int, int] = (3, 11)
@@ -27,8 +30,10 @@ class Bar:
     loop: str = "rloop"
 
     def judge(self, samples: Samples) -> dict:
-        base = self.base if isinstance(self.base, str) else samples.best(self.row, self.metric, self.base)
-        ratios = samples.ratios(self.row, self.loop, self.metric, base)
+        if self.base == BEST:
+            ratios = samples.ratios_to_best(self.row, self.loop, self.metric)
+        else:
+            ratios = samples.ratios(self.row, self.loop, self.metric, self.base)
         if self.rate:
             ratios = [1 / ratio for ratio in ratios]
         if not ratios:
@@ -41,8 +46,8 @@ class Bar:
 
     def __str__(self):
         sign = ">=" if self.rate else "<="
-        base = self.base if isinstance(self.base, str) else "the best"
-        return f"{self.what} {sign} {self.limit:.2f} of {base}'s"
+        owner = self.base if self.base == BEST else f"{self.base}'s"
+        return f"{self.what} {sign} {self.limit:.2f} of {owner}"
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Ceiling:
     python: tuple[int, int] = (3, 11)
 
     def judge(self, samples: Samples) -> dict:
-        values = [sample[self.metric] for sample in samples.rounds.get((self.row, "rloop"), [])]
-        if not values or (self.row, "rloop") in samples.broken:
+        values = samples.values(self.row, "rloop", self.metric)
+        if not values:
             return {"what": str(self), "verdict": "not measured"}
         middle = statistics.median(values)
         verdict = "PASS" if middle <= self.limit else "MISS"
@@ -73,25 +78,38 @@ def _scheduling(figure: str, limit: float) -> Bar:
     return Bar(f"{figure}, rate", figure, "cpu_ns", limit, rate=True)
 
 
-_ECHO, _STREAMS = (str(tcp.Config(kind, 1024, 32)) for kind in ("protocol", "streams"))
-TCP_BARS = [
-    Bar("TCP protocol echo 1 KiB, CPU", _ECHO, "cpu_us", 0.88),
-    Bar("TCP protocol echo 1 KiB, CPU", _ECHO, "cpu_us", 1.0, base="zuvloop", python=(3, 14)),
-    Bar("TCP streams echo 1 KiB, CPU", _STREAMS, "cpu_us", 0.85),
-]
+def _echo(what: str, kind: str, limit: float, base: str = loops.BASE, python: tuple[int, int] = (3, 11)) -> Bar:
+    row = str(echo.Config(kind, 1024, 32))
+    return Bar(f"{what} echo 1 KiB, CPU", row, "cpu_us", limit, base, python=python)
+
+
+def _transfer(row: str) -> Bar:
+    # CPU time, of which there is no other than the measured process's: the inverse of what it could move in a second.
+    return Bar(f"{row}, CPU", row, "cpu_ns", 1.0, BEST)
+
 
 def _tls() -> list[Bar | Ceiling]:
     echoes = [tls.Echo(kind, size) for kind in ("protocol", "buffered", "streams") for size in (1024, 100 * 1024)]
     shakes = [tls.Shake(key, resumed) for key in tls.KEYS for resumed in (False, True)]
-    rivals = ("asyncio", "uvloop", loops.FASTNET)
     return [
-        *(Bar(f"{echo}, CPU", str(echo), "cpu_us", 1.0, base=loops.FASTNET) for echo in echoes),
-        *(Bar(f"{shake}, CPU", str(shake), "cpu_us", 1.0, base=rivals) for shake in shakes),
-        *(Bar(f"{echo}, portable", str(echo), "cpu_us", 0.75, "asyncio", loop=tls.PORTABLE) for echo in echoes),
+        *(Bar(f"{figure}, CPU", str(figure), "cpu_us", 1.0, "aiofastnet") for figure in echoes),
+        *(Bar(f"{figure}, CPU", str(figure), "cpu_us", 1.0, BEST) for figure in shakes),
+        *(Bar(f"{figure}, portable", str(figure), "cpu_us", 0.75, "asyncio", loop=tls.PORTABLE) for figure in echoes),
         Ceiling("TLS memory of an idle connection", str(tls.Idle()), "kib", 20, "KiB"),
     ]
 
 
+ECHO_BARS = {
+    "tcp": [
+        _echo("TCP protocol", "protocol", 0.88),
+        _echo("TCP protocol", "protocol", 1.0, base="zuvloop", python=(3, 14)),
+        _echo("TCP streams", "streams", 0.85),
+    ],
+    "unix": [_echo("UNIX", "unix", 1.0)],
+    "udp": [_echo("UDP", "udp", 0.8)],
+    "sock": [_echo("sock_*", "sock", 0.3)],
+}
+TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 TLS_BARS = _tls()
 INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
@@ -99,12 +117,14 @@ INPROCESS_BARS = [
     _scheduling("call_soon_args", 1.5),
     _scheduling("threadsafe_own", 1.5),
     _scheduling("threadsafe_other", 1.5),
+    _scheduling("threadsafe_4_threads", 1.5),
     _scheduling("sleep_zero", 1.5),
     _scheduling("timer_cancel", 1.5),
     _scheduling("timer_fire", 1.5),
     _scheduling("wait_for", 1.3),
     _scheduling("create_task", 1.0),
     _scheduling("run_in_executor", 1.0),
+    Bar("getaddrinfo of an address, rate", "getaddrinfo", "cpu_ns", 1.0, BEST, rate=True),
 ]
 
 
@@ -114,9 +134,10 @@ def judge(bars: list[Bar | Ceiling], samples: Samples) -> list[dict]:
 
 def lines(verdicts: list[dict]):
     yield "bars (ratio: median, and the range over the rounds)"
+    width = max(len(verdict["what"]) for verdict in verdicts)
     for verdict in verdicts:
         figures = ""
         if "ratio" in verdict:
             low, high = verdict["span"]
             figures = f"{verdict['ratio']:.2f} ({low:.2f}-{high:.2f})"
-        yield f"  {verdict['what']:<58} {figures:<20} {verdict['verdict']}"
+        yield f"  {verdict['what']:<{width}} {figures:<20} {verdict['verdict']}"

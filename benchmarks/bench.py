@@ -6,19 +6,21 @@ The exit code is 0 whatever was measured, and 1 if something broke.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import sys
 
 import bars
+import echo
 import inprocess
 import latency
 import loops
 import report
-import tcp
 import tls
-from child import Broken, Child
+import transfers
+from child import Broken, Child, Lacking
 
 SCRIPT_SECONDS = 120
 
@@ -27,9 +29,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loops", default=",".join(loops.NAMES), help="which, in this order (%(default)s)")
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; 2 with --quick)")
-    parser.add_argument("--only", choices=SECTIONS, help="one section only")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only; may be repeated")
     parser.add_argument("--quick", action="store_true", help="less of all, in under a minute")
-    parser.add_argument("--full", action="store_true", help="TCP: every kind, size and number of connections")
+    parser.add_argument("--full", action="store_true", help="TCP and TLS: every kind, size and number of connections")
     parser.add_argument("--pin", action="store_true", help="servers on CPU 0, the load generator on CPU 1")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to this file")
     options = parser.parse_args()
@@ -59,13 +61,15 @@ def header(options, versions: dict[str, str]) -> dict[str, str]:
 
 
 def take(samples: report.Samples, row: str, loop: str, measure, *args):
-    """One sample, unless this row of this loop has failed before."""
-    if (row, loop) in samples.broken:
+    """One sample, unless this row of this loop has failed before, or cannot be."""
+    if (row, loop) in samples.broken or (row, loop) in samples.lacking:
         return
     try:
         samples.rounds[row, loop].append(measure(*args))
     except Broken as error:
         samples.broken[row, loop] = str(error)
+    except Lacking as error:
+        samples.lacking[row, loop] = str(error)
 
 
 def progress(text: str):
@@ -75,49 +79,54 @@ def progress(text: str):
 
 def run_script(options, name: str, *args: str) -> dict:
     """What one of the scripts beside this one prints, in a process of its own."""
-    with Child([sys.executable, str(tcp.HERE / name), *args], cpu=0 if options.pin else None) as child:
+    with Child([sys.executable, str(echo.HERE / name), *args], cpu=0 if options.pin else None) as child:
         return child.read(SCRIPT_SECONDS)
 
 
-def by_figure(everything: report.Samples) -> report.Samples:
+def by_figure(everything: report.Samples, figures: list[str]) -> report.Samples:
     """A row for each figure, out of samples that hold all figures of a process."""
     samples = report.Samples()
     for (_, loop), rounds in everything.rounds.items():
         for results in rounds:
             for figure, result in results.items():
-                samples.rounds[figure, loop].append(result)
+                if "lacking" in result:
+                    samples.lacking[figure, loop] = result["lacking"]
+                else:
+                    samples.rounds[figure, loop].append(result)
     for (_, loop), why in everything.broken.items():
-        samples.broken |= {(figure, loop): why for figure in inprocess.NAMES}
+        samples.broken |= {(figure, loop): why for figure in figures}
     return samples
 
 
-def run_tcp(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
-    loadgen = tcp.find_loadgen()
+def run_echo(options, names: list[str], section: str) -> tuple[report.Samples, list[dict]]:
+    loadgen = echo.find_loadgen()
     if loadgen is None:
-        sys.exit(tcp.LOADGEN_MISSING)
-    configs = tcp.FULL if options.full else tcp.QUICK if options.quick else tcp.DEFAULT
+        sys.exit(echo.LOADGEN_MISSING)
+    default, quick, full = echo.SECTIONS[section]
+    configs = full if options.full else quick if options.quick else default
     seconds = 0.3 if options.quick else 0.8
+    columns = [echo.BARE, *names] if any(config.has_bare() for config in configs) else names
     samples = report.Samples()
     for number in range(options.rounds):
         for config in configs:
-            for loop in [tcp.BARE, *names] if config.has_bare() else names:
+            for loop in columns if config.has_bare() else names:
                 progress(f"round {number + 1} of {options.rounds}: {config} {loop}")
-                take(samples, str(config), loop, tcp.measure, loop, config, seconds, loadgen, options.pin)
+                take(samples, str(config), loop, echo.measure, loop, config, seconds, loadgen, options.pin)
     progress("")
-    title, rows, columns = "TCP echo: {}", [str(config) for config in configs], [tcp.BARE, *names]
+    title, rows = f"{section} echo: {{}}", [str(config) for config in configs]
     cpu = report.ratio_cell(samples, "cpu_us")
     rate = report.value_cell(samples, "requests_per_second", scale=1e-3)
     tail = report.value_cell(samples, "p99_us", "{:.0f}")
     report.print_table(title.format(f"CPU us a request ({loops.BASE} = 1)"), rows, columns, cpu)
     report.print_table(title.format("thousand requests a second"), rows, columns, rate)
     report.print_table(title.format("latency, p99 us"), rows, columns, tail)
-    return samples, bars.judge(bars.TCP_BARS, samples)
+    return samples, bars.judge(bars.ECHO_BARS[section], samples)
 
 
 def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
-    loadgen = tcp.find_loadgen()
+    loadgen = echo.find_loadgen()
     if loadgen is None:
-        sys.exit(tcp.LOADGEN_MISSING)
+        sys.exit(echo.LOADGEN_MISSING)
     figures = tls.FULL if options.full else tls.QUICK if options.quick else tls.DEFAULT
     seconds = 0.3 if options.quick else 0.8
     columns = tls.names(names)
@@ -138,15 +147,21 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, bars.judge(bars.TLS_BARS, samples)
 
 
-def run_inprocess(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+def run_figures(options, names: list[str], script: str, figures: list[str]) -> report.Samples:
+    """All figures of a script beside this one, which prints them."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
     for number in range(options.rounds):
         for loop in names:
-            progress(f"round {number + 1} of {options.rounds}: in process {loop}")
-            take(everything, "all figures", loop, run_script, options, "inprocess.py", loop, scale)
+            progress(f"round {number + 1} of {options.rounds}: {script} {loop}")
+            take(everything, "all figures", loop, run_script, options, script, loop, scale)
     progress("")
-    samples = by_figure(everything)
+    return by_figure(everything, figures)
+
+
+def run_inprocess(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
+    samples = run_figures(options, names, "inprocess.py", inprocess.NAMES)
     for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):
         title = f"in process: {time} ns (rate, {loops.BASE} = 1)"
         cell = report.ratio_cell(samples, metric, "{:.0f}", rate=True)
@@ -154,7 +169,17 @@ def run_inprocess(options, names: list[str]) -> tuple[report.Samples, list[dict]
     return samples, bars.judge(bars.INPROCESS_BARS, samples)
 
 
+def run_transfers(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    samples = run_figures(options, names, "transfers.py", transfers.NAMES)
+    for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):
+        title = f"{time} us a MiB, turn, file or connection ({loops.BASE} = 1)"
+        cell = report.ratio_cell(samples, metric, scale=1e-3)
+        report.print_table(title, transfers.NAMES, names, cell)
+    return samples, bars.judge(bars.TRANSFER_BARS, samples)
+
+
 def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
     samples = report.Samples()
     extent = ["--idle", "1", "--samples", "100"] if options.quick else []
     for loop in names:
@@ -166,7 +191,12 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, []
 
 
-SECTIONS = {"tcp": run_tcp, "tls": run_tls, "inprocess": run_inprocess, "latency": run_latency}
+SECTIONS = {section: functools.partial(run_echo, section=section) for section in echo.SECTIONS} | {
+    "tls": run_tls,
+    "transfers": run_transfers,
+    "inprocess": run_inprocess,
+    "latency": run_latency,
+}
 
 
 def main() -> int:
@@ -176,15 +206,18 @@ def main() -> int:
     for key, text in head.items():
         print(f"{key + ':':<8} {text}")
     print(flush=True)
-    sections, verdicts, broken = {}, [], []
-    for section in [options.only] if options.only else SECTIONS:
+    sections, verdicts, broken, lacking = {}, [], [], []
+    for section in options.only or SECTIONS:
         samples, judged = SECTIONS[section](options, list(versions))
         sections[section] = samples.as_json()
         verdicts += judged
         broken += [f"{row}, {loop}: {why}" for (row, loop), why in samples.broken.items()]
+        lacking += [f"{row}, {loop}: {why}" for (row, loop), why in samples.lacking.items()]
         sys.stdout.flush()
     if verdicts and "rloop" in versions:
         print(*bars.lines(verdicts), sep="\n")
+    for line in lacking:
+        print(f"not there (-): {line}")
     for line in broken:
         print(f"BROKEN: {line}")
     if options.json:

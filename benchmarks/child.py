@@ -15,6 +15,10 @@ class Broken(Exception):
     """A measurement that cannot be trusted: something failed, hung or echoed the wrong bytes."""
 
 
+class Lacking(Exception):
+    """The loop does not have what was to be measured."""
+
+
 class Child:
     """A running command, ended when the `with` block ends: kindly after success, at once after an error."""
 

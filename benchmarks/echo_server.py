@@ -1,16 +1,20 @@
 """One echo server on one loop: `echo_server.py LOOP KIND [CHAIN]`. The process that is measured; nothing else is.
 
-With CHAIN, a file with a certificate and its key, it speaks TLS. Prints {"port": N}, answers each line on stdin with
-the CPU time it has used and its resident memory, ends when stdin is closed.
+With CHAIN, a file with a certificate and its key, the kinds that are streams speak TLS. Prints where it listens,
+{"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop has no such thing. Answers each line on
+stdin with the CPU time it has used and its resident memory, ends when stdin is closed.
 """
 
 import asyncio
+import contextlib
 import json
 import mmap
 import os
 import resource
+import socket
 import ssl
 import sys
+import tempfile
 
 import loops
 
@@ -61,19 +65,64 @@ async def echo_stream(reader, writer):
     writer.close()
 
 
+class DatagramEcho(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        self.transport.sendto(data, address)
+
+
+async def echo_socket(loop, sock):
+    with sock, contextlib.suppress(ConnectionError):
+        while data := await loop.sock_recv(sock, STREAM_READ):
+            await loop.sock_sendall(sock, data)
+
+
+async def accept_sockets(loop, listener):
+    """Never ends."""
+    echoing = set()
+    while True:
+        sock, _ = await loop.sock_accept(listener)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        echoing.add(loop.create_task(echo_socket(loop, sock)))
+
+
 PROTOCOLS = {"protocol": Echo, "head+body": HeadAndBody, "buffered": BufferedEcho}
-KINDS = (*PROTOCOLS, "streams")
+KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock")
 
 
-async def start(kind: str, chain: str | None) -> asyncio.Server:
-    context = None
-    if chain is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain)
-    if kind == "streams":
-        return await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG, ssl=context)
+@contextlib.asynccontextmanager
+async def serving(kind: str, context: ssl.SSLContext | None):
+    """Serves, and says where."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG, ssl=context)
+    with contextlib.ExitStack() as stack:
+        if kind == "udp":
+            transport, _ = await loop.create_datagram_endpoint(DatagramEcho, (HOST, 0))
+            stack.callback(transport.close)
+            yield {"udp_port": transport.get_extra_info("sockname")[1]}
+        elif kind == "sock":
+            listener = stack.enter_context(socket.create_server((HOST, 0), backlog=BACKLOG))
+            listener.setblocking(False)
+            # Kept: the loop holds tasks weakly. What it has started is cancelled when the loop ends.
+            accepting = loop.create_task(accept_sockets(loop, listener))
+            yield {"port": listener.getsockname()[1]}
+            accepting.cancel()
+        elif kind.startswith("unix"):
+            path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "echo")
+            if kind == "unix streams":
+                server = await asyncio.start_unix_server(echo_stream, path, backlog=BACKLOG, ssl=context)
+            else:
+                server = await loop.create_unix_server(Echo, path, backlog=BACKLOG, ssl=context)
+            stack.callback(server.close)
+            yield {"path": path}
+        else:
+            if kind == "streams":
+                server = await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG, ssl=context)
+            else:
+                server = await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG, ssl=context)
+            stack.callback(server.close)
+            yield {"port": server.sockets[0].getsockname()[1]}
 
 
 def say(answer: dict):
@@ -92,7 +141,10 @@ def resident_bytes() -> int:
 
 async def serve(kind: str, chain: str | None):
     loop = asyncio.get_running_loop()
-    server = await start(kind, chain)
+    context = None
+    if chain is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
     stopped = loop.create_future()
 
     def on_stdin():
@@ -102,10 +154,13 @@ async def serve(kind: str, chain: str | None):
             loop.remove_reader(0)
             stopped.set_result(None)
 
-    loop.add_reader(0, on_stdin)
-    say({"port": server.sockets[0].getsockname()[1]})
-    await stopped
-    server.close()
+    try:
+        async with serving(kind, context) as address:
+            loop.add_reader(0, on_stdin)
+            say(address)
+            await stopped
+    except NotImplementedError as error:
+        say({"lacking": repr(error)})
 
 
 def main(name: str, kind: str, chain: str | None = None):

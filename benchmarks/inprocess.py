@@ -6,6 +6,7 @@ own (one per loop), a few times, and the best of them counts: CPU and wall time 
 
 import asyncio
 import json
+import socket
 import sys
 import threading
 import time
@@ -88,18 +89,31 @@ async def threadsafe_own(loop, operations):
     await flood(loop, fill, operations)
 
 
-async def threadsafe_other(loop, operations):
+async def threadsafe_other(loop, operations, threads=1):
     done = loop.create_future()
+    left = threads
+
+    def finish():
+        nonlocal left
+        left -= 1
+        if not left:
+            done.set_result(None)
 
     def produce():
-        for _ in range(operations):
+        for _ in range(operations // threads):
             loop.call_soon_threadsafe(nothing)
-        loop.call_soon_threadsafe(done.set_result, None)
+        loop.call_soon_threadsafe(finish)
 
-    producer = threading.Thread(target=produce)
-    producer.start()
+    producers = [threading.Thread(target=produce) for _ in range(threads)]
+    for producer in producers:
+        producer.start()
     await done
-    producer.join()
+    for producer in producers:
+        producer.join()
+
+
+async def threadsafe_4_threads(loop, operations):
+    await threadsafe_other(loop, operations, 4)
 
 
 async def sleep_zero(loop, operations):
@@ -144,6 +158,12 @@ async def run_in_executor(loop, operations):
         await loop.run_in_executor(None, nothing)
 
 
+async def getaddrinfo(loop, operations):
+    """Of an address, which needs no look-up."""
+    for _ in range(operations):
+        await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+
+
 # The number of operations: about 50 to 100 ms of asyncio.
 FIGURES = {
     call_soon: 100_000,
@@ -151,18 +171,20 @@ FIGURES = {
     call_soon_chained: 30_000,
     threadsafe_own: 30_000,
     threadsafe_other: 20_000,
+    threadsafe_4_threads: 20_000,
     sleep_zero: 30_000,
     timer_cancel: 50_000,
     timer_fire: 20_000,
     create_task: 20_000,
     wait_for: 5_000,
     run_in_executor: 2_000,
+    getaddrinfo: 1_000,
 }
 NAMES = [figure.__name__ for figure in FIGURES]
 
 
-def measure(loop, figure, operations: int) -> dict[str, float]:
-    loop.run_until_complete(figure(loop, BATCH))
+def measure(loop, figure, operations: int, warmup: int = BATCH) -> dict[str, float]:
+    loop.run_until_complete(figure(loop, warmup))
     cpu_times, wall_times = [], []
     for _ in range(REPEATS):
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()

@@ -4,17 +4,19 @@ import asyncio
 import importlib
 import importlib.metadata
 
-NAMES = ("rloop", "asyncio", "uvloop", "zuvloop")
-# Not a loop, but other transports for one: put into uvloop here, and looked at for TLS.
-FASTNET = "aiofastnet"
+RIVALS = ("asyncio", "uvloop", "aiofastnet", "zuvloop")
+NAMES = ("rloop", *RIVALS)
 # The loop that the others are put in proportion to.
 BASE = "uvloop"
+# Transports of its own for another loop, which schedules: uvloop here. Only its I/O is worth measuring.
+TRANSPORTS_ONLY = frozenset({"aiofastnet"})
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    if name == FASTNET:
-        return importlib.import_module(name).patch_loop(new_loop("uvloop"))
-    return importlib.import_module(name).new_event_loop()
+    module = importlib.import_module(name)
+    if name == "aiofastnet":
+        return module.loop_factory(importlib.import_module(BASE).new_event_loop)()
+    return module.new_event_loop()
 
 
 def installed(names: list[str]) -> dict[str, str]:

@@ -17,9 +17,11 @@ class Samples:
     def __init__(self):
         self.rounds = defaultdict(list)
         self.broken = {}
+        # (row, loop) that cannot be measured because the loop has no such thing, and what it says.
+        self.lacking = {}
 
     def median(self, row: str, loop: str, metric: str) -> float | None:
-        values = [sample[metric] for sample in self._samples(row, loop)]
+        values = self.values(row, loop, metric)
         return statistics.median(values) if values else None
 
     def ratios(self, row: str, loop: str, metric: str, base: str = loops.BASE) -> list[float]:
@@ -27,11 +29,15 @@ class Samples:
         pairs = zip(self._samples(row, loop), self._samples(row, base), strict=False)
         return [own[metric] / other[metric] for own, other in pairs if other[metric]]
 
-    def best(self, row: str, metric: str, names: tuple[str, ...]) -> str:
-        """The one of these loops whose median is the lowest; the first, if none was measured."""
-        medians = {name: self.median(row, name, metric) for name in names}
-        measured = [name for name in names if medians[name] is not None]
-        return min(measured, key=medians.__getitem__, default=names[0])
+    def ratios_to_best(self, row: str, loop: str, metric: str) -> list[float]:
+        """The loop's value in proportion to the least of those rivals' that were measured, one per round."""
+        rivals = filter(None, (self.values(row, name, metric) for name in loops.RIVALS))
+        best = [min(together) for together in zip(*rivals, strict=False)]
+        return [own / least for own, least in zip(self.values(row, loop, metric), best, strict=False) if least]
+
+    def values(self, row: str, loop: str, metric: str) -> list[float]:
+        """The loop's value, one per round; none if it failed once."""
+        return [sample[metric] for sample in self._samples(row, loop)]
 
     def _samples(self, row: str, loop: str) -> list[dict]:
         return [] if (row, loop) in self.broken else self.rounds.get((row, loop), [])
@@ -39,7 +45,8 @@ class Samples:
     def as_json(self) -> list[dict]:
         measured = [{"row": row, "loop": loop, "rounds": got} for (row, loop), got in self.rounds.items()]
         failed = [{"row": row, "loop": loop, "error": why} for (row, loop), why in self.broken.items()]
-        return measured + failed
+        absent = [{"row": row, "loop": loop, "lacking": why} for (row, loop), why in self.lacking.items()]
+        return measured + failed + absent
 
 
 def print_table(title: str, rows: list[str], columns: list[str], cell):
@@ -65,9 +72,9 @@ def value_cell(samples: Samples, metric: str, form: str = "{:.1f}", scale: float
     return cell
 
 
-def ratio_cell(samples: Samples, metric: str, form: str = "{:.1f}", rate: bool = False):
+def ratio_cell(samples: Samples, metric: str, form: str = "{:.1f}", rate: bool = False, scale: float = 1.0):
     """A cell with the median and the ratio to the base's; with `rate`, the inverse: how often as fast."""
-    plain = value_cell(samples, metric, form)
+    plain = value_cell(samples, metric, form, scale)
 
     def cell(row, loop):
         ratios = samples.ratios(row, loop, metric)

@@ -1,4 +1,4 @@
-"""System calls per request of the protocol echo server: `syscalls.py [--loops ...]`. Needs strace.
+"""System calls per request of the echo servers: `syscalls.py [--loops ...]`. Needs strace.
 
 strace is attached when the load is warm and detached before it ends, so that only requests are counted.
 Tracing slows the server down, so more requests wait at each poll than usual and polls look rarer.
@@ -13,14 +13,14 @@ import tempfile
 import time
 from collections import Counter
 
+import echo
 import loops
 import report
-import tcp
-from child import END_SECONDS, START_SECONDS, Broken, Child
+from child import END_SECONDS, START_SECONDS, Broken, Child, Lacking
 
 REQUESTS = 5000
-CONNECTIONS = 32
-SIZE = 1024
+CONFIGS = [echo.Config(kind, 1024, 32) for kind in ("protocol", "head+body", "unix", "sock")]
+CONFIGS.append(echo.Config("udp", 1024, 64))
 SENDS = ("write", "writev", "sendto", "sendmsg", "sendmmsg")
 
 
@@ -61,51 +61,57 @@ class Strace:
         return counts
 
 
-def count(loop: str, kind: str, loadgen: str) -> Counter[str]:
+def count(loop: str, config: echo.Config, loadgen: str) -> Counter[str]:
     """The system calls of so many requests to one server."""
-    config = tcp.Config(kind, SIZE, CONNECTIONS)
-    with Child(tcp.server_command(loop, kind, loadgen)) as server:
-        command = tcp.load_command(loadgen, server.read()["port"], config, "--requests", REQUESTS)
+    with Child(echo.server_command(loop, config.kind, loadgen)) as server:
+        command = echo.load_command(loadgen, server.read(), config, "--requests", REQUESTS)
         with Child(command) as load:
-            tcp.checked(load.read())
+            echo.checked(load.read())
             with Strace(server.pid) as strace:
-                tcp.checked(load.ask(START_SECONDS))
+                echo.checked(load.ask(START_SECONDS))
     return strace.counts()
+
+
+def print_calls(title: str, counts: dict[str, Counter[str]], names: list[str]):
+    calls = sum(counts.values(), Counter())
+    rows = [name for name, total in calls.most_common() if total > REQUESTS // 1000]
+
+    def cell(row, loop):
+        if loop not in counts:
+            return "-"
+        return f"{(counts[loop] | {'all': counts[loop].total()}).get(row, 0) / REQUESTS:.2f}"
+
+    report.print_table(f"system calls a request: {title}", [*rows, "all"], names, cell)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loops", default=",".join(loops.NAMES))
     options = parser.parse_args()
-    loadgen = tcp.find_loadgen()
+    loadgen = echo.find_loadgen()
     if shutil.which("strace") is None:
         print("system calls are left out: strace is not installed")
         return 0
     if loadgen is None:
-        sys.exit(tcp.LOADGEN_MISSING)
+        sys.exit(echo.LOADGEN_MISSING)
     names = list(loops.installed(options.loops.split(",")))
-    echo, sends, broken = {}, {}, []
-    for loop in names:
-        try:
-            echo[loop] = count(loop, "protocol", loadgen)
-            halves = count(loop, "head+body", loadgen)
-            sends[loop] = sum(halves[name] for name in SENDS)
-        except Broken as error:
-            broken.append(f"{loop}: {error}")
-    calls = sum(echo.values(), Counter())
-    rows = [name for name, total in calls.most_common() if total > REQUESTS // 1000]
-
-    def cell(row, loop):
-        if loop not in sends:
-            return "BROKEN"
-        counts = {"all": echo[loop].total(), "head+body: sends": sends[loop]} | echo[loop]
-        return f"{counts.get(row, 0) / REQUESTS:.2f}"
-
-    title = f"system calls a request ({CONNECTIONS} connections, {SIZE} bytes)"
-    report.print_table(title, [*rows, "all", "head+body: sends"], names, cell)
-    for loop in sends:
-        verdict = "one send" if sends[loop] <= 1.05 * REQUESTS else f"{sends[loop] / REQUESTS:.2f} sends"
-        print(f"{loop}: a response written as head and body leaves in {verdict}")
+    remarks, broken = [], []
+    for config in CONFIGS:
+        counts = {}
+        for loop in names:
+            try:
+                counts[loop] = count(loop, config, loadgen)
+            except Lacking as error:
+                remarks.append(f"not there (-): {config}, {loop}: {error}")
+            except Broken as error:
+                broken.append(f"{config}, {loop}: {error}")
+        print_calls(str(config), counts, names)
+        if config.kind == "head+body":
+            for loop, calls in counts.items():
+                sends = sum(calls[name] for name in SENDS)
+                verdict = "one send" if sends <= 1.05 * REQUESTS else f"{sends / REQUESTS:.2f} sends"
+                remarks.append(f"{loop}: a response written as head and body leaves in {verdict}")
+    print(*remarks, sep="\n")
     for line in broken:
         print(f"BROKEN: {line}")
     return 1 if broken else 0

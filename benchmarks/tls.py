@@ -8,11 +8,10 @@ import functools
 import sys
 from dataclasses import dataclass
 
-import loops
-import tcp
+import echo
 from child import START_SECONDS, Child
 
-sys.path.append(str(tcp.HERE.parent / "tests"))
+sys.path.append(str(echo.HERE.parent / "tests"))
 import certificates  # noqa: E402
 
 SIZES = (64, 1024, 10 * 1024, 100 * 1024)
@@ -30,15 +29,15 @@ class Echo:
     connections: int = CONNECTIONS
 
     def __str__(self):
-        return f"TLS {tcp.Config(self.kind, self.size, self.connections)}"
+        return f"TLS {echo.Config(self.kind, self.size, self.connections)}"
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """CPU time a request, rate and latencies."""
-        config = tcp.Config(self.kind, self.size, self.connections)
+        config = echo.Config(self.kind, self.size, self.connections)
         with serving(loop, self.kind, pin) as server:
-            command = tcp.load_command(loadgen, server.read()["port"], config, "--tls", "--seconds", seconds)
+            command = echo.load_command(loadgen, server.read(), config, "--tls", "--seconds", seconds)
             with Child(command, cpu=1 if pin else None) as load:
-                return tcp.loaded(server, load, seconds)
+                return echo.loaded(server, load, seconds)
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,12 @@ class Shake:
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """CPU time a handshake and the rate of them. A byte is echoed in each."""
         with serving(loop, "protocol", pin, self.key) as server:
-            options = {"--port": server.read()["port"], "--connections": 32, "--timeout": START_SECONDS}
-            options |= {"--seconds": seconds, "--warmup": tcp.WARMUP_SECONDS}
+            options = echo.address_of(server.read()) | {"--connections": 32, "--timeout": START_SECONDS}
+            options |= {"--seconds": seconds, "--warmup": echo.WARMUP_SECONDS}
             words = [str(word) for option in options.items() for word in option]
             command = [loadgen, "handshakes", *words, *(["--resume"] if self.resumed else [])]
             with Child(command, cpu=1 if pin else None) as load:
-                return tcp.loaded(server, load, seconds)
+                return echo.loaded(server, load, seconds)
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,18 @@ class Idle:
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """Resident memory of the server for each connection that has echoed something and waits now."""
-        warm = tcp.Config("protocol", 1024, 1)
-        config = tcp.Config("protocol", 1024, self.connections)
+        warm = echo.Config("protocol", 1024, 1)
+        config = echo.Config("protocol", 1024, self.connections)
         with serving(loop, "protocol", pin) as server:
-            port = server.read()["port"]
-            with Child(tcp.load_command(loadgen, port, warm, "--tls", "--requests", 100)) as load:
-                tcp.checked(load.read())
-                tcp.checked(load.ask())
+            greeting = server.read()
+            with Child(echo.load_command(loadgen, greeting, warm, "--tls", "--requests", 100)) as load:
+                echo.checked(load.read())
+                echo.checked(load.ask())
                 before = server.ask()["resident"]
-                command = tcp.load_command(loadgen, port, config, "--tls", "--requests", self.connections)
+                command = echo.load_command(loadgen, greeting, config, "--tls", "--requests", self.connections)
                 with Child(command, cpu=1 if pin else None) as idle:
-                    tcp.checked(idle.read())
-                    tcp.checked(idle.ask())
+                    echo.checked(idle.read())
+                    echo.checked(idle.ask())
                     after = server.ask()["resident"]
                     idle.tell()
                 load.tell()
@@ -109,8 +108,7 @@ FULL = [
 
 def names(chosen: list[str]) -> list[str]:
     """The loops, and beside them what is of interest for TLS only."""
-    extra = [loops.FASTNET] if "uvloop" in chosen and loops.installed([loops.FASTNET]) else []
-    return [*chosen, *extra, *([PORTABLE] if "rloop" in chosen else [])]
+    return [*chosen, *([PORTABLE] if "rloop" in chosen else [])]
 
 
 @functools.cache
@@ -119,7 +117,7 @@ def chain(key: str) -> str:
 
 
 def serving(loop: str, kind: str, pin: bool, key: str = "P-256") -> Child:
-    command = [sys.executable, str(tcp.HERE / "echo_server.py"), loop.removesuffix("-portable"), kind, chain(key)]
+    command = [sys.executable, str(echo.HERE / "echo_server.py"), loop.removesuffix("-portable"), kind, chain(key)]
     if loop == PORTABLE:
         command = ["env", "RLOOP_TLS_ENGINE=portable", *command]
     return Child(command, cpu=0 if pin else None)

@@ -35,15 +35,24 @@ mod _rloop {
     #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
     #[pymodule_export]
+    use crate::transports::datagram::DatagramTransport;
+    #[pymodule_export]
     use crate::transports::listener::Listener;
     #[pymodule_export]
+    use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
+    #[pymodule_export]
     use crate::transports::stream::StreamTransport;
+    #[pymodule_export]
+    use crate::transports::tls::{TlsLayer, TlsTransport};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
-        crate::transports::stream::add_raw_methods(module.py())
+        crate::transports::datagram::add_raw_methods(module.py())?;
+        crate::transports::pipe::add_raw_methods(module.py())?;
+        crate::transports::stream::add_raw_methods(module.py())?;
+        crate::transports::tls::add_raw_methods(module.py())
     }
 }

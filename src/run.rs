@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
+use crate::py::calls;
 use crate::py::context::EmptyBatch;
 use crate::py::fastcall::panic_error;
 use crate::reactor::token::Token;
@@ -237,7 +238,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
 }
 
 /// Sends what the transports were given in this turn: one system call each.
-fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+pub fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let mut unflushed = core.state.with(py, |state| std::mem::take(&mut state.unflushed));
     if unflushed.is_empty() {
@@ -269,6 +270,6 @@ fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: 
     let context = PyDict::new(py);
     context.set_item(&core.names.message, message)?;
     context.set_item(&core.names.exception, error.into_value(py))?;
-    event_loop.call_method1(&core.names.call_exception_handler, (context,))?;
+    calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;
     Ok(())
 }

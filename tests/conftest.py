@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 # RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
-# The tests of what rloop does not have yet: datagram endpoints and pipes. They pass on asyncio.
-collect_ignore_glob = ["test_datagram*.py", "test_pipes*.py"]
-
 LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+
+# A shell starts its background jobs with Ctrl-C ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEFAULT_LIMIT = 30
 
@@ -113,6 +115,20 @@ def loop_errors():
         pytest.fail(f"left open: {sorted(leaked)}", pytrace=False)
 
 
+@pytest.fixture
+def no_child_left():
+    """Fails a test that leaves a child process, running or as a zombie."""
+    yield
+    deadline = time.monotonic() + 5
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid:
+                pytest.fail(f"left as a zombie: {pid}", pytrace=False)
+            time.sleep(0.01)
+        pytest.fail("left running: a child", pytrace=False)
+
+
 def describe(context):
     return ", ".join(f"{key}={value!r}" for key, value in context.items())
 
@@ -194,5 +210,4 @@ def pytest_collection_finish():
 
 
 def pytest_report_header():
-    engine = os.environ.get("RLOOP_TLS_ENGINE", "chosen by rloop")
-    return f"loops: {', '.join(LOOPS)}; TLS engine of rloop: {engine}"
+    return f"loops: {', '.join(LOOPS)}"

@@ -153,6 +153,24 @@ def test_exception_handler_runs_in_the_context_of_the_callback(loop, schedule):
     assert got == ["failed"]
 
 
+def test_files_in_a_context_that_was_empty(loop):
+    """A reader is one handle, so that each call of it sees what the last one has left."""
+
+    def callback():
+        got.append(var.get())
+        var.set(len(got))
+
+    got = []
+    left, right = socket.socketpair()
+    right.send(b"x")
+    contextvars.Context().run(loop.add_reader, left, callback)
+    turn_until(loop, lambda: len(got) == 3)
+    loop.remove_reader(left)
+    assert got == ["unset", 1, 2]
+    left.close()
+    right.close()
+
+
 @pytest.mark.parametrize("method, remove", [("add_reader", "remove_reader"), ("add_writer", "remove_writer")])
 def test_files(loop, method, remove):
     left, right = socket.socketpair()

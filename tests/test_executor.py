@@ -2,8 +2,10 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -51,6 +53,141 @@ async def test_cancel():
     with pytest.raises(asyncio.CancelledError):
         await future
     release.set()
+
+
+def test_cancelled_before_it_starts(loop):
+    """Then it never does."""
+    ran, started, release = [], threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        busy = loop.run_in_executor(executor, work)
+        started.wait(10)
+        waiting = loop.run_in_executor(executor, ran.append, 1)
+        waiting.cancel()
+        turn(loop)
+        turn(loop)
+        release.set()
+        assert loop.run_until_complete(busy) is None
+    assert waiting.cancelled()
+    assert ran == []
+
+
+def test_executor_that_cancels_what_waits(loop):
+    started, release = threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    busy, waiting = (loop.run_in_executor(executor, work) for _ in range(2))
+    started.wait(10)
+    executor.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(waiting)
+    release.set()
+    loop.run_until_complete(busy)
+
+
+@pytest.mark.parametrize("kind", ["CancelledError", "InvalidStateError", "TimeoutError"])
+def test_exceptions_of_concurrent_futures(loop, kind):
+    """They become asyncio's."""
+
+    def work():
+        raise getattr(concurrent.futures, kind)("text")
+
+    with pytest.raises(getattr(asyncio, kind), match="^text$"):
+        loop.run_until_complete(loop.run_in_executor(None, work))
+
+
+def test_exception_that_is_no_error(loop):
+    def work():
+        raise GeneratorExit("text")
+
+    with pytest.raises(GeneratorExit, match="^text$"):
+        loop.run_until_complete(loop.run_in_executor(None, work))
+
+
+def test_stop_iteration(loop, loop_errors):
+    """It cannot be raised into a future: asyncio gives up, or says so, by version."""
+    future = loop.run_in_executor(None, next, iter([]))
+    loop.call_later(0.05, loop.stop)
+    loop.run_forever()
+    if future.done():
+        assert isinstance(future.exception(), RuntimeError)
+    else:
+        assert isinstance(loop_errors.pop()["exception"], TypeError)
+        future.cancel()
+
+
+def test_result_for_a_closed_loop_is_dropped(loop, caplog):
+    started, release = threading.Event(), threading.Event()
+
+    def work():
+        started.set()
+        release.wait(10)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        future = loop.run_in_executor(executor, work)
+        started.wait(10)
+        loop.close()
+        release.set()
+    assert not future.done()
+    assert caplog.records == []
+
+
+def test_other_kinds_of_executors(loop):
+    """Whatever has submit() will do."""
+    future = concurrent.futures.Future()
+    native = loop.create_future()
+
+    class Executor:
+        def __init__(self, answer):
+            self.answer = answer
+
+        def submit(self, function, *args):
+            self.args = function, args
+            return self.answer
+
+    executor = Executor(future)
+    result = loop.run_in_executor(executor, print, 1)
+    assert executor.args == (print, (1,))
+    future.set_result("done")
+    assert loop.run_until_complete(result) == "done"
+    assert loop.run_in_executor(Executor(native), print) is native
+    with pytest.raises(AssertionError, match="^concurrent.futures.Future is expected, got 42$"):
+        loop.run_in_executor(Executor(42), print)
+
+
+def test_completed_before_it_is_asked_for(loop):
+    class Executor:
+        def submit(self, function, *args):
+            future = concurrent.futures.Future()
+            future.set_result(function(*args))
+            return future
+
+    future = loop.run_in_executor(Executor(), pow, 2, 3)
+    assert loop.run_until_complete(future) == 8
+
+
+def test_no_reference_cycle_is_left(loop):
+    class Result:
+        pass
+
+    async def work():
+        return weakref.ref(await loop.run_in_executor(None, Result))
+
+    gc.disable()
+    try:
+        result = loop.run_until_complete(work())
+        loop.run_until_complete(loop.run_in_executor(None, int))
+        assert result() is None
+    finally:
+        gc.enable()
 
 
 def test_set_default_executor(loop):

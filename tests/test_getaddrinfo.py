@@ -6,11 +6,15 @@ questions that have an answer to explain are in test_dns.py.
 """
 
 import asyncio
+import concurrent.futures
 import itertools
+import logging
 import random
 import socket
 
 import pytest
+
+from peers import on_asyncio
 
 HOSTS = [
     # Addresses, in every way of writing them.
@@ -388,3 +392,150 @@ async def test_arguments_of_a_wrong_type(keywords):
     with pytest.raises(type(expected.value)) as info:
         await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, **keywords)
     assert info.value.args == expected.value.args
+
+
+# --- who answers ---
+
+
+class Counting(concurrent.futures.ThreadPoolExecutor):
+    def __init__(self):
+        super().__init__(1)
+        self.submitted = 0
+
+    def submit(self, *args, **kwargs):
+        self.submitted += 1
+        return super().submit(*args, **kwargs)
+
+
+async def submissions(questions):
+    """How many of the questions, whatever their answers, went to the default executor."""
+    loop = asyncio.get_running_loop()
+    executor = Counting()
+    loop.set_default_executor(executor)
+    await asyncio.gather(
+        *(
+            loop.getaddrinfo(host, port, family=family, type=kind, proto=proto, flags=flags)
+            for host, port, family, kind, proto, flags in questions
+        ),
+        return_exceptions=True,
+    )
+    await loop.shutdown_default_executor()
+    return executor.submitted
+
+
+LITERALS = [
+    ("0.0.0.0", socket.AF_INET),
+    ("127.0.0.1", socket.AF_INET),
+    ("255.255.255.255", socket.AF_INET),
+    ("::", socket.AF_INET6),
+    ("::1", socket.AF_INET6),
+    ("2001:DB8::ABCD:EF", socket.AF_INET6),
+    ("fe80::1", socket.AF_INET6),
+    ("::ffff:7f00:1", socket.AF_INET6),
+    ("64:ff9b::1.2.3.4", socket.AF_INET6),
+]
+USUAL = [(STREAM, 0), (STREAM, TCP), (DGRAM, 0), (DGRAM, socket.IPPROTO_UDP)]
+NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+async def test_addresses_need_no_thread():
+    axes = itertools.product(LITERALS, [0, 80, 65535], [True, False], USUAL, [0, socket.AI_PASSIVE, NUMERIC])
+    questions = [
+        (host, port, family if named else 0, kind, proto, flags)
+        for (host, family), port, named, (kind, proto), flags in axes
+    ]
+    await check(questions)
+    assert await submissions(questions) == (len(questions) if on_asyncio() else 0)
+
+
+async def test_answer_at_once():
+    """Nothing else runs before the answer is there."""
+    if on_asyncio():
+        pytest.skip("asyncio asks a thread")
+    coroutine = asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=STREAM)
+    with pytest.raises(StopIteration) as end:
+        coroutine.send(None)
+    assert end.value.value == socket.getaddrinfo("127.0.0.1", 80, type=STREAM)
+
+
+async def test_what_could_differ_is_left_to_libc():
+    """Zone ids, odd spellings, every error, and what has more than one answer."""
+    odd = [host for host in HOSTS if type(host) is not str or not is_usual(host)]
+    questions = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
+    ports = [port for port in PORTS if type(port) is not int or not 0 <= port <= 65535]
+    questions += [("127.0.0.1", port, 0, STREAM, 0, 0) for port in ports]
+    questions += [("::1", 80, family, STREAM, 0, 0) for family in FAMILIES if family not in (0, socket.AF_INET6)]
+    questions += [("127.0.0.1", 80, 0, kind, 0, 0) for kind in KINDS if kind not in (STREAM, DGRAM)]
+    questions += [("127.0.0.1", 80, 0, STREAM, proto, 0) for proto in PROTOCOLS if proto not in (0, TCP)]
+    harmless = NUMERIC | socket.AI_PASSIVE
+    questions += [("127.0.0.1", 80, 0, STREAM, 0, flags) for flags in FLAGS if flags & ~harmless]
+    assert await submissions(questions) == len(questions)
+
+
+def is_usual(host):
+    """Whether it is an address as inet_pton knows them: four decimal numbers, or IPv6 without a zone."""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_addresses_are_logged_in_debug_mode(host, caplog):
+    caplog.set_level(logging.DEBUG, "asyncio")
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    await check([(host, 80, 0, STREAM, 0, 0)])
+    texts = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith(f"Get address info {host}:80, type=") for text in texts)
+
+
+async def test_patched_function_is_asked_for_addresses(monkeypatch):
+    answer = [(socket.AF_INET, STREAM, TCP, "", ("192.0.2.1", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer)
+    assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=STREAM) == answer
+
+
+async def test_executor_that_was_shut_down():
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_default_executor()
+    with pytest.raises(RuntimeError, match="^Executor shutdown has been called$"):
+        await loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
+
+
+def test_closed_loop(loop):
+    coroutine = loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
+    loop.close()
+    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        coroutine.send(None)
+
+
+def test_audit_hooks(child):
+    """They see every question, and can refuse it (PEP 578)."""
+    result = child(
+        """
+        import socket, sys
+
+        def hook(event, args):
+            if event == "socket.getaddrinfo":
+                print(*args)
+                if args[0] == "::1":
+                    raise PermissionError("refused")
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+            try:
+                await loop.getaddrinfo("::1", 80, family=socket.AF_INET6, type=socket.SOCK_DGRAM)
+            except PermissionError as error:
+                print(error)
+
+        sys.addaudithook(hook)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+        """
+    )
+    kinds = socket.SOCK_STREAM.value, socket.SOCK_DGRAM.value
+    assert result.stdout == f"127.0.0.1 80 0 {kinds[0]} 0\n::1 80 {socket.AF_INET6.value} {kinds[1]} 0\nrefused\n"
+    assert (result.stderr, result.returncode) == ("", 0)

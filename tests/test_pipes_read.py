@@ -322,7 +322,7 @@ async def test_set_protocol():
 
 
 ERRORS = pytest.mark.parametrize(
-    "error", [ZeroDivisionError("why"), OSError("why"), asyncio.CancelledError("why")]
+    "error", [ZeroDivisionError, OSError, asyncio.CancelledError]
 )
 
 
@@ -330,6 +330,7 @@ ERRORS = pytest.mark.parametrize(
 @pytest.mark.parametrize("method", ["connection_made", "data_received"])
 async def test_method_that_raises(method, error, loop_errors):
     """Reported as any callback, and the pipe is read on."""
+    error = error("why")
     async with read_pipe(factory=raising(method, error)) as (transport, protocol, far):
         far.send(b"x")
         await protocol.read(1)
@@ -350,6 +351,7 @@ async def test_method_that_raises(method, error, loop_errors):
 @pytest.mark.parametrize("method", ["eof_received", "connection_lost"])
 async def test_last_method_that_raises(method, error, loop_errors):
     """Reported, and nothing of the end is left out."""
+    error = error("why")
     async with read_pipe(factory=raising(method, error)) as (transport, protocol, far):
         far.close()
         assert await protocol.lost is None

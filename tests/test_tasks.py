@@ -48,6 +48,17 @@ def test_exception_that_nobody_asks_for(loop, loop_errors):
     assert isinstance(context["exception"], ZeroDivisionError)
 
 
+def test_class_that_asyncio_was_given(loop, monkeypatch):
+    """Programs replace asyncio's classes, by Python's versions of them for example."""
+
+    class Future(asyncio.Future):
+        pass
+
+    assert type(loop.create_future()) is asyncio.Future
+    monkeypatch.setattr("asyncio.futures.Future", Future)
+    assert type(loop.create_future()) is Future
+
+
 # --- create_task ---
 
 
@@ -57,6 +68,16 @@ def test_create_task(loop):
     assert task.get_loop() is loop
     assert not task.done()
     assert re.fullmatch(r"Task-\d+", task.get_name())
+    assert loop.run_until_complete(task) == "value"
+
+
+def test_class_of_tasks_that_asyncio_was_given(loop, monkeypatch):
+    class Task(asyncio.Task):
+        pass
+
+    monkeypatch.setattr("asyncio.tasks.Task", Task)
+    task = loop.create_task(value())
+    assert type(task) is Task
     assert loop.run_until_complete(task) == "value"
 
 

@@ -9,7 +9,17 @@ import socket
 
 import pytest
 
-from peers import BufferedRecorder, Peer, Recorder, arrived, raising, released, settle, socket_pair
+from peers import (
+    BufferedRecorder,
+    Peer,
+    Recorder,
+    arrived,
+    raising,
+    read_exactly,
+    released,
+    settle,
+    socket_pair,
+)
 
 # --- protocol methods that leave the loop ---
 
@@ -57,6 +67,29 @@ def test_exit_keeps_the_connection(loop, method, base, error):
         transport.close()
         loop.run_until_complete(released(transport))
         assert protocol.calls.count("connection_lost") == 1
+
+
+@LEAVING
+@pytest.mark.parametrize(("method", "base"), [("data_received", Recorder), ("buffer_updated", BufferedRecorder)])
+def test_exit_leaves_nothing_unread_or_unsent(loop, method, base, error):
+    """What the kernel still holds is no news, and yet not forgotten."""
+    near, far = socket_pair()
+    data = bytes(range(256)) * 65536  # more than the kernel holds
+    with Peer(far) as peer:
+        transport, protocol = loop.run_until_complete(make(loop, raising(method, error("now"), base), near))
+        transport.write(data)
+        unsent = transport.get_write_buffer_size()
+        assert unsent > 0
+        received = read_exactly(peer.sock, len(data) - unsent)
+        peer.send(data[:200_000])
+        with pytest.raises(error, match="now"):
+            loop.run_forever()
+        assert 0 < len(protocol.data) < 200_000
+        setattr(protocol, method, lambda *args: getattr(base, method)(protocol, *args))
+        assert loop.run_until_complete(protocol.read(200_000)) == data[:200_000]
+        assert received + loop.run_until_complete(peer.read(unsent)) == data
+        transport.close()
+        loop.run_until_complete(released(transport))
 
 
 @LEAVING

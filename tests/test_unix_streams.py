@@ -7,6 +7,8 @@ connections are made is in test_unix_connect.py and test_unix_server.py.
 import asyncio
 import contextlib
 import os
+import re
+import select
 import socket
 
 import pytest
@@ -52,6 +54,34 @@ async def test_there_and_back(factory, size):
             transport.write(data)
             assert await peer.read(size) == data
         assert bytes(protocol.data) == data * 3
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="Linux tells what epoll watches")
+async def test_watched_for_writing_only_while_a_write_waits():
+    """A UNIX socket is reported as writable whenever its peer has read: wake-ups for nothing."""
+
+    def watched_for_writing():
+        number = transport.get_extra_info("socket").fileno()
+        for name in os.listdir("/proc/self/fdinfo"):
+            with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{name}") as info:
+                if found := re.search(rf"^tfd: +{number} events: +(\w+)", info.read(), re.MULTILINE):
+                    return bool(int(found[1], 16) & select.EPOLLOUT)
+        raise AssertionError("not watched")
+
+    async with connection() as (transport, protocol, peer):
+        await settle()
+        assert not watched_for_writing()
+        for _ in range(3):
+            transport.write(PLENTY)
+            await settle()
+            assert watched_for_writing()
+            assert await peer.read(len(PLENTY)) == PLENTY
+            await settle()
+            transport.write(b"x")
+            assert await peer.read(1) == b"x"
+            await settle()
+            assert not watched_for_writing()
+        assert protocol.calls == ["connection_made", *["pause_writing", "resume_writing"] * 3]
 
 
 async def test_big_transfers_in_both_directions_at_once():

@@ -134,14 +134,27 @@ def asyncio_outcome(scenario, setting):
     return outcome("asyncio", scenario, setting)
 
 
-def same_as_asyncio(loop_name, scenario, setting):
+def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     """Plays the scenario, and returns what was told: what is told on asyncio.
 
     Where asyncio itself is under test, it is compared with itself: what differs from one run to the next could not
-    be asked of another loop.
+    be asked of another loop. `whole_data`: what rloop delivers, where asyncio loses whole records that came together
+    with a bad one.
     """
-    seen = outcome(loop_name, scenario, setting)
-    assert seen == asyncio_outcome(scenario, setting)
+    seen, expected = outcome(loop_name, scenario, setting), dict(asyncio_outcome(scenario, setting))
+    if loop_name != "asyncio":
+        # asyncio's TLS does not count what it has handed to the transport below, and pauses nobody for it.
+        flow = ("pause_writing", "resume_writing")
+        for told in (seen, expected):
+            if "calls" in told:
+                told["calls"] = [call for call in told["calls"] if call not in flow]
+        if whole_data is not None:
+            assert seen["data"] == whole_data
+            received = ("data_received", "get_buffer", "buffer_updated")
+            calls = [[call for call in told["calls"] if call not in received] for told in (seen, expected)]
+            assert calls[0] == calls[1]
+            expected = {**expected, "data": whole_data, "calls": seen["calls"]}
+    assert seen == expected
     return seen
 
 

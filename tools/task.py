@@ -1,4 +1,4 @@
-"""What `make` runs: `task.py demo|test|lint|bench`. Standard library only; everything else goes into target/venvs.
+"""What `make` runs: `task.py TASK`. Standard library only; everything else goes into target/venvs.
 
 A task is a list of steps; each says what it does, and the first that fails ends the run with its exit status.
 """
@@ -12,14 +12,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 VENVS = TARGET / "venvs"
 WHEELS = TARGET / "wheels"
+# A command that runs another one where newer Pythons are, if there is such a place beside this checkout. Paths below
+# the checkout are the same there.
+ELSEWHERE = Path(os.environ.get("RLOOP_PYTHONS", ROOT.parent / "shared" / "pythons" / "in"))
 # The Pythons that rloop supports.
 SUPPORTED = [(3, minor) for minor in range(11, 16)]
+# How many parts each Python's tests are run in.
+PARTS = 2
 MATURIN = "maturin>=1.9.4,<2"
 
 
@@ -27,9 +34,14 @@ def say(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
+def status_of(*command: str | Path, **environment: str) -> int:
+    """Run a command in the project's folder."""
+    return subprocess.run([str(part) for part in command], cwd=ROOT, env={**os.environ, **environment}).returncode
+
+
 def run(*command: str | Path, **environment: str) -> None:
     """Run a command in the project's folder; end with its exit status if it fails."""
-    status = subprocess.run([str(part) for part in command], cwd=ROOT, env={**os.environ, **environment}).returncode
+    status = status_of(*command, **environment)
     if status:
         print(f"\nFAILED (exit status {status}): {' '.join(map(str, command))}", flush=True)
         sys.exit(status if status > 0 else 1)
@@ -38,29 +50,50 @@ def run(*command: str | Path, **environment: str) -> None:
 # ------------------------------------------------------------------------------------------------ environments
 
 
-def version_of(python: str | Path) -> tuple[int, int] | None:
-    """The version of a CPython that can build and run the project: with venv and headers. None for any other."""
+@dataclass(frozen=True)
+class Python:
+    """An interpreter: what runs it, and its version in full."""
+
+    command: tuple[str, ...]
+    version: tuple[int, int, int]
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        return self.version[:2]
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """What stands before the interpreter's own path."""
+        return self.command[:-1]
+
+
+def python_of(*command: str) -> Python | None:
+    """A CPython that can build and run the project: with venv and headers. None for any other."""
     code = (
         "import sys, os, sysconfig, ensurepip\n"
         "header = os.path.join(sysconfig.get_path('include'), 'Python.h')\n"
         "gil = getattr(sys, '_is_gil_enabled', lambda: True)()\n"
         "assert sys.implementation.name == 'cpython' and gil and os.path.exists(header)\n"
-        "print(*sys.version_info[:2])"
+        "print(*sys.version_info[:3])"
     )
     try:
-        output = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=30)
+        output = subprocess.run([*command, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if output.returncode:
         return None
-    major, minor = map(int, output.stdout.split())
-    return (major, minor) if (major, minor) in SUPPORTED else None
+    major, minor, micro = map(int, output.stdout.split())
+    return Python(command, (major, minor, micro)) if (major, minor) in SUPPORTED else None
 
 
 @functools.cache
-def pythons() -> dict[tuple[int, int], str]:
+def pythons() -> dict[tuple[int, int], Python]:
     """Every supported CPython of this machine, by version: this one first, then those on PATH and of pyenv."""
-    found: dict[tuple[int, int], str] = {}
+    found: dict[tuple[int, int], Python] = {}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [sys.executable]
     for major, minor in SUPPORTED:
@@ -68,49 +101,72 @@ def pythons() -> dict[tuple[int, int], str]:
             candidates.append(on_path)
         candidates += sorted(map(str, pyenv.glob(f"{major}.{minor}.*/bin/python{major}.{minor}")))
     for candidate in candidates:
-        version = version_of(candidate)
-        if version is not None:
-            found.setdefault(version, candidate)
+        python = python_of(candidate)
+        if python is not None:
+            found.setdefault(python.minor, python)
     if not found:
         sys.exit(f"No CPython of {SUPPORTED[0]} to {SUPPORTED[-1]} with venv and headers found")
     return found
 
 
-def name_of(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
+def all_pythons() -> list[Python]:
+    """Those of this machine, and those that are found elsewhere."""
+    here = sorted(pythons().values(), key=lambda python: python.version)
+    if not ELSEWHERE.exists():
+        return here
+    elsewhere = [python_of(str(ELSEWHERE), f"python{major}.{minor}") for major, minor in SUPPORTED]
+    versions = {python.version for python in here}
+    found = here + [python for python in elsewhere if python is not None and python.version not in versions]
+    return sorted(found, key=lambda python: python.version)
 
 
-def venv(name: str, python: str, *requirements: str | Path) -> Path:
-    """A fresh virtual environment with the given packages (a path is a requirements file); returns its Python."""
+def venv(name: str, python: Python, *requirements: str | Path) -> tuple[str, ...]:
+    """A fresh virtual environment with the given packages (a path is a requirements file); what runs its Python."""
     folder = VENVS / name
-    run(python, "-m", "venv", "--clear", folder)
-    inside = folder / "bin" / "python"
+    run(*python.command, "-m", "venv", "--clear", folder)
+    inside = (*python.prefix, str(folder / "bin" / "python"))
     packages: list[str | Path] = []
     for requirement in requirements:
         is_file = isinstance(requirement, Path) and requirement.suffix == ".txt"
         packages += ["-r", requirement] if is_file else [requirement]
     if packages:
-        run(inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+        run(*inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
     return inside
 
 
 @functools.cache
-def wheel(version: tuple[int, int], python: str) -> Path:
-    """Build the wheel for one Python from this checkout."""
-    say(f"Building the wheel for Python {name_of(version)}")
-    builder = VENVS / "build" / "bin" / "python"
+def wheel(python: Python) -> Path:
+    """Build the wheel for one Python from this checkout, unless nothing has changed since it was built."""
+    folder = WHEELS / python.name
+    if (built := next(folder.glob("*.whl"), None)) and built.stat().st_mtime > last_change():
+        return built
+    say(f"Building the wheel for Python {python.name}")
+    name = "build-elsewhere" if python.prefix else "build"
+    builder = VENVS / name / "bin" / "python"
     if not builder.exists():
-        venv("build", sys.executable, MATURIN)
-    folder = WHEELS / name_of(version)
+        venv(name, python, MATURIN)
     shutil.rmtree(folder, ignore_errors=True)
-    options = ("--quiet", "--release", "--locked", "--interpreter", python)
-    run(builder, "-m", "maturin", "build", *options, "--out", folder)
+    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
+    target = TARGET / "elsewhere" if python.prefix else TARGET
+    run(*python.prefix, builder, "-m", "maturin", "build", *options, "--out", folder, CARGO_TARGET_DIR=str(target))
     [path] = folder.glob("*.whl")
     return path
 
 
-def default_python() -> tuple[tuple[int, int], str]:
-    return next(iter(pythons().items()))
+def last_change() -> float:
+    """When the newest file was written of which wheels are made."""
+    files = [*ROOT.glob("Cargo.*"), ROOT / "pyproject.toml", ROOT / "README.md"]
+    files += [
+        path
+        for folder in ("src", "python")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
+    return max(path.stat().st_mtime for path in files)
+
+
+def default_python() -> Python:
+    return next(iter(pythons().values()))
 
 
 # ------------------------------------------------------------------------------------------------ tasks
@@ -121,14 +177,15 @@ def lint() -> None:
     run("cargo", "fmt", "--all", "--check")
     for features in ([], ["--no-default-features"]):
         clippy = ["cargo", "clippy", "--quiet", "--locked", "--workspace", *features, "--", "-D", "warnings"]
-        run(*clippy, PYO3_BUILD_EXTENSION_MODULE="1", PYO3_PYTHON=default_python()[1])
-    version, python = default_python()
-    path = wheel(version, python)
+        run(*clippy, PYO3_BUILD_EXTENSION_MODULE="1", PYO3_PYTHON=default_python().command[0])
+    python = default_python()
+    path = wheel(python)
     say("Python: format, mypy, and the stub against the built extension")
     inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt")
-    run(inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools")
-    run(inside, "-m", "mypy", "--strict", "python/rloop", "tools/task.py")
-    run(inside, "-m", "mypy.stubtest", "rloop")
+    run(*inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools")
+    run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools/task.py")
+    run(*inside, "-m", "mypy", "--strict", "tests/conformance")
+    run(*inside, "-m", "mypy.stubtest", "rloop")
 
 
 def test() -> None:
@@ -137,18 +194,96 @@ def test() -> None:
     say("Rust tests: the reactor and the decisions of the transports, without Python")
     run("cargo", "test", "--quiet", "--locked", "--no-default-features")
     run("cargo", "test", "--quiet", "--locked", "--package", "rloop-loadgen")
-    for version, python in pythons().items():
-        path = wheel(version, python)
-        say(f"Python tests on {name_of(version)}: rloop and asyncio, side by side")
-        inside = venv(f"test-{name_of(version)}", python, path, ROOT / "tests" / "requirements.txt")
-        run(inside, "-m", "pytest", "--quiet")
-        say(f"TLS tests on {name_of(version)}: rloop's other engine, without a look into OpenSSL")
-        run(inside, "-m", "pytest", "--quiet", "-k", "test_tls", RLOOP_TLS_ENGINE="portable", RLOOP_TEST_LOOPS="rloop")
+    python_tests()
+    if status := conformance_of(default_python()):
+        sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
     say("Soak: uvicorn, aiohttp and asyncio's servers under load, nothing may be left")
-    inside = venv("soak", sys.executable, wheel(*default_python()), ROOT / "examples" / "requirements.txt")
-    run(inside, "examples/soak.py", "rloop", "--quick")
+    python = default_python()
+    inside = venv("soak", python, wheel(python), ROOT / "examples" / "requirements.txt")
+    run(*inside, "examples/soak.py", "rloop", "--quick")
     say(f"Everything passed, in {time.monotonic() - started:.0f} s")
+
+
+def python_tests() -> None:
+    """Every Python's tests in parts, two parts at a time: they wait more than they compute."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    jobs: list[tuple[str, list[str | Path], dict[str, str]]] = []
+    for python in pythons().values():
+        path = wheel(python)
+        inside = venv(f"test-{python.name}", python, path, ROOT / "tests" / "requirements.txt")
+        pytest = [*inside, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+        for part in range(PARTS):
+            jobs.append((f"{python.name}, part {part + 1} of {PARTS}", [*pytest, *files[part::PARTS]], {}))
+        if python is default_python():
+            portable = [path for path in files if path.name.startswith("test_tls")]
+            environment = {"RLOOP_TLS_ENGINE": "portable"}
+            jobs.append((f"{python.name}, TLS by the portable engine", [*pytest, *portable], environment))
+    say("Python tests: rloop and asyncio, side by side")
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(run_quietly, *job) for job in jobs]
+        failed = [name for (name, _, _), result in zip(jobs, results, strict=True) if not result.result()]
+    if failed:
+        sys.exit(f"FAILED: Python tests on {'; '.join(failed)}")
+
+
+def run_quietly(name: str, command: list[str | Path], environment: dict[str, str]) -> bool:
+    """Run a command whose output is shown at its end: in full if it fails, its last line if it does not."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    output = done.stdout.rstrip()
+    shown = output if done.returncode else output.rpartition("\n")[2]
+    print(f"-- {name}, {time.monotonic() - started:.0f} s: {shown}", flush=True)
+    return done.returncode == 0
+
+
+def conformance(*arguments: str) -> None:
+    """Arguments are those of tests/conformance/run.py: modules, --loop asyncio, ..."""
+    sys.exit(conformance_of(default_python(), *arguments))
+
+
+def conformance_left_out(*arguments: str) -> None:
+    sys.exit(conformance_of(default_python(), "--left-out", *arguments))
+
+
+def conformance_all() -> None:
+    started = time.monotonic()
+    failed = [python.name for python in all_pythons() if conformance_of(python)]
+    versions = [python.name for python in all_pythons()]
+    run(sys.executable, "tests/conformance/table.py", *versions)
+    if failed:
+        sys.exit(f"FAILED: asyncio's own tests on Python {', '.join(failed)}")
+    say(f"asyncio's own tests passed on Python {', '.join(versions)}, in {time.monotonic() - started:.0f} s")
+
+
+def conformance_of(python: Python, *arguments: str) -> int:
+    """The exit status."""
+    bring_asyncio_tests(python)
+    path = wheel(python)
+    say(f"asyncio's own tests on rloop, Python {python.name}")
+    inside = venv(f"conformance-{python.name}", python, path)
+    return status_of(*inside, "tests/conformance/run.py", *arguments)
+
+
+def bring_asyncio_tests(python: Python) -> None:
+    """Debian has the interpreter's tests in a package of their own."""
+    look = [*python.command, "-c", "import test.test_asyncio"]
+    if not subprocess.run(look, cwd=ROOT, capture_output=True).returncode:
+        return
+    package = f"libpython{python.minor[0]}.{python.minor[1]}-testsuite"
+    if os.geteuid() or shutil.which("apt-get") is None:
+        sys.exit(f"Python {python.name} is installed without its tests (Debian: {package})")
+    say(f"Installing {package}")
+    run(*python.prefix, "apt-get", "update", "-qq")
+    run(*python.prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
 
 
 def demo() -> None:
@@ -156,30 +291,38 @@ def demo() -> None:
 
 
 def run_demo(*arguments: str) -> None:
-    version, python = default_python()
-    path = wheel(version, python)
+    python = default_python()
+    path = wheel(python)
     say("The demo: an ASGI application under uvicorn, on rloop and on asyncio")
     inside = venv("demo", python, path, ROOT / "examples" / "demo" / "requirements.txt")
-    run(inside, "examples/demo/run.py", *arguments)
+    run(*inside, "examples/demo/run.py", *arguments)
 
 
 def bench(*arguments: str) -> None:
-    version, python = default_python()
+    python = default_python()
     say("Building the load generator")
     run("cargo", "build", "--quiet", "--release", "--locked", "--package", "rloop-loadgen")
-    path = wheel(version, python)
-    rivals = ["uvloop", "zuvloop"] if version >= (3, 14) else ["uvloop"]
-    say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {name_of(version)}")
-    # Not a loop: other transports for uvloop, measured for TLS.
-    inside = venv("bench", python, path, *rivals, "aiofastnet")
-    run(inside, "benchmarks/bench.py", *arguments)
+    path = wheel(python)
+    rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
+    say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
+    inside = venv("bench", python, path, *rivals)
+    run(*inside, "benchmarks/bench.py", *arguments)
     if not arguments:
-        run(inside, "benchmarks/syscalls.py")
+        run(*inside, "benchmarks/syscalls.py")
 
 
 def main(arguments: Sequence[str]) -> None:
-    tasks = {"demo": demo, "test": test, "lint": lint, "bench": bench}
-    if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] != "bench"):
+    tasks = {
+        "demo": demo,
+        "test": test,
+        "lint": lint,
+        "bench": bench,
+        "conformance": conformance,
+        "conformance-left-out": conformance_left_out,
+        "conformance-all": conformance_all,
+    }
+    with_arguments = ("bench", "conformance", "conformance-left-out")
+    if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     if shutil.which("cargo") is None:
         sys.exit("Rust is needed: cargo is not on PATH")

@@ -15,6 +15,7 @@ from . import _rloop
 
 if TYPE_CHECKING:
     import asyncio
+    import concurrent.futures
     from collections.abc import Callable
     from ssl import SSLContext
 
@@ -26,8 +27,15 @@ class LoopBase(_rloop.EventLoop, base_events.BaseEventLoop):
 
     if TYPE_CHECKING:
         # What is used here of `BaseEventLoop` and is not public, so that a type checker does not know it.
+        _executor_shutdown_called: bool
+
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
+        def _check_callback(self, callback: object, method: str) -> None: ...
+        def _check_default_executor(self) -> None: ...
+
+        _default_executor: concurrent.futures.Executor | None
+
         def _check_sendfile_params(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> None: ...
         async def _ensure_resolved(
             self,

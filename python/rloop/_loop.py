@@ -1,23 +1,28 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation, `_sockets.py` and `_unix.py` are parts by noun. Here are running and closing, reports,
-and the hooks by which asyncio's own code makes TCP and TLS connections. Nothing here may run per packet.
+`_base.py` is its foundation; `_executors.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and
+`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code
+makes TCP connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import socket
-from asyncio import base_events, constants, sslproto
-from asyncio.log import logger
+from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
+from ._executors import ExecutorMethods
+from ._names import NameMethods
+from ._processes import ProcessMethods
 from ._report import format_callback
-from ._signals import Signals
+from ._signals import Signals, after_fork_in_child
 from ._sockets import SocketMethods
+from ._tls import TlsMethods
 from ._unix import UnixMethods
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Loop(SocketMethods, UnixMethods):
+class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -37,6 +42,7 @@ class Loop(SocketMethods, UnixMethods):
         self._signals = Signals(self)
         # The inode of the socket file of each listening UNIX socket that is to be removed with it.
         self._socket_files: dict[socket.socket, int] = {}
+        self._children = {}
 
     # ---------------------------------------------------------------------------------------- running
 
@@ -54,9 +60,13 @@ class Loop(SocketMethods, UnixMethods):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._signals.close()
+        self._forget_children()
         super().close()
-        self._release()
+        try:
+            # Not possible in another thread than the main one.
+            self._signals.close()
+        finally:
+            self._release()
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Have `callback(*args)` called on the loop when the signal `sig` arrives.
@@ -88,6 +98,7 @@ class Loop(SocketMethods, UnixMethods):
         """Called in debug mode for what ran longer than `slow_callback_duration`."""
         if isinstance(subject, asyncio.Handle):
             subject = base_events._format_handle(subject)  # type: ignore[attr-defined]
+        logger = base_events.logger  # type: ignore[attr-defined]
         logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
     # ---------------------------------------------------------------------------------------- TCP
@@ -111,90 +122,18 @@ class Loop(SocketMethods, UnixMethods):
         self._remove_socket_file(sock)
         sock.close()
 
-    # ---------------------------------------------------------------------------------------- TLS
-
-    def _make_ssl_transport(
-        self,
-        rawsock: socket.socket,
-        protocol: asyncio.BaseProtocol,
-        sslcontext: ssl.SSLContext,
-        waiter: asyncio.Future[None] | None = None,
-        *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        extra: dict[str, Any] | None = None,
-        server: asyncio.Server | None = None,
-        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.Transport:
-        """TLS by asyncio's own protocol on the native transport, until there is a native layer for it."""
-        ssl_protocol = sslproto.SSLProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,  # type: ignore[arg-type]
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
-        return ssl_protocol._app_transport
-
-    def _accept_tls(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
-        server: asyncio.Server | None,
-        tls: tuple[ssl.SSLContext, float | None, float | None],
-        context: contextvars.Context | None,
-    ) -> None:
-        """Called by a listener for a connection of a TLS server."""
-        handshake = self._handshake(protocol_factory, conn, peername, server, tls, context)
-        self.create_task(handshake, context=context)
-
-    async def _handshake(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
-        server: asyncio.Server | None,
-        tls: tuple[ssl.SSLContext, float | None, float | None],
-        context: contextvars.Context | None,
-    ) -> None:
-        sslcontext, handshake_timeout, shutdown_timeout = tls
-        details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
-        transport: asyncio.Transport | None = None
-        try:
-            details["protocol"] = protocol = protocol_factory()
-            waiter = self.create_future()
-            details["transport"] = transport = self._make_ssl_transport(
-                conn,
-                protocol,
-                sslcontext,
-                waiter,
-                server_side=True,
-                extra={"peername": peername},
-                server=server,
-                ssl_handshake_timeout=handshake_timeout,
-                ssl_shutdown_timeout=shutdown_timeout,
-                context=context,
-            )
-            await waiter
-        except BaseException as exc:
-            if transport is None:
-                conn.close()
-            else:
-                transport.close()
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                raise
-            if self.get_debug():
-                self.call_exception_handler({**details, "exception": exc})
-
 
 _rloop.add_raw_methods(Loop)
+
+
+def _before_fork() -> None:
+    """What was written in this turn leaves now: asyncio has sent it, and the child must not send it once more."""
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, Loop):
+        loop._flush_writes()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=after_fork_in_child)
 
 
 def new_event_loop() -> Loop:

@@ -12,3 +12,19 @@ from asyncio import transports
 
 class StreamTransport(transports._FlowControlMixin, transports.Transport):
     """A connected stream socket and its protocol."""
+
+
+class SSLTransport(transports._FlowControlMixin, transports.Transport):
+    """A TLS connection on another transport. asyncio has `ssl` in the name of its class, too."""
+
+
+class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
+    """A datagram socket and its protocol."""
+
+
+class ReadPipeTransport(transports.ReadTransport):
+    """The reading end of a pipe and its protocol."""
+
+
+class WritePipeTransport(transports._FlowControlMixin, transports.WriteTransport):
+    """The writing end of a pipe and its protocol."""

@@ -25,9 +25,11 @@ use crate::py::names::{Names, names};
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
 use crate::reactor::ready::{Inbox, ReadyQueue};
+use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
+pub use scratch::Buffer;
 use scratch::Scratch;
 pub use sources::{FdCallbacks, Kind, Native, Source};
 
@@ -56,11 +58,15 @@ pub struct State {
     spare_timers: Vec<Py<TimerHandle>>,
 }
 
+/// A loop's core as Python passes it from the loop to what is made for it.
+#[pyclass(frozen, module = "rloop._rloop")]
+pub struct CoreRef(pub Arc<LoopCore>);
+
 /// One event loop.
 pub struct LoopCore {
     pub state: LoopCell<State>,
     pub inbox: Inbox<Entry>,
-    pub waker: Waker,
+    pub waker: Arc<Waker>,
     pub clock: Clock,
     /// Has a subclass its own `time()`? Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
@@ -69,6 +75,12 @@ pub struct LoopCore {
     pub empty_context: EmptyContext,
     /// What the transports receive into: never borrowed while anything else runs.
     pub scratch: LoopCell<Scratch>,
+    /// What TLS layers receive into, and encrypt into. One of each is enough, but where a layer keeps its buffer: it
+    /// has been paused in the middle of it.
+    pub spare_buffer: LoopCell<Option<Buffer>>,
+    pub spare_output: LoopCell<Vec<u8>>,
+    /// What the datagram transports receive into, made by the first of them; borrowed as `scratch` is.
+    pub datagrams: LoopCell<Option<ReceiveBatch>>,
     pub closed: AtomicBool,
     pub stopping: AtomicBool,
     pub debug: AtomicBool,
@@ -105,6 +117,9 @@ impl LoopCore {
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new()),
+            spare_buffer: LoopCell::new(None),
+            spare_output: LoopCell::new(Vec::new()),
+            datagrams: LoopCell::new(None),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),

@@ -1,7 +1,11 @@
-//! The buffer that all transports of a loop receive small reads into.
+//! Memory that all transports of a loop receive into: the scratch of small reads, and the buffers of the TLS layer.
 
-/// Its size, in bytes.
+use std::mem::MaybeUninit;
+
+/// The size of the scratch, in bytes.
 const SCRATCH: usize = 64 * 1024;
+/// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used cost nothing.
+const BUFFER: usize = 256 * 1024;
 
 /// Memory to receive into, aligned to a page: the kernel copies up to twice as slowly into addresses that are 16
 /// past a multiple of 64, which is what a large allocation gets.
@@ -9,16 +13,71 @@ pub struct Scratch(Box<[Page]>);
 
 #[repr(C, align(4096))]
 #[derive(Clone)]
-struct Page([std::mem::MaybeUninit<u8>; 4096]);
+struct Page([MaybeUninit<u8>; 4096]);
 
 impl Scratch {
     pub fn new() -> Self {
-        Self(vec![Page([std::mem::MaybeUninit::uninit(); 4096]); SCRATCH / 4096].into_boxed_slice())
+        Self::with_capacity(SCRATCH)
     }
 
-    pub fn as_mut_slice(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
+    fn with_capacity(bytes: usize) -> Self {
+        Self(Box::from(vec![Page([MaybeUninit::uninit(); 4096]); bytes / 4096]))
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {
         let len = self.0.len() * 4096;
         // SAFETY: pages are contiguous arrays of possibly uninitialised bytes, `len` of them in all.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// A scratch of its own, with what was received and how much of it has been read.
+pub struct Buffer {
+    memory: Scratch,
+    /// Invariant: `read <= filled`, and the first `filled` bytes are initialised.
+    read: usize,
+    filled: usize,
+}
+
+impl Buffer {
+    pub fn new() -> Self {
+        Self { memory: Scratch::with_capacity(BUFFER), read: 0, filled: 0 }
+    }
+
+    /// Replaces the contents by what `receive` puts at the start of the memory; it returns how much that is.
+    pub fn fill<E>(
+        &mut self,
+        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        (self.read, self.filled) = (0, 0);
+        let memory = self.memory.as_mut_slice();
+        let count = receive(memory)?.min(memory.len());
+        self.filled = count;
+        Ok(count)
+    }
+
+    /// How many bytes have not been read.
+    pub fn len(&self) -> usize {
+        self.filled - self.read
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Moves as much as fits to `target`; returns how much.
+    pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
+        let count = target.len().min(self.len());
+        let from = self.read;
+        target[..count].copy_from_slice(&self.memory.as_mut_slice()[from..from + count]);
+        self.read += count;
+        count
+    }
+
+    /// What has not been read.
+    pub fn as_slice(&self) -> &[u8] {
+        let start = self.memory.0.as_ptr().cast::<u8>();
+        // SAFETY: the first `filled` bytes are initialised (see the invariant).
+        unsafe { std::slice::from_raw_parts(start.add(self.read), self.len()) }
     }
 }

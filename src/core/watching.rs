@@ -28,15 +28,34 @@ impl LoopCore {
 
     /// Watches `fd` in `mode`, instead of whoever did so far.
     pub fn register(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
+        self.register_for(py, fd, mode, Readiness::BOTH, source)
+    }
+
+    /// As [`LoopCore::register`], for these directions only.
+    pub fn register_for(
+        &self,
+        py: Python<'_>,
+        fd: i32,
+        mode: Mode,
+        directions: Readiness,
+        source: Source,
+    ) -> PyResult<Token> {
         let (previous, result) = self.state.with(py, |state| {
             let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
-            (previous, state.reactor.register(fd, mode, source))
+            (previous, state.reactor.register_for(fd, mode, directions, source))
         });
         previous.map_or(Ok(()), |previous| previous.cancel(py))?;
         result.map_err(|(error, source)| {
             drop(source);
             os_error(py, &error)
         })
+    }
+
+    /// Changes the directions that a registered fd is watched for: see [`Reactor::watch`].
+    pub fn watch(&self, py: Python<'_>, token: Token, directions: Readiness) -> PyResult<()> {
+        self.state
+            .with(py, |state| state.reactor.watch(token, directions))
+            .map_err(|error| os_error(py, &error))
     }
 
     /// Ends a registration; to be called before its fd is closed.

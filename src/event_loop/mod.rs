@@ -13,15 +13,18 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::core::{FdCallbacks, LoopCore, Source};
+use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::handle::Callback;
+use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::run;
+use crate::transports::datagram::{self, DatagramTransport};
 use crate::transports::listener::{Listener, Serving};
+use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
 use crate::transports::socket::{Socket, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
 pub use scheduling::add_raw_methods;
@@ -83,7 +86,7 @@ impl EventLoop {
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let keywords = PyDict::new(slf.py());
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        slf.get().core.names.future.bind(slf.py()).call((), Some(&keywords))
+        slf.get().core.names.future_class(slf.py())?.call((), Some(&keywords))
     }
 
     /// Removes the reader of an fd or file object. False if there was none.
@@ -102,6 +105,17 @@ impl EventLoop {
         slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
         slf.get().core.read_switch_interval(slf.py())?;
         run::run_until_stopped(slf.as_any(), &slf.get().core)
+    }
+
+    /// Gives the kernel what was written in this turn.
+    fn _flush_writes(slf: &Bound<'_, Self>) -> PyResult<()> {
+        run::flush_writes(slf.as_any(), &slf.get().core)
+    }
+
+    /// For native objects that Python makes for this loop.
+    #[getter]
+    fn _core(&self) -> CoreRef {
+        CoreRef(self.core.clone())
     }
 
     /// Wakes the loop if it is parked in its poll.
@@ -155,6 +169,22 @@ impl EventLoop {
         })
     }
 
+    /// The hook of `BaseEventLoop` for a datagram socket. `address`: where to, if the endpoint was made for one.
+    #[pyo3(signature = (sock, protocol, address=None, waiter=None, extra=None))]
+    fn _make_datagram_transport<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        address: Option<Bound<'py, PyAny>>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, DatagramTransport>> {
+        let fd = slf.get().fd_of(sock)?;
+        slf.get().refuse_fd_of_transport(sock, fd)?;
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        DatagramTransport::start(datagram::Parts { core, event_loop, sock, protocol, address, waiter, extra })
+    }
+
     /// The hook of `BaseEventLoop` for a listening socket. `tls`: what `Loop._accept_tls` gets after the connection.
     #[pyo3(signature = (protocol_factory, sock, tls, server, backlog, context))]
     #[allow(clippy::too_many_arguments, reason = "one call per listening socket")]
@@ -178,6 +208,37 @@ impl EventLoop {
             backlog,
             context,
         })
+    }
+
+    /// The reading end of a pipe; `fd` is that of `pipe`, and non-blocking.
+    fn _read_pipe<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: Bound<'py, PyAny>,
+        fd: i32,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, ReadPipeTransport>> {
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        ReadPipeTransport::open(pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra })
+    }
+
+    /// The writing end of a pipe; `fd` is that of `pipe`, and non-blocking. `tells_end`: it shows there that the reader
+    /// has gone. `by_record`: every write is to be a system call of its own.
+    #[allow(clippy::too_many_arguments, reason = "one call per pipe")]
+    fn _write_pipe<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: Bound<'py, PyAny>,
+        fd: i32,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+        tells_end: bool,
+        by_record: bool,
+    ) -> PyResult<Bound<'py, WritePipeTransport>> {
+        let (core, event_loop) = (&slf.get().core, slf.as_any());
+        let parts = pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra };
+        WritePipeTransport::open(parts, tells_end, by_record)
     }
 
     /// A future that is completed once `sock` is readable, or writable; to be called when a call has just blocked.
@@ -207,6 +268,24 @@ impl EventLoop {
         start: usize,
     ) -> PyResult<Option<usize>> {
         sockets::try_send(&self.core, sock, data, start)
+    }
+
+    /// What `socket.getaddrinfo` answers, if the host is an address literal and that is certain; else None. None also in
+    /// debug mode, where look-ups are logged, and on a closed loop, which answers nothing.
+    fn _literal_addrinfo<'py>(
+        &self,
+        host: &Bound<'py, PyAny>,
+        port: &Bound<'py, PyAny>,
+        family: &Bound<'py, PyAny>,
+        kind: &Bound<'py, PyAny>,
+        protocol: &Bound<'py, PyAny>,
+        flags: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        if self.core.debug.load(Relaxed) || self.core.closed.load(Relaxed) {
+            return Ok(None);
+        }
+        let question = Question { host, port, family, kind, protocol, flags };
+        addrinfo::of_literal(self.core.names, &question)
     }
 
     /// Lets go of everything; the last step of `close()`.

@@ -133,8 +133,16 @@ impl EventLoop {
             return args.forward(names.create_task.bind(py), slf.as_any());
         }
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        names.task.bind(py).call((args.required(0, "create_task", "coro")?,), Some(&keywords))
+        names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
     }
+}
+
+/// Does the running version's `create_task` pass keywords on that it does not know? (CPython 3.13.3)
+fn takes_any_keyword(py: Python<'_>) -> PyResult<bool> {
+    const CO_VARKEYWORDS: u32 = 8;
+    let create_task = py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?;
+    let flags: u32 = create_task.getattr("__code__")?.getattr("co_flags")?.extract()?;
+    Ok(flags & CO_VARKEYWORDS != 0)
 }
 
 /// Puts the raw methods on `class`: `EventLoop`, and also on the Python class that all loops are of. CPython's fast
@@ -170,12 +178,15 @@ pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
             "Schedules callback(*args) in delay seconds; returns its TimerHandle.",
         call_at("($self, /, when, callback, *args, context=None)"):
             "Schedules callback(*args) for when seconds of time(); returns its TimerHandle.",
-        create_task("($self, /, coro, **kwargs)"):
-            "Schedules a coroutine; returns its Task.",
         add_reader("($self, /, fd, callback, *args)"):
             "Calls callback(*args) in every turn in which fd is readable.",
         add_writer("($self, /, fd, callback, *args)"):
             "Calls callback(*args) in every turn in which fd is writable.",
+    }
+    if takes_any_keyword(class.py())? {
+        raw! { create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task." }
+    } else {
+        raw! { create_task("($self, /, coro, *, name=None, context=None)"): "Schedules a coroutine; returns its Task." }
     }
     Ok(())
 }

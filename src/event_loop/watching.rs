@@ -106,11 +106,12 @@ impl EventLoop {
         let handle = core.handle(slf.as_any(), Callback { callback, args, context: None })?.unbind();
         let known = core.state.with(py, |state| {
             // A fresh edge for what is ready already; an error: the number belongs to another file by now.
-            state.reactor.token_of(fd).filter(|&token| state.reactor.refresh(token).is_ok())
+            let token = state.reactor.token_of(fd)?;
+            state.reactor.refresh(token, direction).is_ok().then_some(token)
         });
         let token = match known {
             Some(token) => token,
-            None => Self::register_file(core, file, fd)?,
+            None => Self::register_file(core, file, fd, direction)?,
         };
         if let (Some(replaced), _) = Self::exchange(py, core, token, direction, Some(handle)) {
             Handle::cancel_once(replaced.bind(py))?;
@@ -118,10 +119,16 @@ impl EventLoop {
         Ok(())
     }
 
-    fn register_file(core: &LoopCore, file: &Bound<'_, PyAny>, fd: i32) -> PyResult<Token> {
+    /// Has the kernel watch a file for `direction`, and later for the other one too, once somebody waits for that.
+    fn register_file(
+        core: &LoopCore,
+        file: &Bound<'_, PyAny>,
+        fd: i32,
+        direction: Readiness,
+    ) -> PyResult<Token> {
         let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
         let callbacks = FdCallbacks { file: known_as, ..FdCallbacks::default() };
-        core.register(file.py(), fd, Mode::Level, Source::Callbacks(callbacks))
+        core.register_for(file.py(), fd, Mode::Level, direction, Source::Callbacks(callbacks))
     }
 
     /// A future that is completed once `sock` is ready in `direction`; to be called when a system call has just said
@@ -140,13 +147,17 @@ impl EventLoop {
             let token = state.reactor.token_of(fd)?;
             match state.reactor.source(token) {
                 // The same object, so the same file: no need to ask the kernel, whose next edge is still to come.
-                Some(Source::Callbacks(FdCallbacks { file: Some(file), .. })) if file.is(sock) => Some(token),
-                _ => state.reactor.refresh(token).is_ok().then_some(token),
+                Some(Source::Callbacks(FdCallbacks { file: Some(file), .. })) if file.is(sock) => {
+                    state.reactor.watch_also(token, direction)
+                }
+                _ => state.reactor.refresh(token, direction),
             }
+            .is_ok()
+            .then_some(token)
         });
         let token = match known {
             Some(token) => token,
-            None => Self::register_file(core, sock, fd)?,
+            None => Self::register_file(core, sock, fd, direction)?,
         };
         let replaced = core.state.with(py, |state| {
             let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {

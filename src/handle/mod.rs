@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::leaves_the_loop;
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context::{self, EmptyBatch, EmptyContext};
 use crate::py::fastcall::Raised;
@@ -238,7 +239,8 @@ impl Handle {
             Err(error)
         } else {
             let failed = &names(py)?._callback_failed;
-            this.event_loop.bind(py).call_method1(failed, (slf, error.into_value(py))).map(drop)
+            let error = error.into_value(py).into_bound(py).into_any();
+            calls::method(this.event_loop.bind(py), failed, [slf.as_any(), &error]).map(drop)
         };
         this.running_on.finished();
         result
@@ -363,23 +365,29 @@ impl Running {
     }
 
     #[inline(always)]
-    fn invoke(&self, _py: Python<'_>) -> Result<(), Raised> {
+    fn invoke(&self, py: Python<'_>) -> Result<(), Raised> {
         let args = self.stack[1..].as_ptr();
         // SAFETY: this struct holds references to the callback and to `count` arguments (or to a tuple of them); the
         // slot before the first belongs to this struct and may be used by the callee.
         unsafe {
-            let result = if self.count > INLINE {
-                ffi::PyObject_Call(self.callback, *args, std::ptr::null_mut())
-            } else {
-                let count = self.count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-                ffi::PyObject_Vectorcall(self.callback, args, count, std::ptr::null_mut())
-            };
-            if result.is_null() {
-                return Err(Raised);
+            if self.count > INLINE {
+                return self.invoke_with_tuple(py);
             }
-            ffi::Py_DECREF(result);
+            let count = self.count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+            ffi::Py_DECREF(calls::vectorcall(self.callback, args, count)?);
         }
         Ok(())
+    }
+
+    /// With more arguments than have a place of their own.
+    #[cold]
+    fn invoke_with_tuple(&self, py: Python<'_>) -> Result<(), Raised> {
+        // SAFETY: this struct holds references to both, and the first argument is then a tuple of all of them.
+        let (callback, args) = unsafe {
+            let args = Bound::from_borrowed_ptr(py, self.stack[1]).cast_into_unchecked();
+            (Bound::from_borrowed_ptr(py, self.callback), args)
+        };
+        calls::function(&callback, &args).map(drop)
     }
 }
 

@@ -43,21 +43,45 @@ pub fn fill_new<E>(
     }
 }
 
-/// Bytes on their way to the kernel: an exact `bytes` object, which nobody can change.
+/// Bytes on their way to the kernel: an exact `bytes` object, or memory of our own, which nobody can change.
 pub struct Chunk {
-    /// Keeps the payload alive. Takes part in no cycle, so the garbage collector need not see it.
-    _owner: Py<PyBytes>,
+    /// Keeps the payload alive.
+    owner: Owner,
     start: *const u8,
     len: usize,
 }
 
-// SAFETY: the pointer is into `_owner`, which is immutable and kept alive by this struct; sending both is sending it.
+enum Owner {
+    /// Takes part in no cycle, so the garbage collector need not see it.
+    Bytes(Py<PyBytes>),
+    Memory {
+        _payload: Vec<u8>,
+    },
+}
+
+// SAFETY: the pointer is into `owner`, which is immutable and kept alive by this struct; sending both is sending it.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
     fn keep(owner: Bound<'_, PyBytes>) -> Self {
         let (start, len) = (owner.as_bytes().as_ptr(), owner.as_bytes().len());
-        Self { _owner: owner.unbind(), start, len }
+        Self { owner: Owner::Bytes(owner.unbind()), start, len }
+    }
+
+    /// Memory that is not from Python.
+    pub fn from_vec(memory: Vec<u8>) -> Self {
+        // A vector's payload stays where it is when the vector is moved.
+        let (start, len) = (memory.as_ptr(), memory.len());
+        Self { owner: Owner::Memory { _payload: memory }, start, len }
+    }
+
+    /// The same without its first `count` bytes.
+    pub fn skip(mut self, count: usize) -> Self {
+        let count = count.min(self.len);
+        // SAFETY: within the payload, or just behind it.
+        self.start = unsafe { self.start.add(count) };
+        self.len -= count;
+        self
     }
 
     /// What `write()` takes: bytes are kept, everything that somebody could change afterwards is copied. `None` for
@@ -76,6 +100,14 @@ impl Chunk {
         Ok(None)
     }
 
+    /// As an object: the one that was written, if it is still whole.
+    pub fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        match &self.owner {
+            Owner::Bytes(bytes) if bytes.as_bytes(py).len() == self.len => bytes.bind(py).clone(),
+            _ => PyBytes::new(py, self.as_ref()),
+        }
+    }
+
     /// What `writelines()` takes: any object that has a buffer.
     pub fn from_buffer(data: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
@@ -92,7 +124,7 @@ impl Chunk {
 impl AsRef<[u8]> for Chunk {
     #[inline]
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `start` and `len` are those of `_owner`'s payload, which does not change and lives as long as self.
+        // SAFETY: `start` and `len` are those of `owner`'s payload, which does not change and lives as long as self.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }

@@ -145,12 +145,19 @@ impl<'a, 'py> Arguments<'a, 'py> {
     /// The argument `at`, given by position or by name, or the error that Python gives when it is missing.
     #[inline]
     pub fn required(&self, at: usize, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.optional(at, name)?.ok_or_else(|| {
+            PyTypeError::new_err(format!("{method}() missing required positional argument: '{name}'"))
+        })
+    }
+
+    /// The argument `at`, given by position or by name.
+    #[inline]
+    pub fn optional(&self, at: usize, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self.from(at).first() {
             // SAFETY: a borrowed reference that the caller keeps alive.
-            Some(&value) => Ok(unsafe { Bound::from_borrowed_ptr(self.py, value) }),
-            None => self.keyword(name)?.ok_or_else(|| {
-                PyTypeError::new_err(format!("{method}() missing required positional argument: '{name}'"))
-            }),
+            Some(&value) => Ok(Some(unsafe { Bound::from_borrowed_ptr(self.py, value) })),
+            None if self.names.is_none() => Ok(None),
+            None => self.keyword(name),
         }
     }
 

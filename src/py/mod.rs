@@ -1,7 +1,9 @@
 //! What the rest of the crate needs of Python itself: interned names and imports, calls, contexts, buffers and
 //! addresses. PyO3 and std only: no mio, and nothing that knows of an event loop.
 
+pub mod addrinfo;
 pub mod bytes;
+pub mod calls;
 pub mod cell;
 pub mod context;
 pub mod fastcall;

@@ -1,8 +1,10 @@
 //! Every Python object that Rust needs by name, in one table: interned strings and what is imported of asyncio.
 
+use pyo3::exceptions::PyAttributeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 macro_rules! names {
     (strings { $($string:ident),* $(,)? } imports { $($import:ident = $module:literal . $path:literal),* $(,)? }) => {
@@ -10,12 +12,16 @@ macro_rules! names {
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
+            /// The empty string.
+            pub empty: Py<PyString>,
             /// The keyword `loop`, which Rust has another use for.
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
             /// `asyncio.constants._SendfileMode.TRY_NATIVE`
             pub sendfile_try_native: Py<PyAny>,
+            /// `asyncio.constants._SendfileMode.FALLBACK`
+            pub sendfile_fallback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
             pub threadsafe_handle: Py<PyAny>,
             /// Do other threads that cancel a handle wait for its callback? (CPython 3.14)
@@ -24,6 +30,8 @@ macro_rules! names {
             pub server_counts_transports: bool,
             /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
             pub own_writelines: bool,
+            /// Does the size of a queue of datagrams count their headers? (CPython 3.13)
+            pub datagram_headers: bool,
         }
 
         impl Names {
@@ -31,6 +39,7 @@ macro_rules! names {
                 Ok(Self {
                     $($string: PyString::intern(py, stringify!($string)).unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    empty: PyString::intern(py, "").unbind(),
                     loop_keyword: PyString::intern(py, "loop").unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
@@ -38,7 +47,13 @@ macro_rules! names {
                         .getattr("_SendfileMode")?
                         .getattr("TRY_NATIVE")?
                         .unbind(),
+                    sendfile_fallback: py
+                        .import("asyncio.constants")?
+                        .getattr("_SendfileMode")?
+                        .getattr("FALLBACK")?
+                        .unbind(),
                     own_writelines: py.version_info() >= (3, 12),
+                    datagram_headers: py.version_info() >= (3, 13),
                     threadsafe_handle: py
                         .import("asyncio.events")?
                         .getattr("_ThreadSafeHandle")
@@ -55,25 +70,55 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
+        _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        eof_received, exception, fileno, get_buffer, message, name, pause_writing, protocol,
-        resume_writing, setblocking, slow_callback_duration, socket, time, transport,
+        datagram_received, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
+        is_closing, message, name, pause_reading, pause_writing, peername, pending, pipe, protocol, read, recvfrom,
+        resume_reading, resume_writing, send, sendto, setblocking, slow_callback_duration, sockname, socket, time,
+        transport, write,
     }
     imports {
+        af_inet = "socket"."AF_INET",
+        af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
+        datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
+        future_names = "asyncio.futures"."__dict__",
         format_callback = "rloop._report"."format_callback",
-        future = "asyncio"."Future",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
         loop_class = "rloop._loop"."Loop",
+        read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
+        sock_dgram = "socket"."SOCK_DGRAM",
+        sock_stream = "socket"."SOCK_STREAM",
         socket_class = "socket"."socket",
         stream_transport = "rloop._transports"."StreamTransport",
-        task = "asyncio"."Task",
+        task_names = "asyncio.tasks"."__dict__",
+        tls_transport = "rloop._transports"."SSLTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
+        write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
+}
+
+impl Names {
+    /// The class of futures; like asyncio, asked for each time: programs put their own in its place.
+    #[inline]
+    pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        of_module(self.future_names.bind(py), intern!(py, "Future"))
+    }
+
+    /// The class of tasks, likewise.
+    #[inline]
+    pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        of_module(self.task_names.bind(py), intern!(py, "Task"))
+    }
+}
+
+#[inline]
+fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    names.cast::<PyDict>()?.get_item(name)?.ok_or_else(|| PyAttributeError::new_err(name.to_string()))
 }
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();

@@ -1,8 +1,8 @@
-//! Socket addresses as Python's `socket` module shows them.
+//! Socket addresses as Python's `socket` module shows them, and takes them.
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
 
 use crate::reactor::sys::{Address, SocketAddress};
 
@@ -20,4 +20,47 @@ pub fn to_python<'py>(py: Python<'py>, address: &SocketAddress) -> PyResult<Boun
         }
         Address::Other(family) => (family, PyBytes::new(py, b"")).into_bound_py_any(py),
     }
+}
+
+/// The address that Python's `socket.sendto` would make of `address`, where that takes no resolver and is not an
+/// error: literals in exact types, an absolute path, an abstract name. `None`: let the socket decide.
+#[inline]
+pub fn from_python(family: i32, address: &Bound<'_, PyAny>) -> Option<SocketAddress> {
+    if family == libc::AF_UNIX {
+        return from_name(address);
+    }
+    let parts = address.cast::<PyTuple>().ok()?;
+    let host = parts.get_borrowed_item(0).ok()?;
+    let host = host.cast_exact::<PyString>().ok()?;
+    let host = host.to_str().ok()?;
+    let number = |at| {
+        let number = parts.get_borrowed_item(at).ok()?;
+        number.cast_exact::<PyInt>().ok()?.extract::<u32>().ok()
+    };
+    let port = u16::try_from(number(1)?).ok()?;
+    match (family, parts.len()) {
+        (libc::AF_INET, 2) => Some(SocketAddress::v4(host.parse().ok()?, port)),
+        (libc::AF_INET6, length @ 2..=4) => {
+            let flow = if length > 2 { number(2)? } else { 0 };
+            let scope = if length > 3 { number(3)? } else { 0 };
+            (flow <= MAX_FLOW).then_some(SocketAddress::v6(host.parse().ok()?, port, flow, scope))
+        }
+        _ => None,
+    }
+}
+
+/// Largest flow information: 20 bits (RFC 8200, section 3).
+const MAX_FLOW: u32 = (1 << 20) - 1;
+
+fn from_name(name: &Bound<'_, PyAny>) -> Option<SocketAddress> {
+    let bytes = match name.cast_exact::<PyBytes>() {
+        Ok(bytes) => bytes.as_bytes(),
+        // ASCII is the same in every encoding of file names.
+        Err(_) => {
+            name.cast_exact::<PyString>().ok()?.to_str().ok().filter(|text| text.is_ascii())?.as_bytes()
+        }
+    };
+    // A relative path means something else once the directory is changed.
+    bytes.first().filter(|&&first| first == b'/' || first == 0)?;
+    SocketAddress::unix(bytes)
 }

@@ -3,10 +3,15 @@
 //! Pure Rust on std, mio and libc; `use pyo3` is forbidden here, and the folder builds and tests without Python. It
 //! calls nobody: what is ready is returned, what is removed is given back for the caller to drop.
 //!
-//! mio is always edge-triggered. Every fd has one registration for both directions, so that arming and disarming a
-//! direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
+//! mio is always edge-triggered. Every fd has one registration, for both directions unless its owner knows better
+//! ([`Reactor::watch`]), so that arming and disarming a direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
 //! of `add_reader`) gets it by one poll(2) before the wait over just those fds that fired in the turn before: an edge
 //! that was not used up is found there, and every later one arrives by itself.
+
+//!
+//! A fork's child shares the poll with its parent: whatever it registers or deregisters there, and every edge that it
+//! takes, would be the parent's loss. So it deregisters nothing there, and before anything else gets a poll of its own
+//! with the same registrations ([`Reactor::make_own`]).
 
 pub mod clock;
 pub mod readiness;
@@ -21,6 +26,7 @@ use std::io;
 use std::os::fd::RawFd;
 #[cfg(target_os = "linux")]
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 
@@ -30,11 +36,6 @@ use waker::Waker;
 
 /// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
 const WAKER: mio::Token = mio::Token(usize::MAX);
-/// What every registration asks of the kernel.
-#[cfg(target_os = "linux")]
-const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE).add(mio::Interest::PRIORITY);
-#[cfg(not(target_os = "linux"))]
-const BOTH: mio::Interest = mio::Interest::READABLE.add(mio::Interest::WRITABLE);
 /// Most events taken from the kernel in one poll.
 const MAX_EVENTS: usize = 1024;
 
@@ -57,6 +58,8 @@ pub struct Registration<S> {
     mode: Mode,
     /// Does the kernel watch the fd yet?
     active: bool,
+    /// The directions that it watches the fd for.
+    watched: Readiness,
     /// The directions in which the owner of a level-triggered registration wants to hear of readiness.
     armed: Readiness,
     /// What has been reported since the owner took it last.
@@ -78,14 +81,18 @@ pub struct Reactor<S> {
     fired: Vec<Token>,
     /// How many active registrations are not [`Mode::Internal`].
     watched: usize,
+    waker: Arc<Waker>,
+    /// `sys::forks()` when the poll was made.
+    forks: u32,
 }
 
 impl<S> Reactor<S> {
     /// A reactor without registrations, and the waker that interrupts its poll.
-    pub fn new() -> io::Result<(Self, Waker)> {
+    pub fn new() -> io::Result<(Self, Arc<Waker>)> {
+        sys::watch_forks();
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let waker = Waker::new(&registry, WAKER)?;
+        let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
             poller: Some(Poller::new(poll)),
             registry: Some(registry),
@@ -93,15 +100,64 @@ impl<S> Reactor<S> {
             tokens: HashMap::new(),
             fired: Vec::new(),
             watched: 0,
+            waker: waker.clone(),
+            forks: sys::forks(),
         };
         Ok((reactor, waker))
+    }
+
+    /// Called before the poll is used in any way: in a fork's child, where it is the parent's, puts a new one with the
+    /// same registrations in its place.
+    #[inline]
+    pub fn make_own(&mut self) -> io::Result<()> {
+        if self.is_own() { Ok(()) } else { self.make_anew() }
+    }
+
+    /// False if the poll is that of the process which this one was forked from.
+    fn is_own(&self) -> bool {
+        self.forks == sys::forks()
+    }
+
+    #[cold]
+    fn make_anew(&mut self) -> io::Result<()> {
+        if self.registry.is_none() {
+            return Ok(());
+        }
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        self.waker.renew(&registry, WAKER)?;
+        for (fd, &token) in &self.tokens {
+            let Some(registration) = self.slots.get_mut(token).filter(|registration| registration.active)
+            else {
+                continue;
+            };
+            if registry.register(&mut SourceFd(fd), token.to_mio(), interest(registration.watched)).is_err() {
+                // The fd was closed.
+                registration.active = false;
+                self.watched -= usize::from(registration.mode != Mode::Internal);
+            }
+        }
+        (self.poller, self.registry) = (Some(Poller::new(poll)), Some(registry));
+        self.forks = sys::forks();
+        Ok(())
     }
 
     /// Watches `fd` in both directions on behalf of `source`. An fd that the kernel cannot poll, such as a regular
     /// file, is refused with `PermissionDenied`, one that is registered already with `AlreadyExists`.
     pub fn register(&mut self, fd: RawFd, mode: Mode, source: S) -> Result<Token, (io::Error, S)> {
+        self.register_for(fd, mode, Readiness::BOTH, source)
+    }
+
+    /// As [`Reactor::register`], for these directions only: see [`Reactor::watch`].
+    pub fn register_for(
+        &mut self,
+        fd: RawFd,
+        mode: Mode,
+        directions: Readiness,
+        source: S,
+    ) -> Result<Token, (io::Error, S)> {
         let token = self.reserve(fd, mode, source);
-        match self.activate(token) {
+        match self.watch(token, directions).and_then(|()| self.activate(token)) {
             Ok(()) => Ok(token),
             Err(error) => Err((error, self.deregister(token).expect("reserved above"))),
         }
@@ -114,6 +170,7 @@ impl<S> Reactor<S> {
             fd,
             mode,
             active: false,
+            watched: Readiness::BOTH,
             armed: Readiness::NONE,
             ready: Readiness::NONE,
             queued: false,
@@ -124,24 +181,52 @@ impl<S> Reactor<S> {
 
     /// Has the kernel watch a reserved fd. What is ready already is found by the next poll.
     pub fn activate(&mut self, token: Token) -> io::Result<()> {
+        self.make_own()?;
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)?;
+        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), interest(registration.watched))?;
         registration.active = true;
         self.watched += usize::from(registration.mode != Mode::Internal);
         Ok(())
     }
 
-    /// Asks the kernel for a fresh edge in whatever direction is ready now. `NotFound` when the fd behind the number
-    /// is no longer the one that was registered: it was closed, and the number may have been used again.
-    pub fn refresh(&mut self, token: Token) -> io::Result<()> {
-        match (self.slots.get(token), &self.registry) {
-            (Some(registration), Some(registry)) => {
-                registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), BOTH)
+    /// Has the kernel watch the fd for just these directions: a system call if the fd is watched for others now, and
+    /// then a fresh edge for what is ready already. Worth it where the kernel has edges of no use: a UNIX socket gives
+    /// one for writing whenever its peer has read (unix_write_space), a datagram socket for each datagram that has left, also
+    /// if nobody had to wait.
+    pub fn watch(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        match self.slots.get_mut(token) {
+            Some(registration) if registration.watched == directions => Ok(()),
+            Some(registration) if !registration.active => {
+                registration.watched = directions;
+                Ok(())
             }
-            _ => Err(io::ErrorKind::NotFound.into()),
+            _ => self.reregister(token, directions),
         }
+    }
+
+    /// As [`Reactor::watch`], for these directions besides those of before.
+    pub fn watch_also(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        let before = self.slots.get(token).map_or(Readiness::NONE, |registration| registration.watched);
+        self.watch(token, before | directions)
+    }
+
+    /// As [`Reactor::watch_also`], with a fresh edge in any case. `NotFound` when the fd behind the number is no longer
+    /// the one that was registered: it was closed, and the number may have been used again.
+    pub fn refresh(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        let before = self.slots.get(token).map_or(Readiness::NONE, |registration| registration.watched);
+        self.reregister(token, before | directions)
+    }
+
+    fn reregister(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
+        self.make_own()?;
+        let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest(directions))?;
+        registration.watched = directions;
+        Ok(())
     }
 
     /// Ends a registration and gives its owner back. To be called before the fd is closed: a duplicate of it would
@@ -149,8 +234,10 @@ impl<S> Reactor<S> {
     pub fn deregister(&mut self, token: Token) -> Option<S> {
         let registration = self.slots.remove(token)?;
         if let Some(registry) = self.registry.as_ref().filter(|_| registration.active) {
-            // Fails only where the fd is gone, and with it the registration.
-            let _ = registry.deregister(&mut SourceFd(&registration.fd));
+            if self.is_own() {
+                // Fails only where the fd is gone, and with it the registration.
+                let _ = registry.deregister(&mut SourceFd(&registration.fd));
+            }
             self.watched -= usize::from(registration.mode != Mode::Internal);
         }
         if self.tokens.get(&registration.fd) == Some(&token) {
@@ -250,6 +337,7 @@ impl<S> Reactor<S> {
     /// Looks again at the level-triggered fds that fired in the turn before; those that still are ready come first
     /// in the next poll's result, which then must not block: true.
     pub fn recheck_level(&mut self) -> io::Result<bool> {
+        self.make_own()?;
         if self.fired.is_empty() {
             return Ok(false);
         }
@@ -288,6 +376,19 @@ impl<S> Reactor<S> {
     /// Puts the poll back.
     pub fn put_poller(&mut self, poller: Poller) {
         self.poller = Some(poller);
+    }
+}
+
+/// What to ask of the kernel. Errors and hang-ups it reports unasked.
+fn interest(directions: Readiness) -> mio::Interest {
+    #[cfg(target_os = "linux")]
+    const READ: mio::Interest = mio::Interest::READABLE.add(mio::Interest::PRIORITY);
+    #[cfg(not(target_os = "linux"))]
+    const READ: mio::Interest = mio::Interest::READABLE;
+    match (directions.contains(Readiness::READABLE), directions.contains(Readiness::WRITABLE)) {
+        (true, true) => READ.add(mio::Interest::WRITABLE),
+        (false, true) => mio::Interest::WRITABLE,
+        _ => READ,
     }
 }
 
@@ -411,8 +512,31 @@ mod tests {
         assert!(turn(&mut reactor, SECOND).is_empty());
         assert!(turn(&mut reactor, Some(0)).is_empty());
         reactor.arm(token, Readiness::READABLE);
-        reactor.refresh(token).expect("refresh");
+        reactor.refresh(token, Readiness::READABLE).expect("refresh");
         assert_eq!(turn(&mut reactor, SECOND).len(), 1);
+    }
+
+    #[test]
+    fn only_watched_directions_wake() {
+        let (mut reactor, _waker) = Reactor::new().expect("reactor");
+        let (mut left, mut right) = pair();
+        let token = reactor.reserve(left.as_raw_fd(), Mode::Edge, "left");
+        reactor.watch(token, Readiness::READABLE).expect("not watched yet");
+        reactor.activate(token).expect("activate");
+        left.write_all(b"x").expect("write");
+        right.read_exact(&mut [0]).expect("read");
+        assert!(turn(&mut reactor, Some(0)).is_empty(), "of no use: nobody waits to write");
+        while left.write(&[0; 65536]).is_ok() {}
+        reactor.watch_also(token, Readiness::WRITABLE).expect("watch");
+        assert!(turn(&mut reactor, Some(0)).is_empty(), "full");
+        right.set_nonblocking(true).expect("non-blocking");
+        while right.read(&mut [0; 65536]).is_ok() {}
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::WRITABLE)]);
+        reactor.watch(token, Readiness::READABLE).expect("watch");
+        right.write_all(b"x").expect("write");
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::READABLE)]);
+        reactor.watch(token, Readiness::WRITABLE).expect("watch");
+        assert_eq!(turn(&mut reactor, SECOND), [("left", Readiness::WRITABLE)], "what is ready already");
     }
 
     #[test]
@@ -424,13 +548,49 @@ mod tests {
         let (other, mut peer) = pair();
         // SAFETY: both numbers are open; `left` goes on to own its number, now of another file.
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
-        assert_eq!(reactor.refresh(old).expect_err("another file").kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            reactor.refresh(old, Readiness::READABLE).expect_err("another file").kind(),
+            io::ErrorKind::NotFound
+        );
         assert_eq!(reactor.deregister(old), Some("old"));
         let new = reactor.register(fd, Mode::Edge, "new").expect("register");
         assert_ne!(old, new);
         peer.write_all(b"x").expect("write");
         assert_eq!(turn(&mut reactor, SECOND)[0].0, "new");
         assert!(!reactor.report(old, Readiness::READABLE));
+    }
+
+    /// What a child does with the reactor that it has inherited, its parent does not notice.
+    #[test]
+    fn fork_shares_nothing() {
+        let (mut reactor, waker) = Reactor::new().expect("reactor");
+        let ((left, mut right), (dropped, mut peer)) = (pair(), pair());
+        let token = reactor.register(left.as_raw_fd(), Mode::Edge, "left").expect("register");
+        reactor.register(dropped.as_raw_fd(), Mode::Edge, "dropped").expect("register");
+        turn(&mut reactor, Some(0));
+        assert!(waker.park(), "so that a wake is a system call");
+        // SAFETY: the child calls nothing that another thread of the test could have left locked but the allocator,
+        // which glibc and musl keep usable, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let woken = waker.wake();
+            let gone = reactor.deregister(token);
+            reactor.make_own().expect("a poll of its own");
+            peer.write_all(b"y").expect("write");
+            let found = turn(&mut reactor, SECOND);
+            let all = woken.is_ok() && gone == Some("left") && found.len() == 1 && found[0].0 == "dropped";
+            drop(reactor);
+            // SAFETY: ends the child here.
+            unsafe { libc::_exit(if all { 0 } else { 1 }) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+        // The edge that the child has taken is still there for the parent, and no wake has come.
+        assert_eq!(turn(&mut reactor, SECOND)[0].0, "dropped");
+        right.write_all(b"x").expect("write");
+        assert_eq!(turn(&mut reactor, SECOND)[0].0, "left");
     }
 
     #[test]

@@ -12,6 +12,8 @@ impl Readiness {
     pub const READABLE: Self = Self(1);
     /// A write would not block.
     pub const WRITABLE: Self = Self(2);
+    /// Both directions.
+    pub const BOTH: Self = Self(3);
     /// The peer will send no more, or the fd failed, or there is urgent data: behind what a read gets there is more to
     /// see. One edge can carry all of it, so a short read does not mean "drained" while this is set.
     pub const READ_CLOSED: Self = Self(4);

@@ -5,9 +5,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::readiness::Readiness;
+
+pub mod datagrams;
 
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -30,6 +35,50 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: `now` is a valid timespec for the duration of the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+// ---------------------------------------------------------------------------------------------- forks
+
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Counts the forks between this process and the one that called [`watch_forks`] first: what was made at another
+/// count is the parent's. Costs nothing to ask.
+pub fn forks() -> u32 {
+    FORKS.load(Relaxed)
+}
+
+/// Has [`forks`] count from here on. A child made by vfork, which may only execute a program, does not count.
+pub fn watch_forks() {
+    extern "C" fn forked() {
+        FORKS.fetch_add(1, Relaxed);
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: the function does what is allowed in a fork's child: nothing but an atomic addition. It stays loaded for
+    // as long as the process lives. The call fails only for want of memory.
+    ONCE.call_once(|| unsafe { _ = libc::pthread_atfork(None, None, Some(forked)) });
+}
+
+// ---------------------------------------------------------------------------------------------- libraries
+
+/// A shared library that the process has loaded already.
+#[cfg(feature = "python")]
+pub struct Library(std::ptr::NonNull<libc::c_void>);
+
+#[cfg(feature = "python")]
+impl Library {
+    /// The library with this file name, or `None` if it is not loaded; without a name, the program itself. It stays
+    /// loaded for as long as the process lives.
+    pub fn loaded(file: Option<&std::ffi::CStr>) -> Option<Self> {
+        let file = file.map_or(std::ptr::null(), |file| file.as_ptr());
+        // SAFETY: `file` is null or a string that ends in NUL; RTLD_NOLOAD runs no code of a library.
+        std::ptr::NonNull::new(unsafe { libc::dlopen(file, libc::RTLD_NOW | libc::RTLD_NOLOAD) }).map(Self)
+    }
+
+    /// The address of `name`, looked for in the library and in what it depends on.
+    pub fn symbol(&self, name: &std::ffi::CStr) -> Option<std::ptr::NonNull<libc::c_void>> {
+        // SAFETY: the handle is never closed, `name` ends in NUL.
+        std::ptr::NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- polling
@@ -135,6 +184,38 @@ pub fn poll_readiness(fd: &PollFd) -> Readiness {
     readiness
 }
 
+/// True if a read of `fd` would not block right now, as a level-triggered poll says it.
+pub fn is_readable(fd: RawFd) -> io::Result<bool> {
+    let mut fds = [poll_fd(fd, Readiness::READABLE)];
+    poll_now(&mut fds)?;
+    Ok(poll_readiness(&fds[0]).contains(Readiness::READABLE))
+}
+
+// ---------------------------------------------------------------------------------------------- files
+
+/// Reads into `buffer` from a file of any kind. 0 is the end.
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    retry(|| {
+        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
+        check(unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
+    })
+}
+
+/// Writes the buffers as one to a file of any kind, as far as the kernel takes them.
+pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    retry(|| match slices {
+        [slice] => {
+            // SAFETY: the slice is readable for its length.
+            check(unsafe { libc::write(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len()) })
+        }
+        _ => {
+            let count = slices.len().min(MAX_SLICES) as libc::c_int;
+            // SAFETY: `IoSlice` has the layout of an iovec; the first `count` are live, and writev only reads.
+            check(unsafe { libc::writev(fd.as_raw_fd(), slices.as_ptr().cast(), count) })
+        }
+    })
+}
+
 // ---------------------------------------------------------------------------------------------- sockets
 
 /// Receives into `buffer` from a non-blocking socket. 0 is the end of the stream.
@@ -169,7 +250,7 @@ pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Resul
     })
 }
 
-/// Most buffers in one vectored send (`IOV_MAX` on Linux and macOS).
+/// Most buffers in one vectored call (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
 
 /// Sends the buffers as one, as far as the kernel takes them. Never blocks, and never raises SIGPIPE.
@@ -361,6 +442,11 @@ unsafe extern "C" {
     ) -> *const libc::c_char;
 }
 
+/// An IPv6 address as Python shows it.
+pub fn ipv6_host(address: &Ipv6Addr) -> String {
+    numeric_host(libc::AF_INET6, &address.octets())
+}
+
 /// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
 const NUMERIC_HOST_LENGTH: usize = 46;
 
@@ -420,6 +506,24 @@ mod tests {
             poll_now(&mut fds).expect("poll");
         }
         assert_eq!(recv(server.as_fd(), &mut buffer).expect("recv"), 1);
+    }
+
+    #[test]
+    fn pipe_is_readable_until_it_is_empty_and_at_its_end() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let readable = || is_readable(reader.as_raw_fd()).expect("poll");
+        assert!(!readable());
+        let slices = [io::IoSlice::new(b"one"), io::IoSlice::new(b"two")];
+        assert_eq!(write(writer.as_fd(), &slices).expect("write"), 6);
+        assert_eq!(write(writer.as_fd(), &slices[..1]).expect("write"), 3);
+        let mut buffer = [MaybeUninit::uninit(); 8];
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 8);
+        assert!(readable());
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 1);
+        assert!(!readable());
+        drop(writer);
+        assert!(readable());
+        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! sequentially consistent, so one of the two sees the other.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::sys;
@@ -23,13 +23,25 @@ pub struct Waker {
     state: AtomicU8,
     /// None once the loop is closed.
     mio: Mutex<Option<mio::Waker>>,
+    /// `sys::forks()` when `mio` was made: in a fork's child it is the parent's until [`Waker::renew`].
+    forks: AtomicU32,
 }
 
 impl Waker {
     /// A waker whose events carry `token`.
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
         let waker = mio::Waker::new(registry, token)?;
-        Ok(Self { state: AtomicU8::new(AWAKE), mio: Mutex::new(Some(waker)) })
+        let forks = AtomicU32::new(sys::forks());
+        Ok(Self { state: AtomicU8::new(AWAKE), mio: Mutex::new(Some(waker)), forks })
+    }
+
+    /// For a fork's child, on its own poll: an fd of its own, of a loop that is not parked in this process.
+    pub fn renew(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<()> {
+        let waker = mio::Waker::new(registry, token)?;
+        *self.mio.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        self.forks.store(sys::forks(), Ordering::SeqCst);
+        self.state.store(AWAKE, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop.
@@ -39,6 +51,8 @@ impl Waker {
             return Ok(());
         }
         match self.state.swap(NOTIFIED, Ordering::SeqCst) {
+            // It is the parent's thread that is parked, and is not to wake for what its child does.
+            PARKED if self.forks.load(Ordering::SeqCst) != sys::forks() => Ok(()),
             PARKED => {
                 let waker = self.mio.lock().unwrap_or_else(PoisonError::into_inner);
                 waker.as_ref().map_or(Ok(()), |waker| sys::retry(|| waker.wake()))

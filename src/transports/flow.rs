@@ -15,6 +15,7 @@ pub enum Signal {
 /// The water marks of one transport, and which side of them it is on.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
+    default_high: i64,
     high: usize,
     low: usize,
     paused: bool,
@@ -22,13 +23,19 @@ pub struct Flow {
 
 impl Flow {
     pub fn new() -> Self {
-        Self { high: DEFAULT_HIGH as usize, low: DEFAULT_HIGH as usize / 4, paused: false }
+        Self::with_high(DEFAULT_HIGH)
+    }
+
+    /// With another default for the high-water mark, in bytes.
+    pub fn with_high(default_high: i64) -> Self {
+        let high = usize::try_from(default_high).unwrap_or(0);
+        Self { default_high, high, low: high / 4, paused: false }
     }
 
     /// Sets the marks, in bytes; what is `None` follows from the other by asyncio's rule. Unless
     /// `high >= low >= 0`, nothing changes and the offending pair (high, low) is returned.
     pub fn set_limits(&mut self, high: Option<i64>, low: Option<i64>) -> Result<(), (i64, i64)> {
-        let high = high.unwrap_or_else(|| low.map_or(DEFAULT_HIGH, |low| low.saturating_mul(4)));
+        let high = high.unwrap_or_else(|| low.map_or(self.default_high, |low| low.saturating_mul(4)));
         let low = low.unwrap_or(high.div_euclid(4));
         if !(high >= low && low >= 0) {
             return Err((high, low));

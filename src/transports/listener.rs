@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::socket::{Socket, SocketKind, hand_over, python_socket};
 use super::stream::{Parts, StreamTransport};
 use crate::core::{Kind, LoopCore, Native, Source};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::{context, sockaddr};
 use crate::reactor::Mode;
@@ -161,7 +162,7 @@ impl Listener {
         context.set_item(&names.message, message)?;
         context.set_item(&names.exception, error.into_value(py))?;
         context.set_item(&names.socket, names.transport_socket.call1(py, (&self.socket,))?)?;
-        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
+        calls::method(self.event_loop.bind(py), &names.call_exception_handler, [context.as_any()])?;
         Ok(())
     }
 
@@ -180,7 +181,7 @@ impl Listener {
                 let details = PyDict::new(py);
                 details.set_item(&names.message, "Error on transport creation for incoming connection")?;
                 details.set_item(&names.exception, error.into_value(py))?;
-                self.event_loop.call_method1(py, &names.call_exception_handler, (details,))?;
+                calls::method(self.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])?;
                 Ok(())
             }
             _ => Ok(()),
@@ -194,7 +195,8 @@ impl Listener {
         peer: SocketAddress,
     ) -> PyResult<()> {
         let py = context.py();
-        let protocol = self.factory.bind(py).call0()?;
+        let protocol =
+            calls::function(self.factory.bind(py), &PyTuple::empty(py)).map_err(|raised| raised.fetch(py))?;
         StreamTransport::start(Parts {
             core: &self.core,
             event_loop: self.event_loop.bind(py),

@@ -1,15 +1,27 @@
 //! Transports: from readiness to protocol calls, and from writes to system calls.
 //!
-//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`write_queue`]); the rest glues them to one
+//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`write_queue`], [`datagram_queue`], [`peers`]); the rest glues them to one
 //! kind of fd each.
 
+pub mod datagram_queue;
 pub mod flow;
 pub mod lifecycle;
+pub mod peers;
 pub mod write_queue;
 
 #[cfg(feature = "python")]
+pub mod datagram;
+#[cfg(feature = "python")]
 pub mod listener;
+#[cfg(feature = "python")]
+pub mod pipe;
+#[cfg(feature = "python")]
+pub mod receiving;
+#[cfg(feature = "python")]
+pub mod report;
 #[cfg(feature = "python")]
 pub mod socket;
 #[cfg(feature = "python")]
 pub mod stream;
+#[cfg(feature = "python")]
+pub mod tls;

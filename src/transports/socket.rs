@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::core::LoopCore;
+use crate::py::names::names;
 
 /// Family, type and protocol, as in `socket.socket(...)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +122,14 @@ impl Socket {
             return Ok(());
         };
         let object = object.into_bound(py);
+        // `_socket.socket`, also when the interpreter ends and nothing can be imported any more.
+        let native = names(py)?.socket_class.bind(py).getattr("__base__")?;
         if object.hasattr("_io_refs")? {
             object.call_method0("_decref_socketios")?;
             object.call_method0("close")?;
-        } else if object.is_instance(&py.import("_socket")?.getattr("socket")?)? {
+        } else if object.is_instance(&native)? {
             // Taken apart by the garbage collector already: only the native half still works.
-            py.import("_socket")?.getattr("socket")?.call_method1("close", (object,))?;
+            native.call_method1("close", (object,))?;
         } else {
             object.call_method0("close")?;
         }

@@ -3,6 +3,11 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+/// So many chunks are sent from a short array.
+const FEW: usize = 4;
+/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
+const SLICES: usize = 64;
+
 /// Chunks of bytes waiting to be sent.
 pub struct WriteQueue<C> {
     chunks: VecDeque<C>,
@@ -35,8 +40,18 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         }
     }
 
+    /// Calls `send` with as much of what comes next as one system call should send.
+    pub fn with_front<R>(&self, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        // A response is one chunk or two: clearing a long array would cost more than queueing them did.
+        if self.chunks.len() <= FEW {
+            send(self.front(&mut [IoSlice::new(&[]); FEW]))
+        } else {
+            send(self.front(&mut [IoSlice::new(&[]); SLICES]))
+        }
+    }
+
     /// Fills `slices` with what comes next; returns those that are in use.
-    pub fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+    fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
         let mut used = 0;
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
             let skip = if used == 0 { self.sent } else { 0 };
@@ -44,11 +59,6 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             used += 1;
         }
         &slices[..used]
-    }
-
-    /// How many slices [`WriteQueue::front`] could fill.
-    pub fn chunks(&self) -> usize {
-        self.chunks.len()
     }
 
     /// Notes that `count` bytes were sent, and lets go of the chunks that this finishes.
@@ -64,6 +74,41 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             self.sent -= len;
             self.chunks.pop_front();
         }
+    }
+
+    /// How much is left of the first chunk.
+    pub fn front_len(&self) -> usize {
+        self.chunks.front().map_or(0, |chunk| chunk.as_ref().len() - self.sent)
+    }
+
+    /// Takes the first chunk out, with how much of it has been sent.
+    pub fn take_front(&mut self) -> Option<(C, usize)> {
+        let chunk = self.chunks.pop_front()?;
+        let sent = std::mem::take(&mut self.sent);
+        self.len -= chunk.as_ref().len() - sent;
+        Some((chunk, sent))
+    }
+
+    /// Puts a chunk before all others. The first one must not have been sent in part.
+    pub fn put_back(&mut self, chunk: C) {
+        debug_assert!(self.sent == 0);
+        let len = chunk.as_ref().len();
+        if len > 0 {
+            self.chunks.push_front(chunk);
+            self.len += len;
+        }
+    }
+
+    /// Takes out what comes next, up to `limit` bytes, as a copy in one piece.
+    pub fn gather(&mut self, limit: usize) -> Vec<u8> {
+        let mut gathered = Vec::with_capacity(limit.min(self.len));
+        while let Some(chunk) = self.chunks.front().filter(|_| gathered.len() < limit) {
+            let rest = &chunk.as_ref()[self.sent..];
+            let count = rest.len().min(limit - gathered.len());
+            gathered.extend_from_slice(&rest[..count]);
+            self.advance(count);
+        }
+        gathered
     }
 
     /// Drops everything.
@@ -103,7 +148,7 @@ mod tests {
                 queue.advance(count);
             }
             assert_eq!(sent, "abcdefghi");
-            assert_eq!(queue.chunks(), 0);
+            assert!(queue.chunks.is_empty());
         }
     }
 
@@ -115,6 +160,20 @@ mod tests {
         let mut slices = [IoSlice::new(b""); 2];
         let used: Vec<&[u8]> = queue.front(&mut slices).iter().map(|slice| &**slice).collect();
         assert_eq!(used, [b"bc", b"de"]);
+    }
+
+    #[test]
+    fn chunks_are_gathered_across_their_borders() {
+        let mut queue = WriteQueue::new();
+        ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk));
+        queue.advance(1);
+        assert_eq!(queue.gather(5), b"bcdef");
+        assert_eq!((queue.len(), queue.front_len()), (2, 2));
+        assert_eq!(queue.take_front(), Some(("fgh", 1)));
+        queue.put_back("xyz");
+        queue.push("!");
+        assert_eq!(queue.gather(100), b"xyz!");
+        assert!(queue.is_empty() && queue.take_front().is_none());
     }
 
     #[test]

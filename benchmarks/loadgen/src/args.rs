@@ -4,11 +4,13 @@ use std::time::Duration;
 
 /// Shown for `--help` and after a mistake.
 pub const USAGE: &str = "\
-usage: rloop-loadgen load --port PORT [options]
-       rloop-loadgen handshakes --port PORT [options]
+usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options]
+       rloop-loadgen handshakes (--port PORT | --path PATH) [options]
        rloop-loadgen serve [--port PORT]
 
 load: every connection sends a message, waits for its whole echo, checks it, and sends the next
+  --port, --path, --udp-port
+                     TCP on 127.0.0.1, a UNIX stream socket, or UDP on 127.0.0.1, a datagram a message
   --connections N    how many connections (1)
   --size BYTES       the size of a message (1024)
   --seconds S        how long to measure (1)
@@ -24,10 +26,14 @@ handshakes: every connection shakes hands, has one byte echoed, closes, and begi
 serve: an echo server on 127.0.0.1; prints {\"port\":N}; each line on stdin is answered with the CPU time
   used so far; ends when stdin is closed";
 
-/// Where the server is. A Unix path would be the next variant; only `client::connect` looks at it.
+const NO_DATAGRAMS: &str = "TLS is not for --udp-port";
+
+/// Where the server is; only `wire.rs` looks at it.
 #[derive(Debug, PartialEq)]
 pub enum Target {
     Tcp { port: u16 },
+    Unix { path: String },
+    Udp { port: u16 },
 }
 
 /// When a phase of load stops starting requests.
@@ -83,7 +89,7 @@ pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> 
 }
 
 fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut port = None;
+    let mut targets = Vec::new();
     let mut load = Load {
         target: Target::Tcp { port: 0 },
         connections: 1,
@@ -96,7 +102,9 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     };
     while let Some(option) = args.next() {
         match option.as_str() {
-            "--port" => port = Some(value(&option, args.next())?),
+            "--port" => targets.push(Target::Tcp { port: value(&option, args.next())? }),
+            "--path" => targets.push(Target::Unix { path: value(&option, args.next())? }),
+            "--udp-port" => targets.push(Target::Udp { port: value(&option, args.next())? }),
             "--connections" => load.connections = value(&option, args.next())?,
             "--size" => load.size = value(&option, args.next())?,
             "--seconds" => load.limit = Limit::Time(seconds(&option, args.next())?),
@@ -109,9 +117,15 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             _ => return Err(format!("unknown option {option:?}")),
         }
     }
-    load.target = Target::Tcp { port: port.ok_or("--port is needed")? };
+    if targets.len() > 1 {
+        return Err("one of --port, --path and --udp-port, once".to_owned());
+    }
+    load.target = targets.pop().ok_or("--port, --path or --udp-port is needed")?;
     if load.connections == 0 || load.size == 0 || load.limit == Limit::Requests(0) {
         return Err("--connections, --size and --requests must be at least 1".to_owned());
+    }
+    if load.tls && matches!(load.target, Target::Udp { .. }) {
+        return Err(NO_DATAGRAMS.to_owned());
     }
     Ok(Command::Load(load))
 }
@@ -127,6 +141,7 @@ fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
         Command::Load(Load { tls: true, .. } | Load { gated: true, .. }) => {
             Err("handshakes are always gated, and by TLS".to_owned())
         }
+        Command::Load(Load { target: Target::Udp { .. }, .. }) => Err(NO_DATAGRAMS.to_owned()),
         Command::Load(Load { target, connections, limit, warmup, timeout, .. }) => {
             Ok(Command::Handshakes(Handshakes { target, connections, limit, warmup, timeout, resume }))
         }
@@ -212,6 +227,18 @@ mod tests {
     }
 
     #[test]
+    fn load_takes_any_target() {
+        for (option, expected) in [
+            ("--port 5", Target::Tcp { port: 5 }),
+            ("--path /a/b", Target::Unix { path: "/a/b".to_owned() }),
+            ("--udp-port 6", Target::Udp { port: 6 }),
+        ] {
+            let Ok(Command::Load(load)) = parsed(&format!("load {option}")) else { panic!("{option}") };
+            assert_eq!(load.target, expected);
+        }
+    }
+
+    #[test]
     fn serve_takes_a_port() {
         assert_eq!(parsed("serve"), Ok(Command::Serve { port: 0 }));
         assert_eq!(parsed("serve --port 8080"), Ok(Command::Serve { port: 8080 }));
@@ -229,7 +256,8 @@ mod tests {
         for (line, part) in [
             ("", "a mode is needed"),
             ("dance", "\"dance\""),
-            ("load", "--port is needed"),
+            ("load", "--udp-port is needed"),
+            ("load --port 1 --path x", "once"),
             ("load --port", "--port needs a value"),
             ("load --port 70000", "\"70000\""),
             ("load --port 1 --seconds -1", "-1"),
@@ -237,6 +265,8 @@ mod tests {
             ("load --port 1 --size 0", "at least 1"),
             ("load --port 1 --requests 0", "at least 1"),
             ("load --port 1 --speed 9", "\"--speed\""),
+            ("load --udp-port 1 --tls", "not for --udp-port"),
+            ("handshakes --udp-port 1", "not for --udp-port"),
             ("serve --size 9", "\"--size\""),
         ] {
             let message = parsed(line).expect_err(line);

@@ -1,19 +1,15 @@
 //! The closed loop: every connection has one message under way and sends the next when its whole echo has
 //! come back and is right. Nothing here knows which server is at the other end.
 
-use crate::args::{Limit, Load, Target};
+use crate::args::{Limit, Load};
 use crate::buffer::{Messages, PageAligned};
 use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
 use crate::stream::{self, Stream};
-use rustls::ClientConfig;
+use crate::wire::Wire;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-const CONNECT_RETRY: Duration = Duration::from_millis(5);
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
 pub fn run(load: &Load) -> io::Result<bool> {
@@ -103,14 +99,10 @@ impl Client {
         let tls = load.tls.then(|| stream::config(false));
         let mut connections = Vec::with_capacity(load.connections);
         for key in 0..load.connections {
-            let socket = connect(&load.target, deadline)?;
-            socket.set_nodelay(true)?;
+            let wire = Wire::connect(&load.target, deadline)?;
             let stream = match &tls {
-                Some(config) => shaken(socket, config, deadline)?,
-                None => {
-                    socket.set_nonblocking(true)?;
-                    Stream::Plain(socket)
-                }
+                Some(config) => Stream::shaken(wire, config, deadline)?,
+                None => Stream::Plain(wire),
             };
             epoll.add(&stream, key, Interest::EdgeBoth)?;
             let started = Instant::now();
@@ -225,6 +217,9 @@ impl Connection {
             if scratch[..count] != message[self.received..][..count] {
                 return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong"));
             }
+            if self.stream.is_datagram() && count < wanted {
+                return Err(io::Error::new(ErrorKind::InvalidData, "a datagram was cut or split"));
+            }
             self.received += count;
             if count == wanted {
                 return Ok(true);
@@ -262,34 +257,6 @@ impl Quota {
         self.started += u64::from(allowed);
         allowed
     }
-}
-
-/// Connects, and again while nobody listens there: the server may just be starting.
-pub fn connect(target: &Target, deadline: Instant) -> io::Result<TcpStream> {
-    let Target::Tcp { port } = *target;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&address, left) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && left > CONNECT_RETRY => {
-                std::thread::sleep(CONNECT_RETRY);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// The socket after a TLS handshake, which is made while the socket still blocks.
-fn shaken(socket: TcpStream, config: &Arc<ClientConfig>, deadline: Instant) -> io::Result<Stream> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    socket.set_read_timeout(Some(left))?;
-    let handle = socket.try_clone()?;
-    let mut stream = Stream::tls(socket, config)?;
-    if !stream.shake()? {
-        return Err(io::Error::new(ErrorKind::TimedOut, "no TLS handshake within the time-out"));
-    }
-    handle.set_nonblocking(true)?;
-    Ok(stream)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //! The byte makes sure that the server is done too, and brings the tickets by which TLS 1.3 resumes.
 
 use crate::args::{Handshakes, Limit};
-use crate::client::{Quota, Report, connect};
+use crate::client::{Quota, Report};
 use crate::control;
 use crate::epoll::{self, Epoll, Interest};
 use crate::stream::{self, Stream};
+use crate::wire::Wire;
 use rustls::ClientConfig;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -85,10 +86,8 @@ impl Caller<'_> {
 
     fn call(&self, key: usize) -> io::Result<Call> {
         let started = Instant::now();
-        let socket = connect(&self.options.target, self.deadline)?;
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        let mut stream = Stream::tls(socket, &self.config)?;
+        let wire = Wire::connect(&self.options.target, self.deadline)?;
+        let mut stream = Stream::tls(wire, &self.config)?;
         stream.flush()?;
         self.epoll.add(&stream, key, Interest::EdgeBoth)?;
         Ok(Call { stream, started, greeted: false })

@@ -1,8 +1,8 @@
 //! `rloop-loadgen`: the other end of the benchmarks.
 //!
 //! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
-//! The modes are `load` ([`client`], drives an echo server), `handshakes` ([`handshakes`], drives a TLS server) and `serve` ([`server`], the bare server that
-//! the loops' CPU is compared with). Linux only.
+//! The modes are `load` ([`client`], drives an echo server), `handshakes` ([`handshakes`], drives a TLS server) and
+//! `serve` ([`server`], the bare server that the loops' CPU is compared with). Linux only.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -15,6 +15,7 @@ mod handshakes;
 mod histogram;
 mod server;
 mod stream;
+mod wire;
 
 use args::Command;
 use std::process::ExitCode;

@@ -104,7 +104,7 @@ impl Client {
 }
 
 /// Sends until all is sent or the kernel takes no more, and returns how much it took.
-pub fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]) {

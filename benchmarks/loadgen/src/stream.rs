@@ -3,7 +3,9 @@
 //! TLS is rustls: another stack than the one that is measured, and no verification of certificates, because what
 //! it costs the client is of no interest.
 
+use crate::epoll::{Epoll, Interest};
 use crate::server;
+use crate::wire::Wire;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientConnection, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
@@ -12,9 +14,9 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, NamedGroup, SignatureScheme};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// What all TLS connections of a run share. `resume`: sessions are kept and used again.
 pub fn config(resume: bool) -> Arc<ClientConfig> {
@@ -33,26 +35,41 @@ pub fn config(resume: bool) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// A connected, non-blocking socket.
+/// A connection, as it is or with TLS over it.
 pub enum Stream {
-    Plain(TcpStream),
-    Tls(TcpStream, Box<ClientConnection>),
+    Plain(Wire),
+    Tls(Wire, Box<ClientConnection>),
 }
 
 impl Stream {
-    /// The client's side of TLS over `socket`; the handshake is made by reading and writing.
-    pub fn tls(socket: TcpStream, config: &Arc<ClientConfig>) -> io::Result<Self> {
+    /// The client's side of TLS over `wire`; the handshake is made by reading and writing.
+    pub fn tls(wire: Wire, config: &Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a host name");
         let mut session = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
         session.set_buffer_limit(None);
-        Ok(Self::Tls(socket, Box::new(session)))
+        Ok(Self::Tls(wire, Box::new(session)))
+    }
+
+    /// The same after the handshake, which is waited for.
+    pub fn shaken(wire: Wire, config: &Arc<ClientConfig>, deadline: Instant) -> io::Result<Self> {
+        let mut stream = Self::tls(wire, config)?;
+        let mut epoll = Epoll::new()?;
+        epoll.add(&stream, 0, Interest::EdgeBoth)?;
+        while !stream.shake()? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::new(ErrorKind::TimedOut, "no TLS handshake within the time-out"));
+            }
+            epoll.wait(Some(left))?;
+        }
+        Ok(stream)
     }
 
     /// Sends until all is sent or the kernel takes no more, and returns how much is no longer the caller's. With
     /// TLS that is all of it, and [`Stream::flush`] sends the rest of its records.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => server::send(socket, bytes),
+            Self::Plain(wire) => server::send(wire, bytes),
             Self::Tls(_, session) => {
                 session.writer().write_all(bytes)?;
                 self.flush()?;
@@ -63,9 +80,9 @@ impl Stream {
 
     /// Sends the records that wait, until the kernel takes no more.
     pub fn flush(&mut self) -> io::Result<()> {
-        let Self::Tls(socket, session) = self else { return Ok(()) };
+        let Self::Tls(wire, session) = self else { return Ok(()) };
         while session.wants_write() {
-            match session.write_tls(socket) {
+            match session.write_tls(wire) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
@@ -77,13 +94,13 @@ impl Stream {
     /// Reads at least a byte, or fails with WouldBlock; 0 is the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => socket.read(buffer),
-            Self::Tls(socket, session) => loop {
+            Self::Plain(wire) => wire.read(buffer),
+            Self::Tls(wire, session) => loop {
                 match session.reader().read(buffer) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     result => return result,
                 }
-                if session.read_tls(socket)? == 0 {
+                if session.read_tls(wire)? == 0 {
                     return Ok(0);
                 }
                 session.process_new_packets().map_err(io::Error::other)?;
@@ -96,15 +113,20 @@ impl Stream {
         matches!(self, Self::Plain(_))
     }
 
+    /// Whether a message is one datagram.
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, Self::Plain(wire) if wire.is_datagram())
+    }
+
     /// Goes on with the handshake; true when it is done.
     pub fn shake(&mut self) -> io::Result<bool> {
         loop {
             self.flush()?;
-            let Self::Tls(socket, session) = self else { return Ok(true) };
+            let Self::Tls(wire, session) = self else { return Ok(true) };
             if !session.is_handshaking() {
                 return Ok(!session.wants_write());
             }
-            match session.read_tls(socket) {
+            match session.read_tls(wire) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(_) => session.process_new_packets().map_err(io::Error::other)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -133,7 +155,7 @@ impl Stream {
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Plain(socket) | Self::Tls(socket, _) => socket.as_fd(),
+            Self::Plain(wire) | Self::Tls(wire, _) => wire.as_fd(),
         }
     }
 }

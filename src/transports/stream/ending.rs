@@ -1,15 +1,12 @@
 //! The end of a connection: closed, failed, or forgotten by the program.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use pyo3::exceptions::{PyOSError, PyResourceWarning};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::StreamTransport;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
 use crate::transports::lifecycle::{Action, Event};
+use crate::transports::report::{Reporter, unclosed};
 
 impl StreamTransport {
     pub(super) fn close_gracefully(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -30,14 +27,7 @@ impl StreamTransport {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        if !error.is_instance_of::<PyOSError>(py) {
-            this.report(slf, message, error.clone_ref(py))?;
-        } else if this.core.debug.load(Relaxed) {
-            let keywords = PyDict::new(py);
-            keywords.set_item("exc_info", error.value(py))?;
-            let args = ("%r: %s", slf, message);
-            this.core.names.logger.bind(py).getattr("debug")?.call(args, Some(&keywords))?;
-        }
+        this.reporter(slf.as_any()).fatal(message, error.clone_ref(py))?;
         Self::fail(slf, Some(error.into_value(py).into_any()))
     }
 
@@ -75,8 +65,10 @@ impl StreamTransport {
     /// Closes the socket and lets go of everything.
     pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (socket, protocol, server) =
-            this.state.with(py, |state| (state.socket.take(py), state.protocol.take(), state.server.take()));
+        let (socket, protocol, server) = this.state.with(py, |state| {
+            let protocol = (state.protocol.take(), state.tls.take());
+            (state.socket.take(py), protocol, state.server.take())
+        });
         drop(protocol);
         let closed = socket.close(py);
         if let Some(server) = server {
@@ -92,21 +84,16 @@ impl StreamTransport {
     /// Gives an exception to the loop's exception handler.
     #[cold]
     pub(super) fn report(&self, slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
-        let (py, names) = (slf.py(), self.core.names);
-        let context = PyDict::new(py);
-        context.set_item(&names.message, message)?;
-        context.set_item(&names.exception, error.into_value(py))?;
-        context.set_item(&names.transport, slf)?;
-        context.set_item(&names.protocol, self.get_protocol(py))?;
-        self.event_loop.call_method1(py, &names.call_exception_handler, (context,))?;
-        Ok(())
+        self.reporter(slf.as_any()).exception(message, error)
+    }
+
+    pub(super) fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
+        let protocol = self.get_protocol(transport.py()).map(|protocol| protocol.into_bound(transport.py()));
+        Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
     }
 
     pub(super) fn log_debug(&self, slf: &Bound<'_, Self>, format: &str) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
-        }
-        Ok(())
+        self.reporter(slf.as_any()).debug(format)
     }
 }
 
@@ -121,26 +108,21 @@ impl Drop for StreamTransport {
             return;
         }
         let (socket, server, protocol) = (state.socket.take(py), state.server.take(), state.protocol.take());
-        // A finalizer must leave the exception that is being handled alone.
-        let raised = PyErr::take(py);
-        let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
-        let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
-        let closed = socket.close(py);
-        // Since 3.13 the server holds its transports weakly, and has lost this one already. A server that is garbage
-        // as well may have been taken apart before: then there is nothing left to count.
-        if let Some(server) = server
-            && !self.core.names.server_counts_transports
-            && server.bind(py).hasattr("_active_count").unwrap_or(false)
-            && let Err(error) = server.call_method0(py, &self.core.names._detach)
-        {
-            error.write_unraisable(py, None);
-        }
-        drop(protocol);
-        for error in [warned, closed].into_iter().filter_map(Result::err) {
-            error.write_unraisable(py, None);
-        }
-        if let Some(raised) = raised {
-            raised.restore(py);
-        }
+        unclosed(py, &text, || {
+            let closed = socket.close(py);
+            // Since 3.13 the server holds its transports weakly, and has lost this one already. A server that is
+            // garbage as well may have been taken apart before: then there is nothing left to count.
+            let detached = match server {
+                Some(server)
+                    if !self.core.names.server_counts_transports
+                        && server.bind(py).hasattr("_active_count").unwrap_or(false) =>
+                {
+                    server.call_method0(py, &self.core.names._detach).map(drop)
+                }
+                _ => Ok(()),
+            };
+            drop(protocol);
+            closed.and(detached)
+        });
     }
 }

@@ -15,21 +15,25 @@ mod writing;
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
+use super::receiving::ReadSize;
+use super::report;
 use super::socket::{Socket, SocketKind};
+use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 pub use writing::add_raw_methods;
@@ -53,6 +57,8 @@ struct State {
     protocol: Option<Py<PyAny>>,
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
+    /// The protocol, if it is a TLS layer.
+    tls: Option<Py<TlsLayer>>,
     /// Where protocol callbacks run: that of the connection, or a copy of that of whoever resumed reading last.
     context: Py<PyAny>,
     /// Since CPython 3.15 a connection has one context, for all of its callbacks and for good.
@@ -68,16 +74,15 @@ struct State {
     read_closed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
+    /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
+    write_watched: bool,
     /// A file is being sent: writes are refused.
     in_sendfile: bool,
     /// Completed once the queue is empty and the kernel takes more.
     sent_waiter: Option<Py<PyAny>>,
     /// The loop will call `flush` at the end of the turn.
     in_unflushed: bool,
-    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
-    read_size: usize,
-    /// How many reads in a row needed less than `read_size`.
-    small_reads: u32,
+    read_size: ReadSize,
     /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
     dropped_writes: u32,
     server: Option<Py<PyAny>>,
@@ -121,6 +126,7 @@ impl StreamTransport {
             token: None,
             protocol: None,
             buffered: false,
+            tls: None,
             own_context: context.is_some(),
             context: match &context {
                 Some(context) => context.clone().unbind(),
@@ -133,11 +139,11 @@ impl StreamTransport {
             readable: false,
             read_closed: false,
             write_blocked: false,
+            write_watched: !kind.is_unix(),
             in_sendfile: false,
             sent_waiter: None,
             in_unflushed: false,
-            read_size: 0,
-            small_reads: 0,
+            read_size: ReadSize::default(),
             dropped_writes: 1,
             server: None,
             sockname: None,
@@ -179,6 +185,9 @@ impl StreamTransport {
         };
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
+        if kind.is_unix() {
+            core.watch(py, token, Readiness::READABLE)?;
+        }
         this.state.with(py, |state| {
             state.token = Some(token);
             state.server = server.map(Bound::unbind);
@@ -198,9 +207,10 @@ impl StreamTransport {
     fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = protocol.py();
         let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
+        let tls = protocol.cast::<TlsLayer>().ok().map(|layer| layer.clone().unbind());
         let previous = self.state.with(py, |state| {
             state.buffered = buffered;
-            state.protocol.replace(protocol.clone().unbind())
+            (state.protocol.replace(protocol.clone().unbind()), std::mem::replace(&mut state.tls, tls))
         });
         drop(previous);
         Ok(())
@@ -271,7 +281,7 @@ impl StreamTransport {
     }
 
     /// True once the connection is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
+    pub(in crate::transports) fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.life.is_closing())
     }
 
@@ -281,7 +291,7 @@ impl StreamTransport {
     }
 
     /// Stops receiving: the protocol gets nothing until `resume_reading()`. No data is lost.
-    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(in crate::transports) fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.state.with(slf.py(), |state| state.life.pause_reading()) {
             this.log_debug(slf, "%r pauses reading")?;
@@ -290,7 +300,7 @@ impl StreamTransport {
     }
 
     /// Goes on receiving.
-    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(in crate::transports) fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if !this.state.with(py, |state| state.life.resume_reading()) {
             return Ok(());
@@ -323,10 +333,8 @@ impl StreamTransport {
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (high, low) = (high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?);
-        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(|(high, low)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (high, low) = report::water_marks(high, low)?;
+        this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
         // What waits for the end of the turn only is not above any mark yet.
         if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
             Self::send_queued(slf)?;
@@ -419,7 +427,7 @@ impl StreamTransport {
             return Ok(());
         }
         let told = match this.get_protocol(py) {
-            Some(protocol) => protocol.call_method1(py, &names.connection_lost, (exc,)).map(drop),
+            Some(protocol) => calls::method(protocol.bind(py), &names.connection_lost, [exc]).map(drop),
             None => Ok(()),
         };
         let action = this.state.with(py, |state| state.life.on(Event::Delivered));
@@ -452,6 +460,7 @@ impl StreamTransport {
         self.state
             .peek(|state| {
                 visit.call(&state.protocol)?;
+                visit.call(&state.tls)?;
                 visit.call(&state.context)?;
                 visit.call(&state.server)?;
                 visit.call(&state.extra)?;
@@ -462,21 +471,9 @@ impl StreamTransport {
     }
 
     fn __clear__(&self, py: Python<'_>) {
-        let cleared = self
-            .state
-            .with(py, |state| (state.protocol.take(), state.extra.take(), state.sent_waiter.take()));
+        let cleared = self.state.with(py, |state| {
+            (state.protocol.take(), state.tls.take(), state.extra.take(), state.sent_waiter.take())
+        });
         drop(cleared);
-    }
-}
-
-/// A water mark: any number, as in asyncio; beyond the range of i64 it makes no difference how far.
-fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
-    match limit.extract::<i64>() {
-        Ok(limit) => Ok(limit),
-        Err(_) => match limit.extract::<f64>() {
-            Ok(limit) => Ok(limit.floor() as i64),
-            Err(error) if error.is_instance_of::<PyOverflowError>(limit.py()) => Ok(i64::MAX),
-            Err(error) => Err(error),
-        },
     }
 }

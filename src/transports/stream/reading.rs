@@ -4,52 +4,55 @@ use std::io;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::{State, StreamTransport};
 use crate::error::os_error;
-use crate::py::bytes::{self, Writable};
+use crate::py::bytes::Writable;
+use crate::py::calls;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
-
-/// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
-const DIRECT_READ: usize = 4096;
-/// So many reads in a row that would have fitted a smaller buffer bring one.
-const SMALL_READS_TO_SHRINK: u32 = 8;
-/// Largest read, in bytes (asyncio's `max_size`).
-const MAX_READ: usize = 256 * 1024;
+use crate::transports::receiving;
+use crate::transports::tls::{Received, TlsLayer};
 
 /// What one read needs of the state.
 struct Reading<'py> {
     protocol: Bound<'py, PyAny>,
+    tls: Option<Bound<'py, TlsLayer>>,
     buffered: bool,
-    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
+    /// As [`super::State::read_size`] says.
     size: usize,
 }
 
 impl StreamTransport {
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
-        let (read, write) = slf.get().state.with(slf.py(), |state| {
+        let this = slf.get();
+        let (read, write, unwatch) = this.state.with(slf.py(), |state| {
             state.readable |= readiness.contains(Readiness::READABLE);
             state.read_closed |= readiness.contains(Readiness::READ_CLOSED);
             let unblocked = state.write_blocked && readiness.contains(Readiness::WRITABLE);
             state.write_blocked &= !unblocked;
-            (state.readable, unblocked)
+            let in_vain = readiness == Readiness::WRITABLE && !unblocked;
+            let unwatch = in_vain && state.is_unix && std::mem::take(&mut state.write_watched);
+            (state.readable, unblocked, state.token.filter(|_| unwatch))
         });
-        let context = slf.get().context(slf.py());
+        if let Some(token) = unwatch {
+            // If that fails, edges of no use go on coming.
+            drop(this.core.watch(slf.py(), token, Readiness::READABLE));
+        }
+        let context = this.context(slf.py());
         context::run_in(&context, || {
-            if read {
-                Self::read(slf)?;
-            }
-            if write { Self::send_queued(slf) } else { Ok(()) }
+            // An exit out of the protocol does not cost the other direction its only event.
+            let read = if read { Self::read(slf) } else { Ok(()) };
+            let sent = if write { Self::send_queued(slf) } else { Ok(()) };
+            read.and(sent)
         })
     }
 
     /// The context in which the protocol is called.
-    pub(super) fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+    pub(in crate::transports) fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.state.with(py, |state| state.context.bind(py).clone())
     }
 
@@ -60,36 +63,57 @@ impl StreamTransport {
             let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
             Some(Reading {
                 protocol: protocol.bind(py).clone(),
+                tls: state.tls.as_ref().map(|layer| layer.bind(py).clone()),
                 buffered: state.buffered,
-                size: state.read_size,
+                size: state.read_size.get(),
             })
         });
         let Some(reading) = reading else {
             return Ok(());
         };
-        if reading.buffered {
+        if let Some(layer) = &reading.tls {
+            return Self::read_tls(slf, &reading, layer);
+        }
+        let result = if reading.buffered {
             Self::read_into_protocol(slf, &reading)
         } else {
             Self::read_bytes(slf, &reading)
-        }?;
+        };
         this.read_on(py);
-        Ok(())
+        result
     }
 
     /// Comes back in the next turn if there is more to read.
-    pub(super) fn read_on(&self, py: Python<'_>) {
+    pub(in crate::transports) fn read_on(&self, py: Python<'_>) {
         if let Some(token) = self.state.with(py, |state| state.more_to_read()) {
             self.core.requeue(py, token, Readiness::READABLE);
         }
     }
 
+    /// For a TLS layer, without any Python object between.
+    fn read_tls(slf: &Bound<'_, Self>, reading: &Reading<'_>, layer: &Bound<'_, TlsLayer>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let received = TlsLayer::receive(layer, |buffer| this.state.with(py, |state| state.receive(buffer)));
+        let result = match received {
+            Ok(Received::Data) => Ok(()),
+            // The layer calls `read_on`.
+            Ok(Received::Later) => return Ok(()),
+            Ok(Received::Other(Ok(_))) => Self::read_end(slf, reading),
+            Ok(Received::Other(Err(error))) => Self::read_failed(slf, &error),
+            Err(error) => {
+                Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
+            }
+        };
+        this.read_on(py);
+        result
+    }
+
     fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let received =
-            if reading.size == 0 { this.receive_small(py) } else { this.receive_large(py, reading.size) };
-        match received? {
+        let read = |buffer: &mut [_]| this.state.with(py, |state| state.receive(buffer));
+        match receiving::receive(&this.core, py, reading.size, read)? {
             Ok((_, 0)) => Self::read_end(slf, reading),
-            Ok((data, _)) => match reading.protocol.call_method1(&names.data_received, (data,)) {
+            Ok((data, _)) => match calls::method(&reading.protocol, &names.data_received, [data.as_any()]) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     Self::fatal_error(slf, error, "Fatal error: protocol.data_received() call failed.")
@@ -99,31 +123,14 @@ impl StreamTransport {
         }
     }
 
-    /// Receives into the loop's scratch buffer, and copies.
-    fn receive_small<'py>(&self, py: Python<'py>) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
-        let received = self.core.scratch.with(py, |scratch| {
-            let buffer = scratch.as_mut_slice();
-            let count = self.state.with(py, |state| state.receive(buffer))?;
-            // SAFETY: the kernel has just filled in the first `count` bytes.
-            let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
-            Ok((PyBytes::new(py, filled), count))
-        });
-        Ok(received)
-    }
-
-    /// Receives straight into the `bytes` that the protocol gets.
-    fn receive_large<'py>(
-        &self,
-        py: Python<'py>,
-        size: usize,
-    ) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
-        bytes::fill_new(py, size, |buffer| self.state.with(py, |state| state.receive(buffer)))
-    }
-
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let lent = || {
-            let buffer = reading.protocol.call_method1(&names.get_buffer, (-1,))?;
+            let buffer = calls::method(
+                &reading.protocol,
+                &names.get_buffer,
+                [&(-1_i32).into_pyobject(py)?.into_any()],
+            )?;
             if buffer.len()? == 0 {
                 return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
             }
@@ -146,7 +153,11 @@ impl StreamTransport {
         drop(writable);
         match received {
             Ok(0) => Self::read_end(slf, reading),
-            Ok(count) => match reading.protocol.call_method1(&names.buffer_updated, (count,)) {
+            Ok(count) => match calls::method(
+                &reading.protocol,
+                &names.buffer_updated,
+                [&count.into_pyobject(py)?.into_any()],
+            ) {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     Self::fatal_error(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
@@ -161,7 +172,7 @@ impl StreamTransport {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         this.state.with(py, |state| state.life.end_reading());
         this.log_debug(slf, "%r received EOF")?;
-        match reading.protocol.call_method0(&names.eof_received).and_then(|keep| keep.is_truthy()) {
+        match calls::method(&reading.protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy()) {
             Ok(true) => Ok(()),
             Ok(false) => Self::close_gracefully(slf),
             Err(error) => Self::fatal_error(slf, error, "Fatal error: protocol.eof_received() call failed."),
@@ -193,28 +204,11 @@ impl State {
             Ok(count) => {
                 // A short read has emptied the socket; with the peer's end behind the data there is more to see.
                 self.readable = *count == buffer.len() || self.read_closed || cut_short;
-                self.adapt_read_size(*count);
+                self.read_size.adapt(*count);
             }
             Err(_) => self.readable = false,
         }
         result
-    }
-
-    /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
-    fn adapt_read_size(&mut self, count: usize) {
-        let wanted = match count {
-            0..DIRECT_READ => 0,
-            // One byte more than what came: a read that is not filled says that there is no more.
-            _ => (count + 1).next_power_of_two().min(MAX_READ),
-        };
-        if wanted >= self.read_size {
-            (self.read_size, self.small_reads) = (wanted, 0);
-        } else {
-            self.small_reads += 1;
-            if self.small_reads >= SMALL_READS_TO_SHRINK {
-                (self.read_size, self.small_reads) = (wanted, 0);
-            }
-        }
     }
 
     /// The token to queue when there is more to read and somebody to give it to.

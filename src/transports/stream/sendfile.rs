@@ -20,6 +20,7 @@ impl StreamTransport {
     /// The kernel has just refused to take more: a future that is completed once it takes some again.
     pub(super) fn wait_writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().state.with(slf.py(), |state| state.write_blocked = true);
+        slf.get().watch_writing(slf.py())?;
         slf.get().wait_until_sent(slf.py())
     }
 

@@ -9,18 +9,16 @@ use pyo3::prelude::*;
 
 use super::{KIND, State, StreamTransport};
 use crate::core::Native;
-use crate::error::{leaves_the_loop, os_error};
+use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
+use crate::transports::tls::TlsLayer;
 
-/// So many chunks are sent from a short array.
-const FEW: usize = 4;
-/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
-const SLICES: usize = 64;
 /// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
 const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
@@ -48,6 +46,43 @@ impl StreamTransport {
             Self::written(slf, written)?;
         }
         Ok(py.None().into_bound(py))
+    }
+
+    /// Sends what a TLS layer has encrypted, behind what is queued; what the kernel does not take now is queued.
+    pub(in crate::transports) fn send_now(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.state.with(py, |state| state.life.drops_writes()) {
+            return this.write_dropped(py);
+        }
+        let sent = this.state.with(py, |state| {
+            let mut sent = 0;
+            if state.queue.is_empty()
+                && !state.write_blocked
+                && let Some(fd) = state.socket.fd()
+            {
+                sent = match sys::send(fd, &[IoSlice::new(data)]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    sent => sent?,
+                };
+                state.write_blocked = sent < data.len();
+            }
+            if sent < data.len() {
+                state.queue.push(Chunk::from_vec(data[sent..].to_vec()));
+            }
+            Ok(())
+        });
+        if let Err(error) = sent {
+            return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+        }
+        if let Err(error) = this.watch_writing(py) {
+            return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
+        }
+        Self::queue_grown(slf)
+    }
+
+    /// How many bytes are queued.
+    pub(in crate::transports) fn queued(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.queue.len())
     }
 
     /// What follows after something was queued (true), or dropped because the connection is lost (false).
@@ -93,7 +128,9 @@ impl StreamTransport {
         let sent = this.state.with(slf.py(), |state| {
             state.in_unflushed = false;
             let result = state.send();
-            result.map(|()| !state.life.is_closing() && !state.life.write_ended())
+            result.map(|()| {
+                !state.life.is_closing() && !state.life.write_ended() && !state.must_watch_writing()
+            })
         });
         match sent {
             // Nearly always.
@@ -114,12 +151,19 @@ impl StreamTransport {
         if let Err(error) = result {
             return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
         }
+        if let Err(error) = this.watch_writing(py) {
+            return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
+        }
         // The end resumes nobody.
         let signal = this.state.with(py, |state| {
             if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
         });
         // May write again.
         Self::tell_flow(slf, signal)?;
+        let layer = this.state.with(py, |state| state.tls.as_ref().map(|layer| layer.bind(py).clone()));
+        if let Some(layer) = layer {
+            TlsLayer::queue_shrunk(&layer)?;
+        }
         if this.state.with(py, |state| state.sent_waiter.is_some()) {
             this.tell_sent_waiter(py)?;
         }
@@ -135,6 +179,18 @@ impl StreamTransport {
         Self::perform(slf, action, None)
     }
 
+    /// On a UNIX socket whose kernel has just refused to take more: has it tell when it takes some again.
+    pub(super) fn watch_writing(&self, py: Python<'_>) -> PyResult<()> {
+        let token = self.state.with(py, |state| {
+            if !state.must_watch_writing() {
+                return None;
+            }
+            state.write_watched = true;
+            state.token
+        });
+        token.map_or(Ok(()), |token| self.core.watch(py, token, Readiness::BOTH))
+    }
+
     /// Pauses the protocol if the queue has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let signal = slf.get().state.with(slf.py(), |state| {
@@ -145,18 +201,7 @@ impl StreamTransport {
     }
 
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (method, message) = match signal {
-            None => return Ok(()),
-            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
-            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
-        };
-        let protocol = this.state.with(py, |state| state.protocol.as_ref().map(|p| p.bind(py).clone()));
-        match protocol.map(|protocol| protocol.call_method0(method)) {
-            Some(Err(error)) if leaves_the_loop(py, &error) => Err(error),
-            Some(Err(error)) => this.report(slf, message, error),
-            _ => Ok(()),
-        }
+        signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
@@ -193,22 +238,20 @@ impl State {
         Ok(!self.life.drops_writes())
     }
 
+    fn must_watch_writing(&self) -> bool {
+        self.write_blocked && !self.write_watched
+    }
+
     pub(super) fn send(&mut self) -> io::Result<()> {
         while !self.queue.is_empty() && !self.write_blocked {
             let Some(fd) = self.socket.fd() else {
                 return Ok(());
             };
-            // A response is one chunk or two: clearing a long array would cost more than queueing them did.
-            let (mut few, mut many);
-            let slices = if self.queue.chunks() <= FEW {
-                few = [IoSlice::new(&[]); FEW];
-                self.queue.front(&mut few)
-            } else {
-                many = [IoSlice::new(&[]); SLICES];
-                self.queue.front(&mut many)
-            };
-            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            match sys::send(fd, slices) {
+            let (result, offered) = self.queue.with_front(|slices| {
+                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+                (sys::send(fd, slices), offered)
+            });
+            match result {
                 Ok(sent) => {
                     self.queue.advance(sent);
                     self.write_blocked = sent < offered;

@@ -1,11 +1,12 @@
-"""The TCP echo figures: which there are, and how one is measured with a server and the load generator."""
+"""The echo figures, over TCP, UNIX sockets and UDP: which there are, and how one is measured with a server and the load
+generator."""
 
 import os
 import pathlib
 import sys
 from dataclasses import dataclass
 
-from child import START_SECONDS, Broken, Child
+from child import START_SECONDS, Broken, Child, Lacking
 
 HERE = pathlib.Path(__file__).resolve().parent
 # The load generator's own echo server: no loop, no Python, the least that a request can cost.
@@ -17,37 +18,52 @@ WARMUP_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Config:
+    # One of `echo_server.KINDS`.
     kind: str
     size: int
     connections: int
 
     def __str__(self):
         size = f"{self.size // 1024} KiB" if self.size >= 1024 else f"{self.size} B"
-        return f"{self.kind:<9} {size:>7} {self.connections:>4} conns"
+        return f"{self.kind:<12} {size:>7} {self.connections:>4} conns"
 
     def has_bare(self) -> bool:
         """The bare server sees the same traffic whatever the kind, so it is measured once."""
         return self.kind == "protocol"
 
 
-QUICK = [
+# Each section: what is measured by default, with --quick, and with --full.
+TCP_QUICK = [
     Config("protocol", 1024, 32),
     Config("protocol", 100 * 1024, 32),
     Config("buffered", 1024, 32),
     Config("streams", 1024, 32),
 ]
-DEFAULT = [
+TCP = [
     *(Config("protocol", size, 32) for size in SIZES),
     Config("protocol", 1024, 1),
     Config("protocol", 1024, 1000),
     *(Config(kind, size, 32) for kind in ("buffered", "streams") for size in (1024, 100 * 1024)),
 ]
-FULL = [
+TCP_FULL = [
     Config(kind, size, connections)
     for kind in ("protocol", "buffered", "streams")
     for size in SIZES
     for connections in CONNECTIONS
 ]
+UNIX = [
+    *(Config("unix", size, 32) for size in SIZES),
+    Config("unix", 1024, 1),
+    Config("unix streams", 1024, 32),
+]
+UDP = [Config("udp", size, 32) for size in (64, 1024, 8 * 1024)] + [Config("udp", 1024, 1), Config("udp", 1024, 64)]
+SOCK = [*(Config("sock", size, 32) for size in SIZES[:3]), Config("sock", 1024, 1)]
+SECTIONS = {
+    "tcp": (TCP, TCP_QUICK, TCP_FULL),
+    "unix": (UNIX, [Config("unix", 1024, 32)], UNIX),
+    "udp": (UDP, [Config("udp", 1024, 32), Config("udp", 1024, 64)], UDP),
+    "sock": (SOCK, [Config("sock", 1024, 32)], SOCK),
+}
 
 
 def find_loadgen() -> str | None:
@@ -65,8 +81,16 @@ def server_command(loop: str, kind: str, loadgen: str) -> list[str]:
     return [sys.executable, str(HERE / "echo_server.py"), loop, kind]
 
 
-def load_command(loadgen: str, port: int, config: Config, *limit: object) -> list[str]:
-    options = {"--port": port, "--connections": config.connections, "--size": config.size}
+def address_of(greeting: dict) -> dict[str, object]:
+    """The load generator's option for where the server listens; raises Lacking if the loop cannot serve this."""
+    if "lacking" in greeting:
+        raise Lacking(greeting["lacking"])
+    return {f"--{what.replace('_', '-')}": where for what, where in greeting.items()}
+
+
+def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -> list[str]:
+    """`greeting`: what the server has said first."""
+    options = address_of(greeting) | {"--connections": config.connections, "--size": config.size}
     options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
     words = [str(word) for option in options.items() for word in option]
     return [loadgen, "load", "--gated", *words, *map(str, limit)]
@@ -82,7 +106,7 @@ def checked(result: dict) -> dict:
 def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
     """One server, one load: CPU time a request, rate and latencies."""
     with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
-        command = load_command(loadgen, server.read()["port"], config, "--seconds", seconds)
+        command = load_command(loadgen, server.read(), config, "--seconds", seconds)
         with Child(command, cpu=1 if pin else None) as load:
             return loaded(server, load, seconds)
 

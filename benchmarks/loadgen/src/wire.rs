@@ -1,0 +1,98 @@
+//! What a connection is made of: a stream or a connected datagram socket, non-blocking. One type for all, so that the
+//! client need not know. Nothing here knows of messages.
+
+use crate::args::Target;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+const CONNECT_RETRY: Duration = Duration::from_millis(5);
+
+/// A connection to the server.
+pub enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Udp(UdpSocket),
+}
+
+impl Wire {
+    /// Connects, and again while nobody listens there: the server may just be starting.
+    pub fn connect(target: &Target, deadline: Instant) -> io::Result<Self> {
+        loop {
+            match Self::try_connect(target, deadline) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    if deadline.saturating_duration_since(Instant::now()) < CONNECT_RETRY {
+                        return Err(error);
+                    }
+                    std::thread::sleep(CONNECT_RETRY);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_connect(target: &Target, deadline: Instant) -> io::Result<Self> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Ok(match target {
+            Target::Tcp { port } => {
+                let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                let stream = TcpStream::connect_timeout(&local(*port), left)?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                Self::Tcp(stream)
+            }
+            Target::Unix { path } => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_nonblocking(true)?;
+                Self::Unix(stream)
+            }
+            Target::Udp { port } => {
+                let socket = UdpSocket::bind(local(0))?;
+                socket.connect(local(*port))?;
+                socket.set_nonblocking(true)?;
+                Self::Udp(socket)
+            }
+        })
+    }
+
+    /// A message is one datagram: it comes back whole or not at all.
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+            Self::Udp(socket) => socket.recv(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buffer),
+            Self::Unix(stream) => stream.write(buffer),
+            Self::Udp(socket) => socket.send(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}

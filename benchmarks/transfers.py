@@ -1,0 +1,210 @@
+"""What a loop spends on moving bytes and on making connections: `transfers.py LOOP [SCALE]` prints it as JSON.
+
+Both ends are on the loop that is measured, so a figure is what one end sends and the other receives, and the CPU time
+is all there is: nobody else takes part. A figure is a coroutine function of the loop and of the number of operations;
+how it is run, and what is printed, is as in `inprocess.py`.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import mmap
+import os
+import socket
+import sys
+import tempfile
+
+import inprocess
+import loops
+
+HOST = "127.0.0.1"
+KIB, MIB = 1024, 1024 * 1024
+FILE = 64 * MIB
+SMALL, SMALL_A_TURN = bytes(100), 100
+BUFFER = 256 * KIB
+
+
+class Source(asyncio.Protocol):
+    """Writes as long as it may."""
+
+    resumed = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def pause_writing(self):
+        self.resumed = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self):
+        self.resumed.set_result(None)
+        self.resumed = None
+
+    async def write(self, data, times):
+        for _ in range(times):
+            self.transport.write(data)
+            if self.resumed:
+                await self.resumed
+
+
+class Sink(asyncio.Protocol):
+    """Counts what comes."""
+
+    def __init__(self, expected):
+        self.left = expected
+        self.received = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data):
+        self.left -= len(data)
+        if self.left <= 0:
+            self.received.set_result(None)
+
+
+class BufferedSink(asyncio.BufferedProtocol):
+    """The same, into one buffer."""
+
+    def __init__(self, expected):
+        self.left = expected
+        self.received = asyncio.get_running_loop().create_future()
+        self.buffer = memoryview(mmap.mmap(-1, BUFFER))
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.left -= count
+        if self.left <= 0:
+            self.received.set_result(None)
+
+
+@contextlib.asynccontextmanager
+async def tcp(loop, sink_class, expected):
+    """(source, sink), connected."""
+    accepted = loop.create_future()
+
+    def sink():
+        accepted.set_result(sink_class(expected))
+        return accepted.result()
+
+    server = await loop.create_server(sink, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    transport, source = await loop.create_connection(Source, HOST, port)
+    yield source, await accepted
+    transport.close()
+    server.close()
+
+
+@contextlib.asynccontextmanager
+async def pair(loop, sink_class, expected):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    sending, source = await loop.connect_accepted_socket(Source, near)
+    receiving, sink = await loop.connect_accepted_socket(lambda: sink_class(expected), far)
+    yield source, sink
+    sending.close()
+    receiving.close()
+
+
+@contextlib.asynccontextmanager
+async def pipe(loop, sink_class, expected):
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb", 0) as reader, open(write_end, "wb", 0) as writer:
+        receiving, sink = await loop.connect_read_pipe(lambda: sink_class(expected), reader)
+        sending, source = await loop.connect_write_pipe(Source, writer)
+        yield source, sink
+        sending.close()
+        receiving.close()
+        await asyncio.sleep(0)
+
+
+async def bulk(loop, mebibytes, connected, size):
+    """One operation: a MiB, in writes of `size` bytes."""
+    async with connected(loop, Sink, mebibytes * MIB) as (source, sink):
+        await source.write(bytes(size), mebibytes * MIB // size)
+        await sink.received
+
+
+async def small_writes(loop, turns):
+    """Many in each."""
+    async with tcp(loop, Sink, turns * SMALL_A_TURN * len(SMALL)) as (source, sink):
+        for _ in range(turns):
+            for _ in range(SMALL_A_TURN):
+                source.transport.write(SMALL)
+            await (source.resumed or asyncio.sleep(0))
+        await sink.received
+
+
+@functools.cache
+def file_to_send():
+    """Made once, so that the first call pays for it, which is not measured."""
+    file = tempfile.TemporaryFile()
+    file.write(bytes(FILE))
+    file.flush()
+    return file
+
+
+async def sendfile(loop, files):
+    for _ in range(files):
+        async with tcp(loop, BufferedSink, FILE) as (source, sink):
+            await loop.sendfile(source.transport, file_to_send(), 0, FILE)
+            await sink.received
+
+
+class Lost(asyncio.Protocol):
+    def __init__(self):
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc):
+        self.lost.set_result(None)
+
+
+async def connect_close(loop, connections):
+    """One after the other."""
+    accepted = []
+
+    def accept():
+        accepted.append(Lost())
+        return accepted[-1]
+
+    server = await loop.create_server(accept, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    for _ in range(connections):
+        transport, protocol = await loop.create_connection(Lost, HOST, port)
+        transport.close()
+        await protocol.lost
+    for protocol in accepted:
+        await protocol.lost
+    server.close()
+
+
+# The number of operations: about 50 to 100 ms of asyncio.
+BULK = {
+    f"{where.__name__}, {size // KIB} KiB writes": (functools.partial(bulk, connected=where, size=size), 64)
+    for where in (tcp, pair, pipe)
+    for size in (64 * KIB, MIB)
+}
+SENDFILE = "sendfile 64 MiB"
+FIGURES = BULK | {
+    f"{SMALL_A_TURN} writes a turn": (small_writes, 500),
+    SENDFILE: (sendfile, 2),
+    "connect + close": (connect_close, 300),
+}
+NAMES = list(FIGURES)
+
+
+def main(name: str, scale: str = "1"):
+    results = {}
+    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
+        loop = runner.get_loop()
+        for figure, (function, operations) in FIGURES.items():
+            operations = max(1, round(operations * float(scale)))
+            try:
+                results[figure] = inprocess.measure(loop, function, operations, 1)
+            except NotImplementedError as error:
+                results[figure] = {"lacking": repr(error)}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

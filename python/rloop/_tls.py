@@ -1,0 +1,469 @@
+"""TLS connections: handshake, shutdown, timeouts and errors of the native layer, and the loop's ways to make one.
+
+What happens per packet is `_rloop.TlsLayer`'s. The model is asyncio's `sslproto.SSLProtocol`, method by method, and
+its names are kept for what its users reach for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio import constants, exceptions, protocols
+from asyncio.log import logger
+from typing import TYPE_CHECKING, Any
+
+from . import _rloop
+from ._base import LoopBase
+
+try:
+    import ssl
+except ImportError:  # an interpreter without OpenSSL
+    ssl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import contextvars
+    import socket
+    from collections.abc import Callable
+
+    _Details = tuple[ssl.SSLContext, float | None, float | None]
+
+UNWRAPPED, HANDSHAKE, WRAPPED, FLUSHING, SHUTDOWN = range(5)
+
+# "portable" keeps away from OpenSSL's own functions: for tests, and for whoever has trouble with them.
+DIRECT = os.environ.get("RLOOP_TLS_ENGINE", "direct") != "portable"
+
+
+def _positive(name: str, value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    if value <= 0:
+        raise ValueError(f"{name} should be a positive number, got {value}")
+    return value
+
+
+def _client_context(server_side: bool, server_hostname: str | None) -> ssl.SSLContext:
+    """What `ssl=True` stands for."""
+    if server_side:
+        raise ValueError("Server side SSL needs a valid SSLContext")
+    context = ssl.create_default_context()
+    if not server_hostname:
+        context.check_hostname = False
+    return context
+
+
+class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
+    """Between a transport, whose protocol it is, and the application's protocol."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        app_protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext | None,
+        waiter: asyncio.Future[None] | None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        *,
+        call_connection_made: bool = True,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        if ssl is None:
+            raise RuntimeError("stdlib ssl module not available")
+        self._handshake_timeout = _positive(
+            "ssl_handshake_timeout", ssl_handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT
+        )
+        self._shutdown_timeout = _positive(
+            "ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT
+        )
+        self._loop = loop
+        self._waiter = waiter
+        self._sslcontext = sslcontext or _client_context(server_side, server_hostname)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._sslobj = self._sslcontext.wrap_bio(
+            incoming,
+            outgoing,
+            server_side=server_side,
+            server_hostname=None if server_side else server_hostname or None,
+        )
+        self._open(self._sslobj, self._sslcontext, incoming, outgoing, DIRECT)
+        self._extra: dict[str, Any] = {"sslcontext": self._sslcontext}
+        self._app_protocol = app_protocol
+        # `connection_made` is still to be called; `eof_received` and `connection_lost` are still possible.
+        self._announce = call_connection_made
+        self._made = not call_connection_made
+        self._handshaken = False
+        self._given_up = False
+        self._eof_told = False
+        self._eof_received = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._started = 0.0
+        self._app_transport: _rloop.TlsTransport | None = _rloop.TlsTransport(self)
+
+    # ---------------------------------------------------------------------------------------- the transport below
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the handshake."""
+        self._transport = transport
+        if self._given_up:
+            self._abort(None)
+            return
+        if self._loop.get_debug():
+            logger.debug("%r starts SSL handshake", self)
+            self._started = self._loop.time()
+        self._state = HANDSHAKE
+        self._timer = self._loop.call_later(self._handshake_timeout, self._check_handshake_timeout)
+        self._do_handshake()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the application, in the next turn."""
+        self._drop_queued()
+        if self._app_transport is not None:
+            self._app_transport._set_closed()
+        if self._state != HANDSHAKE and self._made:
+            self._made = False
+            assert self._app_protocol is not None
+            self._loop.call_soon(self._app_protocol.connection_lost, exc)  # type: ignore[arg-type]
+        self._state = UNWRAPPED
+        self._transport = None
+        self._app_transport = None
+        self._app_protocol = None
+        self._wake_waiter(exc)
+        self._stop_timer()
+
+    def eof_received(self) -> bool | None:
+        """The peer has closed the connection, with or without close_notify before."""
+        self._eof_received = True
+        try:
+            if self._loop.get_debug():
+                logger.debug("%r received EOF", self)
+            if self._state == HANDSHAKE:
+                self._handshake_done(ConnectionResetError())
+            elif self._state == WRAPPED:
+                self._state = FLUSHING
+                if self._app_reading_paused:
+                    return True
+                self._do_flush()
+            elif self._state == FLUSHING:
+                self._send_all()
+                self._state = SHUTDOWN
+                self._do_shutdown()
+            elif self._state == SHUTDOWN:
+                self._do_shutdown()
+        except Exception:
+            assert self._transport is not None
+            self._transport.close()
+            raise
+        return None
+
+    def _proceed(self) -> None:
+        """Called natively when more has been received, or may be read, in any state but WRAPPED."""
+        if self._state == HANDSHAKE:
+            self._do_handshake()
+        elif self._state == WRAPPED:
+            self._read_on()
+        elif self._state == FLUSHING:
+            self._do_flush()
+        elif self._state == SHUTDOWN:
+            self._do_shutdown()
+
+    # ---------------------------------------------------------------------------------------- handshake
+
+    def _do_handshake(self) -> None:
+        try:
+            self._sslobj.do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            self._send_output()
+        except ssl.SSLError as exc:
+            self._handshake_done(exc)
+        else:
+            self._handshake_done(None)
+
+    def _check_handshake_timeout(self) -> None:
+        if self._state == HANDSHAKE:
+            message = f"SSL handshake is taking longer than {self._handshake_timeout} seconds: aborting the connection"
+            self._fatal_error(ConnectionAbortedError(message))
+
+    def _handshake_done(self, error: Exception | None) -> None:
+        self._stop_timer()
+        if error is not None:
+            self._state = UNWRAPPED
+            if isinstance(error, ssl.CertificateError):
+                message = "SSL handshake failed on verifying the certificate"
+            else:
+                message = "SSL handshake failed"
+            self._fatal_error(error, message)
+            self._wake_waiter(error)
+            return
+        self._state = WRAPPED
+        self._handshaken = True
+        self._extra["ssl_object"] = self._sslobj
+        if self._loop.get_debug():
+            logger.debug("%r: SSL handshake took %.1f ms", self, (self._loop.time() - self._started) * 1e3)
+        if self._announce:
+            self._announce = False
+            self._made = True
+            assert self._app_protocol is not None
+            assert self._app_transport is not None
+            self._app_protocol.connection_made(self._app_transport)
+        self._wake_waiter(None)
+        self._read_on()
+
+    def _wake_waiter(self, exc: BaseException | None) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or waiter.cancelled():
+            return
+        if exc is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(exc)
+
+    # ---------------------------------------------------------------------------------------- shutdown
+
+    def _start_shutdown(self) -> None:
+        """`close()`, or the peer's close_notify."""
+        if self._state in (FLUSHING, SHUTDOWN, UNWRAPPED):
+            # Before `connection_made`: asyncio would go on with the handshake all the same.
+            self._given_up = self._transport is None
+            return
+        if self._app_transport is not None:
+            self._app_transport._set_closed()
+        if self._state == HANDSHAKE:
+            self._abort(None)
+            return
+        self._state = FLUSHING
+        self._start_shutdown_timer()
+        self._do_flush()
+        self._receive_the_end()
+
+    def _receive_the_end(self) -> None:
+        """A paused reader must not keep the peer's close_notify away."""
+        if self._app_reading_paused and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _start_shutdown_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._shutdown_timeout, self._check_shutdown_timeout)
+
+    def _check_shutdown_timeout(self) -> None:
+        if self._state in (FLUSHING, SHUTDOWN) and self._transport is not None:
+            self._transport._force_close(  # type: ignore[attr-defined]
+                exceptions.TimeoutError("SSL shutdown timed out")
+            )
+
+    def _do_flush(self) -> None:
+        self._read_on()
+        if self._state == FLUSHING:  # reading may have ended the connection
+            self._send_all()
+        if self._state == FLUSHING:
+            self._state = SHUTDOWN
+            self._do_shutdown()
+
+    def _do_shutdown(self) -> None:
+        try:
+            if not self._eof_received:
+                self._sslobj.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            self._send_output()
+        except ssl.SSLError as exc:
+            self._stop_timer()
+            self._fatal_error(exc)
+        else:
+            self._send_output()
+            self._call_eof_received()
+            # `close` flushes first, which a peer that does not read can delay for ever.
+            self._start_shutdown_timer()
+            if self._transport is not None:
+                self._loop.call_soon(self._transport.close)
+
+    def _call_eof_received(self) -> None:
+        if not self._made or self._eof_told:
+            return
+        self._eof_told = True
+        try:
+            keep_open = self._app_protocol.eof_received()  # type: ignore[union-attr]
+            if keep_open:
+                logger.warning("returning true from eof_received() has no effect when using ssl")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Error calling eof_received()")
+
+    # ---------------------------------------------------------------------------------------- errors and the rest
+
+    def _abort(self, exc: BaseException | None) -> None:
+        self._state = UNWRAPPED
+        if self._transport is not None:
+            self._transport._force_close(exc)  # type: ignore[attr-defined]
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if self._transport is not None:
+            self._transport._force_close(exc)  # type: ignore[attr-defined]
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=exc)
+        elif not isinstance(exc, exceptions.CancelledError):
+            self._loop.call_exception_handler(
+                {"message": message, "exception": exc, "transport": self._transport, "protocol": self}
+            )
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name in self._extra:
+            return self._extra[name]
+        if self._handshaken and name in ("peercert", "cipher", "compression"):
+            # Made when first asked for: few programs do.
+            method = {"peercert": "getpeercert"}.get(name, name)
+            value = self._extra[name] = getattr(self._sslobj, method)()
+            return value
+        if self._transport is not None:
+            return self._transport.get_extra_info(name, default)
+        return default
+
+
+class TlsMethods(LoopBase):
+    """How a loop makes TLS connections."""
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext | None,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.Server | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        call_connection_made: bool = True,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Transport:
+        layer = TlsProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made=call_connection_made,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, layer, extra=extra, server=server, context=context)
+        assert layer._app_transport is not None
+        return layer._app_transport
+
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport:
+        """Upgrade `transport` to TLS; return the transport that `protocol` is to use from here on.
+
+        Raises TypeError for a context that is none and for a transport that cannot be upgraded, and what goes wrong in
+        the handshake.
+        """
+        if ssl is None:
+            raise RuntimeError("Python ssl module is not available")
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter = self.create_future()
+        layer = TlsProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made=False,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        # Nothing may come before `connection_made`.
+        transport.pause_reading()  # type: ignore[attr-defined]
+        if isinstance(protocol, asyncio.StreamReaderProtocol):
+            # What has come behind the peer's last word in clear. Read as TLS it is a handshake, or an error; a
+            # StreamReader would hand it out as if it had come encrypted. asyncio does so for servers since 3.13.12 or
+            # so (CPython gh-142352), not for clients.
+            reader = protocol._stream_reader  # type: ignore[attr-defined]
+            if reader is not None and reader._buffer:
+                layer._feed(bytes(reader._buffer))
+                reader._buffer.clear()
+        transport.set_protocol(layer)
+        made = self.call_soon(layer.connection_made, transport)
+        resumed = self.call_soon(transport.resume_reading)  # type: ignore[attr-defined]
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            made.cancel()
+            resumed.cancel()
+            raise
+        finally:
+            # An exception in it has this frame in its traceback.
+            del waiter
+        assert layer._app_transport is not None
+        return layer._app_transport
+
+    def _accept_tls(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        conn: socket.socket,
+        peername: Any,
+        server: asyncio.Server | None,
+        tls: _Details,
+        context: contextvars.Context | None,
+    ) -> None:
+        """Called by a listener for a connection of a TLS server."""
+        self.create_task(self._accept(protocol_factory, conn, peername, server, tls, context), context=context)
+
+    async def _accept(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        conn: socket.socket,
+        peername: Any,
+        server: asyncio.Server | None,
+        tls: _Details,
+        context: contextvars.Context | None,
+    ) -> None:
+        sslcontext, handshake_timeout, shutdown_timeout = tls
+        details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
+        transport: asyncio.Transport | None = None
+        try:
+            details["protocol"] = protocol = protocol_factory()
+            waiter = self.create_future()
+            details["transport"] = transport = self._make_ssl_transport(
+                conn,
+                protocol,
+                sslcontext,
+                waiter,
+                server_side=True,
+                extra={"peername": peername},
+                server=server,
+                ssl_handshake_timeout=handshake_timeout,
+                ssl_shutdown_timeout=shutdown_timeout,
+                context=context,
+            )
+            await waiter
+        except BaseException as exc:
+            if transport is None:
+                conn.close()
+            else:
+                transport.close()
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+            if self.get_debug():
+                self.call_exception_handler({**details, "exception": exc})

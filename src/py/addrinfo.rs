@@ -1,0 +1,92 @@
+//! `getaddrinfo` for address literals, which nobody has to look up. What is answered here is what every libc answers;
+//! anything else, errors included, is left to the caller and to libc.
+
+use std::ffi::{c_char, c_int};
+use std::net::IpAddr;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyList, PyString};
+
+use crate::py::names::Names;
+use crate::reactor::sys;
+
+/// Flags without a meaning where host and port are numbers (RFC 3493).
+const HARMLESS: i32 = libc::AI_PASSIVE | libc::AI_NUMERICHOST | libc::AI_NUMERICSERV;
+
+// Public in CPython's C API, but not declared by PyO3.
+unsafe extern "C" {
+    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
+}
+
+/// The arguments of `socket.getaddrinfo`.
+pub struct Question<'a, 'py> {
+    pub host: &'a Bound<'py, PyAny>,
+    pub port: &'a Bound<'py, PyAny>,
+    pub family: &'a Bound<'py, PyAny>,
+    pub kind: &'a Bound<'py, PyAny>,
+    pub protocol: &'a Bound<'py, PyAny>,
+    pub flags: &'a Bound<'py, PyAny>,
+}
+
+/// What `socket.getaddrinfo` answers, in a new list, if that is certain: for an address in its usual form, a port
+/// number and a known kind of socket. `None` for everything else; an error only from an audit hook (PEP 578).
+pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+    let py = question.host.py();
+    let (Ok(host), Ok(_)) = (question.host.cast_exact::<PyString>(), question.port.cast_exact::<PyInt>())
+    else {
+        return Ok(None);
+    };
+    // Larger ports, and negative ones, libc takes or refuses by rules of its own.
+    let (Some(family), Some(kind), Some(protocol), Some(0..=0xffff)) =
+        (number(question.family), number(question.kind), number(question.protocol), number(question.port))
+    else {
+        return Ok(None);
+    };
+    if number(question.flags).is_none_or(|flags| flags & !HARMLESS != 0) {
+        return Ok(None);
+    }
+    let (socket_kind, its_protocol) = match (kind, protocol) {
+        (libc::SOCK_STREAM, 0 | libc::IPPROTO_TCP) => (&names.sock_stream, libc::IPPROTO_TCP),
+        (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => (&names.sock_dgram, libc::IPPROTO_UDP),
+        _ => return Ok(None),
+    };
+    // A lone surrogate is no UTF-8, and no address.
+    let address = host.to_str().ok().and_then(|text| text.parse().ok());
+    let (socket_family, address) = match (address, family) {
+        (Some(IpAddr::V4(_)), 0 | libc::AF_INET) => {
+            // std takes one spelling only, the one that comes back.
+            (&names.af_inet, (host, question.port).into_pyobject(py)?.into_any())
+        }
+        (Some(IpAddr::V6(v6)), 0 | libc::AF_INET6) => {
+            (&names.af_inet6, (sys::ipv6_host(&v6), question.port, 0, 0).into_pyobject(py)?.into_any())
+        }
+        _ => return Ok(None),
+    };
+    audit(question, family, kind, protocol)?;
+    let canonical_name = names.empty.bind(py);
+    let info = (socket_family, socket_kind, its_protocol, canonical_name, address).into_pyobject(py)?;
+    PyList::new(py, [info]).map(Some)
+}
+
+/// The number that CPython's argument parser reads: of an int or of a subclass such as an enum, within a C int.
+fn number(object: &Bound<'_, PyAny>) -> Option<i32> {
+    object.cast::<PyInt>().ok()?.extract().ok()
+}
+
+/// What `socket.getaddrinfo` tells audit hooks.
+fn audit(question: &Question<'_, '_>, family: i32, kind: i32, protocol: i32) -> PyResult<()> {
+    // SAFETY: the interpreter is held, both strings end in NUL, and the arguments are what the format says: two live
+    // objects and three C ints.
+    let refused = unsafe {
+        PySys_Audit(
+            c"socket.getaddrinfo".as_ptr(),
+            c"OOiii".as_ptr(),
+            question.host.as_ptr(),
+            question.port.as_ptr(),
+            family,
+            kind,
+            protocol,
+        )
+    };
+    if refused < 0 { Err(PyErr::fetch(question.host.py())) } else { Ok(()) }
+}

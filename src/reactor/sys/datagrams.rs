@@ -1,0 +1,461 @@
+//! Datagrams: on Linux many in one system call, elsewhere one by one. A part of `sys.rs`, whose rules hold here too.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::{SocketAddress, check, retry};
+
+/// Most datagrams received by one call.
+pub const RECEIVE_BATCH: usize = 16;
+/// Most datagrams sent by one call. Beyond it the gain is small, and their headers live on the stack.
+pub const SEND_BATCH: usize = 64;
+/// Largest datagram received whole, in bytes (asyncio's `max_size`).
+pub const MAX_DATAGRAM: usize = 256 * 1024;
+
+const PAGE: usize = 4096;
+const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+
+#[cfg(target_os = "linux")]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+#[cfg(not(target_os = "linux"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+
+// ---------------------------------------------------------------------------------------------- receiving
+
+#[repr(C, align(4096))]
+struct Page([u8; PAGE]);
+
+/// Memory for a batch of datagrams of any size, and those that the last call has received. What no datagram has
+/// needed yet is not backed by memory.
+pub struct ReceiveBatch {
+    /// `RECEIVE_BATCH` buffers of `MAX_DATAGRAM` bytes.
+    buffers: Box<[MaybeUninit<Page>]>,
+    senders: Box<[SocketAddress; RECEIVE_BATCH]>,
+    lengths: [usize; RECEIVE_BATCH],
+    #[cfg(target_os = "linux")]
+    headers: linux::Headers,
+    /// What ended the last batch, where the system tells of it only once.
+    #[cfg(any(not(target_os = "linux"), test))]
+    error: Option<io::Error>,
+}
+
+impl ReceiveBatch {
+    pub fn new() -> Self {
+        let mut buffers = Box::new_uninit_slice(RECEIVE_BATCH * MAX_DATAGRAM / PAGE);
+        let mut senders = Box::new(std::array::from_fn(|_| SocketAddress::empty()));
+        Self {
+            #[cfg(target_os = "linux")]
+            headers: linux::Headers::new(&mut buffers, &mut senders),
+            buffers,
+            senders,
+            lengths: [0; RECEIVE_BATCH],
+            #[cfg(any(not(target_os = "linux"), test))]
+            error: None,
+        }
+    }
+
+    /// Receives what waits, at least one datagram; returns how many. Fewer than [`RECEIVE_BATCH`]: there is no more.
+    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        #[cfg(target_os = "linux")]
+        return self.headers.receive(fd, &mut self.senders, &mut self.lengths);
+        #[cfg(not(target_os = "linux"))]
+        self.receive_each(fd)
+    }
+
+    /// The portable way.
+    #[cfg(any(not(target_os = "linux"), test))]
+    fn receive_each(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        for at in 0..RECEIVE_BATCH {
+            match self.receive_one(fd, at) {
+                Ok(()) => {}
+                Err(error) if at == 0 => return Err(error),
+                Err(error) => {
+                    self.error = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+                    return Ok(at);
+                }
+            }
+        }
+        Ok(RECEIVE_BATCH)
+    }
+
+    #[cfg(any(not(target_os = "linux"), test))]
+    fn receive_one(&mut self, fd: BorrowedFd<'_>, at: usize) -> io::Result<()> {
+        let buffer = self.buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr().cast::<libc::c_void>();
+        let sender = &mut self.senders[at];
+        sender.length = ADDRESS_SIZE;
+        let storage = std::ptr::from_mut(&mut sender.storage).cast::<libc::sockaddr>();
+        let length = std::ptr::from_mut(&mut sender.length);
+        self.lengths[at] = retry(|| {
+            let flags = libc::MSG_DONTWAIT;
+            // SAFETY: `buffer` is MAX_DATAGRAM writable bytes, `storage` and `length` a writable sockaddr_storage.
+            check(unsafe { libc::recvfrom(fd.as_raw_fd(), buffer, MAX_DATAGRAM, flags, storage, length) })
+        })?;
+        Ok(())
+    }
+
+    /// The datagram `at` of the last batch, and whom it is from: empty where the sender has no address.
+    pub fn datagram(&self, at: usize) -> (&[u8], &SocketAddress) {
+        let start = self.buffers[at * MAX_DATAGRAM / PAGE..].as_ptr().cast::<u8>();
+        // SAFETY: the kernel has filled in that many bytes of this buffer, MAX_DATAGRAM at most; 0 before any call.
+        (unsafe { std::slice::from_raw_parts(start, self.lengths[at]) }, &self.senders[at])
+    }
+}
+
+impl Default for ReceiveBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::*;
+
+    /// What recvmmsg wants to know, made once: where the buffers and the senders are.
+    pub struct Headers {
+        headers: Box<[libc::mmsghdr; RECEIVE_BATCH]>,
+        _slices: Box<[libc::iovec; RECEIVE_BATCH]>,
+    }
+
+    // SAFETY: the pointers are into allocations that belong to the same `ReceiveBatch`, and move with it.
+    unsafe impl Send for Headers {}
+
+    impl Headers {
+        pub fn new(buffers: &mut [MaybeUninit<Page>], senders: &mut [SocketAddress; RECEIVE_BATCH]) -> Self {
+            let mut slices: Box<[libc::iovec; RECEIVE_BATCH]> = Box::new(std::array::from_fn(|at| {
+                let start = buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr();
+                libc::iovec { iov_base: start.cast(), iov_len: MAX_DATAGRAM }
+            }));
+            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+            let mut headers: Box<[libc::mmsghdr; RECEIVE_BATCH]> =
+                Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
+            for ((header, slice), sender) in headers.iter_mut().zip(slices.iter_mut()).zip(senders) {
+                header.msg_hdr.msg_name = std::ptr::from_mut(&mut sender.storage).cast();
+                header.msg_hdr.msg_namelen = ADDRESS_SIZE;
+                header.msg_hdr.msg_iov = slice;
+                header.msg_hdr.msg_iovlen = 1;
+            }
+            Self { headers, _slices: slices }
+        }
+
+        pub fn receive(
+            &mut self,
+            fd: BorrowedFd<'_>,
+            senders: &mut [SocketAddress; RECEIVE_BATCH],
+            lengths: &mut [usize; RECEIVE_BATCH],
+        ) -> io::Result<usize> {
+            let headers = self.headers.as_mut_ptr();
+            let count = retry(|| {
+                // SAFETY: each header points to one buffer of MAX_DATAGRAM bytes and one sockaddr_storage, which only
+                // the kernel touches meanwhile.
+                check(unsafe {
+                    let (batch, flags) = (RECEIVE_BATCH as libc::c_uint, libc::MSG_DONTWAIT);
+                    libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags as _, std::ptr::null_mut()) as isize
+                })
+            })?;
+            let received = self.headers[..count].iter_mut().zip(senders).zip(lengths);
+            for ((header, sender), length) in received {
+                *length = header.msg_len as usize;
+                sender.length = std::mem::replace(&mut header.msg_hdr.msg_namelen, ADDRESS_SIZE);
+            }
+            Ok(count)
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- sending
+
+/// A datagram, and whom it goes to; `None`: to whom the socket is connected to.
+pub type Outgoing<'a> = (&'a [u8], Option<&'a SocketAddress>);
+
+/// Sends datagrams in order, at most [`SEND_BATCH`]; returns how many the kernel took. An error is the first one's.
+/// Never blocks, and never raises SIGPIPE.
+pub fn send_datagrams<'a>(
+    fd: BorrowedFd<'_>,
+    mut datagrams: impl Iterator<Item = Outgoing<'a>>,
+) -> io::Result<usize> {
+    match (datagrams.next(), datagrams.next()) {
+        (None, _) => Ok(0),
+        (Some(only), None) => send_datagram(fd, only).map(|()| 1),
+        #[cfg(target_os = "linux")]
+        (Some(first), Some(second)) => send_many(fd, [first, second].into_iter().chain(datagrams)),
+        #[cfg(not(target_os = "linux"))]
+        (Some(first), Some(second)) => send_each(fd, [first, second].into_iter().chain(datagrams)),
+    }
+}
+
+fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()> {
+    let (address, length) =
+        to.map_or((std::ptr::null(), 0), |to| (std::ptr::from_ref(&to.storage).cast(), to.length));
+    retry(|| {
+        // SAFETY: the data is readable for its length; the address is null or a live sockaddr of the given length.
+        check(unsafe {
+            libc::sendto(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), SEND_FLAGS, address, length)
+        })
+    })
+    .map(drop)
+}
+
+#[cfg(target_os = "linux")]
+fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a>>) -> io::Result<usize> {
+    let mut slices = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
+    let mut count = 0;
+    for ((slice, header), (data, to)) in slices.iter_mut().zip(&mut headers).zip(datagrams) {
+        // The kernel reads only: neither the data nor the address is written to.
+        let iov_base = data.as_ptr().cast_mut().cast();
+        let slice = slice.write(libc::iovec { iov_base, iov_len: data.len() });
+        // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+        let header = header.write(unsafe { MaybeUninit::zeroed().assume_init() });
+        header.msg_hdr.msg_iov = slice;
+        header.msg_hdr.msg_iovlen = 1;
+        if let Some(to) = to {
+            header.msg_hdr.msg_name = std::ptr::from_ref(&to.storage).cast_mut().cast();
+            header.msg_hdr.msg_namelen = to.length;
+        }
+        count += 1;
+    }
+    retry(|| {
+        // SAFETY: the first `count` headers are filled in, and point to live data and addresses.
+        check(unsafe {
+            let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
+            libc::sendmmsg(fd.as_raw_fd(), headers, count, SEND_FLAGS as _) as isize
+        })
+    })
+}
+
+/// The portable way.
+#[cfg(any(not(target_os = "linux"), test))]
+fn send_each<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a>>) -> io::Result<usize> {
+    let mut count = 0;
+    for datagram in datagrams.take(SEND_BATCH) {
+        match send_datagram(fd, datagram) {
+            Ok(()) => count += 1,
+            Err(error) if count == 0 => return Err(error),
+            // Met again by the next call, which begins with this one.
+            Err(_) => break,
+        }
+    }
+    Ok(count)
+}
+
+// ---------------------------------------------------------------------------------------------- addresses
+
+impl SocketAddress {
+    /// The address as the kernel has it.
+    pub fn as_bytes(&self) -> &[u8] {
+        let length = (self.length as usize).min(size_of::<libc::sockaddr_storage>());
+        // SAFETY: the storage is fully initialised, and not shorter.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&self.storage).cast::<u8>(), length) }
+    }
+
+    /// True where the sender of a datagram has no address.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub fn v4(host: Ipv4Addr, port: u16) -> Self {
+        // SAFETY: all-zero is a valid sockaddr_in: plain integers.
+        let mut v4: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
+        v4.sin_family = libc::AF_INET as libc::sa_family_t;
+        v4.sin_port = port.to_be();
+        v4.sin_addr.s_addr = u32::from(host).to_be();
+        Self::write(v4, size_of::<libc::sockaddr_in>())
+    }
+
+    pub fn v6(host: Ipv6Addr, port: u16, flow: u32, scope: u32) -> Self {
+        // SAFETY: all-zero is a valid sockaddr_in6: plain integers.
+        let mut v6: libc::sockaddr_in6 = unsafe { MaybeUninit::zeroed().assume_init() };
+        v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        v6.sin6_port = port.to_be();
+        v6.sin6_flowinfo = flow.to_be();
+        v6.sin6_addr.s6_addr = host.octets();
+        v6.sin6_scope_id = scope;
+        Self::write(v6, size_of::<libc::sockaddr_in6>())
+    }
+
+    /// A path, or NUL and an abstract name. `None` if it is empty, too long, or not to be expressed.
+    pub fn unix(path: &[u8]) -> Option<Self> {
+        // SAFETY: all-zero is a valid sockaddr_un: plain integers.
+        let mut unix: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+        let is_abstract = path.first() == Some(&0);
+        // A path ends in NUL, and has no other.
+        let longest = unix.sun_path.len() - usize::from(!is_abstract);
+        if path.is_empty() || path.len() > longest || (!is_abstract && path.contains(&0)) {
+            return None;
+        }
+        unix.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, from) in unix.sun_path.iter_mut().zip(path) {
+            *to = *from as libc::c_char;
+        }
+        let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + path.len();
+        Some(Self::write(unix, length + usize::from(!is_abstract)))
+    }
+
+    fn write<T>(address: T, length: usize) -> Self {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        let mut made = Self::empty();
+        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers, and not larger than the storage.
+        unsafe { std::ptr::from_mut(&mut made.storage).cast::<T>().write_unaligned(address) };
+        made.length = length as libc::socklen_t;
+        made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Address, local_address};
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    fn pair() -> (UdpSocket, UdpSocket, SocketAddress) {
+        let (one, two) = (UdpSocket::bind("127.0.0.1:0"), UdpSocket::bind("127.0.0.1:0"));
+        let (one, two) = (one.expect("bind"), two.expect("bind"));
+        let port = two.local_addr().expect("name").port();
+        (one, two, SocketAddress::v4(Ipv4Addr::LOCALHOST, port))
+    }
+
+    type Receive = fn(&mut ReceiveBatch, BorrowedFd<'_>) -> io::Result<usize>;
+
+    /// Both ways to receive, and both to send.
+    #[test]
+    fn batches_keep_order_sizes_and_senders() {
+        for receive in [ReceiveBatch::receive as Receive, ReceiveBatch::receive_each] {
+            for many in [true, false] {
+                let (one, two, to) = pair();
+                let sent: Vec<Vec<u8>> = (0..40).map(|number| vec![number; number as usize * 7]).collect();
+                let outgoing = sent.iter().map(|data| (&data[..], Some(&to)));
+                let count = if many {
+                    send_datagrams(one.as_fd(), outgoing)
+                } else {
+                    send_each(one.as_fd(), outgoing)
+                };
+                assert_eq!(count.expect("sent"), 40);
+                let (mut batch, mut counts, mut received) = (ReceiveBatch::new(), Vec::new(), Vec::new());
+                while received.len() < 40 {
+                    let count = receive(&mut batch, two.as_fd()).expect("received");
+                    counts.push(count);
+                    for at in 0..count {
+                        let (data, sender) = batch.datagram(at);
+                        received.push(data.to_vec());
+                        let name = local_address(one.as_fd()).expect("name");
+                        assert_eq!(sender.as_bytes(), name.as_bytes());
+                    }
+                }
+                assert_eq!((counts, received), (vec![16, 16, 8], sent));
+                let error = receive(&mut batch, two.as_fd()).expect_err("no more");
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_is_the_first_datagram_s() {
+        let (one, two, to) = pair();
+        let (large, small) = (vec![0; 70_000], b"small");
+        let datagrams: [Outgoing<'_>; 3] = [(small, Some(&to)), (&large, Some(&to)), (small, Some(&to))];
+        assert_eq!(send_datagrams(one.as_fd(), datagrams.into_iter()).expect("one"), 1);
+        assert_eq!(send_each(one.as_fd(), datagrams.into_iter()).expect("one"), 1);
+        let error = send_datagrams(one.as_fd(), datagrams.into_iter().skip(1)).expect_err("too large");
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        let mut batch = ReceiveBatch::new();
+        assert_eq!(batch.receive(two.as_fd()).expect("received"), 2);
+    }
+
+    #[test]
+    fn an_error_behind_datagrams_is_kept() {
+        let mut batch = ReceiveBatch::new();
+        batch.error = Some(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+        let (_, two, _) = pair();
+        let error = batch.receive_each(two.as_fd()).expect_err("kept");
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+        let error = batch.receive_each(two.as_fd()).expect_err("told once");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn addresses_there_and_back() {
+        let v4 = SocketAddress::v4(Ipv4Addr::new(127, 1, 2, 3), 4567);
+        assert_eq!(v4.parse(), Address::V4("127.1.2.3".into(), 4567));
+        let v6 = SocketAddress::v6(Ipv6Addr::LOCALHOST, 1, 0xfedcb, 7);
+        assert_eq!(v6.parse(), Address::V6("::1".into(), 1, 0xfedcb, 7));
+        for path in [&b"/a/path"[..], b"\0name\0with nul", &[b'x'; 107], &[0; 108]] {
+            let unix = SocketAddress::unix(path).expect("fits");
+            assert_eq!(unix.parse(), Address::Unix(path.to_vec()));
+        }
+        for path in [&b""[..], b"/a\0b", &[b'x'; 108], &[0; 109]] {
+            assert!(SocketAddress::unix(path).is_none());
+        }
+    }
+
+    // In POSIX and every libc, but not in the crate `libc`.
+    unsafe extern "C" {
+        fn inet_pton(
+            family: libc::c_int,
+            text: *const libc::c_char,
+            address: *mut libc::c_void,
+        ) -> libc::c_int;
+    }
+
+    /// What Python's socket makes of a literal; `None`: a name, for the resolver.
+    fn literal<const N: usize>(family: libc::c_int, text: &str) -> Option<[u8; N]> {
+        let (text, mut address) = (std::ffi::CString::new(text).ok()?, [0; N]);
+        // SAFETY: the text ends in NUL, and `address` has the size that `family` calls for.
+        let result = unsafe { inet_pton(family, text.as_ptr(), address.as_mut_ptr().cast()) };
+        (result == 1).then_some(address)
+    }
+
+    /// A host that `std::net` takes for a literal is the same one to inet_pton, over mutations of good ones.
+    #[test]
+    fn literals_are_those_of_libc() {
+        let seeds = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "10.200.30.4"];
+        let seeds6 = [
+            "::",
+            "::1",
+            "fe80::1:2",
+            "1:2:3:4:5:6:7:8",
+            "::ffff:1.2.3.4",
+            "1:2::7:8",
+            "a:b:c:d:e:f:1.2.3.4",
+        ];
+        let alphabet = "0129afAFg.:% +x\u{661}";
+        let mut tried = 0;
+        for seed in seeds.iter().chain(&seeds6) {
+            for at in 0..=seed.len() {
+                for width in 0..=(seed.len() - at).min(2) {
+                    for first in alphabet.chars() {
+                        for second in alphabet.chars().map(Some).chain([None]) {
+                            let middle: String = [Some(first), second].into_iter().flatten().collect();
+                            let text = format!("{}{middle}{}", &seed[..at], &seed[at + width..]);
+                            if let Ok(host) = text.parse::<Ipv4Addr>() {
+                                assert_eq!(literal(libc::AF_INET, &text), Some(host.octets()), "{text}");
+                            }
+                            if let Ok(host) = text.parse::<Ipv6Addr>() {
+                                assert_eq!(literal(libc::AF_INET6, &text), Some(host.octets()), "{text}");
+                            }
+                            tried += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(tried > 50_000);
+    }
+
+    #[test]
+    fn a_sender_without_a_name() {
+        let (near, far) = UnixDatagram::pair().expect("pair");
+        near.send(b"hello").expect("send");
+        let mut batch = ReceiveBatch::new();
+        assert_eq!(batch.receive(far.as_fd()).expect("received"), 1);
+        let (data, sender) = batch.datagram(0);
+        assert_eq!((data, sender.is_empty()), (&b"hello"[..], true));
+    }
+}

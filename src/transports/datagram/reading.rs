@@ -1,0 +1,207 @@
+//! Bytes in: a batch of datagrams a turn, each given to the protocol with its sender's address.
+
+use std::io;
+
+use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::{DatagramTransport, State};
+use crate::error::{leaves_the_loop, os_error};
+use crate::py::calls;
+use crate::py::{context, sockaddr};
+use crate::reactor::readiness::Readiness;
+use crate::reactor::sys::SocketAddress;
+use crate::reactor::sys::datagrams::{MAX_DATAGRAM, RECEIVE_BATCH, ReceiveBatch};
+use crate::reactor::token::Token;
+
+/// A datagram on its way to the protocol.
+pub(super) struct Received {
+    data: Py<PyAny>,
+    sender: Sender,
+}
+
+enum Sender {
+    Known(Py<PyAny>),
+    New(Box<SocketAddress>),
+}
+
+impl DatagramTransport {
+    pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (read, write) = slf.get().state.with(slf.py(), |state| {
+            state.readable |= readiness.contains(Readiness::READABLE);
+            state.failed |= readiness.contains(Readiness::READ_CLOSED);
+            let writable = readiness.contains(Readiness::WRITABLE);
+            state.write_blocked &= !writable;
+            // What waits for the end of the turn goes then.
+            (state.readable, writable && !state.in_unflushed && !state.queue.is_empty())
+        });
+        let context = slf.get().context(slf.py());
+        context::run_in(&context, || {
+            let received = if read { Self::read(slf) } else { Ok(()) };
+            let sent = if write { Self::send_queued(slf) } else { Ok(()) };
+            received.and(sent)
+        })
+    }
+
+    /// One batch: the others get their turn before this transport's next one.
+    fn read(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let (may_read, left_over) =
+            this.state.with(py, |state| (state.life.may_read(), !state.received.is_empty()));
+        if !may_read {
+            return Ok(());
+        }
+        let received = match this.native {
+            _ if left_over => Ok(()),
+            Some(_) => match this.receive(py) {
+                Err(error) => Self::error_received(slf, os_error(py, &error)),
+                Ok(()) => Ok(()),
+            },
+            None => Self::receive_by_python(slf),
+        };
+        let delivered = received.and_then(|()| Self::deliver(slf));
+        this.read_on(py);
+        delivered
+    }
+
+    /// Comes back in the next turn if there is more to read.
+    pub(super) fn read_on(&self, py: Python<'_>) {
+        if let Some(token) = self.state.with(py, |state| state.more_to_read()) {
+            self.core.requeue(py, token, Readiness::READABLE);
+        }
+    }
+
+    /// Receives a batch. No garbage collection can start in here: bytes are not tracked.
+    fn receive(&self, py: Python<'_>) -> io::Result<()> {
+        self.core.datagrams.with(py, |batch| {
+            let batch = batch.get_or_insert_with(ReceiveBatch::new);
+            self.state.with(py, |state| state.receive(py, batch))
+        })
+    }
+
+    /// Gives the protocol what was received, for as long as it wants it. Err: what leaves the loop.
+    fn deliver(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let next = |state: &mut State| {
+            let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
+            Some((protocol.bind(py).clone(), state.received.pop_front()?))
+        };
+        while let Some((protocol, Received { data, sender })) = this.state.with(py, next) {
+            let address = this.address_of(py, sender)?;
+            if let Err(error) =
+                calls::method(&protocol, &names.datagram_received, [data.bind(py), address.as_any()])
+            {
+                Self::callback_failed(slf, "_read_ready", error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The Python form of a sender's address.
+    fn address_of<'py>(&self, py: Python<'py>, sender: Sender) -> PyResult<Bound<'py, PyAny>> {
+        let new = match sender {
+            Sender::Known(address) => return Ok(address.into_bound(py)),
+            Sender::New(new) => new,
+        };
+        // Perhaps by an earlier datagram of the same batch.
+        let known = |state: &mut State| state.peers.get(new.as_bytes()).map(|name| name.bind(py).clone());
+        if let Some(address) = self.state.with(py, known) {
+            return Ok(address);
+        }
+        let address = sockaddr::to_python(py, &new)?;
+        let name = address.clone().unbind();
+        drop(self.state.with(py, |state| state.peers.insert(new.as_bytes(), name)));
+        Ok(address)
+    }
+
+    /// Receives one datagram by the socket's own method, whose form of the address is the right one.
+    fn receive_by_python(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(socket) = this.python_socket(py) else {
+            return Ok(());
+        };
+        let received = socket.call_method1(&this.core.names.recvfrom, (MAX_DATAGRAM,));
+        match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
+            Ok((data, address)) => {
+                let received = Received { data, sender: Sender::Known(address) };
+                this.state.with(py, |state| state.received.push_back(received));
+                Ok(())
+            }
+            Err(error) if error.is_instance_of::<PyBlockingIOError>(py) => {
+                this.state.with(py, |state| state.readable = false);
+                Ok(())
+            }
+            Err(error) if error.is_instance_of::<PyInterruptedError>(py) => Ok(()),
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Self::error_received(slf, error),
+            Err(error) => Self::fatal_error(slf, error, "Fatal read error on datagram transport"),
+        }
+    }
+
+    /// Tells the protocol of an error that does not end the endpoint. Err: what leaves the loop.
+    pub(super) fn error_received(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(protocol) = this.protocol(py) else {
+            return Ok(());
+        };
+        let error = error.into_value(py).into_bound(py);
+        match calls::method(&protocol, &this.core.names.error_received, [error.as_any()]) {
+            Ok(_) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "error_received", error),
+        }
+    }
+
+    /// An exception of the protocol, which ends nothing. Err: what leaves the loop.
+    #[cold]
+    fn callback_failed(slf: &Bound<'_, Self>, method: &str, error: PyErr) -> PyResult<()> {
+        if leaves_the_loop(slf.py(), &error) {
+            return Err(error);
+        }
+        let message = format!("Exception in callback DatagramTransport.{method}()");
+        slf.get().reporter(slf.as_any()).exception(&message, error)
+    }
+
+    pub(super) fn python_socket<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.state.with(py, |state| {
+            let object = state.socket.object().filter(|_| !state.socket.is_closed());
+            object.map(|object| object.bind(py).clone())
+        })
+    }
+}
+
+impl State {
+    /// One call to the kernel, and what it says about the next one. Err: an error to tell of.
+    fn receive(&mut self, py: Python<'_>, batch: &mut ReceiveBatch) -> io::Result<()> {
+        let Some(fd) = self.socket.fd() else {
+            return Ok(());
+        };
+        let failed = std::mem::take(&mut self.failed);
+        let count = match batch.receive(fd) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(());
+            }
+            // There may be data behind it.
+            Err(error) => return Err(error),
+        };
+        // A short batch has emptied the socket; an error may have come behind it.
+        self.readable = count == RECEIVE_BATCH || failed;
+        for at in 0..count {
+            let (data, sender) = batch.datagram(at);
+            let sender = match self.peers.get(sender.as_bytes()) {
+                Some(name) => Sender::Known(name.clone_ref(py)),
+                None if sender.is_empty() => Sender::Known(py.None()),
+                None => Sender::New(Box::new(sender.clone())),
+            };
+            self.received.push_back(Received { data: PyBytes::new(py, data).into_any().unbind(), sender });
+        }
+        Ok(())
+    }
+
+    /// The token to queue when there is more to read and somebody to give it to.
+    fn more_to_read(&self) -> Option<Token> {
+        self.token.filter(|_| (self.readable || !self.received.is_empty()) && self.life.may_read())
+    }
+}

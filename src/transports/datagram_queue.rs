@@ -1,0 +1,84 @@
+//! The datagrams that a transport has still to send, in order. Pure.
+
+use std::collections::VecDeque;
+
+/// Datagrams waiting to be sent, and their size as asyncio counts it.
+pub struct DatagramQueue<D> {
+    datagrams: VecDeque<D>,
+    /// Bytes, headers included.
+    size: usize,
+    /// What each datagram counts beyond its bytes.
+    header: usize,
+}
+
+impl<D: AsRef<[u8]>> DatagramQueue<D> {
+    /// An empty queue, in which each datagram counts `header` bytes beyond its own.
+    pub fn new(header: usize) -> Self {
+        Self { datagrams: VecDeque::new(), size: 0, header }
+    }
+
+    /// How many datagrams are queued.
+    pub fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Bytes still to send, headers included.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    fn size_of(&self, datagram: &D) -> usize {
+        datagram.as_ref().len() + self.header
+    }
+
+    pub fn push(&mut self, datagram: D) {
+        self.size += self.size_of(&datagram);
+        self.datagrams.push_back(datagram);
+    }
+
+    /// Gives back what [`DatagramQueue::pop`] has taken.
+    pub fn put_back(&mut self, datagram: D) {
+        self.size += self.size_of(&datagram);
+        self.datagrams.push_front(datagram);
+    }
+
+    pub fn pop(&mut self) -> Option<D> {
+        let datagram = self.datagrams.pop_front()?;
+        self.size -= self.size_of(&datagram);
+        Some(datagram)
+    }
+
+    /// Those that come next.
+    pub fn iter(&self) -> impl Iterator<Item = &D> {
+        self.datagrams.iter()
+    }
+
+    /// Takes everything out.
+    pub fn take(&mut self) -> VecDeque<D> {
+        self.size = 0;
+        std::mem::take(&mut self.datagrams)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_is_that_of_what_is_queued() {
+        let mut queue = DatagramQueue::new(8);
+        ["one", "", "three"].into_iter().for_each(|datagram| queue.push(datagram));
+        assert_eq!((queue.len(), queue.size()), (3, 8 + 3 * 8));
+        let one = queue.pop().expect("three queued");
+        assert_eq!((one, queue.size()), ("one", 5 + 2 * 8));
+        queue.put_back(one);
+        assert_eq!(queue.iter().copied().collect::<Vec<_>>(), ["one", "", "three"]);
+        assert_eq!(queue.size(), 8 + 3 * 8);
+        assert_eq!(queue.take(), ["one", "", "three"]);
+        assert_eq!((queue.len(), queue.size(), queue.pop()), (0, 0, None));
+    }
+}

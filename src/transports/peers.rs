@@ -1,0 +1,51 @@
+//! What Python calls the peers that an endpoint has heard from, so that a known one costs no new string. Pure.
+
+use std::collections::HashMap;
+
+/// Most peers remembered.
+const REMEMBERED: usize = 2048;
+
+/// Names by address, as many as are worth their memory.
+pub struct Peers<T>(HashMap<Box<[u8]>, T>);
+
+impl<T> Peers<T> {
+    pub fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    pub fn get(&self, address: &[u8]) -> Option<&T> {
+        self.0.get(address)
+    }
+
+    /// Remembers a name. Returns, for the caller to drop, what is forgotten for it: all others, when there are too
+    /// many. Those that still talk are soon known again, and nothing has to be kept in order for it.
+    pub fn insert(&mut self, address: &[u8], name: T) -> Self {
+        let forgotten = if self.0.len() >= REMEMBERED { std::mem::take(self) } else { Self::new() };
+        self.0.insert(address.into(), name);
+        forgotten
+    }
+}
+
+impl<T> Default for Peers<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded() {
+        let (mut peers, mut forgotten) = (Peers::new(), 0);
+        for number in 0..10 * REMEMBERED {
+            let address = number.to_ne_bytes();
+            assert!(peers.get(&address).is_none());
+            forgotten += peers.insert(&address, number).0.len();
+            assert_eq!(peers.get(&address), Some(&number));
+            assert!(peers.0.len() <= REMEMBERED);
+            assert_eq!(peers.0.len() + forgotten, number + 1);
+        }
+    }
+}

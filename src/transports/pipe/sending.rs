@@ -1,0 +1,216 @@
+//! The bytes of a writing end: queued by `write`, given to the kernel at the end of the turn, and what follows from it.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use super::writing::{KIND, WritePipeTransport, Writing};
+use super::{End, State};
+use crate::core::Native;
+use crate::error::os_error;
+use crate::py::bytes::Chunk;
+use crate::py::context;
+use crate::py::fastcall::{self, Arguments};
+use crate::reactor::sys;
+use crate::transports::flow::Signal;
+use crate::transports::lifecycle::{Action, Event};
+
+/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
+const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
+
+impl WritePipeTransport {
+    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+        for (name, _) in args.keywords() {
+            args.check_keyword("write", &name.to_string(), &["data"])?;
+        }
+        let data = args.required(0, "write", "data")?;
+        let Some(chunk) = Chunk::from_write(&data)? else {
+            return Err(refuse(&data));
+        };
+        Self::write_chunk(slf, chunk)?;
+        Ok(slf.py().None().into_bound(slf.py()))
+    }
+
+    pub(super) fn write_chunk(slf: &Bound<'_, Self>, chunk: Chunk) -> PyResult<()> {
+        let (py, end) = (slf.py(), &slf.get().end);
+        if chunk.as_ref().is_empty() {
+            return Ok(());
+        }
+        if end.is_closing(py) {
+            return Self::write_dropped(slf);
+        }
+        let in_turn = end.core.in_turn.load(Relaxed);
+        let (send, defer) = end.state.with(py, |state| {
+            let side = &mut state.side;
+            side.queue.push(chunk);
+            let now = !in_turn || side.by_record || side.flow.is_above_high(side.queue.len());
+            let send = now && !side.blocked;
+            (send, !now && !side.blocked && !std::mem::replace(&mut side.in_unflushed, true))
+        });
+        if defer {
+            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
+            end.core.state.with(py, |state| state.unflushed.push(native));
+        }
+        if send {
+            Self::send_queued(slf)?;
+        }
+        Self::queue_grown(slf)
+    }
+
+    /// A write after the end: dropped, and warned about when it goes on.
+    #[cold]
+    fn write_dropped(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, end) = (slf.py(), &slf.get().end);
+        let count = end.state.with(py, |state| {
+            let count = state.side.dropped_writes;
+            state.side.dropped_writes = count.saturating_add(1);
+            count
+        });
+        if count >= DROPPED_WRITES_BEFORE_WARNING {
+            let text = "pipe closed by peer or os.write(pipe, data) raised exception.";
+            end.core.names.logger.call_method1(py, "warning", (text,))?;
+        }
+        Ok(())
+    }
+
+    /// The loop's call at the end of a turn.
+    pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (py, end) = (slf.py(), &slf.get().end);
+        let result = end.state.with(py, |state| {
+            state.side.in_unflushed = false;
+            end.send(state).map(|()| state.life.is_closing() || state.side.is_blocked_unwatched())
+        });
+        match result {
+            // Nearly always.
+            Ok(false) => Ok(()),
+            result => context::run_in(&end.context(py), || Self::sent(slf, result.map(drop))),
+        }
+    }
+
+    /// Gives the kernel what it takes of the queue, and does what follows from it.
+    pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let end = &slf.get().end;
+        let result = end.state.with(slf.py(), |state| end.send(state));
+        Self::sent(slf, result)
+    }
+
+    fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
+        let (py, end) = (slf.py(), &slf.get().end);
+        let result = result.map_err(|error| os_error(py, &error));
+        if let Err(exc) = result.and_then(|()| Self::watch_blocked(slf)) {
+            end.reporter(slf.as_any()).debug_error("Fatal write error on pipe transport", &exc)?;
+            end.state.with(py, |state| {
+                state.side.dropped_writes += 1;
+                state.side.queue.clear();
+            });
+            return Self::fail(slf, Some(exc.into_value(py).into_any()));
+        }
+        // The end resumes nobody.
+        let signal = end.state.with(py, |state| {
+            if state.life.drops_writes() { None } else { state.side.flow.shrunk(state.side.queue.len()) }
+        });
+        // May write again.
+        Self::tell_flow(slf, signal)?;
+        let action = end.state.with(py, |state| {
+            if state.side.queue.is_empty() { state.life.on(Event::Drained) } else { Action::Nothing }
+        });
+        end.perform(slf.as_any(), action, None)
+    }
+
+    /// Watches a file that has just blocked for the first time, and is not watched from the start.
+    fn watch_blocked(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, end) = (slf.py(), &slf.get().end);
+        if !end.state.with(py, |state| state.side.is_blocked_unwatched()) {
+            return Ok(());
+        }
+        let twin = end.fd().try_clone_to_owned().map_err(|error| os_error(py, &error))?;
+        let number = twin.as_raw_fd();
+        end.state.with(py, |state| state.side.twin = Some(twin));
+        end.watch(slf.as_any(), number, &KIND)
+    }
+
+    /// Pauses the protocol if the queue has grown over the mark.
+    pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let signal = slf.get().end.state.with(slf.py(), |state| {
+            let side = &mut state.side;
+            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            side.flow.grown(if side.blocked { side.queue.len() } else { 0 })
+        });
+        Self::tell_flow(slf, signal)
+    }
+
+    fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
+        signal.map_or(Ok(()), |signal| slf.get().end.reporter(slf.as_any()).flow(signal))
+    }
+}
+
+impl Writing {
+    fn is_blocked_unwatched(&self) -> bool {
+        self.blocked && !self.tells_end && self.twin.is_none()
+    }
+}
+
+impl End<Writing> {
+    /// Gives the kernel what it takes.
+    pub(super) fn send(&self, state: &mut State<Writing>) -> io::Result<()> {
+        let side = &mut state.side;
+        while !side.queue.is_empty() && !side.blocked {
+            let (result, offered) = side.queue.with_front(|slices| {
+                let slices = if side.by_record { &slices[..1] } else { slices };
+                let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+                (sys::write(self.fd(), slices), offered)
+            });
+            match result {
+                Ok(sent) => {
+                    side.queue.advance(sent);
+                    // A pipe or a stream that takes less is full. A device may take the rest.
+                    side.blocked = sent < offered && (!side.by_record || sent == 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => side.blocked = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error for what cannot be written: asyncio's own, which comes before it looks at the transport.
+#[cold]
+fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
+    let py = data.py();
+    let write = || {
+        let module = py.import("asyncio.unix_events")?;
+        module.getattr("_UnixWritePipeTransport")?.call_method1("write", (py.None(), data))
+    };
+    match write() {
+        Err(error)
+            if error.is_instance_of::<PyAssertionError>(py) || error.is_instance_of::<PyTypeError>(py) =>
+        {
+            error
+        }
+        // `python -O`, where asyncio fails later and somehow.
+        _ => PyTypeError::new_err(format!("a bytes-like object is required, not {}", data.get_type())),
+    }
+}
+
+/// Puts the raw methods on the class.
+pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
+    unsafe extern "C" fn write(
+        slf: *mut ffi::PyObject,
+        args: *const *mut ffi::PyObject,
+        count: ffi::Py_ssize_t,
+        keywords: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject {
+        // SAFETY: CPython calls this through the descriptor made below.
+        unsafe {
+            fastcall::enter::<WritePipeTransport>(slf, args, count, keywords, WritePipeTransport::write)
+        }
+    }
+    let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave at the end of the turn, in order. Never blocks.";
+    fastcall::add_method(&py.get_type::<WritePipeTransport>(), c"write", doc, write)
+}

@@ -1,0 +1,71 @@
+//! What transports receive bytes into: small reads go through the loop's scratch buffer into an exact `bytes`, larger
+//! ones straight into the object that the protocol gets. Which system call receives is the transport's business.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::core::LoopCore;
+use crate::py::bytes;
+
+/// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
+const DIRECT_READ: usize = 4096;
+/// So many reads in a row that would have fitted a smaller buffer bring one.
+const SMALL_READS_TO_SHRINK: u32 = 8;
+/// Largest read, in bytes (asyncio's `max_size`).
+const MAX_READ: usize = 256 * 1024;
+
+/// How much the next read of a transport asks for, by what the last ones got.
+#[derive(Default)]
+pub struct ReadSize {
+    /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
+    size: usize,
+    /// How many reads in a row needed less than `size`.
+    small_reads: u32,
+}
+
+impl ReadSize {
+    /// In bytes; 0: a small read, through the scratch buffer.
+    pub fn get(&self) -> usize {
+        self.size
+    }
+
+    /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
+    pub fn adapt(&mut self, count: usize) {
+        let wanted = match count {
+            0..DIRECT_READ => 0,
+            // One byte more than what came: a read that is not filled says that there is no more.
+            _ => (count + 1).next_power_of_two().min(MAX_READ),
+        };
+        if wanted >= self.size {
+            (self.size, self.small_reads) = (wanted, 0);
+        } else {
+            self.small_reads += 1;
+            if self.small_reads >= SMALL_READS_TO_SHRINK {
+                (self.size, self.small_reads) = (wanted, 0);
+            }
+        }
+    }
+}
+
+/// One read of `size` bytes as [`ReadSize::get`] says; how many came, and they as `bytes`.
+pub fn receive<'py>(
+    core: &LoopCore,
+    py: Python<'py>,
+    size: usize,
+    read: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
+    if size > 0 {
+        return bytes::fill_new(py, size, read);
+    }
+    let received = core.scratch.with(py, |scratch| {
+        let buffer = scratch.as_mut_slice();
+        let count = read(buffer)?;
+        // SAFETY: the kernel has just filled in the first `count` bytes.
+        let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
+        Ok((PyBytes::new(py, filled), count))
+    });
+    Ok(received)
+}

@@ -1,0 +1,192 @@
+//! Bytes in: received by the transport below, decrypted, given to the protocol.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::prelude::*;
+
+use super::engine::{Engine, Read};
+use super::{Lower, Phase, TlsLayer};
+use crate::core::Buffer;
+use crate::handle::Callback;
+use crate::py::bytes::{self, Writable};
+use crate::py::calls;
+
+/// What [`TlsLayer::receive`] comes to.
+pub enum Received {
+    /// Something, and it was dealt with.
+    Data,
+    /// The end of the stream, or an error: the transport's business.
+    Other(io::Result<usize>),
+    /// What came before is not read yet: nothing was received. The layer says when it can go on.
+    Later,
+}
+
+/// What ended a series of reads.
+enum End {
+    /// Nothing is left before more comes from the peer.
+    Nothing,
+    /// The buffer is full.
+    Full,
+    Closed,
+    Failed(PyErr),
+}
+
+impl TlsLayer {
+    /// A stream transport's call in place of `data_received`: has `receive` fill a buffer, and deals with it.
+    pub fn receive(
+        slf: &Bound<'_, Self>,
+        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+    ) -> PyResult<Received> {
+        let (py, this) = (slf.py(), slf.get());
+        let engine = this.engine()?;
+        if this.phase() == Phase::Wrapped && engine.input_len(py)? > 0 {
+            return Ok(Received::Later);
+        }
+        let spare = &this.core.spare_buffer;
+        let mut buffer = spare.with(py, Option::take).unwrap_or_else(Buffer::new);
+        let received = buffer.fill(receive);
+        let (result, unused) = match received {
+            Ok(count) if count > 0 => {
+                let unused = engine.lend(py, buffer)?;
+                let result = Self::proceed(slf);
+                (result.map(|()| Received::Data), unused.or_else(|| engine.take_back()))
+            }
+            other => (Ok(Received::Other(other)), Some(buffer)),
+        };
+        drop(spare.with(py, |spare| std::mem::replace(spare, unused)));
+        result
+    }
+
+    /// Goes on with what was received.
+    pub(super) fn proceed(slf: &Bound<'_, Self>) -> PyResult<()> {
+        match slf.get().phase() {
+            Phase::Wrapped => Self::read_app(slf),
+            Phase::Unwrapped => Ok(()),
+            _ => calls::method(slf.as_any(), &slf.get().core.names._proceed, []).map(drop),
+        }
+    }
+
+    /// Delivers what can be decrypted, and sends what that has brought about.
+    pub(super) fn read_app(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if !matches!(slf.get().phase(), Phase::Wrapped | Phase::Flushing) {
+            return Ok(());
+        }
+        match Self::deliver(slf) {
+            // As in asyncio, whose transport below gets to see a CancelledError.
+            Err(error) if !error.is_instance_of::<PyException>(slf.py()) => return Err(error),
+            Err(error) => return Self::fail(slf, error, "Fatal error on SSL protocol"),
+            Ok(()) => {}
+        }
+        Self::encrypt(slf, false)?;
+        slf.get().receive_on(slf.py())
+    }
+
+    /// Has a stream transport that was told "later" receive again, once everything is read.
+    fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
+        let stream = self.state.with(py, |state| match &state.lower {
+            Some(Lower::Stream(stream)) if !state.paused => Some(stream.bind(py).clone()),
+            _ => None,
+        });
+        if let Some(stream) = stream
+            && self.engine()?.input_len(py)? == 0
+        {
+            stream.get().read_on(py);
+        }
+        Ok(())
+    }
+
+    fn deliver(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        loop {
+            let to = this.state.with(py, |state| {
+                let protocol = state.protocol.as_ref().filter(|_| !state.paused)?;
+                Some((protocol.bind(py).clone(), state.buffered))
+            });
+            // The protocol may have ended the connection, or paused it.
+            let Some((protocol, buffered)) =
+                to.filter(|_| matches!(this.phase(), Phase::Wrapped | Phase::Flushing))
+            else {
+                return Ok(());
+            };
+            let end = if buffered {
+                this.read_into_protocol(slf, &protocol)?
+            } else {
+                this.read_bytes(py, &protocol)?
+            };
+            match end {
+                End::Nothing => return Ok(()),
+                End::Full if buffered => return this.read_later(slf),
+                End::Full => {}
+                End::Closed => {
+                    calls::method(slf.as_any(), &this.core.names._call_eof_received, [])?;
+                    return slf.call_method0(&this.core.names._start_shutdown).map(drop);
+                }
+                End::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Everything that can be decrypted in one `bytes`, in one call.
+    fn read_bytes(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
+        let engine = self.engine()?;
+        let capacity = engine.readable_at_most(py)?;
+        if capacity == 0 {
+            return Ok(End::Nothing);
+        }
+        let mut end = End::Full;
+        let filled = bytes::fill_new(py, capacity, |buffer| {
+            let (count, ended) = read_all(py, engine, buffer);
+            end = ended;
+            Ok::<_, PyErr>(count)
+        })?;
+        let (data, count) = filled?;
+        if count > 0 {
+            // What came before an error is delivered.
+            calls::method(protocol, &self.core.names.data_received, [data.as_any()])?;
+        }
+        Ok(end)
+    }
+
+    fn read_into_protocol(&self, slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
+        let (py, engine, names) = (slf.py(), self.engine()?, self.core.names);
+        let hint = engine.input_len(py)?;
+        if hint == 0 && !engine.may_hold_input() {
+            return Ok(End::Nothing);
+        }
+        let lent = calls::method(protocol, &names.get_buffer, [&hint.into_pyobject(py)?.into_any()])?;
+        if lent.len()? == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        let writable = Writable::get(&lent)?;
+        // SAFETY: nothing but the engine runs while the slice lives, which writes to it. The portable one runs code of
+        // `ssl`, and both run callbacks of the user's SSLContext now and then: these cannot know the buffer's place.
+        let (count, end) = read_all(py, engine, unsafe { writable.as_slice(py) });
+        drop(writable);
+        if count > 0 {
+            calls::method(protocol, &names.buffer_updated, [&count.into_pyobject(py)?.into_any()])?;
+        }
+        Ok(end)
+    }
+
+    /// The rest has to wait for the protocol's next buffer: the others get their turn first.
+    fn read_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let callback = Callback { callback: slf.getattr("_read_on")?, args: &[], context: None };
+        self.core.call_soon(self.event_loop.bind(slf.py()), callback).map(drop)
+    }
+}
+
+/// Reads until the buffer is full or nothing is left.
+fn read_all(py: Python<'_>, engine: &Engine, buffer: &mut [MaybeUninit<u8>]) -> (usize, End) {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match engine.read(py, &mut buffer[filled..]) {
+            Ok(Read::Some(count)) => filled += count,
+            Ok(Read::Nothing) => return (filled, End::Nothing),
+            Ok(Read::Closed) => return (filled, End::Closed),
+            Err(error) => return (filled, End::Failed(error)),
+        }
+    }
+    (filled, End::Full)
+}

@@ -1,0 +1,227 @@
+//! Bytes out: queued by `write`, encrypted at the end of the turn in records as large as there is data for, and sent
+//! at once by the transport below.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::{KIND, Lower, Phase, State, TlsLayer};
+use crate::core::Native;
+use crate::error::leaves_the_loop;
+use crate::py::bytes::Chunk;
+use crate::py::calls;
+use crate::py::context;
+use crate::transports::flow::Signal;
+use crate::transports::stream::StreamTransport;
+
+/// Most clear bytes of a record (RFC 8446, 5.1): smaller chunks are put together.
+const RECORD: usize = 16 * 1024;
+/// So many bytes are encrypted at most before the transport below gets them.
+const BATCH: usize = 256 * 1024;
+/// asyncio's `constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
+const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
+
+impl TlsLayer {
+    /// Queues what was written, unless the connection is closing.
+    pub(super) fn write(slf: &Bound<'_, Self>, chunks: impl IntoIterator<Item = Chunk>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let phase = this.phase();
+        if !matches!(phase, Phase::Handshake | Phase::Wrapped) {
+            return this.write_dropped(py);
+        }
+        let in_turn = this.core.in_turn.load(Relaxed);
+        let (now, defer) = this.state.with(py, |state| {
+            chunks.into_iter().for_each(|chunk| state.queue.push(chunk));
+            if phase != Phase::Wrapped || state.queue.is_empty() || state.lower_paused {
+                return (false, false);
+            }
+            let now = !in_turn || state.flow.is_above_high(state.queue.len());
+            (now, !now && !std::mem::replace(&mut state.in_unflushed, true))
+        });
+        if defer {
+            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
+            this.core.state.with(py, |state| state.unflushed.push(native));
+        }
+        if now {
+            Self::encrypt(slf, false)?;
+        }
+        Self::queue_grown(slf)
+    }
+
+    #[cold]
+    fn write_dropped(&self, py: Python<'_>) -> PyResult<()> {
+        let count = self.state.with(py, |state| {
+            state.conn_lost = state.conn_lost.saturating_add(1);
+            state.conn_lost - 1
+        });
+        if count >= DROPPED_WRITES_BEFORE_WARNING {
+            self.core.names.logger.call_method1(py, "warning", ("SSL connection is closed",))?;
+        }
+        Ok(())
+    }
+
+    /// The loop's call at the end of a turn.
+    pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (py, this) = (slf.py(), slf.get());
+        let stream = this.state.with(py, |state| {
+            state.in_unflushed = false;
+            match &state.lower {
+                Some(Lower::Stream(stream)) => Some(stream.bind(py).clone()),
+                _ => None,
+            }
+        });
+        match stream {
+            Some(stream) => context::run_in(&stream.get().context(py), || Self::encrypt(slf, false)),
+            None => Self::encrypt(slf, false),
+        }
+    }
+
+    /// Encrypts what is queued, and hands it down: as much as the transport below takes, or all of it.
+    pub(super) fn encrypt(slf: &Bound<'_, Self>, all: bool) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let encrypted = loop {
+            match this.encrypt_batch(py, all) {
+                Ok(more) => {
+                    if let Err(error) = Self::send_output(slf) {
+                        break Err(error);
+                    }
+                    if !more {
+                        break Ok(());
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = encrypted {
+            return Self::fail(slf, error, "Fatal error on SSL protocol");
+        }
+        Self::queue_shrunk(slf)
+    }
+
+    /// True if there is more to encrypt.
+    fn encrypt_batch(&self, py: Python<'_>, all: bool) -> PyResult<bool> {
+        let mut encrypted = 0;
+        while matches!(self.phase(), Phase::Wrapped | Phase::Flushing) {
+            if encrypted >= BATCH {
+                return Ok(true);
+            }
+            let Some(chunk) = self.state.with(py, |state| state.next_chunk(all)) else {
+                return Ok(false);
+            };
+            let engine = self.engine()?;
+            if encrypted == 0 {
+                engine.lend_output(self.core.spare_output.with(py, std::mem::take));
+            }
+            let data = chunk.as_ref();
+            match engine.write(py, &data[..data.len().min(BATCH)]) {
+                Ok(Some(count)) => {
+                    encrypted += count;
+                    if count < data.len() {
+                        self.state.with(py, |state| state.queue.put_back(chunk.skip(count)));
+                    }
+                }
+                Ok(None) => {
+                    self.state.with(py, |state| state.queue.put_back(chunk));
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hands down what is encrypted.
+    pub(super) fn send_output(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let engine = this.engine()?;
+        if engine.output_len(py)? == 0 {
+            return Ok(());
+        }
+        let mut data = engine.take_output(py)?;
+        let (stream, other) = this.state.with(py, |state| match &state.lower {
+            Some(Lower::Stream(stream)) => (Some(stream.bind(py).clone()), None),
+            Some(Lower::Other(object)) => (None, Some(object.bind(py).clone())),
+            None => (None, None),
+        });
+        let sent = match (stream, other) {
+            (Some(stream), _) => StreamTransport::send_now(&stream, &data),
+            (_, Some(other)) => {
+                other.call_method1(&this.core.names.write, (PyBytes::new(py, &data),)).map(drop)
+            }
+            _ => Ok(()),
+        };
+        // For its memory.
+        data.clear();
+        this.core.spare_output.with(py, |spare| {
+            if spare.capacity() < data.capacity() {
+                *spare = data;
+            }
+        });
+        sent
+    }
+
+    /// Pauses the protocol if the queue, with that of the transport below, has grown over the mark.
+    pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let queued = this.queued(py);
+        let phase = this.phase();
+        let signal = this.state.with(py, |state| {
+            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            let waits = state.lower_paused || phase != Phase::Wrapped || state.queue.is_empty();
+            state.flow.grown(if waits { queued } else { 0 })
+        });
+        Self::tell_flow(slf, signal)
+    }
+
+    /// Resumes the protocol if the queue, with that of the transport below, has shrunk to the mark.
+    pub fn queue_shrunk(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if !this.state.with(py, |state| state.flow.is_paused()) {
+            return Ok(());
+        }
+        let queued = this.queued(py);
+        let signal = this.state.with(py, |state| state.flow.shrunk(queued));
+        Self::tell_flow(slf, signal)
+    }
+
+    fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let (method, message) = match signal {
+            None => return Ok(()),
+            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
+            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
+        };
+        let Some(protocol) = this.protocol(py) else {
+            return Ok(());
+        };
+        match calls::method(&protocol, method, []) {
+            Err(error) if leaves_the_loop(py, &error) => Err(error),
+            Err(error) => {
+                let details = PyDict::new(py);
+                details.set_item(&names.message, message)?;
+                details.set_item(&names.exception, error.into_value(py))?;
+                details.set_item(&names.transport, slf.getattr("_app_transport")?)?;
+                details.set_item(&names.protocol, slf)?;
+                calls::method(this.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])
+                    .map(drop)
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+impl State {
+    /// What to encrypt next: a large chunk as it is, small ones together.
+    fn next_chunk(&mut self, all: bool) -> Option<Chunk> {
+        if self.lower_paused && !all {
+            return None;
+        }
+        let first = self.queue.front_len();
+        if first == self.queue.len() || first >= RECORD {
+            return self.queue.take_front().map(|(chunk, sent)| chunk.skip(sent));
+        }
+        Some(Chunk::from_vec(self.queue.gather(RECORD)))
+    }
+}
