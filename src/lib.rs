@@ -5,11 +5,15 @@
 //! - `py`: what the crate needs of Python itself; `error`: Rust's errors as Python's exceptions.
 //! - `handle`: callbacks. `core`: the state of a loop. `run`: one turn of it.
 //! - `event_loop`: what Python sees of a loop; `rloop.Loop` in `python/rloop` completes it.
+//! - `embed`: loops for Rust programs that host Python, with the feature of that name.
 //!
 //! No logic here: a map, and the list of what the extension module exports.
 
 pub mod reactor;
 pub mod transports;
+
+#[cfg(feature = "embed")]
+pub mod embed;
 
 #[cfg(feature = "python")]
 mod core;

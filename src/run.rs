@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+#[cfg(feature = "embed")]
+use pyo3::types::PyString;
 
 use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
@@ -184,6 +186,8 @@ fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, en
             result
         }
         Entry::Io(token) => run_io(py, core, empty, token),
+        #[cfg(feature = "embed")]
+        Entry::Job(job) => job.run(py, empty),
     }
 }
 
@@ -222,6 +226,8 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
                 }
             })
         }),
+        #[cfg(feature = "embed")]
+        Entry::Job(_) => Some(PyString::new(py, "a callback of the host").into_any()),
     };
     let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
     event_loop.setattr(&names._current_handle, handle)?;

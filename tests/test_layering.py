@@ -124,6 +124,16 @@ def no_docstring(sources):
             yield f"{path}: does not open with a docstring"
 
 
+def not_embedded(embedded, files):
+    """Python files that `embed` would not find in a host: they are not in its list."""
+    listed = dict(re.findall(r'"(rloop[.\w]*)": "(\w+\.py)"', embedded))
+    for file in files:
+        name = file.removeprefix("rloop/")
+        module = "rloop" if name == "__init__.py" else "rloop." + name.removesuffix(".py")
+        if listed.get(module) != name:
+            yield f"{file}: not in src/embed/package.rs"
+
+
 # --- the sources keep them ---
 
 
@@ -151,7 +161,19 @@ def test_python():
     assert list(no_docstring(sources)) == []
 
 
+def test_embedded():
+    embedded = rust()["embed/package.rs"]
+    assert list(not_embedded(embedded, python())) == []
+    # Whatever else the list has does not compile.
+
+
 # --- and the rules find what does not ---
+
+
+def test_not_embedded_is_found():
+    listed = '"rloop": "__init__.py",\n"rloop._a": "_a.py",'
+    assert list(not_embedded(listed, ["rloop/__init__.py", "rloop/_a.py"])) == []
+    assert list(not_embedded(listed, ["rloop/_b.py"])) != []
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ SUPPORTED = [(3, minor) for minor in range(11, 16)]
 # How many parts each Python's tests are run in.
 PARTS = 2
 MATURIN = "maturin>=1.9.4,<2"
+CARGO = ("--quiet", "--locked")
+STRICT = ("--", "-D", "warnings")
+# The crate as Rust programs that host Python use it, and such programs.
+EMBED = ("--package", "rloop", "--no-default-features", "--features", "tokio")
+EXAMPLES = ("embed-axum", "embed-plain")
+HOSTS = (*EXAMPLES, "rloop-awaits")
 
 
 def say(text: str) -> None:
@@ -175,14 +181,18 @@ def default_python() -> Python:
 def lint() -> None:
     say("Rust: format and clippy, with and without Python")
     run("cargo", "fmt", "--all", "--check")
-    for features in ([], ["--no-default-features"]):
-        clippy = ["cargo", "clippy", "--quiet", "--locked", "--workspace", *features, "--", "-D", "warnings"]
-        run(*clippy, PYO3_BUILD_EXTENSION_MODULE="1", PYO3_PYTHON=default_python().command[0])
     python = default_python()
+    [command] = python.command
+    for features in ([], ["--no-default-features"]):
+        packages = ["--package", "rloop", "--package", "rloop-loadgen", *features]
+        run("cargo", "clippy", *CARGO, *packages, *STRICT, PYO3_BUILD_EXTENSION_MODULE="1", PYO3_PYTHON=command)
+    run("cargo", "clippy", *CARGO, *EMBED, "--lib", "--test", "embed", *STRICT, PYO3_PYTHON=command)
+    hosts = [argument for host in HOSTS for argument in ("--package", host)]
+    run("cargo", "clippy", *CARGO, *hosts, *STRICT, PYO3_PYTHON=command)
     path = wheel(python)
     say("Python: format, mypy, and the stub against the built extension")
     inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt")
-    run(*inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools")
+    run(*inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools", "src/embed")
     run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools/task.py")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     run(*inside, "-m", "mypy.stubtest", "rloop")
@@ -192,8 +202,9 @@ def test() -> None:
     started = time.monotonic()
     lint()
     say("Rust tests: the reactor and the decisions of the transports, without Python")
-    run("cargo", "test", "--quiet", "--locked", "--no-default-features")
-    run("cargo", "test", "--quiet", "--locked", "--package", "rloop-loadgen")
+    run("cargo", "test", *CARGO, "--no-default-features")
+    run("cargo", "test", *CARGO, "--package", "rloop-loadgen")
+    hosting()
     python_tests()
     if status := conformance_of(default_python()):
         sys.exit(status)
@@ -286,6 +297,27 @@ def bring_asyncio_tests(python: Python) -> None:
     run(*python.prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
 
 
+def libpython(python: Python) -> dict[str, str]:
+    """The environment to build and run programs in that host this Python."""
+    code = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
+    [command] = python.command
+    folder = subprocess.run([command, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("LD_LIBRARY_PATH")]))
+    return {"PYO3_PYTHON": command, "LD_LIBRARY_PATH": path}
+
+
+def hosting() -> None:
+    python = default_python()
+    environment = libpython(python)
+    say(f"Rust programs that host Python {python.name}: tests, examples in the documentation")
+    run("cargo", "test", *CARGO, *EMBED, "--test", "embed", **environment)
+    run("cargo", "test", *CARGO, *EMBED, "--doc", **environment)
+    say("The same: examples/embed-plain and examples/embed-axum, built and driven")
+    for example in EXAMPLES:
+        run("cargo", "build", *CARGO, "--package", example, **environment)
+    run(*python.command, "examples/embed_checks.py", TARGET / "debug", **environment)
+
+
 def demo() -> None:
     run_demo()
 
@@ -301,7 +333,7 @@ def run_demo(*arguments: str) -> None:
 def bench(*arguments: str) -> None:
     python = default_python()
     say("Building the load generator")
-    run("cargo", "build", "--quiet", "--release", "--locked", "--package", "rloop-loadgen")
+    run("cargo", "build", *CARGO, "--release", "--package", "rloop-loadgen")
     path = wheel(python)
     rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
@@ -309,6 +341,10 @@ def bench(*arguments: str) -> None:
     run(*inside, "benchmarks/bench.py", *arguments)
     if not arguments:
         run(*inside, "benchmarks/syscalls.py")
+        say("Measuring awaits between Rust and Python beside pyo3-async-runtimes")
+        environment = libpython(python)
+        run("cargo", "build", *CARGO, "--release", "--package", "rloop-awaits", **environment)
+        run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -43,8 +43,10 @@ class Signals:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._handlers: dict[int, _Handler] = {}
-        # How often the Python handler of a signal has run for which its number has not been read yet.
+        # How often the Python handler of a signal has run for which its number has not been read yet. Only of signals
+        # that came while the wake-up fd was ours: of others there is no number.
         self._called: Counter[int] = Counter()
+        self._is_woken = False
         # (receiver, sender), made when the loop first runs in the main thread, and the process that made it.
         self._pipe: tuple[int, int] | None = None
         self._pid = 0
@@ -97,9 +99,16 @@ class Signals:
             self._close_pipe()
 
     def _arrived(self, sig: int) -> None:
-        self._called[sig] += 1
+        if self._is_woken:
+            self._called[sig] += 1
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, sig)
+            self._loop.call_soon_threadsafe(self._answer, sig)
+
+    def _answer(self, sig: int) -> None:
+        self._deliver(sig)
+        if self._is_woken:
+            # A loop that is busy does not look at the pipe.
+            self._drain()
 
     def _deliver(self, sig: int) -> None:
         # The handler that is there now: it may have been removed or replaced since.
@@ -118,8 +127,11 @@ class Signals:
         finally:
             if own != -1:
                 _give_wake_up_fd(own, self._previous)
-                self._drain()
-                self._previous = -1
+                self._is_woken = False
+                if self._previous != -1:
+                    # Its owner is told now; what is left for the loop, the next run finds.
+                    self._drain()
+                    self._previous = -1
 
     def _take_wake_up_fd(self) -> int:
         """Have signals written to our pipe. -1: not possible."""
@@ -132,7 +144,7 @@ class Signals:
             return -1
         # Ours, if somebody saved and restored it while the loop ran, and did so a run too late.
         self._previous = -1 if previous == own else previous
-        self._called.clear()
+        self._is_woken = True
         return own
 
     def _open_pipe(self) -> int:

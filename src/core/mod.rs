@@ -3,6 +3,8 @@
 //! [`LoopCore`] is shared by the loop object and its transports. It knows handles, and of everything else only how it
 //! is told of readiness ([`Native`]); it never runs user code itself.
 
+#[cfg(feature = "embed")]
+mod host;
 mod scheduling;
 mod scratch;
 mod sources;
@@ -29,6 +31,8 @@ use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
+#[cfg(feature = "embed")]
+pub use host::{AtClose, Host, Job};
 pub use scratch::Buffer;
 use scratch::Scratch;
 pub use sources::{FdCallbacks, Kind, Native, Source};
@@ -41,6 +45,9 @@ pub enum Entry {
     Handle(Py<Handle>),
     /// The owner of this registration is to be told of readiness.
     Io(Token),
+    /// What a host's thread has asked for.
+    #[cfg(feature = "embed")]
+    Job(Box<Job>),
 }
 
 /// What only the holder of the interpreter touches.
@@ -94,6 +101,8 @@ pub struct LoopCore {
     keep_ns: AtomicU64,
     /// True from the end of a poll to the flush at the end of the turn.
     pub in_turn: AtomicBool,
+    #[cfg(feature = "embed")]
+    pub host: Host,
 }
 
 impl LoopCore {
@@ -128,6 +137,8 @@ impl LoopCore {
             kept_since: AtomicU64::new(0),
             keep_ns: AtomicU64::new(u64::MAX),
             in_turn: AtomicBool::new(false),
+            #[cfg(feature = "embed")]
+            host: Host::default(),
         }))
     }
 
@@ -208,6 +219,8 @@ impl LoopCore {
         }
         drop((sent, held));
         self.empty_context.clear(py);
+        #[cfg(feature = "embed")]
+        self.host.closed();
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {

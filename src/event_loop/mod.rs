@@ -39,6 +39,14 @@ pub struct EventLoop {
     filled: bool,
 }
 
+#[cfg(feature = "embed")]
+impl EventLoop {
+    /// The loop's state, for the layers above.
+    pub fn core(&self) -> &Arc<LoopCore> {
+        &self.core
+    }
+}
+
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
 }

@@ -109,12 +109,16 @@ fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
 
 /// The exception for a caught panic: rloop's own fault, and no reason to end the process.
 pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
-    let text = payload
+    PyRuntimeError::new_err(format!("rloop: internal error: {}", panic_text(payload)))
+}
+
+/// What a panic said.
+pub fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    PyRuntimeError::new_err(format!("rloop: internal error: {text}"))
+        .unwrap_or_default()
 }
 
 unsafe fn keyword_count(keywords: *mut ffi::PyObject) -> usize {

@@ -191,6 +191,48 @@ impl<S> Reactor<S> {
         Ok(())
     }
 
+    /// A registration without an fd: its owner hears only of what is queued for its token.
+    #[cfg(feature = "embed")]
+    pub fn insert(&mut self, source: S) -> Token {
+        self.slots.insert(Registration {
+            source,
+            fd: -1,
+            mode: Mode::Edge,
+            active: false,
+            watched: Readiness::BOTH,
+            armed: Readiness::NONE,
+            ready: Readiness::NONE,
+            queued: false,
+        })
+    }
+
+    /// Watches a source that has its own way of being registered, on behalf of the owner of `token`, which
+    /// [`Reactor::insert`] gave.
+    #[cfg(feature = "embed")]
+    pub fn activate_source(
+        &mut self,
+        token: Token,
+        source: &mut dyn mio::event::Source,
+        interest: mio::Interest,
+    ) -> io::Result<()> {
+        let registry = self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        registry.register(source, token.to_mio(), interest)?;
+        self.watched += 1;
+        Ok(())
+    }
+
+    /// Takes back [`Reactor::activate_source`], and gives the owner back. None if the reactor is closed.
+    #[cfg(feature = "embed")]
+    pub fn remove_source(&mut self, token: Token, source: &mut dyn mio::event::Source) -> Option<S> {
+        let owner = self.deregister(token)?;
+        if let Some(registry) = &self.registry {
+            // As in `deregister`: fails only where there is nothing to take back.
+            let _ = registry.deregister(source);
+            self.watched -= 1;
+        }
+        Some(owner)
+    }
+
     /// Has the kernel watch the fd for just these directions: a system call if the fd is watched for others now, and
     /// then a fresh edge for what is ready already. Worth it where the kernel has edges of no use: a UNIX socket gives
     /// one for writing whenever its peer has read (unix_write_space), a datagram socket for each datagram that has left, also
