@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import echo
 import loops
+import tls
 import transfers
 from report import Samples
 
-# Instead of a loop's name: whichever of the others is best.
+# Instead of a loop's name: whichever of rloop's rivals is best.
 BEST = "the best"
 
 
@@ -25,12 +26,14 @@ class Bar:
     # A rate is the inverse of a time: "at least 1.8 times the rate" is a bar on 1 / (time ratio).
     rate: bool = False
     python: tuple[int, int] = (3, 11)
+    # Whose ratio it is.
+    loop: str = "rloop"
 
     def judge(self, samples: Samples) -> dict:
         if self.base == BEST:
-            ratios = samples.ratios_to_best(self.row, "rloop", self.metric)
+            ratios = samples.ratios_to_best(self.row, self.loop, self.metric)
         else:
-            ratios = samples.ratios(self.row, "rloop", self.metric, self.base)
+            ratios = samples.ratios(self.row, self.loop, self.metric, self.base)
         if self.rate:
             ratios = [1 / ratio for ratio in ratios]
         if not ratios:
@@ -47,6 +50,30 @@ class Bar:
         return f"{self.what} {sign} {self.limit:.2f} of {owner}"
 
 
+@dataclass(frozen=True)
+class Ceiling:
+    """What rloop promises in numbers of its own: the median is at most the limit."""
+
+    what: str
+    row: str
+    metric: str
+    limit: float
+    unit: str
+    python: tuple[int, int] = (3, 11)
+
+    def judge(self, samples: Samples) -> dict:
+        values = samples.values(self.row, "rloop", self.metric)
+        if not values:
+            return {"what": str(self), "verdict": "not measured"}
+        middle = statistics.median(values)
+        verdict = "PASS" if middle <= self.limit else "MISS"
+        span = (min(values), max(values))
+        return {"what": str(self), "verdict": verdict, "ratio": middle, "span": span, "limit": self.limit}
+
+    def __str__(self):
+        return f"{self.what} <= {self.limit:g} {self.unit}"
+
+
 def _scheduling(figure: str, limit: float) -> Bar:
     return Bar(f"{figure}, rate", figure, "cpu_ns", limit, rate=True)
 
@@ -61,6 +88,17 @@ def _transfer(row: str) -> Bar:
     return Bar(f"{row}, CPU", row, "cpu_ns", 1.0, BEST)
 
 
+def _tls() -> list[Bar | Ceiling]:
+    echoes = [tls.Echo(kind, size) for kind in ("protocol", "buffered", "streams") for size in (1024, 100 * 1024)]
+    shakes = [tls.Shake(key, resumed) for key in tls.KEYS for resumed in (False, True)]
+    return [
+        *(Bar(f"{figure}, CPU", str(figure), "cpu_us", 1.0, "aiofastnet") for figure in echoes),
+        *(Bar(f"{figure}, CPU", str(figure), "cpu_us", 1.0, BEST) for figure in shakes),
+        *(Bar(f"{figure}, portable", str(figure), "cpu_us", 0.75, "asyncio", loop=tls.PORTABLE) for figure in echoes),
+        Ceiling("TLS memory of an idle connection", str(tls.Idle()), "kib", 20, "KiB"),
+    ]
+
+
 ECHO_BARS = {
     "tcp": [
         _echo("TCP protocol", "protocol", 0.88),
@@ -72,6 +110,7 @@ ECHO_BARS = {
     "sock": [_echo("sock_*", "sock", 0.3)],
 }
 TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
+TLS_BARS = _tls()
 INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
     _scheduling("call_soon_chained", 3.5),
@@ -89,15 +128,16 @@ INPROCESS_BARS = [
 ]
 
 
-def judge(bars: list[Bar], samples: Samples) -> list[dict]:
+def judge(bars: list[Bar | Ceiling], samples: Samples) -> list[dict]:
     return [bar.judge(samples) for bar in bars if sys.version_info >= bar.python]
 
 
 def lines(verdicts: list[dict]):
     yield "bars (ratio: median, and the range over the rounds)"
+    width = max(len(verdict["what"]) for verdict in verdicts)
     for verdict in verdicts:
         figures = ""
         if "ratio" in verdict:
             low, high = verdict["span"]
             figures = f"{verdict['ratio']:.2f} ({low:.2f}-{high:.2f})"
-        yield f"  {verdict['what']:<58} {figures:<20} {verdict['verdict']}"
+        yield f"  {verdict['what']:<{width}} {figures:<20} {verdict['verdict']}"

@@ -18,6 +18,7 @@ import inprocess
 import latency
 import loops
 import report
+import tls
 import transfers
 from child import Broken, Child, Lacking
 
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; 2 with --quick)")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only; may be repeated")
     parser.add_argument("--quick", action="store_true", help="less of all, in under a minute")
-    parser.add_argument("--full", action="store_true", help="TCP echo: every kind, size and number of connections")
+    parser.add_argument("--full", action="store_true", help="TCP and TLS: every kind, size and number of connections")
     parser.add_argument("--pin", action="store_true", help="servers on CPU 0, the load generator on CPU 1")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to this file")
     options = parser.parse_args()
@@ -122,6 +123,30 @@ def run_echo(options, names: list[str], section: str) -> tuple[report.Samples, l
     return samples, bars.judge(bars.ECHO_BARS[section], samples)
 
 
+def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    loadgen = echo.find_loadgen()
+    if loadgen is None:
+        sys.exit(echo.LOADGEN_MISSING)
+    figures = tls.FULL if options.full else tls.QUICK if options.quick else tls.DEFAULT
+    seconds = 0.3 if options.quick else 0.8
+    columns = tls.names(names)
+    samples = report.Samples()
+    for number in range(options.rounds):
+        for figure in figures:
+            for loop in columns:
+                progress(f"round {number + 1} of {options.rounds}: {figure} {loop}")
+                take(samples, str(figure), loop, figure.measure, loop, seconds, loadgen, options.pin)
+    progress("")
+    rows = [str(figure) for figure in figures if not isinstance(figure, tls.Idle)]
+    cpu = report.ratio_cell(samples, "cpu_us")
+    rate = report.value_cell(samples, "requests_per_second", scale=1e-3)
+    report.print_table(f"TLS: CPU us a request or handshake ({loops.BASE} = 1)", rows, columns, cpu)
+    report.print_table("TLS: thousand requests or handshakes a second", rows, columns, rate)
+    idle = [str(figure) for figure in figures if isinstance(figure, tls.Idle)]
+    report.print_table("TLS: KiB of memory", idle, columns, report.value_cell(samples, "kib"))
+    return samples, bars.judge(bars.TLS_BARS, samples)
+
+
 def run_figures(options, names: list[str], script: str, figures: list[str]) -> report.Samples:
     """All figures of a script beside this one, which prints them."""
     everything = report.Samples()
@@ -167,6 +192,7 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
 
 
 SECTIONS = {section: functools.partial(run_echo, section=section) for section in echo.SECTIONS} | {
+    "tls": run_tls,
     "transfers": run_transfers,
     "inprocess": run_inprocess,
     "latency": run_latency,

@@ -81,12 +81,16 @@ def server_command(loop: str, kind: str, loadgen: str) -> list[str]:
     return [sys.executable, str(HERE / "echo_server.py"), loop, kind]
 
 
-def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -> list[str]:
-    """`greeting`: what the server has said first."""
+def address_of(greeting: dict) -> dict[str, object]:
+    """The load generator's option for where the server listens; raises Lacking if the loop cannot serve this."""
     if "lacking" in greeting:
         raise Lacking(greeting["lacking"])
-    address = {f"--{what.replace('_', '-')}": where for what, where in greeting.items()}
-    options = address | {"--connections": config.connections, "--size": config.size}
+    return {f"--{what.replace('_', '-')}": where for what, where in greeting.items()}
+
+
+def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -> list[str]:
+    """`greeting`: what the server has said first."""
+    options = address_of(greeting) | {"--connections": config.connections, "--size": config.size}
     options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
     words = [str(word) for option in options.items() for word in option]
     return [loadgen, "load", "--gated", *words, *map(str, limit)]
@@ -104,10 +108,15 @@ def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) 
     with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
         command = load_command(loadgen, server.read(), config, "--seconds", seconds)
         with Child(command, cpu=1 if pin else None) as load:
-            checked(load.read())
-            before = server.ask()["cpu_seconds"]
-            result = checked(load.ask(START_SECONDS + seconds))
-            cpu = server.ask()["cpu_seconds"] - before
+            return loaded(server, load, seconds)
+
+
+def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
+    """What a warm load does to its server, by the request."""
+    checked(load.read())
+    before = server.ask()["cpu_seconds"]
+    result = checked(load.ask(START_SECONDS + seconds))
+    cpu = server.ask()["cpu_seconds"] - before
     return {
         "cpu_us": cpu / result["requests"] * 1e6,
         "requests_per_second": result["requests_per_second"],

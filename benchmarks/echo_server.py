@@ -1,7 +1,8 @@
-"""One echo server on one loop: `echo_server.py LOOP KIND`. The process that is measured; nothing else is.
+"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN]`. The process that is measured; nothing else is.
 
-Prints where it listens, {"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop has no such
-thing. Answers each line on stdin with the CPU time it has used, ends when stdin is closed.
+With CHAIN, a file with a certificate and its key, the kinds that are streams speak TLS. Prints where it listens,
+{"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop has no such thing. Answers each line on
+stdin with the CPU time it has used and its resident memory, ends when stdin is closed.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import mmap
 import os
 import resource
 import socket
+import ssl
 import sys
 import tempfile
 
@@ -91,7 +93,7 @@ KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock")
 
 
 @contextlib.asynccontextmanager
-async def serving(kind: str):
+async def serving(kind: str, context: ssl.SSLContext | None):
     """Serves, and says where."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
@@ -109,16 +111,16 @@ async def serving(kind: str):
         elif kind.startswith("unix"):
             path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "echo")
             if kind == "unix streams":
-                server = await asyncio.start_unix_server(echo_stream, path, backlog=BACKLOG)
+                server = await asyncio.start_unix_server(echo_stream, path, backlog=BACKLOG, ssl=context)
             else:
-                server = await loop.create_unix_server(Echo, path, backlog=BACKLOG)
+                server = await loop.create_unix_server(Echo, path, backlog=BACKLOG, ssl=context)
             stack.callback(server.close)
             yield {"path": path}
         else:
             if kind == "streams":
-                server = await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG)
+                server = await asyncio.start_server(echo_stream, HOST, 0, backlog=BACKLOG, ssl=context)
             else:
-                server = await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG)
+                server = await loop.create_server(PROTOCOLS[kind], HOST, 0, backlog=BACKLOG, ssl=context)
             stack.callback(server.close)
             yield {"port": server.sockets[0].getsockname()[1]}
 
@@ -132,19 +134,28 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def serve(kind: str):
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+async def serve(kind: str, chain: str | None):
     loop = asyncio.get_running_loop()
+    context = None
+    if chain is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
     stopped = loop.create_future()
 
     def on_stdin():
         if os.read(0, 256):
-            say({"cpu_seconds": cpu_seconds()})
+            say({"cpu_seconds": cpu_seconds(), "resident": resident_bytes()})
         else:
             loop.remove_reader(0)
             stopped.set_result(None)
 
     try:
-        async with serving(kind) as address:
+        async with serving(kind, context) as address:
             loop.add_reader(0, on_stdin)
             say(address)
             await stopped
@@ -152,9 +163,9 @@ async def serve(kind: str):
         say({"lacking": repr(error)})
 
 
-def main(name: str, kind: str):
+def main(name: str, kind: str, chain: str | None = None):
     with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
-        runner.run(serve(kind))
+        runner.run(serve(kind, chain))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import asyncio
 import importlib
 import importlib.metadata
 
-NAMES = ("rloop", "asyncio", "uvloop", "aiofastnet", "zuvloop")
+RIVALS = ("asyncio", "uvloop", "aiofastnet", "zuvloop")
+NAMES = ("rloop", *RIVALS)
 # The loop that the others are put in proportion to.
 BASE = "uvloop"
 # Transports of its own for another loop, which schedules: uvloop here. Only its I/O is worth measuring.

@@ -21,7 +21,7 @@ class Samples:
         self.lacking = {}
 
     def median(self, row: str, loop: str, metric: str) -> float | None:
-        values = [sample[metric] for sample in self._samples(row, loop)]
+        values = self.values(row, loop, metric)
         return statistics.median(values) if values else None
 
     def ratios(self, row: str, loop: str, metric: str, base: str = loops.BASE) -> list[float]:
@@ -30,10 +30,14 @@ class Samples:
         return [own[metric] / other[metric] for own, other in pairs if other[metric]]
 
     def ratios_to_best(self, row: str, loop: str, metric: str) -> list[float]:
-        """The loop's value in proportion to the least of all other loops', one per round."""
-        others = [self._samples(row, name) for at, name in self.rounds if at == row and name != loop]
-        best = [min(sample[metric] for sample in together) for together in zip(*others, strict=False)]
-        return [own[metric] / least for own, least in zip(self._samples(row, loop), best, strict=False) if least]
+        """The loop's value in proportion to the least of those rivals' that were measured, one per round."""
+        rivals = filter(None, (self.values(row, name, metric) for name in loops.RIVALS))
+        best = [min(together) for together in zip(*rivals, strict=False)]
+        return [own / least for own, least in zip(self.values(row, loop, metric), best, strict=False) if least]
+
+    def values(self, row: str, loop: str, metric: str) -> list[float]:
+        """The loop's value, one per round; none if it failed once."""
+        return [sample[metric] for sample in self._samples(row, loop)]
 
     def _samples(self, row: str, loop: str) -> list[dict]:
         return [] if (row, loop) in self.broken else self.rounds.get((row, loop), [])

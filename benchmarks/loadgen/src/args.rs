@@ -5,6 +5,7 @@ use std::time::Duration;
 /// Shown for `--help` and after a mistake.
 pub const USAGE: &str = "\
 usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options]
+       rloop-loadgen handshakes (--port PORT | --path PATH) [options]
        rloop-loadgen serve [--port PORT]
 
 load: every connection sends a message, waits for its whole echo, checks it, and sends the next
@@ -18,8 +19,14 @@ load: every connection sends a message, waits for its whole echo, checks it, and
   --timeout S        give up after so long, all in all (60)
   --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
                      result, keep the connections open until the next line
+  --tls              by TLS, without a look at the server's certificate
+handshakes: every connection shakes hands, has one byte echoed, closes, and begins again; always gated
+  --connections, --seconds, --requests, --warmup, --timeout as above
+  --resume           by the sessions of those before
 serve: an echo server on 127.0.0.1; prints {\"port\":N}; each line on stdin is answered with the CPU time
   used so far; ends when stdin is closed";
+
+const NO_DATAGRAMS: &str = "TLS is not for --udp-port";
 
 /// Where the server is; only `wire.rs` looks at it.
 #[derive(Debug, PartialEq)]
@@ -46,6 +53,18 @@ pub struct Load {
     pub warmup: Duration,
     pub timeout: Duration,
     pub gated: bool,
+    pub tls: bool,
+}
+
+/// The options of `handshakes`.
+#[derive(Debug, PartialEq)]
+pub struct Handshakes {
+    pub target: Target,
+    pub connections: usize,
+    pub limit: Limit,
+    pub warmup: Duration,
+    pub timeout: Duration,
+    pub resume: bool,
 }
 
 /// What the user asked for.
@@ -53,6 +72,7 @@ pub struct Load {
 pub enum Command {
     Help,
     Load(Load),
+    Handshakes(Handshakes),
     Serve { port: u16 },
 }
 
@@ -60,6 +80,7 @@ pub enum Command {
 pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     match args.next().as_deref() {
         Some("load") => load(args),
+        Some("handshakes") => handshakes(args),
         Some("serve") => serve(args),
         Some("-h" | "--help") => Ok(Command::Help),
         Some(other) => Err(format!("unknown mode {other:?}")),
@@ -77,6 +98,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
         warmup: Duration::from_millis(200),
         timeout: Duration::from_secs(60),
         gated: false,
+        tls: false,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
@@ -90,6 +112,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             "--warmup" => load.warmup = seconds(&option, args.next())?,
             "--timeout" => load.timeout = seconds(&option, args.next())?,
             "--gated" => load.gated = true,
+            "--tls" => load.tls = true,
             "-h" | "--help" => return Ok(Command::Help),
             _ => return Err(format!("unknown option {option:?}")),
         }
@@ -101,7 +124,29 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     if load.connections == 0 || load.size == 0 || load.limit == Limit::Requests(0) {
         return Err("--connections, --size and --requests must be at least 1".to_owned());
     }
+    if load.tls && matches!(load.target, Target::Udp { .. }) {
+        return Err(NO_DATAGRAMS.to_owned());
+    }
     Ok(Command::Load(load))
+}
+
+fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut resume = false;
+    let others = args.filter(|option| {
+        let found = option == "--resume";
+        resume |= found;
+        !found
+    });
+    match load(others.collect::<Vec<_>>().into_iter())? {
+        Command::Load(Load { tls: true, .. } | Load { gated: true, .. }) => {
+            Err("handshakes are always gated, and by TLS".to_owned())
+        }
+        Command::Load(Load { target: Target::Udp { .. }, .. }) => Err(NO_DATAGRAMS.to_owned()),
+        Command::Load(Load { target, connections, limit, warmup, timeout, .. }) => {
+            Ok(Command::Handshakes(Handshakes { target, connections, limit, warmup, timeout, resume }))
+        }
+        other => Ok(other),
+    }
 }
 
 fn serve(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
@@ -144,13 +189,15 @@ mod tests {
             warmup: Duration::from_millis(200),
             timeout: Duration::from_secs(60),
             gated: false,
+            tls: false,
         };
         assert_eq!(parsed("load --port 80"), Ok(Command::Load(expected)));
     }
 
     #[test]
     fn load_takes_every_option() {
-        let line = "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated";
+        let line =
+            "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated --tls";
         let expected = Load {
             target: Target::Tcp { port: 1 },
             connections: 2,
@@ -159,8 +206,24 @@ mod tests {
             warmup: Duration::from_millis(500),
             timeout: Duration::from_secs(6),
             gated: true,
+            tls: true,
         };
         assert_eq!(parsed(line), Ok(Command::Load(expected)));
+    }
+
+    #[test]
+    fn handshakes_share_the_options_of_load() {
+        let expected = Handshakes {
+            target: Target::Tcp { port: 1 },
+            connections: 2,
+            limit: Limit::Requests(4),
+            warmup: Duration::from_millis(500),
+            timeout: Duration::from_secs(6),
+            resume: true,
+        };
+        let line = "handshakes --resume --port 1 --connections 2 --requests 4 --warmup 0.5 --timeout 6";
+        assert_eq!(parsed(line), Ok(Command::Handshakes(expected)));
+        assert!(parsed("handshakes --port 1 --gated").is_err());
     }
 
     #[test]
@@ -202,6 +265,8 @@ mod tests {
             ("load --port 1 --size 0", "at least 1"),
             ("load --port 1 --requests 0", "at least 1"),
             ("load --port 1 --speed 9", "\"--speed\""),
+            ("load --udp-port 1 --tls", "not for --udp-port"),
+            ("handshakes --udp-port 1", "not for --udp-port"),
             ("serve --size 9", "\"--size\""),
         ] {
             let message = parsed(line).expect_err(line);

@@ -6,9 +6,9 @@ use crate::buffer::{Messages, PageAligned};
 use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
-use crate::server::send;
+use crate::stream::{self, Stream};
 use crate::wire::Wire;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
@@ -30,17 +30,32 @@ pub fn run(load: &Load) -> io::Result<bool> {
 }
 
 /// What a phase of load has shown.
-struct Report {
-    latencies: Histogram,
-    elapsed: Duration,
+pub struct Report {
+    pub latencies: Histogram,
+    pub elapsed: Duration,
     /// CPU time of this process, to see whether it was what limited the rate.
-    cpu: Duration,
+    pub cpu: Duration,
     errors: u64,
-    first_error: Option<String>,
+    pub first_error: Option<String>,
 }
 
 impl Report {
-    fn to_json(&self) -> String {
+    pub fn new() -> Self {
+        Self {
+            latencies: Histogram::new(),
+            elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
+            errors: 0,
+            first_error: None,
+        }
+    }
+
+    pub fn fail(&mut self, text: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(text);
+    }
+
+    pub fn to_json(&self) -> String {
         let requests = self.latencies.total();
         let seconds = self.elapsed.as_secs_f64();
         let micros = |nanos: u64| nanos as f64 / 1000.0;
@@ -61,7 +76,7 @@ impl Report {
 }
 
 struct Connection {
-    wire: Wire,
+    stream: Stream,
     /// Which message is under way.
     number: usize,
     sent: usize,
@@ -81,14 +96,19 @@ struct Client {
 impl Client {
     fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
+        let tls = load.tls.then(|| stream::config(false));
         let mut connections = Vec::with_capacity(load.connections);
         for key in 0..load.connections {
             let wire = Wire::connect(&load.target, deadline)?;
-            epoll.add(&wire, key, Interest::EdgeBoth)?;
+            let stream = match &tls {
+                Some(config) => Stream::shaken(wire, config, deadline)?,
+                None => Stream::Plain(wire),
+            };
+            epoll.add(&stream, key, Interest::EdgeBoth)?;
             let started = Instant::now();
             // As if a message had just been answered: nothing is under way.
             let (sent, received) = (load.size, load.size);
-            connections.push(Connection { wire, number: key, sent, received, started, alive: true });
+            connections.push(Connection { stream, number: key, sent, received, started, alive: true });
         }
         let messages = Messages::new(load.size);
         Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
@@ -99,14 +119,8 @@ impl Client {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
         let mut now = begin;
-        let mut report = Report {
-            latencies: Histogram::new(),
-            elapsed: Duration::ZERO,
-            cpu: Duration::ZERO,
-            errors: 0,
-            first_error: None,
-        };
-        let mut quota = Quota { limit, begin, started: 0 };
+        let mut report = Report::new();
+        let mut quota = Quota::new(limit, begin);
         let mut under_way = 0;
         for key in 0..self.connections.len() {
             if self.connections[key].alive && quota.take(now) {
@@ -159,8 +173,7 @@ impl Client {
 
     fn fail(&mut self, key: usize, error: io::Error, report: &mut Report) {
         self.connections[key].alive = false;
-        report.errors += 1;
-        report.first_error.get_or_insert_with(|| format!("connection {key}: {error}"));
+        report.fail(format!("connection {key}: {error}"));
     }
 }
 
@@ -176,7 +189,10 @@ impl Connection {
 
     fn flush(&mut self, messages: &Messages) -> io::Result<()> {
         let message = messages.get(self.number);
-        self.sent += send(&mut self.wire, &message[self.sent..])?;
+        self.stream.flush()?;
+        if self.sent < message.len() {
+            self.sent += self.stream.send(&message[self.sent..])?;
+        }
         Ok(())
     }
 
@@ -190,7 +206,7 @@ impl Connection {
         let message = messages.get(self.number);
         loop {
             let wanted = message.len() - self.received;
-            let count = match self.wire.read(&mut scratch[..wanted]) {
+            let count = match self.stream.read(&mut scratch[..wanted]) {
                 Ok(0) => {
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed by the server"));
                 }
@@ -201,7 +217,7 @@ impl Connection {
             if scratch[..count] != message[self.received..][..count] {
                 return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong"));
             }
-            if self.wire.is_datagram() && count < wanted {
+            if self.stream.is_datagram() && count < wanted {
                 return Err(io::Error::new(ErrorKind::InvalidData, "a datagram was cut or split"));
             }
             self.received += count;
@@ -209,7 +225,7 @@ impl Connection {
                 return Ok(true);
             }
             // A short read has drained the socket, unless its end came with it.
-            if !event.closed {
+            if !event.closed && self.stream.short_read_is_all() {
                 return Ok(false);
             }
         }
@@ -221,14 +237,18 @@ impl Connection {
 }
 
 /// Decides whether one more request may start.
-struct Quota {
+pub struct Quota {
     limit: Limit,
     begin: Instant,
     started: u64,
 }
 
 impl Quota {
-    fn take(&mut self, now: Instant) -> bool {
+    pub fn new(limit: Limit, begin: Instant) -> Self {
+        Self { limit, begin, started: 0 }
+    }
+
+    pub fn take(&mut self, now: Instant) -> bool {
         let allowed = match self.limit {
             // At least one, so that a connection is warm even after a warm-up of no time.
             Limit::Time(time) => now == self.begin || now - self.begin < time,
@@ -246,14 +266,14 @@ mod tests {
     #[test]
     fn quota_of_requests() {
         let now = Instant::now();
-        let mut quota = Quota { limit: Limit::Requests(2), begin: now, started: 0 };
+        let mut quota = Quota::new(Limit::Requests(2), now);
         assert_eq!([quota.take(now), quota.take(now), quota.take(now)], [true, true, false]);
     }
 
     #[test]
     fn quota_of_time_gives_everybody_a_first_request() {
         let begin = Instant::now();
-        let mut quota = Quota { limit: Limit::Time(Duration::ZERO), begin, started: 0 };
+        let mut quota = Quota::new(Limit::Time(Duration::ZERO), begin);
         assert!(quota.take(begin));
         assert!(quota.take(begin));
         assert!(!quota.take(begin + Duration::from_nanos(1)));

@@ -1,8 +1,8 @@
 //! `rloop-loadgen`: the other end of the benchmarks.
 //!
 //! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
-//! The modes are `load` ([`client`], drives an echo server) and `serve` ([`server`], the bare server that
-//! the loops' CPU is compared with). Linux only.
+//! The modes are `load` ([`client`], drives an echo server), `handshakes` ([`handshakes`], drives a TLS server) and
+//! `serve` ([`server`], the bare server that the loops' CPU is compared with). Linux only.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -11,8 +11,10 @@ mod buffer;
 mod client;
 mod control;
 mod epoll;
+mod handshakes;
 mod histogram;
 mod server;
+mod stream;
 mod wire;
 
 use args::Command;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Load(load)) => client::run(&load),
+        Ok(Command::Handshakes(options)) => handshakes::run(&options),
         Ok(Command::Serve { port }) => server::run(port).map(|()| true),
         Err(message) => {
             eprintln!("rloop-loadgen: {message}\n{}", args::USAGE);

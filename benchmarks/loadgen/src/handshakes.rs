@@ -1,0 +1,135 @@
+//! Handshakes, one after the other on every connection: connect, shake hands, have one byte echoed, say goodbye.
+//! The byte makes sure that the server is done too, and brings the tickets by which TLS 1.3 resumes.
+
+use crate::args::{Handshakes, Limit};
+use crate::client::{Quota, Report};
+use crate::control;
+use crate::epoll::{self, Epoll, Interest};
+use crate::stream::{self, Stream};
+use crate::wire::Wire;
+use rustls::ClientConfig;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Instant;
+
+const GREETING: &[u8] = b"x";
+
+/// Warms up, measures, prints the result; true if every handshake was right.
+pub fn run(options: &Handshakes) -> io::Result<bool> {
+    let deadline = Instant::now() + options.timeout;
+    let mut caller = Caller {
+        options,
+        config: stream::config(options.resume),
+        epoll: Epoll::new()?,
+        calls: Vec::new(),
+        deadline,
+        resumed: 0,
+    };
+    let warmed = caller.phase(Limit::Time(options.warmup))?;
+    if warmed.first_error.is_none() {
+        control::say("{\"warm\":true}")?;
+        control::wait_for_line(deadline)?;
+    }
+    let measured = if warmed.first_error.is_none() { caller.phase(options.limit)? } else { warmed };
+    control::say(&measured.to_json())?;
+    control::wait_for_line(deadline)?;
+    Ok(measured.first_error.is_none())
+}
+
+struct Call {
+    stream: Stream,
+    started: Instant,
+    greeted: bool,
+}
+
+struct Caller<'a> {
+    options: &'a Handshakes,
+    config: Arc<ClientConfig>,
+    epoll: Epoll,
+    /// By the key of their events. A call that is over is replaced by the next.
+    calls: Vec<Option<Call>>,
+    deadline: Instant,
+    resumed: u64,
+}
+
+impl Caller<'_> {
+    fn phase(&mut self, limit: Limit) -> io::Result<Report> {
+        let cpu = epoll::cpu_time()?;
+        let begin = Instant::now();
+        let mut report = Report::new();
+        let mut quota = Quota::new(limit, begin);
+        self.resumed = 0;
+        self.calls = Vec::new();
+        for key in 0..self.options.connections {
+            let call = if quota.take(begin) { Some(self.call(key)?) } else { None };
+            self.calls.push(call);
+        }
+        while self.calls.iter().any(Option::is_some) {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                report.fail("timed out".to_owned());
+                break;
+            }
+            for index in 0..self.epoll.wait(Some(left))? {
+                self.advance(self.epoll.event(index).key, &mut quota, &mut report)?;
+            }
+        }
+        // The first calls of all, before the first ticket has come, have nothing to resume.
+        let expected = report.latencies.total().saturating_sub(self.options.connections as u64);
+        if self.options.resume && self.resumed < expected {
+            report.fail(format!("{} of {expected} sessions were resumed", self.resumed));
+        }
+        report.elapsed = begin.elapsed();
+        report.cpu = epoll::cpu_time()?.saturating_sub(cpu);
+        Ok(report)
+    }
+
+    fn call(&self, key: usize) -> io::Result<Call> {
+        let started = Instant::now();
+        let wire = Wire::connect(&self.options.target, self.deadline)?;
+        let mut stream = Stream::tls(wire, &self.config)?;
+        stream.flush()?;
+        self.epoll.add(&stream, key, Interest::EdgeBoth)?;
+        Ok(Call { stream, started, greeted: false })
+    }
+
+    fn advance(&mut self, key: usize, quota: &mut Quota, report: &mut Report) -> io::Result<()> {
+        let Some(call) = &mut self.calls[key] else { return Ok(()) };
+        match call.advance() {
+            Ok(false) => return Ok(()),
+            Ok(true) => {
+                report.latencies.record(call.started.elapsed().as_nanos() as u64);
+                self.resumed += u64::from(call.stream.is_resumed());
+            }
+            Err(error) => report.fail(format!("connection {key}: {error}")),
+        }
+        self.calls[key] = None;
+        if report.first_error.is_none() && quota.take(Instant::now()) {
+            self.calls[key] = Some(self.call(key)?);
+        }
+        Ok(())
+    }
+}
+
+impl Call {
+    /// True once the byte has come back and goodbye is said.
+    fn advance(&mut self) -> io::Result<bool> {
+        if !self.stream.shake()? {
+            return Ok(false);
+        }
+        if !self.greeted {
+            self.greeted = true;
+            self.stream.send(GREETING)?;
+        }
+        let mut byte = [0; 8];
+        match self.stream.read(&mut byte) {
+            Ok(count) if &byte[..count] == GREETING => {}
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong")),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.stream.finish()?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,123 @@
+"""The TLS figures: echo, handshakes and memory per connection, each with a server of its own and the load generator.
+
+The servers use a context of Python's ssl module with OpenSSL's defaults (TLS 1.3, AES-256-GCM), the load generator
+uses rustls. The certificates are made here, by what the tests make theirs with.
+"""
+
+import functools
+import sys
+from dataclasses import dataclass
+
+import echo
+from child import START_SECONDS, Child
+
+sys.path.append(str(echo.HERE.parent / "tests"))
+import certificates  # noqa: E402
+
+SIZES = (64, 1024, 10 * 1024, 100 * 1024)
+CONNECTIONS = 64
+IDLE = 1000
+# rloop by its other engine, the one that asks Python's ssl module for every step.
+PORTABLE = "rloop-portable"
+KEYS = {"RSA-2048": certificates.rsa_server, "P-256": certificates.server}
+
+
+@dataclass(frozen=True)
+class Echo:
+    kind: str
+    size: int
+    connections: int = CONNECTIONS
+
+    def __str__(self):
+        return f"TLS {echo.Config(self.kind, self.size, self.connections)}"
+
+    def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+        """CPU time a request, rate and latencies."""
+        config = echo.Config(self.kind, self.size, self.connections)
+        with serving(loop, self.kind, pin) as server:
+            command = echo.load_command(loadgen, server.read(), config, "--tls", "--seconds", seconds)
+            with Child(command, cpu=1 if pin else None) as load:
+                return echo.loaded(server, load, seconds)
+
+
+@dataclass(frozen=True)
+class Shake:
+    key: str
+    resumed: bool
+
+    def __str__(self):
+        return f"TLS handshake {self.key:<8} {'resumed' if self.resumed else 'full':<7} 32 conns"
+
+    def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+        """CPU time a handshake and the rate of them. A byte is echoed in each."""
+        with serving(loop, "protocol", pin, self.key) as server:
+            options = echo.address_of(server.read()) | {"--connections": 32, "--timeout": START_SECONDS}
+            options |= {"--seconds": seconds, "--warmup": echo.WARMUP_SECONDS}
+            words = [str(word) for option in options.items() for word in option]
+            command = [loadgen, "handshakes", *words, *(["--resume"] if self.resumed else [])]
+            with Child(command, cpu=1 if pin else None) as load:
+                return echo.loaded(server, load, seconds)
+
+
+@dataclass(frozen=True)
+class Idle:
+    connections: int = IDLE
+
+    def __str__(self):
+        return f"TLS idle connection, of {self.connections}"
+
+    def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+        """Resident memory of the server for each connection that has echoed something and waits now."""
+        warm = echo.Config("protocol", 1024, 1)
+        config = echo.Config("protocol", 1024, self.connections)
+        with serving(loop, "protocol", pin) as server:
+            greeting = server.read()
+            with Child(echo.load_command(loadgen, greeting, warm, "--tls", "--requests", 100)) as load:
+                echo.checked(load.read())
+                echo.checked(load.ask())
+                before = server.ask()["resident"]
+                command = echo.load_command(loadgen, greeting, config, "--tls", "--requests", self.connections)
+                with Child(command, cpu=1 if pin else None) as idle:
+                    echo.checked(idle.read())
+                    echo.checked(idle.ask())
+                    after = server.ask()["resident"]
+                    idle.tell()
+                load.tell()
+        return {"kib": (after - before) / self.connections / 1024}
+
+
+QUICK = [Echo("protocol", 1024), Echo("protocol", 100 * 1024), Echo("streams", 1024), Shake("P-256", False), Idle()]
+DEFAULT = [
+    *(Echo("protocol", size) for size in SIZES),
+    Echo("protocol", 1024, 1),
+    *(Echo(kind, size) for kind in ("buffered", "streams") for size in (1024, 100 * 1024)),
+    *(Shake(key, resumed) for key in KEYS for resumed in (False, True)),
+    Idle(),
+]
+FULL = [
+    *(
+        Echo(kind, size, connections)
+        for kind in ("protocol", "buffered", "streams")
+        for size in SIZES
+        for connections in (1, 32, CONNECTIONS)
+    ),
+    *(Shake(key, resumed) for key in KEYS for resumed in (False, True)),
+    Idle(),
+]
+
+
+def names(chosen: list[str]) -> list[str]:
+    """The loops, and beside them what is of interest for TLS only."""
+    return [*chosen, *([PORTABLE] if "rloop" in chosen else [])]
+
+
+@functools.cache
+def chain(key: str) -> str:
+    return str(KEYS[key]().chain)
+
+
+def serving(loop: str, kind: str, pin: bool, key: str = "P-256") -> Child:
+    command = [sys.executable, str(echo.HERE / "echo_server.py"), loop.removesuffix("-portable"), kind, chain(key)]
+    if loop == PORTABLE:
+        command = ["env", "RLOOP_TLS_ENGINE=portable", *command]
+    return Child(command, cpu=0 if pin else None)
