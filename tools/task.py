@@ -25,8 +25,9 @@ WHEELS = TARGET / "wheels"
 ELSEWHERE = Path(os.environ.get("RLOOP_PYTHONS", ROOT.parent / "shared" / "pythons" / "in"))
 # The Pythons that rloop supports.
 SUPPORTED = [(3, minor) for minor in range(11, 16)]
-# How many parts each Python's tests are run in.
-PARTS = 2
+# How many parts each Python's tests are run in, and how many parts at a time: they wait as much as they compute.
+PARTS = 3
+AT_A_TIME = 3
 MATURIN = "maturin>=1.9.4,<2"
 CARGO = ("--quiet", "--locked")
 STRICT = ("--", "-D", "warnings")
@@ -217,7 +218,7 @@ def test() -> None:
 
 
 def python_tests() -> None:
-    """Every Python's tests in parts, two parts at a time: they wait more than they compute."""
+    """Every Python's tests, in parts."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
     jobs: list[tuple[str, list[str | Path], dict[str, str]]] = []
     for python in pythons().values():
@@ -228,10 +229,10 @@ def python_tests() -> None:
             jobs.append((f"{python.name}, part {part + 1} of {PARTS}", [*pytest, *files[part::PARTS]], {}))
         if python is default_python():
             portable = [path for path in files if path.name.startswith("test_tls")]
-            environment = {"RLOOP_TLS_ENGINE": "portable"}
+            environment = {"RLOOP_TLS_ENGINE": "portable", "RLOOP_TEST_LOOPS": "rloop"}
             jobs.append((f"{python.name}, TLS by the portable engine", [*pytest, *portable], environment))
     say("Python tests: rloop and asyncio, side by side")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
         results = [pool.submit(run_quietly, *job) for job in jobs]
         failed = [name for (name, _, _), result in zip(jobs, results, strict=True) if not result.result()]
     if failed:
