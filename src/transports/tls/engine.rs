@@ -5,6 +5,7 @@
 //! Python's business on either (`_tls.py`), by methods of the same object. Nothing here knows of transports.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -27,10 +28,13 @@ pub struct Engine {
 
 enum Way {
     Direct(Connection),
-    /// `ssl.MemoryBIO`s.
     Portable {
+        /// `ssl.MemoryBIO`s.
         incoming: Py<PyAny>,
         outgoing: Py<PyAny>,
+        /// A method of the object is at work. It lets go of the interpreter inside OpenSSL, where `_ssl` of older
+        /// versions does not keep a second thread out; such a one is told to come again.
+        busy: AtomicBool,
     },
 }
 
@@ -69,7 +73,8 @@ impl Engine {
         let way = match connection() {
             Some(connection) => Way::Direct(connection),
             None => {
-                Way::Portable { incoming: incoming.clone().unbind(), outgoing: outgoing.clone().unbind() }
+                let (incoming, outgoing) = (incoming.clone().unbind(), outgoing.clone().unbind());
+                Way::Portable { incoming, outgoing, busy: AtomicBool::new(false) }
             }
         };
         Self { object: object.clone().unbind(), way }
@@ -144,8 +149,12 @@ impl Engine {
                     forgive(py, self.object.call_method1(py, &names(py)?.read, (1,))).map(|_| Read::Nothing)
                 }
             },
-            Way::Portable { .. } => {
+            Way::Portable { busy, .. } => {
+                if busy.swap(true, Relaxed) {
+                    return Ok(Read::Nothing);
+                }
                 let data = self.object.call_method1(py, &names(py)?.read, (buffer.len(),));
+                busy.store(false, Relaxed);
                 let Some(data) = forgive(py, data)? else {
                     return Ok(Read::Nothing);
                 };
@@ -173,8 +182,12 @@ impl Engine {
                     forgive(py, written)?.map(|count| count.extract(py)).transpose()
                 }
             },
-            Way::Portable { .. } => {
+            Way::Portable { busy, .. } => {
+                if busy.swap(true, Relaxed) {
+                    return Ok(None);
+                }
                 let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
+                busy.store(false, Relaxed);
                 forgive(py, written)?.map(|count| count.extract(py)).transpose()
             }
         }
@@ -210,7 +223,7 @@ impl Engine {
         visit.call(&self.object)?;
         match &self.way {
             Way::Direct(_) => Ok(()),
-            Way::Portable { incoming, outgoing } => {
+            Way::Portable { incoming, outgoing, .. } => {
                 visit.call(incoming)?;
                 visit.call(outgoing)
             }
