@@ -26,8 +26,8 @@ ELSEWHERE = Path(os.environ.get("RLOOP_PYTHONS", ROOT.parent / "shared" / "pytho
 # The Pythons that rloop supports.
 SUPPORTED = [(3, minor) for minor in range(11, 16)]
 # How many parts each Python's tests are run in, and how many parts at a time: they wait as much as they compute.
-PARTS = 3
-AT_A_TIME = 3
+PARTS = 4
+AT_A_TIME = 4
 MATURIN = "maturin>=1.9.4,<2"
 CARGO = ("--quiet", "--locked")
 STRICT = ("--", "-D", "warnings")
