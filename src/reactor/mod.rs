@@ -4,16 +4,17 @@
 //! calls nobody: what is ready is returned, what is removed is given back for the caller to drop.
 //!
 //! mio is always edge-triggered. Every fd has one registration, for both directions unless its owner knows better
-//! ([`Reactor::watch`]), so that arming and disarming a direction is a flag of ours and no system call. Who needs level-triggered readiness ([`Mode::Level`], the contract
-//! of `add_reader`) gets it by one poll(2) before the wait over just those fds that fired in the turn before: an edge
-//! that was not used up is found there, and every later one arrives by itself.
-
+//! ([`Reactor::watch`]), so that arming and disarming a direction is a flag of ours and no system call. Who needs
+//! level-triggered readiness ([`Mode::Level`], the contract of `add_reader`) gets it by one poll(2) before the wait over
+//! just those fds that fired in the turn before: an edge that was not used up is found there, and every later one
+//! arrives by itself.
 //!
 //! A fork's child shares the poll with its parent: whatever it registers or deregisters there, and every edge that it
 //! takes, would be the parent's loss. So it deregisters nothing there, and before anything else gets a poll of its own
 //! with the same registrations ([`Reactor::make_own`]).
 
 pub mod clock;
+mod poller;
 pub mod readiness;
 pub mod ready;
 pub mod sys;
@@ -24,20 +25,15 @@ pub mod waker;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
-#[cfg(target_os = "linux")]
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use mio::unix::SourceFd;
 
+pub use poller::Poller;
+use poller::WAKER;
 use readiness::Readiness;
 use token::{Slots, Token};
 use waker::Waker;
-
-/// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
-const WAKER: mio::Token = mio::Token(usize::MAX);
-/// Most events taken from the kernel in one poll.
-const MAX_EVENTS: usize = 1024;
 
 /// How the owner of a registration wants its readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,60 +427,6 @@ fn interest(directions: Readiness) -> mio::Interest {
         (true, true) => READ.add(mio::Interest::WRITABLE),
         (false, true) => mio::Interest::WRITABLE,
         _ => READ,
-    }
-}
-
-/// The poll itself, and what it found.
-pub struct Poller {
-    poll: mio::Poll,
-    /// For mio's own wait, where [`sys::epoll_wait`] does not exist.
-    events: Option<mio::Events>,
-    #[cfg(target_os = "linux")]
-    raw: Box<[std::mem::MaybeUninit<libc::epoll_event>]>,
-    /// What is ready, in the kernel's order, until [`Reactor::report_found`].
-    found: Vec<(Token, Readiness)>,
-}
-
-impl Poller {
-    fn new(poll: mio::Poll) -> Self {
-        Self {
-            poll,
-            events: None,
-            #[cfg(target_os = "linux")]
-            raw: Box::new_uninit_slice(MAX_EVENTS),
-            found: Vec::new(),
-        }
-    }
-
-    /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.
-    /// A signal ends the wait with `Interrupted`.
-    pub fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        if self.events.is_none() {
-            // SAFETY: `self.poll` owns the fd and outlives the call.
-            let epoll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
-            let found = &mut self.found;
-            let result = sys::epoll_wait(epoll, &mut self.raw, timeout, |token, readiness| {
-                if token != WAKER {
-                    found.push((Token::from_mio(token), readiness));
-                }
-            });
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-                result => return result,
-            }
-        }
-        self.wait_by_mio(timeout)
-    }
-
-    /// The portable wait. mio rounds a timeout up to whole milliseconds: late by at most that, never early.
-    fn wait_by_mio(&mut self, timeout: Option<u64>) -> io::Result<()> {
-        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(MAX_EVENTS));
-        self.poll.poll(events, timeout.map(std::time::Duration::from_nanos))?;
-        for event in events.iter().filter(|event| event.token() != WAKER) {
-            self.found.push((Token::from_mio(event.token()), Readiness::from(event)));
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,69 @@
+//! The poll of a reactor, and what it found. Whom that concerns is the reactor's business.
+
+use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::readiness::Readiness;
+#[cfg(target_os = "linux")]
+use super::sys;
+use super::token::Token;
+
+/// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
+pub(super) const WAKER: mio::Token = mio::Token(usize::MAX);
+/// Most events taken from the kernel in one poll.
+const MAX_EVENTS: usize = 1024;
+
+/// The poll itself, and what it found.
+pub struct Poller {
+    poll: mio::Poll,
+    /// For mio's own wait, where [`sys::epoll_wait`] does not exist.
+    pub(super) events: Option<mio::Events>,
+    #[cfg(target_os = "linux")]
+    raw: Box<[std::mem::MaybeUninit<libc::epoll_event>]>,
+    /// What is ready, in the kernel's order, until [`Reactor::report_found`](super::Reactor::report_found).
+    pub(super) found: Vec<(Token, Readiness)>,
+}
+
+impl Poller {
+    pub(super) fn new(poll: mio::Poll) -> Self {
+        Self {
+            poll,
+            events: None,
+            #[cfg(target_os = "linux")]
+            raw: Box::new_uninit_slice(MAX_EVENTS),
+            found: Vec::new(),
+        }
+    }
+
+    /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.
+    /// A signal ends the wait with `Interrupted`.
+    pub fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if self.events.is_none() {
+            // SAFETY: `self.poll` owns the fd and outlives the call.
+            let epoll = unsafe { BorrowedFd::borrow_raw(self.poll.as_raw_fd()) };
+            let found = &mut self.found;
+            let result = sys::epoll_wait(epoll, &mut self.raw, timeout, |token, readiness| {
+                if token != WAKER {
+                    found.push((Token::from_mio(token), readiness));
+                }
+            });
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                result => return result,
+            }
+        }
+        self.wait_by_mio(timeout)
+    }
+
+    /// The portable wait. mio rounds a timeout up to whole milliseconds: late by at most that, never early.
+    pub(super) fn wait_by_mio(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(MAX_EVENTS));
+        self.poll.poll(events, timeout.map(std::time::Duration::from_nanos))?;
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            self.found.push((Token::from_mio(event.token()), Readiness::from(event)));
+        }
+        Ok(())
+    }
+}
