@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import termios
+import warnings
 
 HOST = "127.0.0.1"
 
@@ -203,6 +204,25 @@ async def serving(factory, **kwargs):
         yield server, server.sockets[0].getsockname()
     finally:
         server.close()
+
+
+async def echo(reader, writer):
+    """A handler for asyncio's streams."""
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+@contextlib.contextmanager
+def recorded_warnings():
+    """The texts of the ResourceWarnings. asyncio's socket may give one before the transport does."""
+    texts = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield texts
+    texts += [str(warning.message) for warning in caught if warning.category is ResourceWarning]
 
 
 async def released(transport):

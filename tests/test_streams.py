@@ -7,15 +7,7 @@ import asyncio
 
 import pytest
 
-from peers import HOST, Peer, released, socket_pair
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
+from peers import HOST, Peer, echo, released, socket_pair
 
 
 class Streams:

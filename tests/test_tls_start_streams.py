@@ -9,16 +9,8 @@ import ssl
 import pytest
 
 import certificates
-from peers import HOST, socket_pair
+from peers import HOST, echo, socket_pair
 from tls_peers import TlsPeer, gone
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
 
 
 class Streams:

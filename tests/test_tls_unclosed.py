@@ -6,23 +6,12 @@ The same of transports in clear is in test_transport_unclosed.py.
 import asyncio
 import contextlib
 import gc
-import warnings
 
 import pytest
 
 import certificates
-from peers import socket_pair
+from peers import recorded_warnings, socket_pair
 from tls_peers import TlsPeer, connect
-
-
-@contextlib.contextmanager
-def recorded_warnings():
-    """The texts of the ResourceWarnings. asyncio's socket may give one before the transport does."""
-    texts = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield texts
-    texts += [str(warning.message) for warning in caught if warning.category is ResourceWarning]
 
 
 def unclosed(loop, peer, near):

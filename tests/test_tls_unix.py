@@ -7,21 +7,13 @@ import ssl
 import pytest
 
 import certificates
-from peers import Recorder
+from peers import Recorder, echo
 from tls_peers import TlsPeer, gone
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "socket")
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
 
 
 async def test_both_sides(path):

@@ -4,26 +4,14 @@ The end of a transport in order is in test_transport_end.py.
 """
 
 import asyncio
-import contextlib
 import gc
 import re
-import warnings
 
 import pytest
 
-from peers import PATIENCE, socket_pair
+from peers import PATIENCE, recorded_warnings, socket_pair
 
 # --- without an end ---
-
-
-@contextlib.contextmanager
-def recorded_warnings():
-    """The texts of the ResourceWarnings. asyncio's socket may give one before the transport does."""
-    texts = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield texts
-    texts += [str(warning.message) for warning in caught if warning.category is ResourceWarning]
 
 
 def unclosed(loop):

@@ -13,7 +13,7 @@ import socket
 
 import pytest
 
-from peers import BufferedRecorder, Peer, Recorder, arrived, raising, released, settle
+from peers import BufferedRecorder, Peer, Recorder, arrived, echo, raising, released, settle
 
 PLENTY = bytes(range(256)) * 16384  # 4 MiB, more than the kernel takes
 
@@ -254,14 +254,6 @@ async def test_pause_reading_holds_the_peer():
 
 
 # --- asyncio's streams ---
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
 
 
 class Streams:
