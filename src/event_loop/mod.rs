@@ -34,9 +34,6 @@ pub use scheduling::add_raw_methods;
 pub struct EventLoop {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,
-    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
-    /// between, and the collection that this may start sees such an object.
-    filled: bool,
 }
 
 #[cfg(feature = "embed")]
@@ -60,7 +57,7 @@ impl EventLoop {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None), filled: true })
+        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None) })
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
@@ -353,9 +350,6 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.filled {
-            return Ok(());
-        }
         self.core.traverse(&visit)?;
         self.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
     }

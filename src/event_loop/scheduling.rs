@@ -153,23 +153,7 @@ pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     if !class.is_subclass_of::<EventLoop>()? {
         return Err(PyTypeError::new_err(format!("a subclass of EventLoop is required, not {class}")));
     }
-    macro_rules! raw {
-        ($($method:ident($signature:literal): $doc:literal),* $(,)?) => {$({
-            unsafe extern "C" fn entry(
-                slf: *mut ffi::PyObject,
-                args: *const *mut ffi::PyObject,
-                count: ffi::Py_ssize_t,
-                keywords: *mut ffi::PyObject,
-            ) -> *mut ffi::PyObject {
-                // SAFETY: CPython calls this through the descriptor made below.
-                unsafe { fastcall::enter::<EventLoop>(slf, args, count, keywords, EventLoop::$method) }
-            }
-            let name = concat!(stringify!($method), "\0");
-            let doc = concat!(stringify!($method), $signature, "\n--\n\n", $doc, "\0");
-            fastcall::add_method(class, fastcall::c_str(name), fastcall::c_str(doc), entry)?;
-        })*};
-    }
-    raw! {
+    fastcall::raw_methods! { EventLoop, class,
         call_soon("($self, /, callback, *args, context=None)"):
             "Schedules callback(*args) for the next turn of the loop; returns its Handle.",
         call_soon_threadsafe("($self, /, callback, *args, context=None)"):
@@ -184,9 +168,9 @@ pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
             "Calls callback(*args) in every turn in which fd is writable.",
     }
     if takes_any_keyword(class.py())? {
-        raw! { create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task." }
+        fastcall::raw_methods! { EventLoop, class, create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task." }
     } else {
-        raw! { create_task("($self, /, coro, *, name=None, context=None)"): "Schedules a coroutine; returns its Task." }
+        fastcall::raw_methods! { EventLoop, class, create_task("($self, /, coro, *, name=None, context=None)"): "Schedules a coroutine; returns its Task." }
     }
     Ok(())
 }

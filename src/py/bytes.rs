@@ -43,6 +43,14 @@ pub fn fill_new<E>(
     }
 }
 
+/// Copies as much of `data` as `target` has room for; returns how much.
+pub fn copy(target: &mut [MaybeUninit<u8>], data: &[u8]) -> usize {
+    for (to, from) in target.iter_mut().zip(data) {
+        to.write(*from);
+    }
+    target.len().min(data.len())
+}
+
 /// Bytes on their way to the kernel: an exact `bytes` object, or memory of our own, which nobody can change.
 pub struct Chunk {
     /// Keeps the payload alive.

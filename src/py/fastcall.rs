@@ -73,6 +73,27 @@ pub unsafe fn enter<T: PyTypeInfo>(
     }
 }
 
+/// Puts methods of the type `$class`, which take [`Arguments`], on the Python class `$on`, with their signatures and
+/// docstrings. To be used in a function that returns a `PyResult`.
+macro_rules! raw_methods {
+    ($class:ty, $on:expr, $($method:ident($signature:literal): $doc:literal),* $(,)?) => {$({
+        unsafe extern "C" fn entry(
+            slf: *mut pyo3::ffi::PyObject,
+            args: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            keywords: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: CPython calls this through the descriptor made below.
+            unsafe { $crate::py::fastcall::enter::<$class>(slf, args, count, keywords, <$class>::$method) }
+        }
+        use $crate::py::fastcall::{add_method, c_str};
+        let name = concat!(stringify!($method), "\0");
+        let doc = concat!(stringify!($method), $signature, "\n--\n\n", $doc, "\0");
+        add_method($on, c_str(name), c_str(doc), entry)?;
+    })*};
+}
+pub(crate) use raw_methods;
+
 /// An exception is set in the interpreter, for the caller to fetch. Where every nanosecond counts: it fits a register,
 /// which a `PyErr` does not.
 #[must_use]
@@ -152,6 +173,15 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.optional(at, name)?.ok_or_else(|| {
             PyTypeError::new_err(format!("{method}() missing required positional argument: '{name}'"))
         })
+    }
+
+    /// The argument of a method that takes just one, called `name`.
+    #[inline]
+    pub fn single(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        for (given, _) in self.keywords() {
+            self.check_keyword(method, &given.to_string(), &[name])?;
+        }
+        self.required(0, method, name)
     }
 
     /// The argument `at`, given by position or by name.

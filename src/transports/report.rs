@@ -12,6 +12,9 @@ use crate::core::LoopCore;
 use crate::error::leaves_the_loop;
 use crate::py::calls;
 
+/// After so many writes to a lost connection the program is warned (`asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`).
+pub const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
+
 /// A transport as it is shown in reports.
 pub struct Reporter<'a, 'py> {
     pub core: &'a LoopCore,
@@ -66,12 +69,17 @@ impl Reporter<'_, '_> {
 
     /// Has the protocol pause or resume its writing. Err: what leaves the loop.
     pub fn flow(&self, signal: Signal) -> PyResult<()> {
+        self.flow_of(self.protocol.as_ref(), signal)
+    }
+
+    /// As [`Reporter::flow`], for a protocol behind the one that reports name.
+    pub fn flow_of(&self, protocol: Option<&Bound<'_, PyAny>>, signal: Signal) -> PyResult<()> {
         let names = self.core.names;
         let (method, message) = match signal {
             Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),
             Signal::Resume => (&names.resume_writing, "protocol.resume_writing() failed"),
         };
-        match self.protocol.as_ref().map(|protocol| calls::method(protocol, method, [])) {
+        match protocol.map(|protocol| calls::method(protocol, method, [])) {
             Some(Err(error)) if leaves_the_loop(self.transport.py(), &error) => Err(error),
             Some(Err(error)) => self.exception(message, error),
             _ => Ok(()),

@@ -214,10 +214,7 @@ impl DatagramTransport {
     }
 
     fn log_debug(&self, slf: &Bound<'_, Self>, format: &str) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            self.core.names.logger.call_method1(slf.py(), "debug", (format, slf))?;
-        }
-        Ok(())
+        self.reporter(slf.as_any()).debug(format)
     }
 }
 

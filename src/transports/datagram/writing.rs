@@ -4,11 +4,9 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, KIND, State};
-use crate::core::Native;
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
@@ -18,9 +16,8 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
 use crate::reactor::sys::datagrams::{Outgoing, SEND_BATCH, send_datagrams};
 use crate::transports::lifecycle::{Action, Event, Phase};
+use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 
-/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
-const DROPPED_BEFORE_WARNING: u32 = 5;
 /// When to look again whether a peer takes more, in seconds, where the kernel does not say so.
 const RETRY_DELAY: f64 = 0.001;
 
@@ -135,8 +132,7 @@ impl DatagramTransport {
             (send, defer)
         });
         if defer {
-            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
-            this.core.state.with(py, |state| state.unflushed.push(native));
+            this.core.flush_later(slf.as_any(), &KIND);
         }
         if send {
             Self::send_queued(slf)?;
@@ -151,7 +147,7 @@ impl DatagramTransport {
             state.dropped = state.dropped.saturating_add(1);
             state.dropped - 1
         });
-        if self.address.is_some() && count >= DROPPED_BEFORE_WARNING {
+        if self.address.is_some() && count >= DROPPED_WRITES_BEFORE_WARNING {
             self.core.names.logger.call_method1(py, "warning", ("socket.send() raised exception.",))?;
         }
         Ok(())
@@ -359,15 +355,9 @@ impl State {
 
 /// Puts the raw methods on the class.
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    unsafe extern "C" fn sendto(
-        slf: *mut ffi::PyObject,
-        args: *const *mut ffi::PyObject,
-        count: ffi::Py_ssize_t,
-        keywords: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject {
-        // SAFETY: CPython calls this through the descriptor made below.
-        unsafe { fastcall::enter::<DatagramTransport>(slf, args, count, keywords, DatagramTransport::sendto) }
+    fastcall::raw_methods! { DatagramTransport, &py.get_type::<DatagramTransport>(),
+        sendto("($self, /, data, addr=None)"):
+            "Queues a datagram; it leaves at the end of the turn, in order. Never blocks.",
     }
-    let doc = c"sendto($self, /, data, addr=None)\n--\n\nQueues a datagram; it leaves at the end of the turn, in order. Never blocks.";
-    fastcall::add_method(&py.get_type::<DatagramTransport>(), c"sendto", doc, sendto)
+    Ok(())
 }

@@ -5,12 +5,10 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::writing::{KIND, WritePipeTransport, Writing};
 use super::{End, State};
-use crate::core::Native;
 use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
@@ -18,16 +16,11 @@ use crate::py::fastcall::{self, Arguments};
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
-
-/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
-const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
+use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 
 impl WritePipeTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        for (name, _) in args.keywords() {
-            args.check_keyword("write", &name.to_string(), &["data"])?;
-        }
-        let data = args.required(0, "write", "data")?;
+        let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
             return Err(refuse(&data));
         };
@@ -52,8 +45,7 @@ impl WritePipeTransport {
             (send, !now && !side.blocked && !std::mem::replace(&mut side.in_unflushed, true))
         });
         if defer {
-            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
-            end.core.state.with(py, |state| state.unflushed.push(native));
+            end.core.flush_later(slf.as_any(), &KIND);
         }
         if send {
             Self::send_queued(slf)?;
@@ -200,17 +192,9 @@ fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
 
 /// Puts the raw methods on the class.
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    unsafe extern "C" fn write(
-        slf: *mut ffi::PyObject,
-        args: *const *mut ffi::PyObject,
-        count: ffi::Py_ssize_t,
-        keywords: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject {
-        // SAFETY: CPython calls this through the descriptor made below.
-        unsafe {
-            fastcall::enter::<WritePipeTransport>(slf, args, count, keywords, WritePipeTransport::write)
-        }
+    fastcall::raw_methods! { WritePipeTransport, &py.get_type::<WritePipeTransport>(),
+        write("($self, /, data)"):
+            "Queues bytes; they leave at the end of the turn, in order. Never blocks.",
     }
-    let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave at the end of the turn, in order. Never blocks.";
-    fastcall::add_method(&py.get_type::<WritePipeTransport>(), c"write", doc, write)
+    Ok(())
 }

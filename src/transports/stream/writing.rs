@@ -4,11 +4,9 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::{KIND, State, StreamTransport};
-use crate::core::Native;
 use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
@@ -17,18 +15,13 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
+use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 use crate::transports::tls::TlsLayer;
-
-/// `asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`
-const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
 impl StreamTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        for (name, _) in args.keywords() {
-            args.check_keyword("write", &name.to_string(), &["data"])?;
-        }
-        let data = args.required(0, "write", "data")?;
+        let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
             return Err(refuse(&data));
         };
@@ -99,8 +92,7 @@ impl StreamTransport {
             (send, defer)
         });
         if defer {
-            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
-            this.core.state.with(py, |state| state.unflushed.push(native));
+            this.core.flush_later(slf.as_any(), &KIND);
         }
         if send {
             Self::send_queued(slf)?;
@@ -266,15 +258,9 @@ impl State {
 
 /// Puts the raw methods on the class.
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    unsafe extern "C" fn write(
-        slf: *mut ffi::PyObject,
-        args: *const *mut ffi::PyObject,
-        count: ffi::Py_ssize_t,
-        keywords: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject {
-        // SAFETY: CPython calls this through the descriptor made below.
-        unsafe { fastcall::enter::<StreamTransport>(slf, args, count, keywords, StreamTransport::write) }
+    fastcall::raw_methods! { StreamTransport, &py.get_type::<StreamTransport>(),
+        write("($self, /, data)"):
+            "Queues bytes; they leave at the end of the turn, in order. Never blocks.",
     }
-    let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave at the end of the turn, in order. Never blocks.";
-    fastcall::add_method(&py.get_type::<StreamTransport>(), c"write", doc, write)
+    Ok(())
 }

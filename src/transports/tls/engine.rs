@@ -14,6 +14,7 @@ use pyo3::types::PyBytes;
 
 use super::openssl::{Connection, OpenSsl, Outcome};
 use crate::core::Buffer;
+use crate::py::bytes;
 use crate::py::names::names;
 
 /// Most bytes of a record, with its header and what OpenSSL may add (RFC 8446, 5.2; TLS 1.2 allows 2048 more).
@@ -24,17 +25,17 @@ pub struct Engine {
     /// The `ssl.SSLObject`.
     object: Py<PyAny>,
     way: Way,
+    /// OpenSSL is at work on this connection. A callback that it calls, which finds the `SSL` half-way, and another
+    /// thread, which `_ssl` lets in while it has let go of the interpreter, are told to come again.
+    busy: AtomicBool,
 }
 
 enum Way {
     Direct(Connection),
+    /// `ssl.MemoryBIO`s.
     Portable {
-        /// `ssl.MemoryBIO`s.
         incoming: Py<PyAny>,
         outgoing: Py<PyAny>,
-        /// A method of the object is at work. It lets go of the interpreter inside OpenSSL, where `_ssl` of older
-        /// versions does not keep a second thread out; such a one is told to come again.
-        busy: AtomicBool,
     },
 }
 
@@ -73,11 +74,10 @@ impl Engine {
         let way = match connection() {
             Some(connection) => Way::Direct(connection),
             None => {
-                let (incoming, outgoing) = (incoming.clone().unbind(), outgoing.clone().unbind());
-                Way::Portable { incoming, outgoing, busy: AtomicBool::new(false) }
+                Way::Portable { incoming: incoming.clone().unbind(), outgoing: outgoing.clone().unbind() }
             }
         };
-        Self { object: object.clone().unbind(), way }
+        Self { object: object.clone().unbind(), way, busy: AtomicBool::new(false) }
     }
 
     pub fn is_direct(&self) -> bool {
@@ -138,59 +138,57 @@ impl Engine {
 
     /// Decrypts into `buffer`, which must not be empty: one record at most.
     pub fn read(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> PyResult<Read> {
-        match &self.way {
+        self.alone(|| match &self.way {
             Way::Direct(connection) => match connection.read(buffer) {
                 Outcome::Done(count) => Ok(Read::Some(count)),
                 Outcome::Again => Ok(Read::Nothing),
                 Outcome::Closed => Ok(Read::Closed),
                 // The connection is in its error state now, in which OpenSSL does nothing but fail: `_ssl` finds the
                 // same error, and makes its exception of it.
-                Outcome::Failed => {
-                    forgive(py, self.object.call_method1(py, &names(py)?.read, (1,))).map(|_| Read::Nothing)
-                }
+                Outcome::Failed => self.read_by_object(py, 1).map(|_| Read::Nothing),
             },
-            Way::Portable { busy, .. } => {
-                if busy.swap(true, Relaxed) {
-                    return Ok(Read::Nothing);
-                }
-                let data = self.object.call_method1(py, &names(py)?.read, (buffer.len(),));
-                busy.store(false, Relaxed);
-                let Some(data) = forgive(py, data)? else {
+            Way::Portable { .. } => {
+                let Some(data) = self.read_by_object(py, buffer.len())? else {
                     return Ok(Read::Nothing);
                 };
                 let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
-                if data.is_empty() {
-                    return Ok(Read::Closed);
-                }
-                for (to, from) in buffer.iter_mut().zip(data) {
-                    to.write(*from);
-                }
-                Ok(Read::Some(data.len().min(buffer.len())))
+                Ok(if data.is_empty() { Read::Closed } else { Read::Some(bytes::copy(buffer, data)) })
             }
-        }
+        })
+        .unwrap_or(Ok(Read::Nothing))
     }
 
     /// Encrypts `data`, which must not be empty; returns how much of it, or `None` if not before more has come from
     /// the peer: then the same data must be offered again.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
-        match &self.way {
+        self.alone(|| match &self.way {
             Way::Direct(connection) => match connection.write(data) {
                 Outcome::Done(count) => Ok(Some(count)),
                 Outcome::Again => Ok(None),
-                Outcome::Closed | Outcome::Failed => {
-                    let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
-                    forgive(py, written)?.map(|count| count.extract(py)).transpose()
-                }
+                Outcome::Closed | Outcome::Failed => self.write_by_object(py, data),
             },
-            Way::Portable { busy, .. } => {
-                if busy.swap(true, Relaxed) {
-                    return Ok(None);
-                }
-                let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
-                busy.store(false, Relaxed);
-                forgive(py, written)?.map(|count| count.extract(py)).transpose()
-            }
+            Way::Portable { .. } => self.write_by_object(py, data),
+        })
+        .unwrap_or(Ok(None))
+    }
+
+    /// Does `work`, unless some is under way.
+    fn alone<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        if self.busy.swap(true, Relaxed) {
+            return None;
         }
+        let result = work();
+        self.busy.store(false, Relaxed);
+        Some(result)
+    }
+
+    fn read_by_object(&self, py: Python<'_>, size: usize) -> PyResult<Option<Py<PyAny>>> {
+        forgive(py, self.object.call_method1(py, &names(py)?.read, (size,)))
+    }
+
+    fn write_by_object(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
+        let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
+        forgive(py, written)?.map(|count| count.extract(py)).transpose()
     }
 
     /// How many encrypted bytes are to be sent.
@@ -223,7 +221,7 @@ impl Engine {
         visit.call(&self.object)?;
         match &self.way {
             Way::Direct(_) => Ok(()),
-            Way::Portable { incoming, outgoing, .. } => {
+            Way::Portable { incoming, outgoing } => {
                 visit.call(incoming)?;
                 visit.call(outgoing)
             }

@@ -126,6 +126,14 @@ impl TlsLayer {
         self.engine.get().ok_or_else(|| PyRuntimeError::new_err("the TLS layer is not open"))
     }
 
+    /// The transport below, if it is one that can be called natively.
+    fn stream<'py>(&self, py: Python<'py>) -> Option<Bound<'py, StreamTransport>> {
+        self.state.with(py, |state| match &state.lower {
+            Some(Lower::Stream(stream)) => Some(stream.bind(py).clone()),
+            _ => None,
+        })
+    }
+
     fn lower<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| state.lower.as_ref().map(|lower| lower.as_object(py)))
     }
@@ -190,14 +198,8 @@ impl TlsLayer {
 
     /// How many bytes are on their way, in this layer and in the one below.
     fn queued(&self, py: Python<'_>) -> usize {
-        let (own, lower) = self.state.with(py, |state| {
-            let lower = match &state.lower {
-                Some(Lower::Stream(stream)) => Some(stream.bind(py).clone()),
-                _ => None,
-            };
-            (state.queue.len(), lower)
-        });
-        own + lower.map_or(0, |lower| lower.get().queued(py))
+        let own = self.state.with(py, |state| state.queue.len());
+        own + self.stream(py).map_or(0, |stream| stream.get().queued(py))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::core::Buffer;
+use crate::py::bytes;
 use crate::reactor::sys;
 
 /// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`: opaque.
@@ -215,8 +216,6 @@ pub struct Connection {
     ssl: NonNull<Ssl>,
     /// A reference of our own.
     bio: NonNull<Bio>,
-    /// OpenSSL is at work on this connection. A callback that it calls must not start more: the `SSL` is half-way.
-    busy: AtomicBool,
 }
 
 // SAFETY: used with the interpreter held only, see `Connection::new`.
@@ -254,7 +253,7 @@ impl Connection {
             (functions.BIO_up_ref)(bio.as_ptr());
             (functions.SSL_set0_rbio)(ssl.as_ptr(), bio.as_ptr());
             (functions.SSL_set0_wbio)(ssl.as_ptr(), bio.as_ptr());
-            Some(Self { library, ssl, bio, busy: AtomicBool::new(false) })
+            Some(Self { library, ssl, bio })
         }
     }
 
@@ -334,9 +333,6 @@ impl Connection {
     }
 
     fn call(&self, call: impl FnOnce(&Functions, *mut Ssl, *mut usize) -> c_int) -> Outcome {
-        if self.busy.swap(true, Relaxed) {
-            return Outcome::Again;
-        }
         let functions = &self.library.functions;
         // SAFETY: the queue of errors belongs to the calling thread; somebody else's must not be taken for ours.
         unsafe {
@@ -346,7 +342,6 @@ impl Connection {
         }
         let mut count = 0;
         let result = call(functions, self.ssl.as_ptr(), &mut count);
-        self.busy.store(false, Relaxed);
         if result == 1 {
             return Outcome::Done(count);
         }
@@ -375,10 +370,7 @@ impl Ends {
         if let Some(buffer) = self.buffer.as_mut().filter(|buffer| !buffer.is_empty()) {
             return buffer.read(target);
         }
-        let count = target.len().min(self.more.len() - self.more_read);
-        for (to, from) in target.iter_mut().zip(&self.more[self.more_read..][..count]) {
-            to.write(*from);
-        }
+        let count = bytes::copy(target, &self.more[self.more_read..]);
         self.more_read += count;
         if self.more_read == self.more.len() {
             (self.more, self.more_read) = (Vec::new(), 0);

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::engine::{Engine, Read};
-use super::{Lower, Phase, TlsLayer};
+use super::{Phase, TlsLayer};
 use crate::core::Buffer;
 use crate::handle::Callback;
 use crate::py::bytes::{self, Writable};
@@ -85,11 +85,8 @@ impl TlsLayer {
 
     /// Has a stream transport that was told "later" receive again, once everything is read.
     fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
-        let stream = self.state.with(py, |state| match &state.lower {
-            Some(Lower::Stream(stream)) if !state.paused => Some(stream.bind(py).clone()),
-            _ => None,
-        });
-        if let Some(stream) = stream
+        if let Some(stream) = self.stream(py)
+            && !self.is_paused(py)
             && self.engine()?.input_len(py)? == 0
         {
             stream.get().read_on(py);

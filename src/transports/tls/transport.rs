@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning, PyTypeError};
-use pyo3::ffi;
+use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -14,7 +13,7 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::transports::flow::Flow;
-use crate::transports::report::{water_marks, wrong_marks};
+use crate::transports::report::{unclosed, water_marks, wrong_marks};
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -31,10 +30,7 @@ pub struct TlsTransport {
 impl TlsTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let data = args.required(0, "write", "data")?;
-        for (name, _) in args.keywords() {
-            args.check_keyword("write", &name.to_string(), &["data"])?;
-        }
+        let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
             let kind = data.get_type().name()?;
             return Err(PyTypeError::new_err(format!("data: expecting a bytes-like instance, got {kind}")));
@@ -297,29 +293,15 @@ impl Drop for TlsTransport {
         }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        // A finalizer must leave the exception that is being handled alone.
-        let raised = PyErr::take(py);
-        let text = c"unclosed transport <TlsTransport>";
-        if let Err(error) = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), text, 1) {
-            error.write_unraisable(py, None);
-        }
-        if let Some(raised) = raised {
-            raised.restore(py);
-        }
+        unclosed(py, "<TlsTransport>", || Ok(()));
     }
 }
 
 /// Puts the raw methods on the class.
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    unsafe extern "C" fn write(
-        slf: *mut ffi::PyObject,
-        args: *const *mut ffi::PyObject,
-        count: ffi::Py_ssize_t,
-        keywords: *mut ffi::PyObject,
-    ) -> *mut ffi::PyObject {
-        // SAFETY: CPython calls this through the descriptor made below.
-        unsafe { fastcall::enter::<TlsTransport>(slf, args, count, keywords, TlsTransport::write) }
+    fastcall::raw_methods! { TlsTransport, &py.get_type::<TlsTransport>(),
+        write("($self, /, data)"):
+            "Queues bytes; they leave encrypted at the end of the turn, in order. Never blocks.",
     }
-    let doc = c"write($self, /, data)\n--\n\nQueues bytes; they leave encrypted at the end of the turn, in order. Never blocks.";
-    fastcall::add_method(&py.get_type::<TlsTransport>(), c"write", doc, write)
+    Ok(())
 }

@@ -4,23 +4,20 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::PyBytes;
 
-use super::{KIND, Lower, Phase, State, TlsLayer};
-use crate::core::Native;
-use crate::error::leaves_the_loop;
+use super::{KIND, Phase, State, TlsLayer};
 use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::transports::flow::Signal;
+use crate::transports::report::{DROPPED_WRITES_BEFORE_WARNING, Reporter};
 use crate::transports::stream::StreamTransport;
 
 /// Most clear bytes of a record (RFC 8446, 5.1): smaller chunks are put together.
 const RECORD: usize = 16 * 1024;
 /// So many bytes are encrypted at most before the transport below gets them.
 const BATCH: usize = 256 * 1024;
-/// asyncio's `constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`.
-const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
 
 impl TlsLayer {
     /// Queues what was written, unless the connection is closing.
@@ -40,8 +37,7 @@ impl TlsLayer {
             (now, !now && !std::mem::replace(&mut state.in_unflushed, true))
         });
         if defer {
-            let native = Native { object: slf.clone().into_any().unbind(), kind: &KIND };
-            this.core.state.with(py, |state| state.unflushed.push(native));
+            this.core.flush_later(slf.as_any(), &KIND);
         }
         if now {
             Self::encrypt(slf, false)?;
@@ -65,14 +61,8 @@ impl TlsLayer {
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        let stream = this.state.with(py, |state| {
-            state.in_unflushed = false;
-            match &state.lower {
-                Some(Lower::Stream(stream)) => Some(stream.bind(py).clone()),
-                _ => None,
-            }
-        });
-        match stream {
+        this.state.with(py, |state| state.in_unflushed = false);
+        match this.stream(py) {
             Some(stream) => context::run_in(&stream.get().context(py), || Self::encrypt(slf, false)),
             None => Self::encrypt(slf, false),
         }
@@ -140,17 +130,12 @@ impl TlsLayer {
             return Ok(());
         }
         let mut data = engine.take_output(py)?;
-        let (stream, other) = this.state.with(py, |state| match &state.lower {
-            Some(Lower::Stream(stream)) => (Some(stream.bind(py).clone()), None),
-            Some(Lower::Other(object)) => (None, Some(object.bind(py).clone())),
-            None => (None, None),
-        });
-        let sent = match (stream, other) {
-            (Some(stream), _) => StreamTransport::send_now(&stream, &data),
-            (_, Some(other)) => {
-                other.call_method1(&this.core.names.write, (PyBytes::new(py, &data),)).map(drop)
-            }
-            _ => Ok(()),
+        let sent = if let Some(stream) = this.stream(py) {
+            StreamTransport::send_now(&stream, &data)
+        } else if let Some(other) = this.lower(py) {
+            calls::method(&other, &this.core.names.write, [PyBytes::new(py, &data).as_any()]).map(drop)
+        } else {
+            Ok(())
         };
         // For its memory.
         data.clear();
@@ -187,28 +172,17 @@ impl TlsLayer {
     }
 
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let (method, message) = match signal {
-            None => return Ok(()),
-            Some(Signal::Pause) => (&names.pause_writing, "protocol.pause_writing() failed"),
-            Some(Signal::Resume) => (&names.resume_writing, "protocol.resume_writing() failed"),
-        };
-        let Some(protocol) = this.protocol(py) else {
+        let Some(signal) = signal else {
             return Ok(());
         };
-        match calls::method(&protocol, method, []) {
-            Err(error) if leaves_the_loop(py, &error) => Err(error),
-            Err(error) => {
-                let details = PyDict::new(py);
-                details.set_item(&names.message, message)?;
-                details.set_item(&names.exception, error.into_value(py))?;
-                details.set_item(&names.transport, slf.getattr("_app_transport")?)?;
-                details.set_item(&names.protocol, slf)?;
-                calls::method(this.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])
-                    .map(drop)
-            }
-            Ok(_) => Ok(()),
-        }
+        let this = slf.get();
+        let reporter = Reporter {
+            core: &this.core,
+            event_loop: &this.event_loop,
+            transport: &slf.getattr("_app_transport")?,
+            protocol: Some(slf.clone().into_any()),
+        };
+        reporter.flow_of(this.protocol(slf.py()).as_ref(), signal)
     }
 }
 
