@@ -38,6 +38,7 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let timeout = poll_timeout(event_loop, core)?;
     let polled = poll(py, core, timeout)?;
     core.in_turn.store(true, Relaxed);
+    core.turns.fetch_add(1, Relaxed);
     if polled {
         queue_io(py, core);
     }
@@ -46,7 +47,10 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
     // From here on a write is sent by itself: the flush takes what is there now.
     core.in_turn.store(false, Relaxed);
+    let goes_on = result.is_ok() && !core.stopping.load(Relaxed);
+    core.in_flush.store(goes_on, Relaxed);
     let flushed = flush_writes(event_loop, core);
+    core.in_flush.store(false, Relaxed);
     result.and(flushed)
 }
 
@@ -61,7 +65,7 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
         if state.timers.is_mostly_dead() {
             state.timers.compact(is_live, &mut garbage);
         }
-        if !state.ready.is_empty() || core.stopping.load(SeqCst) {
+        if !state.ready.is_empty() || !state.unflushed.is_empty() || core.stopping.load(SeqCst) {
             return Some(0);
         }
         state.timers.next_deadline(is_live, &mut garbage)
@@ -243,7 +247,8 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     Ok(())
 }
 
-/// Sends what the transports were given in this turn: one system call each.
+/// Sends what the transports were given in this turn: one system call each. One that has more to send than is good for
+/// the others in one turn is flushed again in the next one.
 pub fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let mut unflushed = core.state.with(py, |state| std::mem::take(&mut state.unflushed));

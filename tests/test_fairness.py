@@ -210,3 +210,29 @@ async def test_other_threads_go_on_beside_native_callbacks():
             await asyncio.sleep(0.01)
         thread.join()
         assert loop.remove_reader(near)
+
+
+async def test_writing_much_lets_others_run():
+    """What leaves by and by arrives whole, the protocol is paused and resumed in pairs, and callbacks go on."""
+    near, far = socket_pair()
+    transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
+    data = bytes(range(256)) * 4096
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count_turns())
+    for _ in range(8):
+        transport.write(data)
+    assert await Peer(far).read(8 * len(data)) == 8 * data
+    counting.cancel()
+    flow = [call for call in protocol.calls if call.endswith("_writing")]
+    assert flow == ["pause_writing", "resume_writing"] * (len(flow) // 2)
+    assert turns > 8
+    transport.close()
+    await protocol.lost
+    far.close()

@@ -118,3 +118,20 @@ def test_write_and_close_the_loop(loop_factory):
     loop.close()
     with far:
         assert read_exactly(far, 6) == b"hello"
+
+
+def test_more_than_a_turn_sends_and_stop(loop):
+    """All that the kernel takes has left, however much one turn may send."""
+    near, far = socket_pair(buffers=1 << 20)
+    far.settimeout(PATIENCE)
+    transport, _ = loop.run_until_complete(loop.create_connection(Recorder, sock=near))
+
+    async def main():
+        transport.write(bytes(800_000))
+
+    loop.run_until_complete(main())
+    assert transport.get_write_buffer_size() == 0
+    assert len(read_exactly(far, 800_000)) == 800_000
+    transport.abort()
+    loop.run_until_complete(released(transport))
+    far.close()

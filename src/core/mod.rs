@@ -101,6 +101,10 @@ pub struct LoopCore {
     keep_ns: AtomicU64,
     /// True from the end of a poll to the flush at the end of the turn.
     pub in_turn: AtomicBool,
+    /// True during that flush, if another turn follows.
+    pub in_flush: AtomicBool,
+    /// Counts the turns.
+    pub turns: AtomicU32,
     #[cfg(feature = "embed")]
     pub host: Host,
 }
@@ -137,6 +141,8 @@ impl LoopCore {
             kept_since: AtomicU64::new(0),
             keep_ns: AtomicU64::new(u64::MAX),
             in_turn: AtomicBool::new(false),
+            in_flush: AtomicBool::new(false),
+            turns: AtomicU32::new(0),
             #[cfg(feature = "embed")]
             host: Host::default(),
         }))

@@ -40,23 +40,27 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         }
     }
 
-    /// Calls `send` with as much of what comes next as one system call should send.
-    pub fn with_front<R>(&self, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+    /// Calls `send` with as much of what comes next as one system call should send, at most `limit` bytes.
+    pub fn with_front<R>(&self, limit: usize, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
         // A response is one chunk or two: clearing a long array would cost more than queueing them did.
         if self.chunks.len() <= FEW {
-            send(self.front(&mut [IoSlice::new(&[]); FEW]))
+            send(self.front(limit, &mut [IoSlice::new(&[]); FEW]))
         } else {
-            send(self.front(&mut [IoSlice::new(&[]); SLICES]))
+            send(self.front(limit, &mut [IoSlice::new(&[]); SLICES]))
         }
     }
 
-    /// Fills `slices` with what comes next; returns those that are in use.
-    fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
-        let mut used = 0;
+    /// Fills `slices` with what comes next, up to `limit` bytes; returns those that are in use.
+    fn front<'a, 's>(&'a self, limit: usize, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+        let (mut used, mut skip, mut left) = (0, self.sent, limit);
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            let skip = if used == 0 { self.sent } else { 0 };
-            *slice = IoSlice::new(&chunk.as_ref()[skip..]);
-            used += 1;
+            if left == 0 {
+                break;
+            }
+            let rest = &chunk.as_ref()[skip..];
+            let rest = &rest[..rest.len().min(left)];
+            *slice = IoSlice::new(rest);
+            (used, skip, left) = (used + 1, 0, left - rest.len());
         }
         &slices[..used]
     }
@@ -128,10 +132,28 @@ impl<C: AsRef<[u8]>> Default for WriteQueue<C> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn front_keeps_to_its_limit() {
+        let mut queue = WriteQueue::new();
+        ["one", "two", "three"].into_iter().for_each(|chunk| queue.push(chunk));
+        queue.advance(1);
+        let lengths = |limit| {
+            queue.with_front(limit, |slices| slices.iter().map(|slice| slice.len()).collect::<Vec<_>>())
+        };
+        assert_eq!(lengths(usize::MAX), [2, 3, 5]);
+        assert_eq!(lengths(5), [2, 3]);
+        assert_eq!(lengths(4), [2, 2]);
+        assert_eq!(lengths(1), [1]);
+    }
+
     /// What a send of everything would put on the wire.
     fn wire(queue: &WriteQueue<&'static str>) -> String {
         let mut slices = [IoSlice::new(b""); 8];
-        queue.front(&mut slices).iter().map(|slice| String::from_utf8_lossy(slice).into_owned()).collect()
+        queue
+            .front(usize::MAX, &mut slices)
+            .iter()
+            .map(|slice| String::from_utf8_lossy(slice).into_owned())
+            .collect()
     }
 
     #[test]
@@ -158,7 +180,7 @@ mod tests {
         ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk));
         queue.advance(1);
         let mut slices = [IoSlice::new(b""); 2];
-        let used: Vec<&[u8]> = queue.front(&mut slices).iter().map(|slice| &**slice).collect();
+        let used: Vec<&[u8]> = queue.front(usize::MAX, &mut slices).iter().map(|slice| &**slice).collect();
         assert_eq!(used, [b"bc", b"de"]);
     }
 

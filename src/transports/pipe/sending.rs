@@ -152,7 +152,7 @@ impl End<Writing> {
     pub(super) fn send(&self, state: &mut State<Writing>) -> io::Result<()> {
         let side = &mut state.side;
         while !side.queue.is_empty() && !side.blocked {
-            let (result, offered) = side.queue.with_front(|slices| {
+            let (result, offered) = side.queue.with_front(usize::MAX, |slices| {
                 let slices = if side.by_record { &slices[..1] } else { slices };
                 let offered: usize = slices.iter().map(|slice| slice.len()).sum();
                 (sys::write(self.fd(), slices), offered)

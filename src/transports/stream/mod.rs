@@ -19,7 +19,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::flow::Flow;
+use super::flow::{Budget, Flow};
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::receiving::ReadSize;
 use super::report;
@@ -68,11 +68,12 @@ struct State {
     life: Lifecycle,
     flow: Flow,
     queue: WriteQueue<Chunk>,
+    budget: Budget,
     /// A read may find something: an edge came, and no read since has found the end of what is there.
     readable: bool,
     /// The peer's end of stream, or an error, waits behind the data.
     read_closed: bool,
-    /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
+    /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this or `in_unflushed`.
     write_blocked: bool,
     /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
     write_watched: bool,
@@ -136,6 +137,7 @@ impl StreamTransport {
             life: Lifecycle::new(),
             flow: Flow::new(),
             queue: WriteQueue::new(),
+            budget: Budget::default(),
             readable: false,
             read_closed: false,
             write_blocked: false,
@@ -337,7 +339,7 @@ impl StreamTransport {
         this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
         // What waits for the end of the turn only is not above any mark yet.
         if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
-            Self::send_queued(slf)?;
+            Self::send_some(slf)?;
         }
         Self::queue_grown(slf)
     }

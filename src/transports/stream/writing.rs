@@ -13,7 +13,7 @@ use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
-use crate::transports::flow::Signal;
+use crate::transports::flow::{Budget, Signal};
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 use crate::transports::tls::TlsLayer;
@@ -95,7 +95,7 @@ impl StreamTransport {
             this.core.flush_later(slf.as_any(), &KIND);
         }
         if send {
-            Self::send_queued(slf)?;
+            Self::send_some(slf)?;
         }
         Self::queue_grown(slf)
     }
@@ -119,10 +119,9 @@ impl StreamTransport {
         let this = slf.get();
         let sent = this.state.with(slf.py(), |state| {
             state.in_unflushed = false;
-            let result = state.send();
-            result.map(|()| {
-                !state.life.is_closing() && !state.life.write_ended() && !state.must_watch_writing()
-            })
+            let result = state.send(this.allowance());
+            let done = state.queue.is_empty() && !state.flow.is_paused();
+            result.map(|()| done && !state.life.is_closing() && !state.life.write_ended())
         });
         match sent {
             // Nearly always.
@@ -134,8 +133,20 @@ impl StreamTransport {
 
     /// Gives the kernel what it takes of the queue, and does what follows from it.
     pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let result = slf.get().state.with(slf.py(), State::send);
+        let result = slf.get().state.with(slf.py(), |state| state.send(Allowance::ALL));
         Self::sent(slf, result)
+    }
+
+    /// The same within what may be sent in this turn.
+    pub(super) fn send_some(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let result = slf.get().state.with(slf.py(), |state| state.send(slf.get().allowance()));
+        Self::sent(slf, result)
+    }
+
+    /// How much may be sent now. All, where the loop may not come back for the rest.
+    fn allowance(&self) -> Allowance {
+        let comes_back = self.core.in_turn.load(Relaxed) || self.core.in_flush.load(Relaxed);
+        Allowance(comes_back.then(|| self.core.turns.load(Relaxed)))
     }
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
@@ -146,10 +157,16 @@ impl StreamTransport {
         if let Err(error) = this.watch_writing(py) {
             return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
         }
-        // The end resumes nobody.
-        let signal = this.state.with(py, |state| {
-            if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
+        let (signal, again) = this.state.with(py, |state| {
+            // The end resumes nobody.
+            let drops = state.life.drops_writes();
+            let signal = if drops { None } else { state.flow.shrunk(state.queue.len()) };
+            let left = !drops && !state.queue.is_empty() && !state.write_blocked;
+            (signal, left && !std::mem::replace(&mut state.in_unflushed, true))
         });
+        if again {
+            this.core.flush_later(slf.as_any(), &KIND);
+        }
         // May write again.
         Self::tell_flow(slf, signal)?;
         let layer = this.state.with(py, |state| state.tls.as_ref().map(|layer| layer.bind(py).clone()));
@@ -185,9 +202,11 @@ impl StreamTransport {
 
     /// Pauses the protocol if the queue has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let allowance = slf.get().allowance();
         let signal = slf.get().state.with(slf.py(), |state| {
             // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
-            state.flow.grown(if state.write_blocked { state.queue.len() } else { 0 })
+            let waits = state.write_blocked || allowance.left(&state.budget) == 0;
+            state.flow.grown(if waits { state.queue.len() } else { 0 })
         });
         Self::tell_flow(slf, signal)
     }
@@ -217,6 +236,24 @@ fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
     }
 }
 
+/// How much may be sent by one call of [`State::send`]: what is left of the budget in the turn of this number, or all.
+#[derive(Clone, Copy)]
+pub(super) struct Allowance(Option<u32>);
+
+impl Allowance {
+    pub(super) const ALL: Self = Self(None);
+
+    fn left(self, budget: &Budget) -> usize {
+        self.0.map_or(usize::MAX, |turn| budget.left(turn))
+    }
+
+    fn spend(self, budget: &mut Budget, count: usize) {
+        if let Some(turn) = self.0 {
+            budget.spend(turn, count);
+        }
+    }
+}
+
 impl State {
     /// True: queue it. False: drop it. Err: the program has ended its writing itself.
     pub(super) fn accepts_writes(&self, method: &str) -> PyResult<bool> {
@@ -234,18 +271,19 @@ impl State {
         self.write_blocked && !self.write_watched
     }
 
-    pub(super) fn send(&mut self) -> io::Result<()> {
+    pub(super) fn send(&mut self, allowance: Allowance) -> io::Result<()> {
         while !self.queue.is_empty() && !self.write_blocked {
-            let Some(fd) = self.socket.fd() else {
+            let (Some(fd), left @ 1..) = (self.socket.fd(), allowance.left(&self.budget)) else {
                 return Ok(());
             };
-            let (result, offered) = self.queue.with_front(|slices| {
+            let (result, offered) = self.queue.with_front(left, |slices| {
                 let offered: usize = slices.iter().map(|slice| slice.len()).sum();
                 (sys::send(fd, slices), offered)
             });
             match result {
                 Ok(sent) => {
                     self.queue.advance(sent);
+                    allowance.spend(&mut self.budget, sent);
                     self.write_blocked = sent < offered;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.write_blocked = true,
