@@ -204,7 +204,10 @@ fn run_io(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, token
         }
         Some((_, Source::Callbacks(due))) => {
             for waiter in [&due.read_waiter, &due.write_waiter].into_iter().flatten() {
-                core.names.set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+                let waiter = waiter.bind(py);
+                if !calls::method(waiter, &core.names.done, [])?.is_truthy()? {
+                    calls::method(waiter, &core.names.set_result, [py.None().bind(py)])?;
+                }
             }
             // A callback that the other one removed is cancelled, and does not run.
             for handle in [due.reader, due.writer].into_iter().flatten() {

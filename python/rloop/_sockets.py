@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from asyncio import base_events, exceptions, unix_events
 from collections.abc import Callable
 from inspect import signature
@@ -72,19 +71,17 @@ class SocketMethods(LoopBase):
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to `n` bytes; b"" is the end of the stream."""
-        if type(sock) is not socket.socket or self._debug or type(n) is not int or not 0 <= n <= sys.maxsize:
-            self._check_socket(sock)
-            # A subclass may have a `recv` of its own, and odd sizes its own errors.
-            return await self._when_readable(sock, sock.recv, n)
-        while (data := self._try_recv(sock, n)) is None:
+        while (got := self._receive(sock, n)) is not None:
+            if type(got) is bytes:
+                return got
             # `_readable`, without a coroutine more for each wait.
-            waiter = self._wait(sock, False)
             try:
-                await waiter
+                await got  # type: ignore[misc]
             except BaseException:
-                self._stop_waiting(sock, waiter, False)
+                self._stop_waiting(sock, got, False)  # type: ignore[arg-type]
                 raise
-        return data
+        self._check_socket(sock)
+        return await self._when_readable(sock, sock.recv, n)
 
     async def sock_recv_into(self, sock: socket.socket, buf: WriteableBuffer) -> int:
         """Receive into a writable buffer; return the number of bytes."""
@@ -105,22 +102,21 @@ class SocketMethods(LoopBase):
 
     async def sock_sendall(self, sock: socket.socket, data: ReadableBuffer) -> None:
         """Send all of `data`. After an error nobody knows how much of it was."""
-        if type(sock) is not socket.socket or self._debug:
-            self._check_socket(sock)
-        if type(sock) is not socket.socket:
-            return await self._sendall_by_method(sock, data)
-        start = self._try_send(sock, data, 0)
+        start = self._send(sock, data, 0)
         if start is None:
             return None
+        if start < 0:
+            self._check_socket(sock)
+            return await self._sendall_by_method(sock, data)
         # Nobody may resize it meanwhile.
         with memoryview(data) as view:
             while start is not None:
                 await self._writable(sock)
-                start = self._try_send(sock, view, start)
+                start = self._send(sock, view, start)
         return None
 
     async def _sendall_by_method(self, sock: socket.socket, data: ReadableBuffer) -> None:
-        """For a subclass, which may have a `send` of its own."""
+        """For a subclass, which may have a `send` of its own, and for debug mode."""
         with memoryview(data) as view, view.cast("B") as octets:
             sent = 0
             while True:

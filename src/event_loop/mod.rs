@@ -34,6 +34,8 @@ pub use scheduling::add_raw_methods;
 pub struct EventLoop {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,
+    /// `{"loop": self}`, what a future is made with; from the first one until the loop is closed.
+    future_keywords: LoopCell<Option<Py<PyDict>>>,
 }
 
 #[cfg(feature = "embed")]
@@ -57,7 +59,11 @@ impl EventLoop {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        Ok(Self { core: LoopCore::new(py)?, task_factory: LoopCell::new(None) })
+        Ok(Self {
+            core: LoopCore::new(py)?,
+            task_factory: LoopCell::new(None),
+            future_keywords: LoopCell::new(None),
+        })
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
@@ -89,9 +95,20 @@ impl EventLoop {
 
     /// A new `asyncio.Future` of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let keywords = PyDict::new(slf.py());
-        keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        slf.get().core.names.future_class(slf.py())?.call((), Some(&keywords))
+        let (py, this) = (slf.py(), slf.get());
+        let class = this.core.names.future_class(py)?;
+        let known =
+            this.future_keywords.with(py, |keywords| keywords.as_ref().map(|known| known.clone_ref(py)));
+        if let Some(keywords) = known {
+            return class.call((), Some(keywords.bind(py)));
+        }
+        let keywords = PyDict::new(py);
+        keywords.set_item(&this.core.names.loop_keyword, slf)?;
+        let future = class.call((), Some(&keywords))?;
+        if !this.core.closed.load(Relaxed) {
+            drop(this.future_keywords.with(py, |known| known.replace(keywords.unbind())));
+        }
+        Ok(future)
     }
 
     /// Removes the reader of an fd or file object. False if there was none.
@@ -252,7 +269,8 @@ impl EventLoop {
         sock: &Bound<'py, PyAny>,
         write: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::wait(slf, sock, direction(write))
+        let fd = slf.get().fd_of(sock)?;
+        Self::wait(slf, sock, fd, direction(write))
     }
 
     /// Takes back a future of `_wait` that nobody waits for any more.
@@ -260,19 +278,25 @@ impl EventLoop {
         self.stop_waiting(sock, future, direction(write))
     }
 
-    /// Receives up to `n` bytes; None if there is nothing yet. Never blocks, whatever the socket's mode.
-    fn _try_recv<'py>(&self, sock: &Bound<'py, PyAny>, n: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
-        sockets::try_recv(&self.core, sock, n)
+    /// Receives up to `n` bytes; the future of `_wait` if there is nothing yet. Never blocks, whatever the socket's mode.
+    /// None, and nothing is tried, where Python's own method has to be called: other classes, odd sizes, debug mode.
+    fn _receive<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        n: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Self::receive(slf, sock, n)
     }
 
-    /// Sends `data` from byte `start` on. None if all of it has left, else where to go on. Never blocks.
-    fn _try_send(
+    /// Sends `data` from byte `start` on. None if all of it has left, else where to go on. Never blocks. -1, instead of a
+    /// beginning, where Python's own method has to be called: other classes, debug mode.
+    fn _send(
         &self,
         sock: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
         start: usize,
-    ) -> PyResult<Option<usize>> {
-        sockets::try_send(&self.core, sock, data, start)
+    ) -> PyResult<Option<isize>> {
+        self.send(sock, data, start)
     }
 
     /// What `socket.getaddrinfo` answers, if the host is an address literal and that is certain; else None. None also in
@@ -296,6 +320,7 @@ impl EventLoop {
     /// Lets go of everything; the last step of `close()`.
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);
+        drop(self.future_keywords.with(py, Option::take));
     }
 
     #[getter(_stopping)]
@@ -351,11 +376,13 @@ impl EventLoop {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.core.traverse(&visit)?;
+        self.future_keywords.peek(|keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
         self.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
     }
 
     fn __clear__(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.task_factory.with(py, Option::take));
+        drop(self.future_keywords.with(py, Option::take));
     }
 }

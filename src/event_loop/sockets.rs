@@ -3,19 +3,32 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyInt};
 
-use crate::core::LoopCore;
+use super::EventLoop;
+use crate::core::{FdCallbacks, LoopCore, Source};
 use crate::error::os_error;
 use crate::py::bytes::{self, readable};
+use crate::py::calls;
+use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 
-/// The fd of a Python socket; -1 when it is closed, which the kernel refuses as asyncio's call does (EBADF).
+/// True if everything here applies to `sock`: a subclass may have methods of its own, and debug mode checks more.
+fn is_plain(core: &LoopCore, sock: &Bound<'_, PyAny>) -> bool {
+    sock.get_type().is(core.names.socket_class.bind(sock.py())) && !core.debug.load(Relaxed)
+}
+
+/// The fd of a Python socket. EBADF when it is closed, as from the call that asyncio makes.
 fn fd_of(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<i32> {
-    sock.call_method0(&core.names.fileno)?.extract()
+    match calls::method(sock, &core.names.fileno, [])?.extract()? {
+        fd @ 0.. => Ok(fd),
+        _ => Err(os_error(sock.py(), &io::Error::from_raw_os_error(libc::EBADF))),
+    }
 }
 
 fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T>> {
@@ -26,43 +39,78 @@ fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T
     }
 }
 
-pub fn try_recv<'py>(
-    core: &LoopCore,
-    sock: &Bound<'py, PyAny>,
-    size: usize,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let py = sock.py();
-    let fd = fd_of(core, sock)?;
-    if fd < 0 {
-        return Err(os_error(py, &io::Error::from_raw_os_error(libc::EBADF)));
+impl EventLoop {
+    /// The bytes, or the future to wait for before the next call; None: not for this socket, size or mode.
+    pub(super) fn receive<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        size: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let (py, core) = (slf.py(), &slf.get().core);
+        // Odd sizes have errors of their own.
+        let size = if size.is_exact_instance_of::<PyInt>() { size.extract().ok() } else { None };
+        let Some(size) = size.filter(|&size: &usize| isize::try_from(size).is_ok() && is_plain(core, sock))
+        else {
+            return Ok(None);
+        };
+        let fd = fd_of(core, sock)?;
+        // The registration of this very socket, if a receive that gets less than it asks for has emptied it: then the
+        // next one need not be tried before the edge comes.
+        let known = core.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            match state.reactor.source(token)? {
+                Source::Callbacks(FdCallbacks { file: Some(file), is_tcp: true, .. }) if file.is(sock) => {
+                    Some((token, state.reactor.is_exhausted(token)))
+                }
+                _ => None,
+            }
+        });
+        if !matches!(known, Some((_, true))) {
+            // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let received = bytes::fill_new(py, size, |buffer| sys::recv_now(fd, buffer))?;
+            let received = unless_blocked(py, received)?;
+            if let Some((token, _)) = known
+                && received.as_ref().is_none_or(|&(_, count)| 0 < count && count < size)
+            {
+                core.state.with(py, |state| state.reactor.read_exhausted(token));
+            }
+            if let Some((data, _)) = received {
+                return Ok(Some(data.into_any()));
+            }
+        }
+        Self::wait(slf, sock, fd, Readiness::READABLE).map(Some)
     }
-    // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let received = bytes::fill_new(py, size, |buffer| sys::recv_now(fd, buffer))?;
-    Ok(unless_blocked(py, received)?.map(|(data, _)| data.into_any()))
+
+    /// Sends `data` from byte `start` on: None if all of it has left, else where to go on; -1: not for this socket or
+    /// mode, and nothing was sent.
+    pub(super) fn send(
+        &self,
+        sock: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+        start: usize,
+    ) -> PyResult<Option<isize>> {
+        if start == 0 && !is_plain(&self.core, sock) {
+            return Ok(Some(-1));
+        }
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return send_slice(sock, fd_of(&self.core, sock)?, bytes.as_bytes(), start);
+        }
+        let buffer = PyUntypedBuffer::get(data)?;
+        if !buffer.is_c_contiguous() {
+            return Err(PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
+        }
+        let fd = fd_of(&self.core, sock)?;
+        // SAFETY: no Python code runs while the slice lives.
+        send_slice(sock, fd, unsafe { readable(&buffer, sock.py()) }, start)
+    }
 }
 
-pub fn try_send(
-    core: &LoopCore,
-    sock: &Bound<'_, PyAny>,
-    data: &Bound<'_, PyAny>,
-    start: usize,
-) -> PyResult<Option<usize>> {
-    let py = sock.py();
-    let buffer = PyUntypedBuffer::get(data)?;
-    if !buffer.is_c_contiguous() {
-        return Err(PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
-    }
-    let fd = fd_of(core, sock)?;
-    if fd < 0 {
-        return Err(os_error(py, &io::Error::from_raw_os_error(libc::EBADF)));
-    }
+fn send_slice(sock: &Bound<'_, PyAny>, fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
     // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // SAFETY: no Python code runs while the slice lives.
-    let all = unsafe { readable(&buffer, py) };
     let rest = all.get(start..).unwrap_or_default();
-    let sent = unless_blocked(py, sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);
+    let sent = unless_blocked(sock.py(), sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);
     let next = start + sent;
-    Ok((next < all.len()).then_some(next))
+    Ok((next < all.len()).then_some(next as isize))
 }

@@ -1,5 +1,7 @@
 //! `add_reader` and its kin: callbacks for the readiness of an fd, level-triggered as asyncio's are.
 
+use std::os::fd::BorrowedFd;
+
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -11,6 +13,7 @@ use crate::handle::{Callback, Handle};
 use crate::py::fastcall::Arguments;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
 use crate::reactor::token::Token;
 
 impl EventLoop {
@@ -127,20 +130,24 @@ impl EventLoop {
         direction: Readiness,
     ) -> PyResult<Token> {
         let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-        let callbacks = FdCallbacks { file: known_as, ..FdCallbacks::default() };
+        // SAFETY: the number of an open file, or of none, of which the kernel says so.
+        let is_tcp = sys::is_tcp(unsafe { BorrowedFd::borrow_raw(fd) });
+        let callbacks = FdCallbacks { file: known_as, is_tcp, ..FdCallbacks::default() };
         core.register_for(file.py(), fd, Mode::Level, direction, Source::Callbacks(callbacks))
     }
 
-    /// A future that is completed once `sock` is ready in `direction`; to be called when a system call has just said
-    /// that it is not.
+    /// A future that is completed once `sock`, with this fd, is ready in `direction`; to be called when it is known
+    /// not to be: a system call has just said so.
     pub(super) fn wait<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
+        fd: i32,
         direction: Readiness,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), &slf.get().core);
-        let fd = slf.get().fd_of(sock)?;
-        slf.get().refuse_fd_of_transport(fd.into_pyobject(py)?.as_any(), fd)?;
+        if core.owner_of(py, fd).is_some() {
+            slf.get().refuse_fd_of_transport(fd.into_pyobject(py)?.as_any(), fd)?;
+        }
         core.check_closed()?;
         let future = Self::create_future(slf)?;
         let known = core.state.with(py, |state| {

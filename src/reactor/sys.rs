@@ -341,6 +341,31 @@ fn address_by(
     Ok(address)
 }
 
+/// Is this a TCP socket? False where the kernel does not tell.
+pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let mut protocol: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the option's value is a writable int of the given size.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PROTOCOL,
+                std::ptr::from_mut(&mut protocol).cast(),
+                &mut len,
+            )
+        };
+        result == 0 && protocol == libc::IPPROTO_TCP
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = fd;
+        false
+    }
+}
+
 /// Turns Nagle's algorithm off: small writes leave at once. The caller knows that this is TCP.
 pub fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
