@@ -39,6 +39,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
     #[pymodule_export]
+    use crate::transports::bare::BareSocket;
+    #[pymodule_export]
     use crate::transports::datagram::DatagramTransport;
     #[pymodule_export]
     use crate::transports::listener::Listener;

@@ -379,3 +379,42 @@ async def test_cancel_once_connected_closes_the_transport():
         assert made[0].calls == ["connection_made", "connection_lost"]
         await released(made[0].transport)
         assert far.recv(1) == b""
+
+
+async def test_connecting_is_audited():
+    """PEP 578: the hook sees the address. Hooks stay for good, so that this one is in a child."""
+    code = (
+        "import asyncio, sys, socket\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda event, args: seen.append(args[1]) if event == 'socket.connect' else None)\n"
+        "async def main():\n"
+        "    server = await asyncio.start_server(lambda reader, writer: writer.close(), '127.0.0.1', 0)\n"
+        "    address = server.sockets[0].getsockname()\n"
+        "    _, writer = await asyncio.open_connection(*address)\n"
+        "    writer.close()\n"
+        "    server.close()\n"
+        "    assert seen == [address], seen\n"
+    )
+    run = {
+        "rloop": "import rloop; rloop.run(main())",
+        "asyncio": "asyncio.run(main())",
+    }["rloop" if type(asyncio.get_running_loop()).__module__.startswith("rloop") else "asyncio"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code + run)
+    assert await process.wait() == 0
+
+
+async def test_sock_connect_of_a_subclass_is_called(monkeypatch):
+    loop = asyncio.get_running_loop()
+    connected = []
+
+    async def sock_connect(sock, address):
+        connected.append(address)
+        await type(loop).sock_connect(loop, sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", sock_connect)
+    server = await loop.create_server(asyncio.Protocol, HOST, 0)
+    address = server.sockets[0].getsockname()
+    transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+    assert connected == [address]
+    transport.close()
+    server.close()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_socket_class = socket.socket
+
 
 class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
@@ -102,6 +104,48 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
     # ---------------------------------------------------------------------------------------- TCP
+
+    async def _connect_sock(
+        self, exceptions: list[list[OSError]], addr_info: tuple[Any, ...], local_addr_infos: Any = None
+    ) -> socket.socket | _rloop.BareSocket:
+        """`BaseEventLoop._connect_sock`, without a Python socket where nothing is to be done with it but connect."""
+        bare = None
+        if local_addr_infos is None and self._connects_itself():
+            try:
+                bare = await self._connect_bare(*addr_info)
+            except OSError as exc:
+                exceptions.append([exc])
+                # The exception refers to this frame.
+                del exceptions
+                raise
+        if bare is None:
+            return await super()._connect_sock(exceptions, addr_info, local_addr_infos)  # type: ignore[misc, no-any-return]
+        return bare
+
+    def _connects_itself(self) -> bool:
+        """False in debug mode, and for whoever has put something in the place of what asyncio connects by."""
+        return (
+            not self._debug
+            and socket.socket is _socket_class
+            and base_events.socket is socket  # type: ignore[attr-defined, comparison-overlap]
+            and getattr(self.sock_connect, "__func__", None) is SocketMethods.sock_connect
+        )
+
+    async def _connect_bare(self, family: int, kind: int, proto: int, _: str, address: Any) -> _rloop.BareSocket | None:
+        bare = self._connect(family, kind, proto, address)
+        if bare is None:
+            return None
+        waiter = self._wait(bare, True)
+        try:
+            try:
+                await waiter
+            finally:
+                self._stop_waiting(bare, waiter, True)
+            bare._check_connected(address)
+        except BaseException:
+            bare.close()
+            raise
+        return bare
 
     def _start_serving(
         self,

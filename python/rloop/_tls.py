@@ -329,7 +329,7 @@ class TlsMethods(LoopBase):
 
     def _make_ssl_transport(
         self,
-        rawsock: socket.socket,
+        rawsock: socket.socket | _rloop.BareSocket,
         protocol: asyncio.BaseProtocol,
         sslcontext: ssl.SSLContext | None,
         waiter: asyncio.Future[None] | None = None,
@@ -421,20 +421,18 @@ class TlsMethods(LoopBase):
     def _accept_tls(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
+        conn: _rloop.BareSocket,
         server: asyncio.Server | None,
         tls: _Details,
         context: contextvars.Context | None,
     ) -> None:
         """Called by a listener for a connection of a TLS server."""
-        self.create_task(self._accept(protocol_factory, conn, peername, server, tls, context), context=context)
+        self.create_task(self._accept(protocol_factory, conn, server, tls, context), context=context)
 
     async def _accept(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        conn: socket.socket,
-        peername: Any,
+        conn: _rloop.BareSocket,
         server: asyncio.Server | None,
         tls: _Details,
         context: contextvars.Context | None,
@@ -451,7 +449,6 @@ class TlsMethods(LoopBase):
                 sslcontext,
                 waiter,
                 server_side=True,
-                extra={"peername": peername},
                 server=server,
                 ssl_handshake_timeout=handshake_timeout,
                 ssl_shutdown_timeout=shutdown_timeout,

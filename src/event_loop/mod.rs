@@ -22,6 +22,7 @@ use crate::py::cell::LoopCell;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::run;
+use crate::transports::bare::BareSocket;
 use crate::transports::datagram::{self, DatagramTransport};
 use crate::transports::listener::{Listener, Serving};
 use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
@@ -177,18 +178,35 @@ impl EventLoop {
     ) -> PyResult<Bound<'py, StreamTransport>> {
         let fd = slf.get().fd_of(sock)?;
         slf.get().refuse_fd_of_transport(sock, fd)?;
+        let bare = sock.cast::<BareSocket>().ok().and_then(|bare| bare.get().take(slf.py()));
+        let (socket, kind, peername) = match bare {
+            Some(taken) => taken,
+            None => (Socket::from_python(sock)?, SocketKind::of(sock)?, None),
+        };
         StreamTransport::start(Parts {
             core: &slf.get().core,
             event_loop: slf.as_any(),
-            kind: SocketKind::of(sock)?,
-            socket: Socket::from_python(sock)?,
+            kind,
+            socket,
             protocol,
             waiter,
             extra,
             server,
-            peername: None,
+            peername,
             context,
         })
+    }
+
+    /// Begins to connect a TCP socket: wait until it is writable, then see `_check_connected()`. None, and nothing is
+    /// done, for other sockets, and addresses that are not in their usual form.
+    fn _connect<'py>(
+        &self,
+        family: i32,
+        kind: i32,
+        protocol: i32,
+        address: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, BareSocket>>> {
+        BareSocket::connecting(SocketKind { family, kind, protocol }, address)
     }
 
     /// The hook of `BaseEventLoop` for a datagram socket. `address`: where to, if the endpoint was made for one.

@@ -1,22 +1,17 @@
 //! `getaddrinfo` for address literals, which nobody has to look up. What is answered here is what every libc answers;
 //! anything else, errors included, is left to the caller and to libc.
 
-use std::ffi::{c_char, c_int};
 use std::net::IpAddr;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList, PyString};
 
+use crate::py::audit;
 use crate::py::names::Names;
 use crate::reactor::sys;
 
 /// Flags without a meaning where host and port are numbers (RFC 3493).
 const HARMLESS: i32 = libc::AI_PASSIVE | libc::AI_NUMERICHOST | libc::AI_NUMERICSERV;
-
-// Public in CPython's C API, but not declared by PyO3.
-unsafe extern "C" {
-    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
-}
 
 /// The arguments of `socket.getaddrinfo`.
 pub struct Question<'a, 'py> {
@@ -62,7 +57,7 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
         }
         _ => return Ok(None),
     };
-    audit(question, family, kind, protocol)?;
+    audit::getaddrinfo(question.host, question.port, family, kind, protocol)?;
     let canonical_name = names.empty.bind(py);
     let info = (socket_family, socket_kind, its_protocol, canonical_name, address).into_pyobject(py)?;
     PyList::new(py, [info]).map(Some)
@@ -71,22 +66,4 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
 /// The number that CPython's argument parser reads: of an int or of a subclass such as an enum, within a C int.
 fn number(object: &Bound<'_, PyAny>) -> Option<i32> {
     object.cast::<PyInt>().ok()?.extract().ok()
-}
-
-/// What `socket.getaddrinfo` tells audit hooks.
-fn audit(question: &Question<'_, '_>, family: i32, kind: i32, protocol: i32) -> PyResult<()> {
-    // SAFETY: the interpreter is held, both strings end in NUL, and the arguments are what the format says: two live
-    // objects and three C ints.
-    let refused = unsafe {
-        PySys_Audit(
-            c"socket.getaddrinfo".as_ptr(),
-            c"OOiii".as_ptr(),
-            question.host.as_ptr(),
-            question.port.as_ptr(),
-            family,
-            kind,
-            protocol,
-        )
-    };
-    if refused < 0 { Err(PyErr::fetch(question.host.py())) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 //! addresses. PyO3 and std only: no mio, and nothing that knows of an event loop.
 
 pub mod addrinfo;
+pub mod audit;
 pub mod bytes;
 pub mod calls;
 pub mod cell;

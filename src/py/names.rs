@@ -87,6 +87,7 @@ names! {
         format_callback = "rloop._report"."format_callback",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
+        native_socket = "_socket"."socket",
         loop_class = "rloop._loop"."Loop",
         read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",

@@ -282,6 +282,52 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) } as isize).map(drop)
 }
 
+/// A stream socket: non-blocking, close-on-exec.
+pub fn stream_socket(family: i32, protocol: i32) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    const FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    const FLAGS: i32 = 0;
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | FLAGS, protocol) } as isize)?;
+    // SAFETY: socket has just returned this fd, nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    #[cfg(not(target_os = "linux"))]
+    set_nonblocking_cloexec(&fd)?;
+    Ok(fd)
+}
+
+/// Begins to connect a non-blocking socket. What becomes of it shows when the socket is writable.
+pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
+    let bytes = address.as_bytes();
+    // SAFETY: `bytes` is a socket address of that length.
+    let result =
+        check(
+            unsafe { libc::connect(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as libc::socklen_t) }
+                as isize,
+        );
+    match result.map_err(|error| (error.raw_os_error(), error)) {
+        // As `socket.connect` of CPython: interrupted, it goes on by itself.
+        Ok(_) | Err((Some(libc::EINPROGRESS | libc::EINTR | libc::EAGAIN), _)) => Ok(()),
+        Err((_, error)) => Err(error),
+    }
+}
+
+/// Takes the error off a socket (`SO_ERROR`): its number, 0 for none.
+pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    socket_option(fd, libc::SO_ERROR)
+}
+
+/// An option of the level SOL_SOCKET that is an int.
+fn socket_option(fd: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let place = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the option's value is a writable int of the given size.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut len) } as isize)
+        .map(|_| value)
+}
+
 /// Takes one connection off a listening socket: non-blocking, close-on-exec.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> {
     let mut address = SocketAddress::empty();
@@ -345,19 +391,7 @@ fn address_by(
 pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
     #[cfg(target_os = "linux")]
     {
-        let mut protocol: libc::c_int = 0;
-        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: the option's value is a writable int of the given size.
-        let result = unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PROTOCOL,
-                std::ptr::from_mut(&mut protocol).cast(),
-                &mut len,
-            )
-        };
-        result == 0 && protocol == libc::IPPROTO_TCP
+        socket_option(fd, libc::SO_PROTOCOL).is_ok_and(|protocol| protocol == libc::IPPROTO_TCP)
     }
     #[cfg(not(target_os = "linux"))]
     {

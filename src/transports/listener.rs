@@ -11,14 +11,15 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::socket::{Socket, SocketKind, hand_over, python_socket};
+use super::bare::BareSocket;
+use super::socket::{Socket, SocketKind};
 use super::stream::{Parts, StreamTransport};
 use crate::core::{Kind, LoopCore, Native, Source};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
-use crate::py::{context, sockaddr};
+use crate::py::context;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
@@ -170,7 +171,7 @@ impl Listener {
     fn accepted(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
         let context = context::copy(self.context.bind(py))?;
         let made = context::run_in(&context, || match &self.tls {
-            Some(tls) => self.accept_tls(&context, fd, &peer, tls),
+            Some(tls) => self.accept_tls(&context, fd, peer, tls),
             None => self.accept_plain(&context, fd, peer),
         });
         match made {
@@ -216,17 +217,14 @@ impl Listener {
         &self,
         context: &Bound<'_, PyAny>,
         fd: std::os::fd::OwnedFd,
-        peer: &SocketAddress,
+        peer: SocketAddress,
         tls: &Py<PyAny>,
     ) -> PyResult<()> {
-        use std::os::fd::AsRawFd;
         let py = context.py();
-        let socket = python_socket(py, &self.core, fd.as_raw_fd(), self.kind)?;
-        hand_over(fd);
-        let peer = sockaddr::to_python(py, peer)?;
+        let socket = BareSocket::accepted(fd, self.kind, peer);
         let server = self.server.as_ref().map(|server| server.clone_ref(py));
         let context = self.own_contexts.then_some(context);
-        let args = (&self.factory, socket, peer, server, tls, context);
+        let args = (&self.factory, socket, server, tls, context);
         self.event_loop.call_method1(py, &self.core.names._accept_tls, args).map(drop)
     }
 }

@@ -10,6 +10,8 @@ pub mod peers;
 pub mod write_queue;
 
 #[cfg(feature = "python")]
+pub mod bare;
+#[cfg(feature = "python")]
 pub mod datagram;
 #[cfg(feature = "python")]
 pub mod listener;

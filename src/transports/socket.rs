@@ -22,8 +22,18 @@ pub struct SocketKind {
 impl SocketKind {
     /// Those of a Python socket.
     pub fn of(socket: &Bound<'_, PyAny>) -> PyResult<Self> {
-        // family and type are enums, the type without the flags that Linux adds to it.
-        let number = |name| socket.getattr(name)?.extract::<i32>();
+        // family and type are enums, the type without the flags that Linux adds to it. Both are made by Python code for
+        // each look, of the numbers that the native class has.
+        let py = socket.py();
+        let names = names(py)?;
+        let native = names.native_socket.bind(py);
+        let number = |name: &str| {
+            let value = match socket.get_type().is(names.socket_class.bind(py)) {
+                true => native.getattr(name)?.call_method1("__get__", (socket,))?,
+                false => socket.getattr(name)?,
+            };
+            value.extract::<i32>()
+        };
         Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
     }
 
@@ -123,11 +133,11 @@ impl Socket {
         };
         let object = object.into_bound(py);
         // `_socket.socket`, also when the interpreter ends and nothing can be imported any more.
-        let native = names(py)?.socket_class.bind(py).getattr("__base__")?;
+        let native = names(py)?.native_socket.bind(py);
         if object.hasattr("_io_refs")? {
             object.call_method0("_decref_socketios")?;
             object.call_method0("close")?;
-        } else if object.is_instance(&native)? {
+        } else if object.is_instance(native)? {
             // Taken apart by the garbage collector already: only the native half still works.
             native.call_method1("close", (object,))?;
         } else {

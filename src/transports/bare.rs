@@ -1,0 +1,79 @@
+//! Sockets that no Python object stands for: made here to connect, or accepted. asyncio's code passes them from one
+//! method of the loop to the next as it would a `socket.socket`; a stream transport takes the fd out in the end.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+
+use super::socket::{Socket, SocketKind};
+use crate::error::os_error;
+use crate::py::cell::LoopCell;
+use crate::py::{audit, sockaddr};
+use crate::reactor::sys::{self, SocketAddress};
+
+/// A non-blocking stream socket. Closed when it is dropped, unless a transport has taken it.
+#[pyclass(frozen, module = "rloop._rloop")]
+pub struct BareSocket {
+    fd: LoopCell<Option<OwnedFd>>,
+    kind: SocketKind,
+    /// As the accept gave it.
+    peer: Option<SocketAddress>,
+}
+
+impl BareSocket {
+    pub fn accepted(fd: OwnedFd, kind: SocketKind, peer: SocketAddress) -> Self {
+        Self { fd: LoopCell::new(Some(fd)), kind, peer: Some(peer) }
+    }
+
+    /// A TCP socket that has begun to connect, and is writable once that is decided. None for what Python's sockets
+    /// have to decide: another kind, an address that is not in its usual form. Fails as their `connect` does.
+    pub fn connecting<'py>(
+        kind: SocketKind,
+        address: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, Self>>> {
+        let py = address.py();
+        let (true, Some(target)) = (kind.is_tcp(), sockaddr::from_python(kind.family, address)) else {
+            return Ok(None);
+        };
+        let failed = |error: io::Error| os_error(py, &error);
+        let fd = sys::stream_socket(kind.family, kind.protocol).map_err(failed)?;
+        let bare = Bound::new(py, Self { fd: LoopCell::new(Some(fd)), kind, peer: None })?;
+        audit::connect(bare.as_any(), address)?;
+        let begun = bare.get().fd.with(py, |fd| fd.as_ref().map(|fd| sys::connect(fd.as_fd(), &target)));
+        begun.unwrap_or(Err(io::ErrorKind::NotConnected.into())).map_err(failed)?;
+        Ok(Some(bare))
+    }
+
+    /// The fd, for a transport; None if somebody had it before.
+    pub fn take(&self, py: Python<'_>) -> Option<(Socket, SocketKind, Option<SocketAddress>)> {
+        let fd = self.fd.with(py, Option::take)?;
+        Some((Socket::Own { fd, kind: self.kind }, self.kind, self.peer.clone()))
+    }
+}
+
+#[pymethods]
+impl BareSocket {
+    /// The fd; -1 once it is closed, or a transport's.
+    fn fileno(&self, py: Python<'_>) -> RawFd {
+        self.fd.with(py, |fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+    }
+
+    /// What asyncio calls to be sure: it is non-blocking from the start.
+    fn setblocking(&self, _flag: bool) {}
+
+    /// Closes the fd, unless it is a transport's by now.
+    fn close(&self, py: Python<'_>) {
+        drop(self.fd.with(py, Option::take));
+    }
+
+    /// Raises OSError if connecting to `address` has failed, as `BaseSelectorEventLoop._sock_connect_cb` does.
+    fn _check_connected(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<()> {
+        let error = self.fd.with(py, |fd| fd.as_ref().map_or(Ok(0), |fd| sys::take_error(fd.as_fd())));
+        match error.map_err(|error| os_error(py, &error))? {
+            0 => Ok(()),
+            error => Err(PyOSError::new_err((error, format!("Connect call failed {}", address.str()?)))),
+        }
+    }
+}
