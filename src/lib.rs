@@ -1,7 +1,7 @@
 //! rloop: an asyncio event loop in Rust.
 //!
-//! - [`reactor`]: readiness polling, timers, the ready queue, cross-thread wake-ups. Pure Rust; needs no Python.
-//! - [`transports`]: from readiness to protocols and from writes to system calls; their decisions are pure too.
+//! - `reactor`: readiness polling, timers, the ready queue, cross-thread wake-ups. Pure Rust; needs no Python.
+//! - `transports`: from readiness to protocols and from writes to system calls; their decisions are pure too.
 //! - `py`: what the crate needs of Python itself; `error`: Rust's errors as Python's exceptions.
 //! - `handle`: callbacks. `core`: the state of a loop. `run`: one turn of it.
 //! - `event_loop`: what Python sees of a loop; `rloop.Loop` in `python/rloop` completes it.
@@ -9,7 +9,12 @@
 //!
 //! No logic here: a map, and the list of what the extension module exports.
 
+#![deny(missing_docs)]
+
+// Public for the tests without Python only; what hosts may use is `embed`.
+#[doc(hidden)]
 pub mod reactor;
+#[doc(hidden)]
 pub mod transports;
 
 #[cfg(feature = "embed")]

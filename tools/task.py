@@ -313,6 +313,7 @@ def hosting() -> None:
     say(f"Rust programs that host Python {python.name}: tests, examples in the documentation")
     run("cargo", "test", *CARGO, *EMBED, "--test", "embed", **environment)
     run("cargo", "test", *CARGO, *EMBED, "--doc", **environment)
+    run("cargo", "doc", *CARGO, *EMBED, "--no-deps", RUSTDOCFLAGS="-D warnings", **environment)
     say("The same: examples/embed-plain and examples/embed-axum, built and driven")
     for example in EXAMPLES:
         run("cargo", "build", *CARGO, "--package", example, **environment)

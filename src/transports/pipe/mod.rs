@@ -1,7 +1,7 @@
 //! Pipe transports: the reading or the writing end of a pipe, a FIFO, a socket, a terminal or another character device.
 //! The models are asyncio's `_UnixReadPipeTransport` and `_UnixWritePipeTransport`.
 //!
-//! Here is what the two ends share ([`End`]): the file, its registration, the protocol, and how all of it ends. The
+//! Here is what the two ends share (`End`): the file, its registration, the protocol, and how all of it ends. The
 //! classes are in `reading.rs` and `writing.rs`, how bytes leave in `sending.rs`. What may be a pipe is asked once per
 //! file, in Python (`_pipes.py`).
 //!
