@@ -101,6 +101,83 @@ async def test_everything_arrives(method):
         await sending
 
 
+# --- what comes after a receive that has emptied the socket ---
+
+
+async def emptied(sock, peer):
+    """A call has waited and got less than it asked for: that there is no more is known without another try."""
+    task = await waiting(asyncio.get_running_loop().sock_recv(sock, 100))
+    peer.send(b"first")
+    assert await task == b"first"
+
+
+@KINDS
+async def test_emptied_then_data_at_once(kind):
+    with streams(kind) as (sock, peer):
+        await emptied(sock, peer)
+        for number in range(5):
+            peer.send(b"%d" % number)
+            assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"%d" % number
+
+
+@KINDS
+async def test_emptied_then_end(kind):
+    loop = asyncio.get_running_loop()
+    with streams(kind) as (sock, peer):
+        await emptied(sock, peer)
+        peer.send(b"last")
+        peer.close()
+        assert await loop.sock_recv(sock, 100) == b"last"
+        assert await loop.sock_recv(sock, 100) == b""
+        assert await loop.sock_recv(sock, 100) == b""
+
+
+async def test_emptied_then_reset():
+    with streams() as (sock, peer):
+        await emptied(sock, peer)
+        peer.reset()
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(sock, 100)
+
+
+async def test_emptied_then_urgent_data():
+    """A receive stops in front of it, and gets less than there is."""
+    loop = asyncio.get_running_loop()
+    with streams() as (sock, peer):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        await emptied(sock, peer)
+        peer.send(b"before")
+        peer.sock.send(b"!", socket.MSG_OOB)
+        peer.send(b"behind")
+        received = b""
+        while len(received) < 13:
+            received += await loop.sock_recv(sock, 100)
+        assert received == b"before!behind"
+
+
+async def test_emptied_by_somebody_else():
+    with streams() as (sock, peer):
+        await emptied(sock, peer)
+        peer.send(b"mine")
+        await asyncio.sleep(0.01)
+        assert sock.recv(100) == b"mine"
+        task = await waiting(asyncio.get_running_loop().sock_recv(sock, 100))
+        peer.send(b"yours")
+        assert await task == b"yours"
+
+
+async def test_emptied_then_watched_by_a_reader():
+    loop = asyncio.get_running_loop()
+    with streams() as (sock, peer):
+        await emptied(sock, peer)
+        readable = loop.create_future()
+        loop.add_reader(sock, lambda: readable.done() or readable.set_result(None))
+        peer.send(b"seen")
+        await readable
+        loop.remove_reader(sock)
+        assert await loop.sock_recv(sock, 100) == b"seen"
+
+
 @METHODS
 async def test_nothing_is_received_before_it_is_awaited(method):
     """It is a coroutine: no more than an intention until it runs."""
