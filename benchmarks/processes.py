@@ -1,0 +1,213 @@
+"""What a loop spends on child processes: `processes.py LOOP [SCALE]` prints every figure as JSON.
+
+A spawn is timed from the call of `create_subprocess_exec` until `wait()` has returned, one child after the other. That
+is wall time by nature: the loop stands still while a fork copies its memory map, or a vfork waits for the child to have
+its program, and the caller waits for the news of the child's end; none of it is CPU time of one process. What counts is
+a median, because one spawn in ten meets something else that runs, and that of the best batch, because whole batches do.
+Beside it are the 99th percentile of all, and the CPU time of the loop's process and of its children together.
+
+What goes through a child's pipes is measured as in `transfers.py`, in the CPU time of the loop's process. The other
+ends are programs in C, the same for every loop.
+"""
+
+import asyncio
+import functools
+import itertools
+import json
+import mmap
+import resource
+import statistics
+import sys
+import time
+
+import inprocess
+import loops
+
+KIB, MIB = 1024, 1024 * 1024
+TRUE = "/bin/true"
+BATCHES = 5
+# A batch ends after so long, but not before so many.
+BATCH_SECONDS, BATCH_AT_LEAST = 0.15, 5
+WRITE = bytes(64 * KIB)
+MESSAGE = bytes(100)
+PIPE, DEVNULL = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+
+
+# ------------------------------------------------------------------------------------------------ spawn
+
+
+def resident() -> int:
+    """In bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def grow(mebibytes: int) -> mmap.mmap | None:
+    """Memory that makes this process so large, in pages of the usual size, as the small objects of a program have."""
+    if (lacking := mebibytes * MIB - resident()) <= 0:
+        return None
+    memory = mmap.mmap(-1, lacking, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for start in range(0, lacking, mmap.PAGESIZE):
+        memory[start] = 1
+    return memory
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have been waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+async def spawn(**pipes):
+    process = await asyncio.create_subprocess_exec(TRUE, **pipes)
+    if pipes:
+        await process.communicate()
+    if await process.wait() != 0:
+        raise RuntimeError(f"{TRUE} ended with {process.returncode}")
+
+
+async def batch(count: int, **pipes) -> list[float]:
+    """How long each spawn took, in microseconds."""
+    times, end = [], time.perf_counter() + BATCH_SECONDS
+    while len(times) < count and (len(times) < BATCH_AT_LEAST or time.perf_counter() < end):
+        start = time.perf_counter()
+        await spawn(**pipes)
+        times.append((time.perf_counter() - start) * 1e6)
+    return times
+
+
+def measure_spawn(loop, count: int, mebibytes: int, **pipes) -> dict[str, float]:
+    """All in microseconds; p99 is the slowest where there are fewer than a hundred."""
+    memory = grow(mebibytes)
+    loop.run_until_complete(batch(BATCH_AT_LEAST, **pipes))
+    cpu = cpu_seconds()
+    batches = [loop.run_until_complete(batch(count // BATCHES, **pipes)) for _ in range(BATCHES)]
+    times = sorted(itertools.chain.from_iterable(batches))
+    cpu = (cpu_seconds() - cpu) * 1e6 / len(times)
+    if memory is not None:
+        memory.close()
+    return {
+        "wall_us": min(map(statistics.median, batches)),
+        "p99_us": times[len(times) * 99 // 100],
+        "cpu_us": cpu,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ pipes
+
+
+class Peer(asyncio.SubprocessProtocol):
+    """The parent's side. `received` is done when so many bytes have come, `gone` when all is over."""
+
+    def __init__(self, expected: int = 0):
+        loop = asyncio.get_running_loop()
+        self.left = expected
+        self.received, self.gone, self.resumed = loop.create_future(), loop.create_future(), None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.stdin = transport.get_pipe_transport(0)
+
+    def pipe_data_received(self, fd, data):
+        self.left -= len(data)
+        if self.left == 0:
+            self.received.set_result(None)
+
+    def pause_writing(self):
+        self.resumed = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self):
+        self.resumed.set_result(None)
+        self.resumed = None
+
+    def connection_lost(self, exc):
+        self.gone.set_result(None)
+
+    async def end(self):
+        await self.gone
+        if (code := self.transport.get_returncode()) != 0:
+            raise RuntimeError(f"a child ended with {code}")
+        self.transport.close()
+
+
+class Echoed(Peer):
+    """Sends as often, each time what it has sent has come back."""
+
+    def pipe_data_received(self, fd, data):
+        self.left -= len(data)
+        if self.left == 0:
+            self.received.set_result(None)
+        elif self.left % len(MESSAGE) == 0:
+            self.stdin.write(MESSAGE)
+
+
+async def from_child(loop, mebibytes):
+    """One operation: a MiB."""
+    amount = mebibytes * MIB
+    options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": None}
+    _, peer = await loop.subprocess_exec(lambda: Peer(amount), "head", "-c", str(amount), "/dev/zero", **options)
+    await peer.received
+    await peer.end()
+
+
+async def to_child(loop, mebibytes):
+    # Ends when its input does, with status 1 if that was too little.
+    command = ("sh", "-c", f'test "$(wc -c)" -eq {mebibytes * MIB}')
+    _, peer = await loop.subprocess_exec(Peer, *command, stdin=PIPE, stdout=None, stderr=None)
+    for _ in range(mebibytes * MIB // len(WRITE)):
+        peer.stdin.write(WRITE)
+        if peer.resumed:
+            await peer.resumed
+    peer.stdin.close()
+    await peer.end()
+
+
+async def ping_pong(loop, times):
+    _, peer = await loop.subprocess_exec(
+        lambda: Echoed(times * len(MESSAGE)), "cat", stdin=PIPE, stdout=PIPE, stderr=None
+    )
+    peer.stdin.write(MESSAGE)
+    await peer.received
+    peer.stdin.close()
+    await peer.end()
+
+
+def measure_pipe(loop, count: int, function) -> dict[str, float]:
+    return inprocess.measure(loop, function, count, 1)
+
+
+# ------------------------------------------------------------------------------------------------ all
+
+
+THREE_PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+SPAWN_SMALL, SPAWN_PIPES, SPAWN_LARGE = "spawn at 20 MB", "spawn at 20 MB, 3 pipes", "spawn at 500 MB"
+SPAWNS = {
+    SPAWN_SMALL: (functools.partial(measure_spawn, mebibytes=20), 200),
+    SPAWN_PIPES: (functools.partial(measure_spawn, mebibytes=20, **THREE_PIPES), 150),
+    SPAWN_LARGE: (functools.partial(measure_spawn, mebibytes=500), 200),
+}
+# The number of operations: about 50 to 100 ms of asyncio.
+PIPES = {
+    "child to parent, a MiB": (functools.partial(measure_pipe, function=from_child), 64),
+    "parent to child, a MiB": (functools.partial(measure_pipe, function=to_child), 64),
+    "100 bytes through cat": (functools.partial(measure_pipe, function=ping_pong), 1000),
+}
+FIGURES = PIPES | SPAWNS
+NAMES = list(FIGURES)
+
+
+def main(name: str, scale: str = "1"):
+    results = {}
+    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
+        loop = runner.get_loop()
+        for figure, (measure, operations) in FIGURES.items():
+            try:
+                results[figure] = measure(loop, max(1, round(operations * float(scale))))
+            except NotImplementedError as error:
+                results[figure] = {"lacking": repr(error)}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
