@@ -90,7 +90,7 @@ def _transfer(row: str) -> Bar:
 
 
 def _spawn(row: str, limit: float, base: str = loops.BASE) -> Bar:
-    return Bar(f"{row}, rate", row, "wall_us", limit, base, rate=True)
+    return Bar(f"{row}, rate", row, "cpu_us", limit, base, rate=True)
 
 
 def _tls() -> list[Bar | Ceiling]:

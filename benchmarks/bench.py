@@ -183,7 +183,7 @@ def run_processes(options, names: list[str]) -> tuple[report.Samples, list[dict]
     names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
     samples = run_figures(options, names, "processes.py", processes.NAMES)
     spawns, pipes = list(processes.SPAWNS), list(processes.PIPES)
-    for metric, time in (("wall_us", "wall"), ("p99_us", "p99 of wall"), ("cpu_us", "CPU")):
+    for metric, time in (("cpu_us", "CPU"), ("wall_us", "wall"), ("p99_us", "p99 of wall")):
         cell = report.ratio_cell(samples, metric, "{:.0f}", rate=True)
         report.print_table(f"{time} us a child (rate, {loops.BASE} = 1)", spawns, names, cell)
     for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):

@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import threading
 
 import pytest
@@ -96,6 +97,8 @@ async def exit_codes(count, at_a_time=20):
 @pytest.mark.time_limit(60)
 async def test_somebody_reaps_whatever_ends():
     """A code that somebody else has taken is reported as 255, and nobody waits for it for ever."""
+    if on_asyncio() and sys.version_info >= (3, 12):
+        pytest.skip("a child that has gone already makes asyncio fail")
     before = await lowest_fd()
     ended = threading.Event()
     taken = []
