@@ -142,11 +142,11 @@ class Echoed(Peer):
             self.stdin.write(MESSAGE)
 
 
-async def from_child(loop, mebibytes):
-    """One operation: a MiB."""
+async def from_child(loop, mebibytes, size):
+    """One operation: a MiB, in writes of `size` bytes."""
     amount = mebibytes * MIB
-    options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": None}
-    _, peer = await loop.subprocess_exec(lambda: Peer(amount), "head", "-c", str(amount), "/dev/zero", **options)
+    command = ("dd", "if=/dev/zero", "status=none", f"bs={size}", f"count={amount // size}")
+    _, peer = await loop.subprocess_exec(lambda: Peer(amount), *command, stdin=DEVNULL, stdout=PIPE, stderr=None)
     await peer.received
     await peer.end()
 
@@ -173,8 +173,8 @@ async def ping_pong(loop, times):
     await peer.end()
 
 
-def measure_pipe(loop, count: int, function) -> dict[str, float]:
-    return inprocess.measure(loop, function, count, 1)
+def pipe_figure(function, **options):
+    return lambda loop, count: inprocess.measure(loop, functools.partial(function, **options), count, 1)
 
 
 # ------------------------------------------------------------------------------------------------ all
@@ -189,9 +189,10 @@ SPAWNS = {
 }
 # The number of operations: about 50 to 100 ms of asyncio.
 PIPES = {
-    "child to parent, a MiB": (functools.partial(measure_pipe, function=from_child), 64),
-    "parent to child, a MiB": (functools.partial(measure_pipe, function=to_child), 64),
-    "100 bytes through cat": (functools.partial(measure_pipe, function=ping_pong), 1000),
+    "child to parent, 8 KiB writes": (pipe_figure(from_child, size=8 * KIB), 64),
+    "child to parent, 64 KiB writes": (pipe_figure(from_child, size=64 * KIB), 64),
+    "parent to child, 64 KiB writes": (pipe_figure(to_child), 64),
+    "100 bytes through cat": (pipe_figure(ping_pong), 1000),
 }
 FIGURES = PIPES | SPAWNS
 NAMES = list(FIGURES)
