@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import echo
 import loops
+import processes
 import tls
 import transfers
 from report import Samples
@@ -88,6 +89,10 @@ def _transfer(row: str) -> Bar:
     return Bar(f"{row}, CPU", row, "cpu_ns", 1.0, BEST)
 
 
+def _spawn(row: str, limit: float, base: str = loops.BASE) -> Bar:
+    return Bar(f"{row}, rate", row, "cpu_us", limit, base, rate=True)
+
+
 def _tls() -> list[Bar | Ceiling]:
     echoes = [tls.Echo(kind, size) for kind in ("protocol", "buffered", "streams") for size in (1024, 100 * 1024)]
     shakes = [tls.Shake(key, resumed) for key in tls.KEYS for resumed in (False, True)]
@@ -123,8 +128,15 @@ INPROCESS_BARS = [
     _scheduling("timer_fire", 1.5),
     _scheduling("wait_for", 1.3),
     _scheduling("create_task", 1.0),
-    _scheduling("run_in_executor", 1.0),
+    Bar("run_in_executor, rate", "run_in_executor", "cpu_ns", 1.0, BEST, rate=True),
     Bar("getaddrinfo of an address, rate", "getaddrinfo", "cpu_ns", 1.0, BEST, rate=True),
+]
+PROCESS_BARS = [
+    *(_spawn(row, 1.0, "asyncio") for row in processes.SPAWNS),
+    _spawn(processes.SPAWN_SMALL, 2.0),
+    _spawn(processes.SPAWN_PIPES, 2.0),
+    _spawn(processes.SPAWN_LARGE, 20.0),
+    *(_transfer(row) for row in processes.PIPES),
 ]
 
 

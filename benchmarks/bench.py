@@ -17,6 +17,7 @@ import echo
 import inprocess
 import latency
 import loops
+import processes
 import report
 import tls
 import transfers
@@ -178,6 +179,19 @@ def run_transfers(options, names: list[str]) -> tuple[report.Samples, list[dict]
     return samples, bars.judge(bars.TRANSFER_BARS, samples)
 
 
+def run_processes(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
+    samples = run_figures(options, names, "processes.py", processes.NAMES)
+    spawns, pipes = list(processes.SPAWNS), list(processes.PIPES)
+    for metric, time in (("cpu_us", "CPU"), ("wall_us", "wall"), ("p99_us", "p99 of wall")):
+        cell = report.ratio_cell(samples, metric, "{:.0f}", rate=True)
+        report.print_table(f"{time} us a child (rate, {loops.BASE} = 1)", spawns, names, cell)
+    for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):
+        cell = report.ratio_cell(samples, metric, scale=1e-3)
+        report.print_table(f"{time} us a MiB or round trip ({loops.BASE} = 1)", pipes, names, cell)
+    return samples, bars.judge(bars.PROCESS_BARS, samples)
+
+
 def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
     samples = report.Samples()
@@ -195,6 +209,7 @@ SECTIONS = {section: functools.partial(run_echo, section=section) for section in
     "tls": run_tls,
     "transfers": run_transfers,
     "inprocess": run_inprocess,
+    "processes": run_processes,
     "latency": run_latency,
 }
 

@@ -1,4 +1,5 @@
-"""Ends of the interpreter: threads post to a loop that runs, waits, was left open or is being closed, and it exits.
+"""Ends of the interpreter: threads post to a loop that runs, waits, was left open or is being closed, or the loop looks
+up names and hears nothing, and the interpreter exits.
 
 `python examples/exits.py LOOP [COUNT]` does so COUNT times (500), prints how long the slowest end took, from the call
 of sys.exit() to the end of the process, and the exit codes that were not the program's own. Status 1 if there were
@@ -44,6 +45,13 @@ end()
 """,
     "was left open": "loop.run_until_complete(asyncio.sleep(0.02))\nend()",
     "is closed": "loop.run_until_complete(asyncio.sleep(0.02))\nloop.close()\nend()",
+    "looks up names": """
+import ctypes, socket
+socket.getaddrinfo = lambda *args: ctypes.CDLL(None).sleep(5)
+tasks = [loop.create_task(loop.getaddrinfo("name.invalid", 80)) for _ in range(3)]
+loop.run_until_complete(asyncio.sleep(0.02))
+end()
+""",
     "is closed at exit": "import atexit\natexit.register(loop.close)\nloop.call_later(0.02, end)\nloop.run_forever()",
 }
 

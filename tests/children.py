@@ -74,3 +74,27 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+async def lowest_fd():
+    """The number that the next file gets; the same at the end as at the start if nothing was left open."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+async def all_gone(before):
+    """Waits until there is no child any more, and no file that was not there before."""
+    while has_children() or await lowest_fd() != before:
+        await asyncio.sleep(0.001)
+
+
+def has_children():
+    """Without reaping them, unlike waitpid."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -3,6 +3,8 @@
 import asyncio
 import concurrent.futures
 import gc
+import os
+import socket
 import sys
 import threading
 import weakref
@@ -257,6 +259,173 @@ def test_shutdown_that_takes_too_long(loop):
 def test_shutdown_in_time(loop):
     loop.run_until_complete(loop.run_in_executor(None, int, "1"))
     loop.run_until_complete(loop.shutdown_default_executor(10))
+
+
+# --- look-ups of names, which rloop's own executor has daemon threads for ---
+
+
+class LookUps:
+    """Takes the place of a function of `socket`: stands still until it is released."""
+
+    def __init__(self):
+        self.started, self.release = threading.Semaphore(0), threading.Event()
+        self.threads = []
+
+    def __call__(self, *args):
+        self.threads.append(threading.current_thread())
+        self.started.release()
+        self.release.wait(10)
+        if args[0] == "bad.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "none")
+        return [args[0]]
+
+    def wait(self, count):
+        return all(self.started.acquire(timeout=10) for _ in range(count))
+
+
+@pytest.fixture
+def look_ups(monkeypatch):
+    look_ups = LookUps()
+    monkeypatch.setattr(socket, "getaddrinfo", look_ups)
+    yield look_ups
+    look_ups.release.set()
+
+
+def ask(loop, host="name.invalid"):
+    return loop.create_task(loop.getaddrinfo(host, 80))
+
+
+def test_shutdown_waits_for_look_ups(loop, look_ups):
+    tasks = [ask(loop), ask(loop, "bad.invalid")]
+    turn(loop)
+    assert look_ups.wait(2)
+    loop.call_soon(look_ups.release.set)
+    assert loop.run_until_complete(loop.shutdown_default_executor()) is None
+    assert not any(thread.is_alive() for thread in look_ups.threads)
+    good, bad = loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    assert (good, type(bad)) == (["name.invalid"], socket.gaierror)
+    with pytest.raises(RuntimeError, match="^Executor shutdown has been called$"):
+        loop.run_until_complete(ask(loop))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.12, whose first releases wait for ever")
+def test_shutdown_that_does_not_wait_for_look_ups(loop, look_ups):
+    task = ask(loop)
+    turn(loop)
+    assert look_ups.wait(1)
+    with pytest.warns(RuntimeWarning, match="^The executor did not finishing joining"):
+        loop.run_until_complete(loop.shutdown_default_executor(timeout=0.01))
+    look_ups.release.set()
+    assert loop.run_until_complete(task) == ["name.invalid"]
+
+
+def test_close_does_not_wait_for_look_ups(loop, look_ups):
+    task = ask(loop)
+    turn(loop)
+    assert look_ups.wait(1)
+    task.cancel()
+    turn(loop)
+    loop.close()
+    (thread,) = look_ups.threads
+    assert thread.is_alive()
+    look_ups.release.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_threads_of_look_ups(loop, look_ups):
+    """Named as others are, made when they are needed, and used again."""
+    tasks = [ask(loop) for _ in range(3)]
+    turn(loop)
+    assert look_ups.wait(3)
+    look_ups.release.set()
+    loop.run_until_complete(asyncio.gather(*tasks))
+    for _ in range(20):
+        loop.run_until_complete(ask(loop))
+    # Each could be asked for a moment before the last one's thread says that it is free.
+    assert 3 <= len(set(look_ups.threads)) < 23
+    assert all(thread.name.startswith("asyncio_") for thread in look_ups.threads)
+
+
+def test_many_look_ups(loop, look_ups):
+    """As many at a time as there may be threads, the others after them."""
+    count = 100
+    tasks = [ask(loop, f"{number}.invalid") for number in range(count)]
+    turn(loop)
+    assert look_ups.wait(min(32, (os.cpu_count() or 1) + 4))
+    look_ups.release.set()
+    assert loop.run_until_complete(asyncio.gather(*tasks)) == [[f"{number}.invalid"] for number in range(count)]
+    assert len(set(look_ups.threads)) <= 32
+
+
+def test_look_up_cancelled_before_it_starts(loop, look_ups):
+    """Then it is never made."""
+    tasks = [ask(loop) for _ in range(40)]
+    turn(loop)
+    last = tasks.pop()
+    last.cancel()
+    turn(loop)
+    look_ups.release.set()
+    loop.run_until_complete(asyncio.gather(*tasks))
+    assert last.cancelled()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    assert len(look_ups.threads) == 39
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_look_ups_ask_the_executor_that_was_set(loop, look_ups, debug):
+    submitted = []
+
+    class Executor(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, fn, *args):
+            submitted.append((fn, args))
+            return super().submit(fn, *args)
+
+    loop.set_debug(debug)
+    loop.set_default_executor(Executor(1, thread_name_prefix="custom"))
+    look_ups.release.set()
+    assert loop.run_until_complete(ask(loop)) == ["name.invalid"]
+    assert [thread.name for thread in look_ups.threads] == ["custom_0"]
+    asked = loop._getaddrinfo_debug if debug else look_ups
+    assert submitted == [(asked, ("name.invalid", 80, 0, 0, 0, 0))]
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def test_look_ups_go_through_run_in_executor(loop_factory, look_ups):
+    """Which a subclass may have overridden."""
+    calls = []
+
+    unused = loop_factory()
+    unused.close()
+
+    class Loop(type(unused)):
+        def run_in_executor(self, executor, func, *args):
+            calls.append((executor, func, args))
+            return super().run_in_executor(executor, func, *args)
+
+    loop = Loop()
+    try:
+        look_ups.release.set()
+        assert loop.run_until_complete(ask(loop)) == ["name.invalid"]
+        assert calls == [(None, look_ups, ("name.invalid", 80, 0, 0, 0, 0))]
+    finally:
+        loop.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_threads_of_a_dropped_loop_end(loop_factory, look_ups):
+    loop = loop_factory()
+    look_ups.release.set()
+    loop.run_until_complete(ask(loop))
+    (thread,) = look_ups.threads
+    assert thread.is_alive()
+    del loop
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+# --- the end ---
 
 
 def test_closed_loop(loop):

@@ -167,6 +167,62 @@ PROGRAMS = {
     """,
 }
 
+# The last thing said is when the end began. A look-up in libc is like this one: no thread can end it.
+LOOK_UP = """
+    import ctypes, socket, sys, threading, time
+    loop = new_event_loop()
+    stuck = []
+    {patch} = lambda *args: stuck.append(args) or ctypes.CDLL(None).sleep(60)
+    async def look_up():
+        pending = asyncio.gather(*({call} for _ in range(3)))
+        while len(stuck) < 3:
+            await asyncio.sleep(0.001)
+        return pending
+    def turn():
+        loop.run_until_complete(asyncio.sleep(0))
+    def end():
+        print(time.monotonic(), flush=True)
+        sys.exit(7)
+    {rest}
+"""
+LOOK_UP_ENDS = {
+    "unclosed": "pending = loop.run_until_complete(look_up())\n    end()",
+    "cancelled": "loop.run_until_complete(look_up()).cancel()\n    turn()\n    end()",
+    "closed": "pending = loop.run_until_complete(look_up())\n    loop.close()\n    end()",
+    "running": "task = loop.create_task(look_up())\n    loop.call_later(0.1, end)\n    loop.run_forever()",
+    "half-closed": """
+    async def main():
+        pending = await look_up()
+        closing = asyncio.ensure_future(loop.shutdown_asyncgens())
+        loop.call_soon(end)
+        await asyncio.sleep(60)
+    loop.run_until_complete(main())""",
+    "in a daemon thread": """
+    async def main():
+        pending = await look_up()
+        done.set()
+        await pending
+    done = threading.Event()
+    threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True).start()
+    done.wait()
+    end()""",
+}
+ASKED = {"getaddrinfo": 'loop.getaddrinfo("name.invalid", 80)', "getnameinfo": 'loop.getnameinfo(("127.0.0.1", 80))'}
+
+
+@pytest.mark.parametrize("debug", ["", "1"], ids=["", "debug"])
+@pytest.mark.parametrize("function", ASKED)
+@pytest.mark.parametrize("how", LOOK_UP_ENDS)
+def test_look_ups_do_not_hold_up_the_end(child, loop_name, how, function, debug):
+    if loop_name == "asyncio":
+        pytest.skip("waits for them")
+    program = LOOK_UP.format(patch=f"socket.{function}", call=ASKED[function], rest=LOOK_UP_ENDS[how])
+    result = child(program, PYTHONASYNCIODEBUG=debug)
+    ended = time.monotonic()
+    assert result.returncode == 7, result.stderr
+    assert "Fatal" not in result.stderr
+    assert ended - float(result.stdout) < 1
+
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_exit(child, program):

@@ -85,6 +85,16 @@ async def test_many_small_writes(kind):
         assert await reading == b"".join(pieces)
 
 
+async def test_large_write_leaves_at_once():
+    """With what was written before it, and while the callback still runs."""
+    async with write_pipe() as (transport, _, far):
+        transport.write(b"first,")
+        transport.write(bytes(40_000))
+        assert transport.get_write_buffer_size() == 0
+        transport.write(b",last")
+        assert await far.read(40_011) == b"first," + bytes(40_000) + b",last"
+
+
 async def test_writelines():
     async with write_pipe() as (transport, _, far):
         transport.writelines([b"one", bytearray(b"two"), memoryview(b"six"), b""])

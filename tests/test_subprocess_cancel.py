@@ -7,7 +7,6 @@ import asyncio
 import errno
 import gc
 import os
-import random
 import resource
 import signal
 import sys
@@ -16,7 +15,7 @@ import time
 
 import pytest
 
-from children import DEVNULL, PIPE, Recorder, python, run, shell, start
+from children import DEVNULL, PIPE, Recorder, all_gone, has_children, lowest_fd, python, run, shell, start
 from peers import on_asyncio
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
@@ -25,15 +24,6 @@ pytestmark = pytest.mark.usefixtures("no_child_left")
 def skip_on_asyncio(why):
     if on_asyncio():
         pytest.skip(why)
-
-
-async def lowest_fd():
-    """The number that the next file gets; the same at the end as at the start if nothing was left open."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-    fd = os.dup(0)
-    os.close(fd)
-    return fd
 
 
 # --- cancelled ---
@@ -114,21 +104,6 @@ async def test_cancelled_twice():
     with pytest.raises(asyncio.CancelledError):
         await task
     await all_gone(before)
-
-
-async def all_gone(before):
-    """Waits until there is no child any more, and no file that was not there before."""
-    while has_children() or await lowest_fd() != before:
-        await asyncio.sleep(0.001)
-
-
-def has_children():
-    """Without reaping them, unlike waitpid."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 async def test_start_for_which_there_is_no_time():
@@ -303,46 +278,6 @@ async def test_too_many_open_files():
     failed = outcomes.count(errno.EMFILE)
     assert 0 < failed < len(outcomes)
     assert outcomes == [errno.EMFILE] * failed + [(0, b"x\n")] * (len(outcomes) - failed)
-
-
-# --- many ---
-
-
-@pytest.mark.time_limit(60)
-async def test_many_short_children():
-    """A hundred at a time, some of them killed, some cancelled while they start: each code is its own."""
-    before = await lowest_fd()
-    rng = random.Random(1)
-    count = 300 if on_asyncio() else 2000
-    slots = asyncio.Semaphore(100)
-    cancelled = []
-
-    async def one(number):
-        async with slots:
-            kind = rng.choice(["exit", "exit", "exit", "kill", "cancel"])
-            if kind == "exit":
-                code, out, _ = await run(shell('echo "$1"; exit $(($1 % 251))', str(number)))
-                assert (code, out) == (number % 251, b"%d\n" % number)
-            elif kind == "kill":
-                process = await asyncio.create_subprocess_exec("cat", stdin=PIPE)
-                await asyncio.sleep(rng.random() / 1000)
-                number = rng.choice([signal.SIGKILL, signal.SIGTERM])
-                process.send_signal(number)
-                assert await process.wait() == -number
-            else:
-                task = asyncio.create_task(asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE))
-                for _ in range(rng.randrange(12)):
-                    await asyncio.sleep(0)
-                too_late = not task.cancel()
-                cancelled.append(not too_late)
-                (outcome,) = await asyncio.gather(task, return_exceptions=True)
-                if too_late:
-                    outcome.stdin.close()
-                    assert await outcome.wait() == 0
-
-    await asyncio.gather(*map(one, range(count)))
-    assert any(cancelled) and not all(cancelled)
-    await all_gone(before)
 
 
 # --- the end of everything ---

@@ -1,14 +1,18 @@
-"""`run_in_executor`: from the future of an executor's thread to one of the loop, in one step.
+"""Executors: `run_in_executor`, and the executor that a loop makes for itself.
 
-What becomes of the job decides asyncio's own code (`futures._copy_future_state`). asyncio's general chain of any two
-futures costs a fifth more of a round trip.
+From the future of an executor's thread to one of the loop it is one step. What becomes of the job decides asyncio's own
+code (`futures._copy_future_state`). asyncio's general chain of any two futures costs a fifth more of a round trip.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
-from asyncio import futures
+import queue
+import socket
+import threading
+import weakref
+from asyncio import base_events, futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._base import LoopBase
@@ -21,6 +25,92 @@ if TYPE_CHECKING:
     _Ts = TypeVarTuple("_Ts")
 
 _T = TypeVar("_T")
+
+
+# How many look-ups a loop has under way at a time; as many threads as asyncio's executor has at most.
+_LOOK_UPS = 32
+
+# A job, and what it calls. None: the threads end.
+_LookUp = tuple["concurrent.futures.Future[Any]", "Callable[[], Any]"]
+
+
+class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
+    """The executor of a loop that was given none: asyncio's, but that name look-ups have daemon threads.
+
+    The interpreter joins the threads of an executor when it ends. A look-up of which nobody hears any more can take
+    half a minute, and nobody can end it: only that is not waited for. `shutdown()` waits for all the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="asyncio")
+        self._look_ups: queue.SimpleQueue[_LookUp | None] = queue.SimpleQueue()
+        self._look_up_threads: list[threading.Thread] = []
+        # One for each thread that has nothing to do.
+        self._look_up_idle = threading.Semaphore(0)
+        self._look_up_lock = threading.Lock()
+        # Ends the threads: by shutdown(), or if the loop is dropped unclosed.
+        self._end_look_ups = weakref.finalize(self, self._look_ups.put, None)
+        self._end_look_ups.atexit = False
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[_T]:
+        """Have `fn` called in a thread."""
+        if not _is_look_up(fn):
+            return super().submit(fn, *args, **kwargs)
+        job: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        with self._look_up_lock:
+            if not self._end_look_ups.alive:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            number = len(self._look_up_threads)
+            if not self._look_up_idle.acquire(blocking=False) and number < _LOOK_UPS:
+                thread = threading.Thread(
+                    target=_look_up_names,
+                    args=(self._look_ups, self._look_up_idle),
+                    name=f"asyncio_names_{number}",
+                    daemon=True,
+                )
+                thread.start()
+                self._look_up_threads.append(thread)
+            self._look_ups.put((job, functools.partial(fn, *args, **kwargs)))
+        return job
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more, and wait for what is under way."""
+        with self._look_up_lock:
+            self._end_look_ups()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            for thread in self._look_up_threads:
+                thread.join()
+
+
+def _is_look_up(function: object) -> bool:
+    """Whether this is how a loop looks up names. Programs put functions of their own in the place of `socket`'s."""
+    logged = base_events.BaseEventLoop._getaddrinfo_debug  # type: ignore[attr-defined]
+    function = getattr(function, "__func__", function)
+    return function is socket.getaddrinfo or function is socket.getnameinfo or function is logged
+
+
+def _look_up_names(look_ups: queue.SimpleQueue[_LookUp | None], idle: threading.Semaphore) -> None:
+    """What a thread for look-ups does. It keeps no executor alive."""
+    while (look_up := look_ups.get()) is not None:
+        _perform(*look_up)
+        del look_up
+        idle.release()
+    # For the next thread.
+    look_ups.put(None)
+
+
+def _perform(job: concurrent.futures.Future[_T], call: Callable[[], _T]) -> None:
+    if not job.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as exc:
+        job.set_exception(exc)
+        # The traceback refers to this frame.
+        del job
+    else:
+        job.set_result(result)
 
 
 class ExecutorMethods(LoopBase):
@@ -37,8 +127,7 @@ class ExecutorMethods(LoopBase):
             self._check_default_executor()
             executor = self._default_executor
             if executor is None:
-                # Makes it.
-                return super().run_in_executor(None, func, *args)
+                executor = self._default_executor = DefaultExecutor()
         job = executor.submit(func, *args)
         if type(job) is not concurrent.futures.Future or job.done():
             return futures.wrap_future(job, loop=self)

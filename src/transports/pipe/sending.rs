@@ -18,6 +18,10 @@ use crate::transports::flow::Signal;
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 
+/// From this many bytes on a write is not kept for the end of the turn: copying them costs many times the system call
+/// that could be saved, and the reader can begin. Half of what a pipe holds.
+const SENT_AT_ONCE: usize = 32 * 1024;
+
 impl WritePipeTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
@@ -36,11 +40,11 @@ impl WritePipeTransport {
         if end.is_closing(py) {
             return Self::write_dropped(slf);
         }
-        let in_turn = end.core.in_turn.load(Relaxed);
+        let at_once = chunk.as_ref().len() >= SENT_AT_ONCE || !end.core.in_turn.load(Relaxed);
         let (send, defer) = end.state.with(py, |state| {
             let side = &mut state.side;
             side.queue.push(chunk);
-            let now = !in_turn || side.by_record || side.flow.is_above_high(side.queue.len());
+            let now = at_once || side.by_record || side.flow.is_above_high(side.queue.len());
             let send = now && !side.blocked;
             (send, !now && !side.blocked && !std::mem::replace(&mut side.in_unflushed, true))
         });

@@ -1,0 +1,214 @@
+"""What a loop spends on child processes: `processes.py LOOP [SCALE]` prints every figure as JSON.
+
+A spawn is timed from the call of `create_subprocess_exec` until `wait()` has returned, one child after the other. That
+is wall time by nature: the loop stands still while a fork copies its memory map, or a vfork waits for the child to have
+its program, and the caller waits for the news of the child's end. But nobody sleeps meanwhile: all of it is work, of
+the loop's process or of its child, and on a machine that does nothing else the CPU time of both together is the wall
+time, within some per cent. Where other programs run, a median of wall time tells how often they were met, and differs
+by a factor from run to run; the CPU time differs less. So the bars are on that, of the best of some batches. Wall time
+is shown beside it: the median, also of the best batch, and the 99th percentile of all.
+
+What goes through a child's pipes is measured as in `transfers.py`, in the CPU time of the loop's process. The other
+ends are programs in C, the same for every loop.
+"""
+
+import asyncio
+import functools
+import itertools
+import json
+import mmap
+import resource
+import statistics
+import sys
+import time
+
+import inprocess
+import loops
+
+KIB, MIB = 1024, 1024 * 1024
+TRUE = "/bin/true"
+BATCHES = 10
+# A batch ends after so long, but not before so many.
+BATCH_SECONDS, BATCH_AT_LEAST = 0.1, 3
+WRITE = bytes(64 * KIB)
+MESSAGE = bytes(100)
+PIPE, DEVNULL = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+
+
+# ------------------------------------------------------------------------------------------------ spawn
+
+
+def resident() -> int:
+    """In bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def grow(mebibytes: int) -> mmap.mmap | None:
+    """Memory that makes this process so large, in pages of the usual size, as the small objects of a program have."""
+    if (lacking := mebibytes * MIB - resident()) <= 0:
+        return None
+    memory = mmap.mmap(-1, lacking, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for start in range(0, lacking, mmap.PAGESIZE):
+        memory[start] = 1
+    return memory
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have been waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+async def spawn(**pipes):
+    process = await asyncio.create_subprocess_exec(TRUE, **pipes)
+    if pipes:
+        await process.communicate()
+    if await process.wait() != 0:
+        raise RuntimeError(f"{TRUE} ended with {process.returncode}")
+
+
+async def batch(count: int, **pipes) -> tuple[list[float], float]:
+    """How long each spawn took, and the CPU time of one, in microseconds."""
+    times, cpu, end = [], cpu_seconds(), time.perf_counter() + BATCH_SECONDS
+    while len(times) < count and (len(times) < BATCH_AT_LEAST or time.perf_counter() < end):
+        start = time.perf_counter()
+        await spawn(**pipes)
+        times.append((time.perf_counter() - start) * 1e6)
+    return times, (cpu_seconds() - cpu) * 1e6 / len(times)
+
+
+def measure_spawn(loop, count: int, mebibytes: int, **pipes) -> dict[str, float]:
+    """All in microseconds; p99 is the slowest where there are fewer than a hundred."""
+    memory = grow(mebibytes)
+    loop.run_until_complete(batch(BATCH_AT_LEAST, **pipes))
+    batches = [loop.run_until_complete(batch(count // BATCHES, **pipes)) for _ in range(BATCHES)]
+    if memory is not None:
+        memory.close()
+    times = sorted(itertools.chain.from_iterable(times for times, _ in batches))
+    return {
+        "cpu_us": min(cpu for _, cpu in batches),
+        "wall_us": min(statistics.median(times) for times, _ in batches),
+        "p99_us": times[len(times) * 99 // 100],
+    }
+
+
+# ------------------------------------------------------------------------------------------------ pipes
+
+
+class Peer(asyncio.SubprocessProtocol):
+    """The parent's side. `received` is done when so many bytes have come, `gone` when all is over."""
+
+    def __init__(self, expected: int = 0):
+        loop = asyncio.get_running_loop()
+        self.left = expected
+        self.received, self.gone, self.resumed = loop.create_future(), loop.create_future(), None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.stdin = transport.get_pipe_transport(0)
+
+    def pipe_data_received(self, fd, data):
+        self.left -= len(data)
+        if self.left == 0:
+            self.received.set_result(None)
+
+    def pause_writing(self):
+        self.resumed = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self):
+        self.resumed.set_result(None)
+        self.resumed = None
+
+    def connection_lost(self, exc):
+        self.gone.set_result(None)
+
+    async def end(self):
+        await self.gone
+        if (code := self.transport.get_returncode()) != 0:
+            raise RuntimeError(f"a child ended with {code}")
+        self.transport.close()
+
+
+class Echoed(Peer):
+    """Sends as often, each time what it has sent has come back."""
+
+    def pipe_data_received(self, fd, data):
+        self.left -= len(data)
+        if self.left == 0:
+            self.received.set_result(None)
+        elif self.left % len(MESSAGE) == 0:
+            self.stdin.write(MESSAGE)
+
+
+async def from_child(loop, mebibytes, size):
+    """One operation: a MiB, in writes of `size` bytes."""
+    amount = mebibytes * MIB
+    command = ("dd", "if=/dev/zero", "status=none", f"bs={size}", f"count={amount // size}")
+    _, peer = await loop.subprocess_exec(lambda: Peer(amount), *command, stdin=DEVNULL, stdout=PIPE, stderr=None)
+    await peer.received
+    await peer.end()
+
+
+async def to_child(loop, mebibytes):
+    # Ends when its input does, with status 1 if that was too little.
+    command = ("sh", "-c", f'test "$(wc -c)" -eq {mebibytes * MIB}')
+    _, peer = await loop.subprocess_exec(Peer, *command, stdin=PIPE, stdout=None, stderr=None)
+    for _ in range(mebibytes * MIB // len(WRITE)):
+        peer.stdin.write(WRITE)
+        if peer.resumed:
+            await peer.resumed
+    peer.stdin.close()
+    await peer.end()
+
+
+async def ping_pong(loop, times):
+    _, peer = await loop.subprocess_exec(
+        lambda: Echoed(times * len(MESSAGE)), "cat", stdin=PIPE, stdout=PIPE, stderr=None
+    )
+    peer.stdin.write(MESSAGE)
+    await peer.received
+    peer.stdin.close()
+    await peer.end()
+
+
+def pipe_figure(function, **options):
+    return lambda loop, count: inprocess.measure(loop, functools.partial(function, **options), count, 1)
+
+
+# ------------------------------------------------------------------------------------------------ all
+
+
+THREE_PIPES = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+SPAWN_SMALL, SPAWN_PIPES, SPAWN_LARGE = "spawn at 20 MB", "spawn at 20 MB, 3 pipes", "spawn at 500 MB"
+SPAWNS = {
+    SPAWN_SMALL: (functools.partial(measure_spawn, mebibytes=20), 200),
+    SPAWN_PIPES: (functools.partial(measure_spawn, mebibytes=20, **THREE_PIPES), 150),
+    SPAWN_LARGE: (functools.partial(measure_spawn, mebibytes=500), 200),
+}
+# The number of operations: about 50 to 100 ms of asyncio.
+PIPES = {
+    "child to parent, 8 KiB writes": (pipe_figure(from_child, size=8 * KIB), 64),
+    "child to parent, 64 KiB writes": (pipe_figure(from_child, size=64 * KIB), 64),
+    "parent to child, 64 KiB writes": (pipe_figure(to_child), 64),
+    "100 bytes through cat": (pipe_figure(ping_pong), 1000),
+}
+FIGURES = PIPES | SPAWNS
+NAMES = list(FIGURES)
+
+
+def main(name: str, scale: str = "1"):
+    results = {}
+    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
+        loop = runner.get_loop()
+        for figure, (measure, operations) in FIGURES.items():
+            try:
+                results[figure] = measure(loop, max(1, round(operations * float(scale))))
+            except NotImplementedError as error:
+                results[figure] = {"lacking": repr(error)}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
