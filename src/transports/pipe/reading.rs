@@ -202,6 +202,17 @@ impl ReadPipeTransport {
         end.reporter(slf.as_any()).debug("%r resumes reading")
     }
 
+    /// How many bytes one read takes at most.
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.end.state.with(py, |state| state.side.size.most())
+    }
+
+    #[setter]
+    fn set_max_size(&self, py: Python<'_>, size: usize) {
+        self.end.state.with(py, |state| state.side.size.set_most(size));
+    }
+
     /// Sets the protocol.
     fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>) {
         self.end.set_protocol(py, protocol);
