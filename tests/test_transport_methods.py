@@ -127,6 +127,8 @@ async def outcome(kind, state, name, args):
             if hasattr(transport, question):
                 with contextlib.suppress(NotImplementedError):
                     readings.append(getattr(transport, question)())
+        # Not public, and read by programs all the same.
+        readings.append(getattr(transport, "_paused", None))
         return result, *readings
 
 

@@ -406,6 +406,12 @@ impl DatagramTransport {
         self.core.names.datagram_transport.clone_ref(py)
     }
 
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_paused())
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.event_loop.clone_ref(py)

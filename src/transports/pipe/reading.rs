@@ -243,6 +243,12 @@ impl ReadPipeTransport {
         self.end.core.names.read_pipe_transport.clone_ref(py)
     }
 
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.end.state.with(py, |state| state.life.is_paused())
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.end.event_loop.clone_ref(py)

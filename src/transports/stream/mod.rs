@@ -398,6 +398,12 @@ impl StreamTransport {
         true
     }
 
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_paused())
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.event_loop.clone_ref(py)
