@@ -1,4 +1,4 @@
-"""A closed loop that nobody holds is gone at once, without a garbage collection. tornado's own tests look for cycles."""
+"""A closed loop that nobody holds is gone at once, without a garbage collection: tornado's tests look for cycles."""
 
 import asyncio
 import gc
