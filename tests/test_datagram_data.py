@@ -86,6 +86,16 @@ async def test_empty_datagrams_are_sent(host, connected):
 # --- buffers ---
 
 
+async def test_max_size():
+    """How much of a datagram is received at most: not in asyncio's documentation, but its transport has it."""
+    async with pair() as (transport, protocol, far):
+        assert transport.max_size == 256 * 1024
+        transport.max_size = 4
+        for data in (b"123", b"1234", b"12345"):
+            far.send(data)
+        assert await protocol.read(3) == [b"123", b"1234", b"1234"]
+
+
 async def test_received_data_is_the_receiver_s():
     """It does not change when the next one comes."""
     async with pair() as (_, protocol, far):

@@ -9,6 +9,7 @@ import random
 import pytest
 
 from peers import BufferedRecorder, Recorder, arrived, connection
+from pipe_peers import read_pipe
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 
@@ -127,3 +128,36 @@ async def test_large_object_is_not_kept_for_a_small_read():
             await protocol.read((1 << 20) + count + 1)
         assert pieces == [b"x"] * 10
         assert {piece.__sizeof__() for piece in pieces} == {b"x".__sizeof__()}
+
+
+# --- max_size ---
+
+
+class Sizes(Recorder):
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def data_received(self, data):
+        self.sizes.append(len(data))
+        super().data_received(data)
+
+
+@pytest.mark.parametrize("kind", [connection, read_pipe])
+@pytest.mark.parametrize("size", [1, 100, 4095, 4096, 4097, 20_000, 65_536])
+async def test_max_size(kind, size):
+    """How much one read takes at most: not in asyncio's documentation, but its transports have it."""
+    sent = sample(min(5 * size + 1, 100_000))
+    async with kind(factory=Sizes) as (transport, protocol, peer):
+        assert transport.max_size == 256 * 1024
+        transport.max_size = size
+        assert transport.max_size == size
+        sending = asyncio.create_task(peer.send_all(sent))
+        assert await protocol.read(len(sent)) == sent
+        await sending
+        assert max(protocol.sizes) <= size
+        transport.max_size = 256 * 1024
+        protocol.sizes.clear()
+        peer.send(sample(2000))
+        await protocol.read(len(sent) + 2000)
+        assert protocol.sizes == [2000]

@@ -1,38 +1,14 @@
-"""The public methods of rloop's classes: asyncio's of the running version, with the same parameters. rloop only."""
+"""The public methods of rloop's loop and handles: asyncio's of the running version, with the same parameters. Those of
+transports are in test_transport_methods.py. rloop only.
+"""
 
 import asyncio
-import inspect
-import socket
-from asyncio import selector_events
 
 import pytest
 
+from signatures import differences, public
+
 rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
-
-
-def public(cls):
-    return sorted(name for name in dir(cls) if not name.startswith("_"))
-
-
-def parameters(method):
-    """All but self, which a native method takes by position only."""
-    return [(p.name, p.kind, p.default) for p in list(inspect.signature(method).parameters.values())[1:]]
-
-
-def differences(ours, theirs):
-    """What is asyncio's and missing, or has other parameters, or is a coroutine function in one of them only."""
-    found = []
-    for name in public(theirs):
-        method, model = getattr(ours, name, None), getattr(theirs, name)
-        if not callable(model):
-            continue
-        if method is None:
-            found.append(f"{name} is missing")
-        elif parameters(method) != parameters(model):
-            found.append(f"{name}{inspect.signature(method)} is {name}{inspect.signature(model)} in asyncio")
-        elif inspect.iscoroutinefunction(method) != inspect.iscoroutinefunction(model):
-            found.append(f"{name} is a coroutine function in one of them only")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +22,11 @@ def classes():
     ]:
         handle.cancel()
         found[name] = (type(handle), model)
-    left, right = socket.socketpair()
-    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=left))
-    found["stream transport"] = (type(transport), selector_events._SelectorSocketTransport)
-    transport.close()
-    loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    right.close()
     return found
 
 
-@pytest.mark.parametrize("name", ["loop", "handle", "timer", "stream transport"])
+@pytest.mark.parametrize("name", ["loop", "handle", "timer"])
 def test_signatures(classes, name):
     assert differences(*classes[name]) == []
 

@@ -41,7 +41,8 @@ class Signals:
     """The signal handlers of one loop, and its wake-up pipe."""
 
     def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+        # None once the loop is closed, which nothing but the program keeps alive then.
+        self._loop: Loop | None = loop
         self._handlers: dict[int, _Handler] = {}
         # How often the Python handler of a signal has run for which its number has not been read yet. Only of signals
         # that came while the wake-up fd was ours: of others there is no number.
@@ -59,7 +60,8 @@ class Signals:
         if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         _check_signal(sig)
-        self._loop._check_closed()
+        if self._loop is None:
+            raise RuntimeError("Event loop is closed")
         try:
             signal.signal(sig, _on_signal)
             # SA_RESTART: system calls in other threads go on.
@@ -97,11 +99,12 @@ class Signals:
                 self._handlers.clear()
         finally:
             self._close_pipe()
+            self._loop = None
 
     def _arrived(self, sig: int) -> None:
         if self._is_woken:
             self._called[sig] += 1
-        if not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._answer, sig)
 
     def _answer(self, sig: int) -> None:
@@ -112,7 +115,7 @@ class Signals:
 
     def _deliver(self, sig: int) -> None:
         # The handler that is there now: it may have been removed or replaced since.
-        if (handler := self._handlers.get(sig)) is not None:
+        if self._loop is not None and (handler := self._handlers.get(sig)) is not None:
             callback, args, context = handler
             self._loop.call_soon(callback, *args, context=context)
 
@@ -153,6 +156,7 @@ class Signals:
             self._close_pipe()
         if self._pipe is None:
             receiver, sender = os.pipe()
+            assert self._loop is not None  # It is about to run.
             self._pipe, self._pid = (receiver, sender), os.getpid()
             _senders.add(sender)
             os.set_blocking(receiver, False)
@@ -167,6 +171,7 @@ class Signals:
             with contextlib.suppress(ValueError):
                 _give_wake_up_fd(sender, -1)
             _senders.discard(sender)
+            assert self._loop is not None
             self._loop._unregister(receiver)
             os.close(receiver)
             os.close(sender)

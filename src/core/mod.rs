@@ -6,7 +6,7 @@
 #[cfg(feature = "embed")]
 mod host;
 mod scheduling;
-mod scratch;
+pub mod scratch;
 mod sources;
 mod watching;
 

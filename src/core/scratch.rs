@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 /// The size of the scratch, in bytes.
-const SCRATCH: usize = 64 * 1024;
+pub const SCRATCH: usize = 64 * 1024;
 /// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used cost nothing.
 const BUFFER: usize = 256 * 1024;
 

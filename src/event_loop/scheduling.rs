@@ -137,12 +137,14 @@ impl EventLoop {
     }
 }
 
-/// Does the running version's `create_task` pass keywords on that it does not know? (CPython 3.13.3)
-fn takes_any_keyword(py: Python<'_>) -> PyResult<bool> {
+/// What the running version's `create_task` says of its keywords: are there any with names (not since CPython 3.14),
+/// and does it pass those on that it does not know (3.13.3)?
+fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
     const CO_VARKEYWORDS: u32 = 8;
-    let create_task = py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?;
-    let flags: u32 = create_task.getattr("__code__")?.getattr("co_flags")?.extract()?;
-    Ok(flags & CO_VARKEYWORDS != 0)
+    let code = py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.getattr("__code__")?;
+    let named: u32 = code.getattr("co_kwonlyargcount")?.extract()?;
+    let flags: u32 = code.getattr("co_flags")?.extract()?;
+    Ok((named > 0, flags & CO_VARKEYWORDS != 0))
 }
 
 /// Puts the raw methods on `class`: `EventLoop`, and also on the Python class that all loops are of. CPython's fast
@@ -167,10 +169,17 @@ pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         add_writer("($self, /, fd, callback, *args)"):
             "Calls callback(*args) in every turn in which fd is writable.",
     }
-    if takes_any_keyword(class.py())? {
-        fastcall::raw_methods! { EventLoop, class, create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task." }
-    } else {
-        fastcall::raw_methods! { EventLoop, class, create_task("($self, /, coro, *, name=None, context=None)"): "Schedules a coroutine; returns its Task." }
+    match keywords_of_create_task(class.py())? {
+        (false, _) => fastcall::raw_methods! { EventLoop, class,
+            create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task."
+        },
+        (true, true) => fastcall::raw_methods! { EventLoop, class,
+            create_task("($self, /, coro, *, name=None, context=None, **kwargs)"):
+                "Schedules a coroutine; returns its Task."
+        },
+        (true, false) => fastcall::raw_methods! { EventLoop, class,
+            create_task("($self, /, coro, *, name=None, context=None)"): "Schedules a coroutine; returns its Task."
+        },
     }
     Ok(())
 }

@@ -121,12 +121,22 @@ impl Chunk {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             return Ok(Self::keep(bytes.clone()));
         }
+        // SAFETY: only looks at the type of a live object.
+        if unsafe { ffi::PyObject_CheckBuffer(data.as_ptr()) } == 0 {
+            let kind = data.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("a bytes-like object is required, not '{kind}'")));
+        }
         // SAFETY: a new reference or null with an exception set; bytes(buffer) of CPython, which copies also what is
         // not contiguous, and never asks the object's own `__bytes__`.
         let copy =
             unsafe { Bound::from_owned_ptr_or_err(data.py(), ffi::PyBytes_FromObject(data.as_ptr()))? };
         Ok(Self::keep(copy.cast_into::<PyBytes>()?))
     }
+}
+
+/// `b"".join(list_of_data)`: how asyncio puts together what `writelines()` takes, where it has no better way.
+pub fn join<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    PyBytes::new(list_of_data.py(), b"").call_method1("join", (list_of_data,))
 }
 
 impl AsRef<[u8]> for Chunk {

@@ -99,6 +99,11 @@ impl Lifecycle {
         matches!(self.phase, Phase::Lost | Phase::Closed)
     }
 
+    /// Has the program paused reading?
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// asyncio's `is_reading()`: open and not paused, whatever the peer has done.
     pub fn is_reading(&self) -> bool {
         self.phase == Phase::Open && !self.paused

@@ -8,25 +8,46 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::core::LoopCore;
+use crate::core::scratch::SCRATCH;
 use crate::py::bytes;
 
 /// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
 const DIRECT_READ: usize = 4096;
 /// So many reads in a row that would have fitted a smaller buffer bring one.
 const SMALL_READS_TO_SHRINK: u32 = 8;
-/// Largest read, in bytes (asyncio's `max_size`).
+/// Largest read, in bytes, unless the program says another (asyncio's `max_size`).
 const MAX_READ: usize = 256 * 1024;
 
 /// How much the next read of a transport asks for, by what the last ones got.
-#[derive(Default)]
 pub struct ReadSize {
     /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
     size: usize,
     /// How many reads in a row needed less than `size`.
     small_reads: u32,
+    /// `size` is within these.
+    least: usize,
+    most: usize,
+}
+
+impl Default for ReadSize {
+    fn default() -> Self {
+        Self { size: 0, small_reads: 0, least: 0, most: MAX_READ }
+    }
 }
 
 impl ReadSize {
+    /// The most that a read may ask for, in bytes.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Sets the most that a read may ask for, in bytes: asyncio's `max_size`.
+    pub fn set_most(&mut self, most: usize) {
+        // The scratch buffer is for reads that may fill it.
+        self.least = if most < SCRATCH { most } else { 0 };
+        (self.most, self.size, self.small_reads) = (most, self.least, 0);
+    }
+
     /// In bytes; 0: a small read, through the scratch buffer.
     pub fn get(&self) -> usize {
         self.size
@@ -35,9 +56,9 @@ impl ReadSize {
     /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
     pub fn adapt(&mut self, count: usize) {
         let wanted = match count {
-            0..DIRECT_READ => 0,
+            0..DIRECT_READ => self.least,
             // One byte more than what came: a read that is not filled says that there is no more.
-            _ => (count + 1).next_power_of_two().min(MAX_READ),
+            _ => (count + 1).next_power_of_two().min(self.most),
         };
         if wanted >= self.size {
             (self.size, self.small_reads) = (wanted, 0);

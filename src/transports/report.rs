@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyOverflowError, PyResourceWarning, PyValueError};
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyOverflowError, PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -102,12 +102,33 @@ pub fn unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>
     }
 }
 
+/// What asyncio's base classes answer for a method that a kind of transport has only because its base has it.
+#[cold]
+pub fn not_implemented<T>() -> PyResult<T> {
+    Err(PyNotImplementedError::new_err(()))
+}
+
 /// The arguments of `set_write_buffer_limits`: any number, as in asyncio.
 pub fn water_marks(
     high: Option<&Bound<'_, PyAny>>,
     low: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<(Option<i64>, Option<i64>)> {
-    Ok((high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?))
+    let numbers = || PyResult::Ok((high.map(whole_bytes).transpose()?, low.map(whole_bytes).transpose()?));
+    numbers().or_else(|error| Err(refusal_of_marks(high, low)?.unwrap_or(error)))
+}
+
+/// The error for marks that are no numbers: asyncio's own, of where it computes with them.
+#[cold]
+fn refusal_of_marks(
+    high: Option<&Bound<'_, PyAny>>,
+    low: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<PyErr>> {
+    let Some(py) = high.or(low).map(|mark| mark.py()) else {
+        return Ok(None);
+    };
+    let class = py.import("asyncio.transports")?.getattr("_FlowControlMixin")?;
+    let transport = class.call_method1("__new__", (&class,))?;
+    Ok(transport.call_method1("_set_write_buffer_limits", (high, low)).err())
 }
 
 /// The error for marks (high, low) that [`Flow::set_limits`](super::flow::Flow::set_limits) refuses.

@@ -13,7 +13,9 @@ import gc
 import importlib
 import inspect
 import json
+import random
 import signal
+import socket
 import sys
 import time
 import unittest
@@ -26,6 +28,8 @@ from rules import Rule, read_rules
 import loops
 
 PACKAGE = "test.test_asyncio"
+# Below what any system gives out by itself.
+PORTS = range(10_000, 32_000)
 
 
 class Result(unittest.TestResult):
@@ -104,6 +108,18 @@ def rule_for(test: unittest.TestCase, rules: list[Rule]) -> Rule | None:
     return next((rule for rule in rules if rule.matches(name_of(test), source)), None)
 
 
+def find_unused_port(family: int = socket.AF_INET, socktype: int = socket.SOCK_STREAM) -> int:
+    """In the place of `test.support.socket_helper`'s, whose port another process may get before the test binds it."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket(family, socktype) as sock:
+            try:
+                sock.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no port is free")
+
+
 def run(module: str, result: Result, left_out: bool, done: set[str]) -> None:
     """Run the tests of `module` that are not left out, or those that are."""
     try:
@@ -133,6 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    importlib.import_module("test.support.socket_helper").find_unused_port = find_unused_port  # type: ignore[attr-defined]
     if options.loop == "rloop":
         loops.put_in_place(options.module)
     with options.events.open("a") as events:

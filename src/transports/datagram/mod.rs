@@ -27,14 +27,16 @@ use super::datagram_queue::DatagramQueue;
 use super::flow::Flow;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::peers::Peers;
-use super::report::{self, Reporter};
+use super::report::{self, Reporter, not_implemented};
 use super::socket::{Socket, SocketKind};
 use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
+use crate::py::bytes::join;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::sys::datagrams::MAX_DATAGRAM;
 use crate::reactor::token::Token;
 use reading::Received;
 pub use writing::add_raw_methods;
@@ -77,6 +79,8 @@ struct State {
     /// Received, but not delivered yet. Left over only when a callback has paused reading, or left the loop.
     received: VecDeque<Received>,
     peers: Peers<Py<PyAny>>,
+    /// How many bytes of a datagram are received at most; MAX_DATAGRAM unless the program says less.
+    max_size: usize,
     /// A receive may find something: an edge came, and no receive since has found the end of what is there.
     readable: bool,
     /// The last edge told of an error: it comes before the data, and hides how much of that there is.
@@ -230,6 +234,7 @@ impl State {
             queue: DatagramQueue::new(if core.names.datagram_headers { HEADER } else { 0 }),
             received: VecDeque::new(),
             peers: Peers::new(),
+            max_size: MAX_DATAGRAM,
             readable: false,
             failed: false,
             write_blocked: false,
@@ -273,6 +278,29 @@ impl DatagramTransport {
         Self::fail(slf, None)
     }
 
+    /// A datagram endpoint sends by `sendto()`: raises NotImplementedError, as asyncio's does.
+    #[pyo3(signature = (data))]
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _ = data;
+        not_implemented()
+    }
+
+    /// As `write()`.
+    fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        // asyncio puts together what it cannot write then.
+        join(list_of_data).and_then(|_| not_implemented())
+    }
+
+    /// As `write()`.
+    fn write_eof(&self) -> PyResult<()> {
+        not_implemented()
+    }
+
+    /// As `write()`.
+    fn can_write_eof(&self) -> PyResult<bool> {
+        not_implemented()
+    }
+
     /// True once the endpoint is closing or closed.
     fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.life.is_closing())
@@ -304,6 +332,17 @@ impl DatagramTransport {
         drop(previous);
         this.read_on(py);
         this.log_debug(slf, "%r resumes reading")
+    }
+
+    /// How many bytes of a datagram are received at most.
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.max_size)
+    }
+
+    #[setter]
+    fn set_max_size(&self, py: Python<'_>, size: usize) {
+        self.state.with(py, |state| state.max_size = size);
     }
 
     /// Sets the protocol.
@@ -365,6 +404,12 @@ impl DatagramTransport {
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> Py<PyAny> {
         self.core.names.datagram_transport.clone_ref(py)
+    }
+
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_paused())
     }
 
     #[getter(_loop)]

@@ -12,7 +12,7 @@ use crate::py::calls;
 use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
-use crate::reactor::sys::datagrams::{MAX_DATAGRAM, RECEIVE_BATCH, ReceiveBatch};
+use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::token::Token;
 
 /// A datagram on its way to the protocol.
@@ -122,7 +122,7 @@ impl DatagramTransport {
         let Some(socket) = this.python_socket(py) else {
             return Ok(());
         };
-        let received = socket.call_method1(&this.core.names.recvfrom, (MAX_DATAGRAM,));
+        let received = socket.call_method1(&this.core.names.recvfrom, (this.max_size(py),));
         match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
             Ok((data, address)) => {
                 let received = Received { data, sender: Sender::Known(address) };
@@ -190,6 +190,7 @@ impl State {
         self.readable = count == RECEIVE_BATCH || failed;
         for at in 0..count {
             let (data, sender) = batch.datagram(at);
+            let data = &data[..data.len().min(self.max_size)];
             let sender = match self.peers.get(sender.as_bytes()) {
                 Some(name) => Sender::Known(name.clone_ref(py)),
                 None if sender.is_empty() => Sender::Known(py.None()),

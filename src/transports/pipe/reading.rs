@@ -202,6 +202,17 @@ impl ReadPipeTransport {
         end.reporter(slf.as_any()).debug("%r resumes reading")
     }
 
+    /// How many bytes one read takes at most.
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.end.state.with(py, |state| state.side.size.most())
+    }
+
+    #[setter]
+    fn set_max_size(&self, py: Python<'_>, size: usize) {
+        self.end.state.with(py, |state| state.side.size.set_most(size));
+    }
+
     /// Sets the protocol.
     fn set_protocol(&self, py: Python<'_>, protocol: Py<PyAny>) {
         self.end.set_protocol(py, protocol);
@@ -230,6 +241,12 @@ impl ReadPipeTransport {
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> Py<PyAny> {
         self.end.core.names.read_pipe_transport.clone_ref(py)
+    }
+
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.end.state.with(py, |state| state.life.is_paused())
     }
 
     #[getter(_loop)]

@@ -106,9 +106,10 @@ impl WritePipeTransport {
             });
             return Self::fail(slf, Some(exc.into_value(py).into_any()));
         }
-        // The end resumes nobody.
+        // asyncio waits for the last byte, whatever the low mark is. The end resumes nobody.
         let signal = end.state.with(py, |state| {
-            if state.life.drops_writes() { None } else { state.side.flow.shrunk(state.side.queue.len()) }
+            let resumes = state.side.queue.is_empty() && !state.life.drops_writes();
+            if resumes { state.side.flow.shrunk(0) } else { None }
         });
         // May write again.
         Self::tell_flow(slf, signal)?;

@@ -10,16 +10,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::{End, Parts};
 use crate::core::Kind;
-use crate::py::bytes::Chunk;
+use crate::py::bytes::{self, Chunk};
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::transports::flow::Flow;
 use crate::transports::lifecycle::Event;
-use crate::transports::report;
+use crate::transports::report::{self, not_implemented};
 use crate::transports::write_queue::WriteQueue;
 
 const NAME: &str = "WritePipeTransport";
@@ -150,8 +149,7 @@ impl WritePipeTransport {
 impl WritePipeTransport {
     /// Writes what all of `list_of_data`, an iterable of bytes-like objects, is together.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let joined = PyBytes::new(slf.py(), b"").call_method1("join", (list_of_data,))?;
-        Self::write_chunk(slf, Chunk::from_buffer(&joined)?)
+        Self::write_chunk(slf, Chunk::from_buffer(&bytes::join(list_of_data)?)?)
     }
 
     /// As `close()`: the reader finds the end once everything queued is sent.
@@ -172,6 +170,21 @@ impl WritePipeTransport {
     /// Ends writing at once; what is queued is lost.
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::fail(slf, None)
+    }
+
+    /// A writing end does not read: raises NotImplementedError, as asyncio's does.
+    fn is_reading(&self) -> PyResult<bool> {
+        not_implemented()
+    }
+
+    /// As `is_reading()`.
+    fn pause_reading(&self) -> PyResult<()> {
+        not_implemented()
+    }
+
+    /// As `is_reading()`.
+    fn resume_reading(&self) -> PyResult<()> {
+        not_implemented()
     }
 
     /// True once the transport is closing or closed.

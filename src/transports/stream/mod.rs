@@ -240,17 +240,7 @@ impl StreamTransport {
 impl StreamTransport {
     /// Queues all of `list_of_data`, an iterable of bytes-like objects; nothing if one of them is not.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        let method = if this.core.names.own_writelines { "writelines()" } else { "write()" };
-        if this.state.with(py, |state| state.accepts_writes(method))? {
-            let chunks = list_of_data
-                .try_iter()?
-                .map(|data| Chunk::from_buffer(&data?))
-                .collect::<PyResult<Vec<_>>>()?;
-            this.state.with(py, |state| chunks.into_iter().for_each(|chunk| state.queue.push(chunk)));
-        }
-        let written = this.state.with(py, |state| state.accepts_writes(method));
-        Self::written(slf, written)
+        Self::write_lines(slf, list_of_data)
     }
 
     /// Ends the sending side once everything queued is sent. The peer reads the end of the stream.
@@ -315,6 +305,17 @@ impl StreamTransport {
         drop(unused);
         this.read_on(py);
         this.log_debug(slf, "%r resumes reading")
+    }
+
+    /// How many bytes one read takes at most.
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.read_size.most())
+    }
+
+    #[setter]
+    fn set_max_size(&self, py: Python<'_>, size: usize) {
+        self.state.with(py, |state| state.read_size.set_most(size));
     }
 
     /// Sets the protocol; at any time, also from one kind to the other.
@@ -397,6 +398,12 @@ impl StreamTransport {
     #[getter(_start_tls_compatible)]
     fn start_tls_mode(&self) -> bool {
         true
+    }
+
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_paused())
     }
 
     #[getter(_loop)]

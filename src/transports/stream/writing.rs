@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use super::{KIND, State, StreamTransport};
 use crate::error::os_error;
-use crate::py::bytes::Chunk;
+use crate::py::bytes::{Chunk, join};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::readiness::Readiness;
@@ -20,25 +21,43 @@ use crate::transports::tls::TlsLayer;
 
 impl StreamTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
         let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
             return Err(refuse(&data));
         };
+        Self::write_chunk(slf, chunk)?;
+        Ok(slf.py().None().into_bound(slf.py()))
+    }
+
+    #[inline]
+    pub(super) fn write_chunk(slf: &Bound<'_, Self>, chunk: Chunk) -> PyResult<()> {
         let empty = chunk.as_ref().is_empty();
-        let written = slf.get().state.with(py, |state| {
+        let written = slf.get().state.with(slf.py(), |state| {
             let written = state.accepts_writes("write()");
             if matches!(written, Ok(true)) {
                 state.queue.push(chunk);
             }
             written
         });
-        if empty {
-            written?;
-        } else {
-            Self::written(slf, written)?;
+        if empty { written.map(drop) } else { Self::written(slf, written) }
+    }
+
+    pub(super) fn write_lines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if !this.core.names.own_writelines {
+            return Self::write_chunk(slf, Chunk::from_buffer(&join(list_of_data)?)?);
         }
-        Ok(py.None().into_bound(py))
+        let accepts = || this.state.with(py, |state| state.accepts_writes("writelines()"));
+        let accepted = accepts()?;
+        if !list_of_data.is_truthy()? {
+            return Ok(());
+        }
+        if accepted {
+            let chunks = list_of_data.try_iter()?.map(chunk_of_line).collect::<PyResult<Vec<_>>>()?;
+            this.state.with(py, |state| chunks.into_iter().for_each(|chunk| state.queue.push(chunk)));
+        }
+        // The iterable may have ended the connection.
+        Self::written(slf, accepts())
     }
 
     /// Sends what a TLS layer has encrypted, behind what is queued; what the kernel does not take now is queued.
@@ -292,6 +311,16 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// What `writelines()` makes of one object.
+fn chunk_of_line(data: PyResult<Bound<'_, PyAny>>) -> PyResult<Chunk> {
+    let data = data?;
+    if !data.is_exact_instance_of::<PyBytes>() {
+        // Where asyncio refuses what is no buffer.
+        PyMemoryView::from(&data)?;
+    }
+    Chunk::from_buffer(&data)
 }
 
 /// Puts the raw methods on the class.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -13,7 +13,7 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::transports::flow::Flow;
-use crate::transports::report::{unclosed, water_marks, wrong_marks};
+use crate::transports::report::{not_implemented, unclosed, water_marks, wrong_marks};
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -80,17 +80,28 @@ impl TlsTransport {
         let Some(layer) = self.layer(py) else {
             return Ok(());
         };
-        let chunks =
-            list_of_data.try_iter()?.map(|data| Chunk::from_buffer(&data?)).collect::<PyResult<Vec<_>>>();
-        match chunks {
-            Ok(chunks) => TlsLayer::write(&layer, chunks),
-            Err(error) => TlsLayer::fail(&layer, error, "Fatal error on SSL protocol"),
+        // As in asyncio: after the end nobody looks at it, and what cannot be encrypted ends the connection, behind
+        // what comes before it.
+        if layer.get().drops_writes() {
+            return TlsLayer::write(&layer, []);
         }
+        let (mut chunks, mut failed) = (Vec::new(), None);
+        for data in list_of_data.try_iter()? {
+            let data = data?;
+            data.len()?;
+            match Chunk::from_buffer(&data) {
+                Ok(chunk) if failed.is_none() => chunks.push(chunk),
+                Err(error) if failed.is_none() => failed = Some(error),
+                _ => {}
+            }
+        }
+        TlsLayer::write(&layer, chunks)?;
+        failed.map_or(Ok(()), |error| TlsLayer::fail(&layer, error, "Fatal error on SSL protocol"))
     }
 
     /// Not possible with TLS: raises NotImplementedError, as asyncio does.
     fn write_eof(&self) -> PyResult<()> {
-        Err(PyNotImplementedError::new_err(()))
+        not_implemented()
     }
 
     /// False: TLS cannot end one direction alone.

@@ -24,7 +24,7 @@ impl TlsLayer {
     pub(super) fn write(slf: &Bound<'_, Self>, chunks: impl IntoIterator<Item = Chunk>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let phase = this.phase();
-        if !matches!(phase, Phase::Handshake | Phase::Wrapped) {
+        if this.drops_writes() {
             return this.write_dropped(py);
         }
         let in_turn = this.core.in_turn.load(Relaxed);
@@ -43,6 +43,12 @@ impl TlsLayer {
             Self::encrypt(slf, false)?;
         }
         Self::queue_grown(slf)
+    }
+
+    /// True once the connection is closing: what is written is lost.
+    #[inline]
+    pub(super) fn drops_writes(&self) -> bool {
+        !matches!(self.phase(), Phase::Handshake | Phase::Wrapped)
     }
 
     #[cold]
