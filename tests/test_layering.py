@@ -27,6 +27,7 @@ PURE = (
     "reactor/",
     "transports/datagram_queue.rs",
     "transports/flow.rs",
+    "transports/framing.rs",
     "transports/lifecycle.rs",
     "transports/peers.rs",
     "transports/write_queue.rs",

@@ -315,3 +315,35 @@ async def test_server_under_attack_serves_on():
 
     await nothing_left(play, STREAMS // 4, 20)
     server.close()
+
+
+async def test_failed_handshakes_are_freed_at_once(loop_name):
+    """A server under attack does not fill the memory until the next collection."""
+    if loop_name == "asyncio":
+        pytest.skip("there an exception, its traceback and a future refer to each other")
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, HOST, 0, ssl=CONTEXT, ssl_handshake_timeout=5)
+    address = server.sockets[0].getsockname()
+
+    async def attack():
+        with socket.create_connection(address) as sock:
+            sock.setblocking(False)
+            await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                while await loop.sock_recv(sock, 65536):
+                    pass
+
+    def connections():
+        return sum(isinstance(thing, ssl.SSLObject) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()
+        for _ in range(20):
+            await attack()
+        await settle()
+        assert connections() == before
+    finally:
+        gc.enable()
+        server.close()

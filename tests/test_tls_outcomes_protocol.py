@@ -8,8 +8,8 @@ import contextlib
 
 import pytest
 
-from peers import raising
-from tls_outcomes import BRIEF, SETTINGS, outcome, same_as_asyncio, scenarios_of
+from peers import PATIENCE, raising
+from tls_outcomes import SETTINGS, outcome, same_as_asyncio, scenarios_of
 from tls_peers import BufferedRecorder
 
 PLENTY = bytes(1 << 19)
@@ -168,7 +168,7 @@ async def connection_made(setting, told):
         step = told[kind.__name__] = {}
         base = raising("connection_made", kind("why"), setting.base)
         try:
-            async with setting.connection(step, base, peer_may_fail=True, ssl_handshake_timeout=BRIEF) as (
+            async with setting.connection(step, base, peer_may_fail=True, ssl_handshake_timeout=PATIENCE) as (
                 _,
                 _,
                 peer,

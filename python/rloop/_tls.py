@@ -440,6 +440,7 @@ class TlsMethods(LoopBase):
         sslcontext, handshake_timeout, shutdown_timeout = tls
         details: dict[str, Any] = {"message": "Error on transport creation for incoming connection"}
         transport: asyncio.Transport | None = None
+        waiter: asyncio.Future[None] | None = None
         try:
             details["protocol"] = protocol = protocol_factory()
             waiter = self.create_future()
@@ -464,3 +465,6 @@ class TlsMethods(LoopBase):
                 raise
             if self.get_debug():
                 self.call_exception_handler({**details, "exception": exc})
+        finally:
+            # As above: a server under attack is not to wait for the garbage collector.
+            waiter = None

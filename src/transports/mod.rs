@@ -5,6 +5,7 @@
 
 pub mod datagram_queue;
 pub mod flow;
+pub mod framing;
 pub mod lifecycle;
 pub mod peers;
 pub mod write_queue;

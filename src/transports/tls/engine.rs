@@ -1,8 +1,9 @@
 //! How a connection's bytes are encrypted and decrypted, in one of two ways that behave the same.
 //!
 //! Direct: OpenSSL's functions on the `SSL*` of the user's own `ssl.SSLObject` (`openssl.rs`). Portable: the methods of
-//! that object, and two `ssl.MemoryBIO`. Handshake, shutdown and everything else that happens once a connection is
-//! Python's business on either (`_tls.py`), by methods of the same object. Nothing here knows of transports.
+//! that object, and two `ssl.MemoryBIO` (`portable.rs`). Handshake, shutdown and everything else that happens once a
+//! connection is Python's business on either (`_tls.py`), by methods of the same object. Nothing here knows of
+//! transports.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,9 +13,10 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
+use super::ends::Ends;
 use super::openssl::{Connection, OpenSsl, Outcome};
+use super::portable::{Portable, forgive};
 use crate::core::Buffer;
-use crate::py::bytes;
 use crate::py::names::names;
 
 /// Most bytes of a record, with its header and what OpenSSL may add (RFC 8446, 5.2; TLS 1.2 allows 2048 more).
@@ -32,11 +34,7 @@ pub struct Engine {
 
 enum Way {
     Direct(Connection),
-    /// `ssl.MemoryBIO`s.
-    Portable {
-        incoming: Py<PyAny>,
-        outgoing: Py<PyAny>,
-    },
+    Portable(Portable),
 }
 
 /// What a read comes to.
@@ -73,9 +71,7 @@ impl Engine {
         };
         let way = match connection() {
             Some(connection) => Way::Direct(connection),
-            None => {
-                Way::Portable { incoming: incoming.clone().unbind(), outgoing: outgoing.clone().unbind() }
-            }
+            None => Way::Portable(Portable::new(object, incoming, outgoing)),
         };
         Self { object: object.clone().unbind(), way, busy: AtomicBool::new(false) }
     }
@@ -84,56 +80,59 @@ impl Engine {
         matches!(self.way, Way::Direct(_))
     }
 
-    /// Adds to what was received.
-    pub fn feed(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+    fn ends<R>(&self, py: Python<'_>, access: impl FnOnce(&mut Ends) -> R) -> R {
         match &self.way {
-            Way::Direct(connection) => connection.feed(data),
-            Way::Portable { incoming, .. } => {
-                incoming.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),))?;
-            }
+            Way::Direct(connection) => connection.ends(access),
+            Way::Portable(portable) => portable.ends(py, access),
         }
-        Ok(())
+    }
+
+    /// Adds to what was received.
+    pub fn feed(&self, py: Python<'_>, data: &[u8]) {
+        self.ends(py, |ends| ends.feed(data));
     }
 
     /// Adds a whole buffer to what was received; it may be kept until [`Engine::take_back`].
-    pub fn lend(&self, py: Python<'_>, buffer: Buffer) -> PyResult<Option<Buffer>> {
-        match &self.way {
-            Way::Direct(connection) if connection.input_is_empty() => {
-                connection.lend(buffer);
-                Ok(None)
-            }
-            _ => self.feed(py, buffer.as_slice()).map(|()| Some(buffer)),
-        }
+    pub fn lend(&self, py: Python<'_>, buffer: Buffer) -> Option<Buffer> {
+        let buffer = self.ends(py, |ends| ends.lend(buffer)).err()?;
+        self.feed(py, buffer.as_slice());
+        Some(buffer)
     }
 
-    /// Gets a lent buffer back, if it is read to the end.
-    pub fn take_back(&self) -> Option<Buffer> {
+    /// Gets a lent buffer back; what is left in it is kept.
+    pub fn take_back(&self, py: Python<'_>) -> Option<Buffer> {
+        self.ends(py, Ends::take_back)
+    }
+
+    /// Lets the object's own methods see what was received: to be called before Python's steps.
+    pub fn hand_over(&self, py: Python<'_>) -> PyResult<()> {
         match &self.way {
-            Way::Direct(connection) => connection.take_back(),
-            Way::Portable { .. } => None,
+            Way::Direct(_) => Ok(()),
+            Way::Portable(portable) => portable.hand_over(py),
         }
     }
 
     /// How many encrypted bytes wait to be read.
-    pub fn input_len(&self, py: Python<'_>) -> PyResult<usize> {
-        match &self.way {
-            Way::Direct(connection) => Ok(connection.input_len()),
-            Way::Portable { incoming, .. } => incoming.getattr(py, &names(py)?.pending)?.extract(py),
-        }
+    pub fn input_len(&self, py: Python<'_>) -> usize {
+        self.ends(py, |ends| ends.input_len())
     }
 
-    /// False if there is certainly nothing to read before more is received.
-    pub fn may_hold_input(&self) -> bool {
+    /// True if there is certainly nothing to read before more is received.
+    pub fn is_drained(&self, py: Python<'_>) -> bool {
+        self.input_len(py) == 0 && !self.may_hold_input(py)
+    }
+
+    fn may_hold_input(&self, py: Python<'_>) -> bool {
         match &self.way {
             Way::Direct(connection) => connection.holds_input(),
-            Way::Portable { .. } => true,
+            Way::Portable(portable) => portable.holds_input(py),
         }
     }
 
     /// How many bytes the next reads can give at most, together.
-    pub fn readable_at_most(&self, py: Python<'_>) -> PyResult<usize> {
-        let held = if self.may_hold_input() { MAX_RECORD } else { 0 };
-        Ok(self.input_len(py)? + held)
+    pub fn readable_at_most(&self, py: Python<'_>) -> usize {
+        let held = if self.may_hold_input(py) { MAX_RECORD } else { 0 };
+        self.input_len(py) + held
     }
 
     /// Decrypts into `buffer`, which must not be empty: one record at most.
@@ -145,29 +144,29 @@ impl Engine {
                 Outcome::Closed => Ok(Read::Closed),
                 // The connection is in its error state now, in which OpenSSL does nothing but fail: `_ssl` finds the
                 // same error, and makes its exception of it.
-                Outcome::Failed => self.read_by_object(py, 1).map(|_| Read::Nothing),
+                Outcome::Failed => {
+                    let read = self.object.call_method1(py, &names(py)?.read, (1,));
+                    forgive(py, read).map(|_| Read::Nothing)
+                }
             },
-            Way::Portable { .. } => {
-                let Some(data) = self.read_by_object(py, buffer.len())? else {
-                    return Ok(Read::Nothing);
-                };
-                let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
-                Ok(if data.is_empty() { Read::Closed } else { Read::Some(bytes::copy(buffer, data)) })
-            }
+            Way::Portable(portable) => portable.read(py, buffer),
         })
         .unwrap_or(Ok(Read::Nothing))
     }
 
-    /// Encrypts `data`, which must not be empty; returns how much of it, or `None` if not before more has come from
-    /// the peer: then the same data must be offered again.
+    /// Encrypts the first of `data`, which must not be empty; returns how much of it, or `None` if not before more has
+    /// come from the peer: then the same data must be offered again.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
         self.alone(|| match &self.way {
             Way::Direct(connection) => match connection.write(data) {
                 Outcome::Done(count) => Ok(Some(count)),
                 Outcome::Again => Ok(None),
-                Outcome::Closed | Outcome::Failed => self.write_by_object(py, data),
+                Outcome::Closed | Outcome::Failed => {
+                    let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
+                    forgive(py, written)?.map(|count| count.extract(py)).transpose()
+                }
             },
-            Way::Portable { .. } => self.write_by_object(py, data),
+            Way::Portable(portable) => portable.write(py, data),
         })
         .unwrap_or(Ok(None))
     }
@@ -182,76 +181,48 @@ impl Engine {
         Some(result)
     }
 
-    fn read_by_object(&self, py: Python<'_>, size: usize) -> PyResult<Option<Py<PyAny>>> {
-        forgive(py, self.object.call_method1(py, &names(py)?.read, (size,)))
-    }
-
-    fn write_by_object(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
-        let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
-        forgive(py, written)?.map(|count| count.extract(py)).transpose()
-    }
-
-    /// How many encrypted bytes are to be sent.
+    /// Takes over what is to be sent, wherever it was written; returns how many bytes that is.
     pub fn output_len(&self, py: Python<'_>) -> PyResult<usize> {
-        match &self.way {
-            Way::Direct(connection) => Ok(connection.output_len()),
-            Way::Portable { outgoing, .. } => outgoing.getattr(py, &names(py)?.pending)?.extract(py),
+        if let Way::Portable(portable) = &self.way {
+            portable.collect(py)?;
         }
+        Ok(self.ends(py, |ends| ends.output_len()))
     }
 
     /// Gives memory for what is to be sent.
-    pub fn lend_output(&self, memory: Vec<u8>) {
-        if let Way::Direct(connection) = &self.way {
-            connection.lend_output(memory);
-        }
+    pub fn lend_output(&self, py: Python<'_>, memory: Vec<u8>) {
+        self.ends(py, |ends| ends.lend_output(memory));
     }
 
-    /// What is to be sent.
-    pub fn take_output(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
-        match &self.way {
-            Way::Direct(connection) => Ok(connection.take_output()),
-            Way::Portable { outgoing, .. } => {
-                let data = outgoing.call_method0(py, &names(py)?.read)?;
-                Ok(data.bind(py).cast::<PyBytes>()?.as_bytes().to_vec())
-            }
-        }
+    /// Forgets what was received and what is to be sent: the connection is lost.
+    pub fn clear(&self, py: Python<'_>) {
+        self.ends(py, Ends::clear);
+    }
+
+    /// What is to be sent, as [`Engine::output_len`] has found it.
+    pub fn take_output(&self, py: Python<'_>) -> Vec<u8> {
+        self.ends(py, Ends::take_output)
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.object)?;
         match &self.way {
             Way::Direct(_) => Ok(()),
-            Way::Portable { incoming, outgoing } => {
-                visit.call(incoming)?;
-                visit.call(outgoing)
-            }
-        }
-    }
-}
-
-/// "Not now" is no error: `ssl.SSLWantReadError`, and `ssl.SSLSyscallError`, which asyncio takes for the same.
-fn forgive(py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            let classes = classes(py)?;
-            let again = error.is_instance(py, classes.want_read.bind(py))
-                || error.is_instance(py, classes.syscall_error.bind(py));
-            if again { Ok(None) } else { Err(error) }
+            Way::Portable(portable) => portable.traverse(visit),
         }
     }
 }
 
 /// What is needed of the module `ssl`, which an interpreter can be without.
-struct Classes {
-    object: Py<PyAny>,
-    want_read: Py<PyAny>,
-    syscall_error: Py<PyAny>,
+pub struct Classes {
+    pub object: Py<PyAny>,
+    pub want_read: Py<PyAny>,
+    pub syscall_error: Py<PyAny>,
 }
 
 static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
 
-fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
+pub fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
     CLASSES.get_or_try_init(py, || {
         let ssl = py.import("ssl")?;
         Ok(Classes {

@@ -8,8 +8,10 @@
 //! The rule for every method is the stream transport's: look at the state and change it inside one `state.with`, call
 //! Python, the engine included, only outside.
 
+mod ends;
 mod engine;
 mod openssl;
+mod portable;
 mod reading;
 mod transport;
 mod writing;
@@ -251,11 +253,15 @@ impl TlsLayer {
 
     /// Raises RuntimeError for a step that there is not.
     #[setter(_state)]
-    fn set_state(&self, next: u8) -> PyResult<()> {
+    fn set_state(&self, py: Python<'_>, next: u8) -> PyResult<()> {
         match Phase::ALL.get(next as usize) {
             Some(&next) if self.phase().may_become(next) => {
                 self.phase.store(next as u8, Relaxed);
-                Ok(())
+                match next {
+                    // What was not delivered is seen by `unwrap`.
+                    Phase::Shutdown => self.engine()?.hand_over(py),
+                    _ => Ok(()),
+                }
             }
             next => Err(PyRuntimeError::new_err(format!(
                 "cannot switch state from {:?} to {next:?}",
@@ -292,7 +298,9 @@ impl TlsLayer {
 
     /// Takes bytes that were received elsewhere, to be read before all that is still to come.
     fn _feed(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        self.engine()?.feed(py, data)
+        let engine = self.engine()?;
+        engine.feed(py, data);
+        engine.hand_over(py)
     }
 
     /// Delivers what can be decrypted of what was received.
@@ -317,7 +325,8 @@ impl TlsLayer {
             std::mem::take(&mut state.queue)
         });
         drop(dropped);
-        self.engine()?.take_output(py).map(drop)
+        self.engine()?.clear(py);
+        Ok(())
     }
 
     /// The step after `resume_reading`.
@@ -334,7 +343,7 @@ impl TlsLayer {
     // What a transport calls that does not know this class. A stream transport calls `received` instead.
 
     fn data_received(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
-        slf.get().engine()?.feed(slf.py(), data)?;
+        slf.get().engine()?.feed(slf.py(), data);
         Self::proceed(slf)
     }
 

@@ -14,8 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::core::Buffer;
-use crate::py::bytes;
+use super::ends::Ends;
 use crate::reactor::sys;
 
 /// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`: opaque.
@@ -223,17 +222,6 @@ unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}
 
-/// What the BIO reads from and writes to.
-#[derive(Default)]
-struct Ends {
-    /// Received in one piece; read before `more`.
-    buffer: Option<Buffer>,
-    /// Received at other times. Invariant: nothing is put into `buffer` while there is something here.
-    more: Vec<u8>,
-    more_read: usize,
-    output: Vec<u8>,
-}
-
 impl Connection {
     /// Takes over both ends of the connection.
     ///
@@ -258,55 +246,10 @@ impl Connection {
     }
 
     /// Runs `access` on the ends. It calls neither OpenSSL nor Python.
-    fn ends<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
+    pub fn ends<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
         // SAFETY: set by `new`, freed with the BIO, of which we have a reference. Nobody else is in here: the BIO's
         // own functions only run inside of calls of OpenSSL, and `access` makes none.
         unsafe { access(&mut *(self.library.functions.BIO_get_data)(self.bio.as_ptr()).cast::<Ends>()) }
-    }
-
-    /// True if everything received has been read by OpenSSL.
-    pub fn input_is_empty(&self) -> bool {
-        self.ends(|ends| ends.pending() == 0)
-    }
-
-    /// How many bytes received have not been read by OpenSSL.
-    pub fn input_len(&self) -> usize {
-        self.ends(|ends| ends.pending())
-    }
-
-    /// Adds to what was received.
-    pub fn feed(&self, data: &[u8]) {
-        self.ends(|ends| ends.more.extend_from_slice(data));
-    }
-
-    /// Puts in a buffer with what was received. There must be no other input.
-    pub fn lend(&self, buffer: Buffer) {
-        self.ends(|ends| ends.buffer = Some(buffer));
-    }
-
-    /// Gets the buffer back once it is read to the end.
-    pub fn take_back(&self) -> Option<Buffer> {
-        self.ends(|ends| ends.buffer.take_if(|buffer| buffer.is_empty()))
-    }
-
-    /// What is to be sent.
-    pub fn take_output(&self) -> Vec<u8> {
-        self.ends(|ends| std::mem::take(&mut ends.output))
-    }
-
-    /// Gives memory for what is to be sent; whatever it holds is overwritten.
-    pub fn lend_output(&self, mut memory: Vec<u8>) {
-        memory.clear();
-        self.ends(|ends| {
-            if ends.output.is_empty() {
-                ends.output = memory;
-            }
-        });
-    }
-
-    /// How many bytes are to be sent.
-    pub fn output_len(&self) -> usize {
-        self.ends(|ends| ends.output.len())
     }
 
     /// True if OpenSSL holds part of a record, or decrypted bytes.
@@ -361,24 +304,6 @@ impl Drop for Connection {
     }
 }
 
-impl Ends {
-    fn pending(&self) -> usize {
-        self.buffer.as_ref().map_or(0, Buffer::len) + self.more.len() - self.more_read
-    }
-
-    fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
-        if let Some(buffer) = self.buffer.as_mut().filter(|buffer| !buffer.is_empty()) {
-            return buffer.read(target);
-        }
-        let count = bytes::copy(target, &self.more[self.more_read..]);
-        self.more_read += count;
-        if self.more_read == self.more.len() {
-            (self.more, self.more_read) = (Vec::new(), 0);
-        }
-        count
-    }
-}
-
 // ------------------------------------------------------------------------------------------ BIO
 
 /// The library whose BIOs there are, for their functions: `_ssl` calls them after letting go of the interpreter.
@@ -420,7 +345,7 @@ unsafe extern "C" fn write_ex(bio: *mut Bio, from: *const c_char, len: usize, co
     // SAFETY: OpenSSL's call, with `len` readable bytes at `from`, and a place for the count.
     let written = unsafe {
         with_ends(bio, |_, ends| {
-            ends.output.extend_from_slice(std::slice::from_raw_parts(from.cast::<u8>(), len));
+            ends.put(std::slice::from_raw_parts(from.cast::<u8>(), len));
             *count = len;
         })
     };
@@ -428,16 +353,15 @@ unsafe extern "C" fn write_ex(bio: *mut Bio, from: *const c_char, len: usize, co
 }
 
 unsafe extern "C" fn ctrl(bio: *mut Bio, command: c_int, _number: c_long, _pointer: *mut c_void) -> c_long {
-    // SAFETY: OpenSSL's call.
-    let answer = unsafe {
-        with_ends(bio, |_, ends| match command {
-            BIO_CTRL_FLUSH => 1,
-            BIO_CTRL_PENDING => ends.pending() as c_long,
-            BIO_CTRL_WPENDING => ends.output.len() as c_long,
-            _ => 0,
-        })
+    let len: fn(&Ends) -> usize = match command {
+        BIO_CTRL_FLUSH => return 1,
+        BIO_CTRL_PENDING => Ends::input_len,
+        BIO_CTRL_WPENDING => Ends::output_len,
+        // Several for each record: about kernel TLS, for one.
+        _ => return 0,
     };
-    answer.unwrap_or(0)
+    // SAFETY: OpenSSL's call.
+    unsafe { with_ends(bio, |_, ends| len(ends) as c_long) }.unwrap_or(0)
 }
 
 unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {

@@ -41,7 +41,7 @@ impl TlsLayer {
     ) -> PyResult<Received> {
         let (py, this) = (slf.py(), slf.get());
         let engine = this.engine()?;
-        if this.phase() == Phase::Wrapped && engine.input_len(py)? > 0 {
+        if this.phase() == Phase::Wrapped && engine.input_len(py) > 0 {
             return Ok(Received::Later);
         }
         let spare = &this.core.spare_buffer;
@@ -49,9 +49,9 @@ impl TlsLayer {
         let received = buffer.fill(receive);
         let (result, unused) = match received {
             Ok(count) if count > 0 => {
-                let unused = engine.lend(py, buffer)?;
+                let unused = engine.lend(py, buffer);
                 let result = Self::proceed(slf);
-                (result.map(|()| Received::Data), unused.or_else(|| engine.take_back()))
+                (result.map(|()| Received::Data), unused.or_else(|| engine.take_back(py)))
             }
             other => (Ok(Received::Other(other)), Some(buffer)),
         };
@@ -64,7 +64,10 @@ impl TlsLayer {
         match slf.get().phase() {
             Phase::Wrapped => Self::read_app(slf),
             Phase::Unwrapped => Ok(()),
-            _ => calls::method(slf.as_any(), &slf.get().core.names._proceed, []).map(drop),
+            _ => {
+                slf.get().engine()?.hand_over(slf.py())?;
+                calls::method(slf.as_any(), &slf.get().core.names._proceed, []).map(drop)
+            }
         }
     }
 
@@ -87,7 +90,7 @@ impl TlsLayer {
     fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(stream) = self.stream(py)
             && !self.is_paused(py)
-            && self.engine()?.input_len(py)? == 0
+            && self.engine()?.input_len(py) == 0
         {
             stream.get().read_on(py);
         }
@@ -128,7 +131,7 @@ impl TlsLayer {
     /// Everything that can be decrypted in one `bytes`, in one call.
     fn read_bytes(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
         let engine = self.engine()?;
-        let capacity = engine.readable_at_most(py)?;
+        let capacity = engine.readable_at_most(py);
         if capacity == 0 {
             return Ok(End::Nothing);
         }
@@ -148,10 +151,10 @@ impl TlsLayer {
 
     fn read_into_protocol(&self, slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
         let (py, engine, names) = (slf.py(), self.engine()?, self.core.names);
-        let hint = engine.input_len(py)?;
-        if hint == 0 && !engine.may_hold_input() {
+        if engine.is_drained(py) {
             return Ok(End::Nothing);
         }
+        let hint = engine.input_len(py);
         let lent = calls::method(protocol, &names.get_buffer, [&hint.into_pyobject(py)?.into_any()])?;
         if lent.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
@@ -179,7 +182,13 @@ fn read_all(py: Python<'_>, engine: &Engine, buffer: &mut [MaybeUninit<u8>]) -> 
     let mut filled = 0;
     while filled < buffer.len() {
         match engine.read(py, &mut buffer[filled..]) {
-            Ok(Read::Some(count)) => filled += count,
+            Ok(Read::Some(count)) => {
+                filled += count;
+                // A read in vain costs as much as a small one.
+                if engine.is_drained(py) {
+                    return (filled, End::Nothing);
+                }
+            }
             Ok(Read::Nothing) => return (filled, End::Nothing),
             Ok(Read::Closed) => return (filled, End::Closed),
             Err(error) => return (filled, End::Failed(error)),

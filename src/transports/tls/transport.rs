@@ -220,7 +220,7 @@ impl TlsTransport {
 
     /// How many encrypted bytes wait to be read.
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.layer(py).map_or(Ok(0), |layer| layer.get().engine()?.input_len(py))
+        self.layer(py).map_or(Ok(0), |layer| Ok(layer.get().engine()?.input_len(py)))
     }
 
     /// Information about the connection: that of TLS, then that of the transport below.

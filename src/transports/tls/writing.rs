@@ -67,7 +67,14 @@ impl TlsLayer {
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        this.state.with(py, |state| state.in_unflushed = false);
+        let sent = this.state.with(py, |state| {
+            state.in_unflushed = false;
+            state.queue.is_empty()
+        });
+        if sent {
+            // An answer leaves with the call that has delivered the question.
+            return Ok(());
+        }
         match this.stream(py) {
             Some(stream) => context::run_in(&stream.get().context(py), || Self::encrypt(slf, false)),
             None => Self::encrypt(slf, false),
@@ -108,7 +115,7 @@ impl TlsLayer {
             };
             let engine = self.engine()?;
             if encrypted == 0 {
-                engine.lend_output(self.core.spare_output.with(py, std::mem::take));
+                engine.lend_output(py, self.core.spare_output.with(py, std::mem::take));
             }
             let data = chunk.as_ref();
             match engine.write(py, &data[..data.len().min(BATCH)]) {
@@ -135,7 +142,7 @@ impl TlsLayer {
         if engine.output_len(py)? == 0 {
             return Ok(());
         }
-        let mut data = engine.take_output(py)?;
+        let mut data = engine.take_output(py);
         let sent = if let Some(stream) = this.stream(py) {
             StreamTransport::send_now(&stream, &data)
         } else if let Some(other) = this.lower(py) {
