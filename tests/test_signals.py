@@ -21,6 +21,8 @@ KINDS = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.S
 @pytest.fixture(autouse=True)
 def dispositions():
     """Every signal is handled after a test as it was before, and the wake-up fd is nobody's."""
+    # Whoever started the tests may ignore it (nohup); loops leave the default behind.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     before = {sig: signal.getsignal(sig) for sig in [*KINDS, signal.SIGINT, signal.SIGRTMIN]}
     yield
     left = {sig: handler for sig, handler in before.items() if signal.getsignal(sig) != handler}
