@@ -128,7 +128,7 @@ async def outcome(kind, state, name, args):
                 with contextlib.suppress(NotImplementedError):
                     readings.append(getattr(transport, question)())
         # Not public, and read by programs all the same.
-        readings.append(getattr(transport, "_paused", None))
+        readings += [getattr(transport, name, None) for name in ("_closing", "_paused")]
         return result, *readings
 
 

@@ -412,6 +412,12 @@ impl DatagramTransport {
         self.state.with(py, |state| state.life.is_paused())
     }
 
+    /// asyncio's private name for it, which programs read.
+    #[getter(_closing)]
+    fn closing(&self, py: Python<'_>) -> bool {
+        self.is_closing(py)
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.event_loop.clone_ref(py)

@@ -254,6 +254,12 @@ impl WritePipeTransport {
         self.end.core.names.write_pipe_transport.clone_ref(py)
     }
 
+    /// asyncio's private name for it, which programs read.
+    #[getter(_closing)]
+    fn closing(&self, py: Python<'_>) -> bool {
+        self.end.is_closing(py)
+    }
+
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.end.event_loop.clone_ref(py)
