@@ -105,7 +105,7 @@ async def test_everything_arrives(method):
 
 
 async def emptied(sock, peer):
-    """A call has waited and got less than it asked for: that there is no more is known without another try."""
+    """A call has waited and got less than it asked for: its registration is still there, and its edge is used up."""
     task = await waiting(asyncio.get_running_loop().sock_recv(sock, 100))
     peer.send(b"first")
     assert await task == b"first"

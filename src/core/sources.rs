@@ -24,8 +24,6 @@ pub struct FdCallbacks {
     pub write_waiter: Option<Py<PyAny>>,
     /// The file object that the fd was given as: it can be looked up by it once it is closed.
     pub file: Option<Py<PyAny>>,
-    /// A TCP socket: a receive that gets less than it asks for has emptied it.
-    pub is_tcp: bool,
 }
 
 impl FdCallbacks {

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
 
 use super::EventLoop;
-use crate::core::{FdCallbacks, LoopCore, Source};
+use crate::core::LoopCore;
 use crate::error::os_error;
 use crate::py::bytes::{self, readable};
 use crate::py::calls;
@@ -54,30 +54,11 @@ impl EventLoop {
             return Ok(None);
         };
         let fd = fd_of(core, sock)?;
-        // The registration of this very socket, if a receive that gets less than it asks for has emptied it: then the
-        // next one need not be tried before the edge comes.
-        let known = core.state.with(py, |state| {
-            let token = state.reactor.token_of(fd)?;
-            match state.reactor.source(token)? {
-                Source::Callbacks(FdCallbacks { file: Some(file), is_tcp: true, .. }) if file.is(sock) => {
-                    Some((token, state.reactor.is_exhausted(token)))
-                }
-                _ => None,
-            }
-        });
-        if !matches!(known, Some((_, true))) {
-            // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            let received = bytes::fill_new(py, size, |buffer| sys::recv_now(fd, buffer))?;
-            let received = unless_blocked(py, received)?;
-            if let Some((token, _)) = known
-                && received.as_ref().is_none_or(|&(_, count)| 0 < count && count < size)
-            {
-                core.state.with(py, |state| state.reactor.read_exhausted(token));
-            }
-            if let Some((data, _)) = received {
-                return Ok(Some(data.into_any()));
-            }
+        // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        let received = bytes::fill_new(py, size, |buffer| sys::recv_now(borrowed, buffer))?;
+        if let Some((data, _)) = unless_blocked(py, received)? {
+            return Ok(Some(data.into_any()));
         }
         Self::wait(slf, sock, fd, Readiness::READABLE).map(Some)
     }

@@ -1,7 +1,5 @@
 //! `add_reader` and its kin: callbacks for the readiness of an fd, level-triggered as asyncio's are.
 
-use std::os::fd::BorrowedFd;
-
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -13,7 +11,6 @@ use crate::handle::{Callback, Handle};
 use crate::py::fastcall::Arguments;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
-use crate::reactor::sys;
 use crate::reactor::token::Token;
 
 impl EventLoop {
@@ -130,14 +127,12 @@ impl EventLoop {
         direction: Readiness,
     ) -> PyResult<Token> {
         let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-        // SAFETY: the number of an open file, or of none, of which the kernel says so.
-        let is_tcp = sys::is_tcp(unsafe { BorrowedFd::borrow_raw(fd) });
-        let callbacks = FdCallbacks { file: known_as, is_tcp, ..FdCallbacks::default() };
+        let callbacks = FdCallbacks { file: known_as, ..FdCallbacks::default() };
         core.register_for(file.py(), fd, Mode::Level, direction, Source::Callbacks(callbacks))
     }
 
-    /// A future that is completed once `sock`, with this fd, is ready in `direction`; to be called when it is known
-    /// not to be: a system call has just said so.
+    /// A future that is completed once `sock`, with this fd, is ready in `direction`; to be called when a system call
+    /// has just said that it is not.
     pub(super) fn wait<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,

@@ -62,10 +62,6 @@ pub struct Registration<S> {
     ready: Readiness,
     /// True while the token is on its way to the owner. Invariant: at most one entry per token in a ready queue.
     queued: bool,
-    /// A read has found the end of what is there, and no edge has come since: see [`Reactor::read_exhausted`].
-    exhausted: bool,
-    /// `READ_CLOSED` was reported once: what is behind the data then brings no edge of its own.
-    ended: bool,
 }
 
 /// All registrations of a loop, with owners of type `S`, and the poll they are made on.
@@ -174,8 +170,6 @@ impl<S> Reactor<S> {
             armed: Readiness::NONE,
             ready: Readiness::NONE,
             queued: false,
-            exhausted: false,
-            ended: false,
         });
         self.tokens.insert(fd, token);
         token
@@ -205,8 +199,6 @@ impl<S> Reactor<S> {
             armed: Readiness::NONE,
             ready: Readiness::NONE,
             queued: false,
-            exhausted: false,
-            ended: false,
         })
     }
 
@@ -271,7 +263,7 @@ impl<S> Reactor<S> {
             return Err(io::ErrorKind::NotFound.into());
         };
         registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest(directions))?;
-        (registration.watched, registration.exhausted) = (directions, false);
+        registration.watched = directions;
         Ok(())
     }
 
@@ -342,27 +334,11 @@ impl<S> Reactor<S> {
         let Some(registration) = self.slots.get_mut(token) else {
             return false;
         };
-        registration.exhausted = false;
-        registration.ended |= readiness.contains(Readiness::READ_CLOSED);
         if registration.mode == Mode::Level && (registration.armed & readiness).is_none() {
             return false;
         }
         registration.ready |= readiness;
         !std::mem::replace(&mut registration.queued, true)
-    }
-
-    /// Notes that a read has found the end of what is there: the next data brings an edge. Only for fds of which that
-    /// is true, and not behind the peer's end.
-    pub fn read_exhausted(&mut self, token: Token) {
-        if let Some(registration) = self.slots.get_mut(token) {
-            let edge_comes = registration.active && registration.watched.contains(Readiness::READABLE);
-            registration.exhausted = edge_comes && !registration.ended;
-        }
-    }
-
-    /// True if a read is known to find nothing.
-    pub fn is_exhausted(&self, token: Token) -> bool {
-        self.slots.get(token).is_some_and(|registration| registration.exhausted)
     }
 
     /// Notes everything that the last poll found; `queue` gets the tokens that have to be queued, in order.
@@ -508,26 +484,6 @@ mod tests {
         reactor.register(left.as_raw_fd(), Mode::Edge, "left").expect("register");
         let ready = turn(&mut reactor, SECOND);
         assert!(ready[0].1.contains(Readiness::READABLE | Readiness::READ_CLOSED));
-    }
-
-    #[test]
-    fn exhausted_until_the_next_edge() {
-        let (mut reactor, _waker) = Reactor::new().expect("reactor");
-        let (left, mut right) = pair();
-        let token = reactor.register(left.as_raw_fd(), Mode::Level, "left").expect("register");
-        turn(&mut reactor, Some(0));
-        assert!(!reactor.is_exhausted(token));
-        reactor.read_exhausted(token);
-        turn(&mut reactor, Some(0));
-        assert!(reactor.is_exhausted(token));
-        right.write_all(b"x").expect("write");
-        assert!(turn(&mut reactor, SECOND).is_empty(), "nobody waits, and yet it is noted");
-        assert!(!reactor.is_exhausted(token));
-        reactor.read_exhausted(token);
-        drop(right);
-        turn(&mut reactor, SECOND);
-        reactor.read_exhausted(token);
-        assert!(!reactor.is_exhausted(token), "the end of the stream brings no further edge");
     }
 
     #[test]

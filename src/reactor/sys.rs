@@ -315,17 +315,13 @@ pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
 
 /// Takes the error off a socket (`SO_ERROR`): its number, 0 for none.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<i32> {
-    socket_option(fd, libc::SO_ERROR)
-}
-
-/// An option of the level SOL_SOCKET that is an int.
-fn socket_option(fd: BorrowedFd<'_>, option: i32) -> io::Result<i32> {
-    let mut value: libc::c_int = 0;
+    let mut error: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    let place = std::ptr::from_mut(&mut value).cast();
+    let place = std::ptr::from_mut(&mut error).cast();
     // SAFETY: the option's value is a writable int of the given size.
-    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut len) } as isize)
-        .map(|_| value)
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, place, &mut len) }
+        as isize)
+    .map(|_| error)
 }
 
 /// Takes one connection off a listening socket: non-blocking, close-on-exec.
@@ -385,19 +381,6 @@ fn address_by(
     // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
     check(unsafe { call(fd.as_raw_fd(), storage, &mut address.length) } as isize)?;
     Ok(address)
-}
-
-/// Is this a TCP socket? False where the kernel does not tell.
-pub fn is_tcp(fd: BorrowedFd<'_>) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        socket_option(fd, libc::SO_PROTOCOL).is_ok_and(|protocol| protocol == libc::IPPROTO_TCP)
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = fd;
-        false
-    }
 }
 
 /// Turns Nagle's algorithm off: small writes leave at once. The caller knows that this is TCP.
