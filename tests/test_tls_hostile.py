@@ -18,7 +18,7 @@ import struct
 import pytest
 
 import certificates
-from peers import HOST, Recorder, settle, socket_pair
+from peers import HOST, Recorder, on_asyncio, settle, socket_pair
 from tls_peers import connect, gone
 
 FACTOR = int(os.environ.get("RLOOP_TLS_HOSTILE", "1"))
@@ -122,7 +122,8 @@ async def nothing_left(play, count, batch):
     assert files_after == files
     # As many as one batch has, in whatever free lists: not as many as there were connections.
     assert objects_after - objects < batch * 10
-    assert resident_after - resident < MAX_GROWTH
+    # asyncio's connections are garbage for the collector, with 256 KiB each: how much is there at a time is chance.
+    assert on_asyncio() or resident_after - resident < MAX_GROWTH
 
 
 @SIDES
@@ -317,9 +318,9 @@ async def test_server_under_attack_serves_on():
     server.close()
 
 
-async def test_failed_handshakes_are_freed_at_once(loop_name):
+async def test_failed_handshakes_are_freed_at_once():
     """A server under attack does not fill the memory until the next collection."""
-    if loop_name == "asyncio":
+    if on_asyncio():
         pytest.skip("there an exception, its traceback and a future refer to each other")
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, HOST, 0, ssl=CONTEXT, ssl_handshake_timeout=5)
