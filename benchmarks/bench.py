@@ -134,7 +134,7 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     samples = report.Samples()
     for number in range(options.rounds):
         for figure in figures:
-            for loop in columns:
+            for loop in columns if figure.has_bare() else columns[1:]:
                 progress(f"round {number + 1} of {options.rounds}: {figure} {loop}")
                 take(samples, str(figure), loop, figure.measure, loop, seconds, loadgen, options.pin)
     progress("")

@@ -1,15 +1,17 @@
 """The TLS figures: echo, handshakes and memory per connection, each with a server of its own and the load generator.
 
 The servers use a context of Python's ssl module with OpenSSL's defaults (TLS 1.3, AES-256-GCM), the load generator
-uses rustls. The certificates are made here, by what the tests make theirs with.
+uses rustls. The certificates are made here, by what the tests make theirs with. The limit beside the loops is the load
+generator's own server, on the same OpenSSL: what that costs with no loop and no Python.
 """
 
 import functools
+import os
 import sys
 from dataclasses import dataclass
 
 import echo
-from child import START_SECONDS, Child
+from child import START_SECONDS, Child, Lacking
 
 sys.path.append(str(echo.HERE.parent / "tests"))
 import certificates  # noqa: E402
@@ -29,11 +31,17 @@ class Echo:
     connections: int = CONNECTIONS
 
     def __str__(self):
-        return f"TLS {echo.Config(self.kind, self.size, self.connections)}"
+        return f"TLS {self.config()}"
+
+    def config(self) -> echo.Config:
+        return echo.Config(self.kind, self.size, self.connections)
+
+    def has_bare(self) -> bool:
+        return self.config().has_bare()
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """CPU time a request, rate and latencies."""
-        config = echo.Config(self.kind, self.size, self.connections)
+        config = self.config()
         with serving(loop, self.kind, pin) as server:
             command = echo.load_command(loadgen, server.read(), config, "--tls", "--seconds", seconds)
             with Child(command, cpu=1 if pin else None) as load:
@@ -47,6 +55,9 @@ class Shake:
 
     def __str__(self):
         return f"TLS handshake {self.key:<8} {'resumed' if self.resumed else 'full':<7} 32 conns"
+
+    def has_bare(self) -> bool:
+        return True
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """CPU time a handshake and the rate of them. A byte is echoed in each."""
@@ -65,6 +76,9 @@ class Idle:
 
     def __str__(self):
         return f"TLS idle connection, of {self.connections}"
+
+    def has_bare(self) -> bool:
+        return True
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """Resident memory of the server for each connection that has echoed something and waits now."""
@@ -107,8 +121,8 @@ FULL = [
 
 
 def names(chosen: list[str]) -> list[str]:
-    """The loops, and beside them what is of interest for TLS only."""
-    return [*chosen, *([PORTABLE] if "rloop" in chosen else [])]
+    """The loops, and beside them the bare server, and what is of interest for TLS only."""
+    return [echo.BARE, *chosen, *([PORTABLE] if "rloop" in chosen else [])]
 
 
 @functools.cache
@@ -116,7 +130,28 @@ def chain(key: str) -> str:
     return str(KEYS[key]().chain)
 
 
+@functools.cache
+def libssl() -> str:
+    """The path of the library that this interpreter's `ssl` has loaded."""
+    import ssl  # noqa: F401
+
+    with open("/proc/self/maps") as lines:
+        paths = [line.split(maxsplit=5)[-1].strip() for line in lines]
+    for path in paths:
+        if os.path.basename(path).startswith("libssl"):
+            return path
+    raise Lacking("the interpreter's OpenSSL is not a library of its own")
+
+
+def bare_command(key: str) -> list[str]:
+    loadgen = echo.find_loadgen()
+    assert loadgen is not None
+    return [loadgen, "serve", "--libssl", libssl(), "--chain", chain(key)]
+
+
 def serving(loop: str, kind: str, pin: bool, key: str = "P-256") -> Child:
+    if loop == echo.BARE:
+        return Child(bare_command(key), cpu=0 if pin else None)
     command = [sys.executable, str(echo.HERE / "echo_server.py"), loop.removesuffix("-portable"), kind, chain(key)]
     if loop == PORTABLE:
         command = ["env", "RLOOP_TLS_ENGINE=portable", *command]

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const USAGE: &str = "\
 usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options]
        rloop-loadgen handshakes (--port PORT | --path PATH) [options]
-       rloop-loadgen serve [--port PORT]
+       rloop-loadgen serve [--port PORT] [--libssl FILE --chain FILE]
 
 load: every connection sends a message, waits for its whole echo, checks it, and sends the next
   --port, --path, --udp-port
@@ -24,7 +24,8 @@ handshakes: every connection shakes hands, has one byte echoed, closes, and begi
   --connections, --seconds, --requests, --warmup, --timeout as above
   --resume           by the sessions of those before
 serve: an echo server on 127.0.0.1; prints {\"port\":N}; each line on stdin is answered with the CPU time
-  used so far; ends when stdin is closed";
+  used so far and the resident memory; ends when stdin is closed
+  --libssl, --chain  by TLS: the OpenSSL to load, and a PEM file with a certificate chain and its key";
 
 const NO_DATAGRAMS: &str = "TLS is not for --udp-port";
 
@@ -67,13 +68,20 @@ pub struct Handshakes {
     pub resume: bool,
 }
 
+/// By which OpenSSL `serve` speaks TLS, and with which certificate: paths.
+#[derive(Debug, PartialEq)]
+pub struct Tls {
+    pub libssl: String,
+    pub chain: String,
+}
+
 /// What the user asked for.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     Help,
     Load(Load),
     Handshakes(Handshakes),
-    Serve { port: u16 },
+    Serve { port: u16, tls: Option<Tls> },
 }
 
 /// Parses the arguments after the program's name.
@@ -150,15 +158,22 @@ fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
 }
 
 fn serve(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
-    let mut port = 0;
+    let (mut port, mut libssl, mut chain) = (0, None, None);
     while let Some(option) = args.next() {
         match option.as_str() {
             "--port" => port = value(&option, args.next())?,
+            "--libssl" => libssl = Some(value(&option, args.next())?),
+            "--chain" => chain = Some(value(&option, args.next())?),
             "-h" | "--help" => return Ok(Command::Help),
             _ => return Err(format!("unknown option {option:?}")),
         }
     }
-    Ok(Command::Serve { port })
+    let tls = match (libssl, chain) {
+        (Some(libssl), Some(chain)) => Some(Tls { libssl, chain }),
+        (None, None) => None,
+        _ => return Err("--libssl and --chain, together".to_owned()),
+    };
+    Ok(Command::Serve { port, tls })
 }
 
 fn value<T: std::str::FromStr>(option: &str, text: Option<String>) -> Result<T, String> {
@@ -240,8 +255,15 @@ mod tests {
 
     #[test]
     fn serve_takes_a_port() {
-        assert_eq!(parsed("serve"), Ok(Command::Serve { port: 0 }));
-        assert_eq!(parsed("serve --port 8080"), Ok(Command::Serve { port: 8080 }));
+        assert_eq!(parsed("serve"), Ok(Command::Serve { port: 0, tls: None }));
+        assert_eq!(parsed("serve --port 8080"), Ok(Command::Serve { port: 8080, tls: None }));
+    }
+
+    #[test]
+    fn serve_takes_an_openssl_and_a_certificate() {
+        let tls = Tls { libssl: "/a/libssl.so".to_owned(), chain: "b.pem".to_owned() };
+        let expected = Command::Serve { port: 0, tls: Some(tls) };
+        assert_eq!(parsed("serve --libssl /a/libssl.so --chain b.pem"), Ok(expected));
     }
 
     #[test]
@@ -268,6 +290,8 @@ mod tests {
             ("load --udp-port 1 --tls", "not for --udp-port"),
             ("handshakes --udp-port 1", "not for --udp-port"),
             ("serve --size 9", "\"--size\""),
+            ("serve --libssl x", "together"),
+            ("serve --chain x", "together"),
         ] {
             let message = parsed(line).expect_err(line);
             assert!(message.contains(part), "{line}: {message}");

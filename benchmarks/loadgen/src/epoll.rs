@@ -1,4 +1,5 @@
-//! The kernel calls that std does not have: epoll and the CPU time of this process. The only unsafe code.
+//! The kernel calls that std does not have: epoll, and what this process has used of CPU time and memory. The only
+//! unsafe code beside `openssl.rs`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -84,6 +85,15 @@ pub fn cpu_time() -> io::Result<Duration> {
     // SAFETY: getrusage succeeded, so it has filled `usage`.
     let usage = unsafe { usage.assume_init() };
     Ok(duration(usage.ru_utime) + duration(usage.ru_stime))
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> io::Result<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    // SAFETY: takes no pointers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.map(|pages| pages * page as u64).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn duration(time: libc::timeval) -> Duration {

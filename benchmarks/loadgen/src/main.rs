@@ -2,7 +2,7 @@
 //!
 //! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
 //! The modes are `load` ([`client`], drives an echo server), `handshakes` ([`handshakes`], drives a TLS server) and
-//! `serve` ([`server`], the bare server that the loops' CPU is compared with). Linux only.
+//! `serve` ([`server`], the bare server that the loops' CPU is compared with, also on OpenSSL). Linux only.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -13,6 +13,7 @@ mod control;
 mod epoll;
 mod handshakes;
 mod histogram;
+mod openssl;
 mod server;
 mod stream;
 mod wire;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Load(load)) => client::run(&load),
         Ok(Command::Handshakes(options)) => handshakes::run(&options),
-        Ok(Command::Serve { port }) => server::run(port).map(|()| true),
+        Ok(Command::Serve { port, tls }) => server::run(port, tls.as_ref()).map(|()| true),
         Err(message) => {
             eprintln!("rloop-loadgen: {message}\n{}", args::USAGE);
             return ExitCode::from(2);
