@@ -221,7 +221,7 @@ def test_look_ups_do_not_hold_up_the_end(child, loop_name, how, function, debug)
     ended = time.monotonic()
     assert result.returncode == 7, result.stderr
     assert "Fatal" not in result.stderr
-    assert ended - float(result.stdout) < 1
+    assert ended - float(result.stdout) < 20  # A look-up takes 60 s.
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -72,11 +72,17 @@ impl StreamTransport {
             (None, Some((fd, kind, true))) => {
                 let object = python_socket(py, &self.core, fd, kind)?;
                 let python = Socket::from_python(&object)?;
-                if let Socket::Own { fd, .. } =
-                    self.state.with(py, |state| std::mem::replace(&mut state.socket, python))
-                {
-                    hand_over(fd);
-                }
+                let own = self.state.with(py, |state| match &mut state.socket {
+                    socket @ Socket::Own { .. } => std::mem::replace(socket, python),
+                    _ => python,
+                });
+                let Socket::Own { fd, .. } = own else {
+                    // Python code has run meanwhile: another thread was faster, or has closed the transport. The fd is
+                    // not this object's to close.
+                    object.call_method0("detach")?;
+                    return self.python_socket(py);
+                };
+                hand_over(fd);
                 object
             }
             // Asked for the first time after the end: a socket that is closed, as asyncio's would be.
