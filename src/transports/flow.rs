@@ -77,6 +77,12 @@ impl Flow {
     }
 }
 
+impl Default for Flow {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Most bytes that a transport sends in one turn of the loop: no less than it reads in one, so that an echo keeps up. The
 /// others get their turn meanwhile, and who receives in the same process gets what was sent while it is still in a
 /// cache: bulk transfers take a quarter less time than with all that the kernel's buffers hold (4 MiB and more).
@@ -100,12 +106,6 @@ impl Budget {
     pub fn spend(&mut self, turn: u32, count: usize) {
         let spent = if self.turn == turn { self.spent } else { 0 };
         (self.turn, self.spent) = (turn, spent.saturating_add(count));
-    }
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

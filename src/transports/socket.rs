@@ -26,11 +26,12 @@ impl SocketKind {
         // each look, of the numbers that the native class has.
         let py = socket.py();
         let names = names(py)?;
-        let native = names.native_socket.bind(py);
+        let is_plain = socket.get_type().is(names.socket_class.bind(py));
         let number = |name: &str| {
-            let value = match socket.get_type().is(names.socket_class.bind(py)) {
-                true => native.getattr(name)?.call_method1("__get__", (socket,))?,
-                false => socket.getattr(name)?,
+            let value = if is_plain {
+                names.native_socket.bind(py).getattr(name)?.call_method1("__get__", (socket,))?
+            } else {
+                socket.getattr(name)?
             };
             value.extract::<i32>()
         };
