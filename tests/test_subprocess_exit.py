@@ -230,12 +230,13 @@ async def test_kill(method, number):
 
 
 async def test_send_signal():
-    handler = "signal.signal(signal.SIGUSR1, lambda *args: os._exit(11))"
-    source = f"import os, signal; {handler}; print('ready', flush=True); input()"
-    process = await asyncio.create_subprocess_exec(*python(source), stdin=PIPE, stdout=PIPE)
+    # Waited for, not handled: a handler of Python's would run only after the call that the signal came just before.
+    block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})"
+    source = f"import sys, signal; {block}; print('ready', flush=True); sys.exit(signal.sigwait({{signal.SIGUSR1}}))"
+    process = await asyncio.create_subprocess_exec(*python(source), stdout=PIPE)
     assert await process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGUSR1)
-    assert await process.wait() == 11
+    assert await process.wait() == signal.SIGUSR1
 
 
 @pytest.mark.parametrize("method", ["kill", "terminate", "send_signal"])
