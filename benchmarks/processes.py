@@ -15,7 +15,6 @@ ends are programs in C, the same for every loop.
 import asyncio
 import functools
 import itertools
-import json
 import mmap
 import resource
 import statistics
@@ -23,7 +22,6 @@ import sys
 import time
 
 import inprocess
-import loops
 
 KIB, MIB = 1024, 1024 * 1024
 TRUE = "/bin/true"
@@ -83,7 +81,7 @@ def measure_spawn(loop, count: int, mebibytes: int, **pipes) -> dict[str, float]
     """All in microseconds; p99 is the slowest where there are fewer than a hundred."""
     memory = grow(mebibytes)
     loop.run_until_complete(batch(BATCH_AT_LEAST, **pipes))
-    batches = [loop.run_until_complete(batch(count // BATCHES, **pipes)) for _ in range(BATCHES)]
+    batches = [loop.run_until_complete(batch(-(-count // BATCHES), **pipes)) for _ in range(BATCHES)]
     if memory is not None:
         memory.close()
     times = sorted(itertools.chain.from_iterable(times for times, _ in batches))
@@ -173,10 +171,6 @@ async def ping_pong(loop, times):
     await peer.end()
 
 
-def pipe_figure(function, **options):
-    return lambda loop, count: inprocess.measure(loop, functools.partial(function, **options), count, 1)
-
-
 # ------------------------------------------------------------------------------------------------ all
 
 
@@ -189,26 +183,14 @@ SPAWNS = {
 }
 # The number of operations: about 50 to 100 ms of asyncio.
 PIPES = {
-    "child to parent, 8 KiB writes": (pipe_figure(from_child, size=8 * KIB), 64),
-    "child to parent, 64 KiB writes": (pipe_figure(from_child, size=64 * KIB), 64),
-    "parent to child, 64 KiB writes": (pipe_figure(to_child), 64),
-    "100 bytes through cat": (pipe_figure(ping_pong), 1000),
+    "child to parent, 8 KiB writes": (inprocess.timed(from_child, size=8 * KIB), 64),
+    "child to parent, 64 KiB writes": (inprocess.timed(from_child, size=64 * KIB), 64),
+    "parent to child, 64 KiB writes": (inprocess.timed(to_child), 64),
+    "100 bytes through cat": (inprocess.timed(ping_pong), 1000),
 }
 FIGURES = PIPES | SPAWNS
 NAMES = list(FIGURES)
 
 
-def main(name: str, scale: str = "1"):
-    results = {}
-    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
-        loop = runner.get_loop()
-        for figure, (measure, operations) in FIGURES.items():
-            try:
-                results[figure] = measure(loop, max(1, round(operations * float(scale))))
-            except NotImplementedError as error:
-                results[figure] = {"lacking": repr(error)}
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    inprocess.main(FIGURES, *sys.argv[1:])

@@ -8,7 +8,6 @@ how it is run, and what is printed, is as in `inprocess.py`.
 import asyncio
 import contextlib
 import functools
-import json
 import mmap
 import os
 import socket
@@ -16,7 +15,6 @@ import sys
 import tempfile
 
 import inprocess
-import loops
 
 HOST = "127.0.0.1"
 KIB, MIB = 1024, 1024 * 1024
@@ -180,31 +178,18 @@ async def connect_close(loop, connections):
 
 # The number of operations: about 50 to 100 ms of asyncio.
 BULK = {
-    f"{where.__name__}, {size // KIB} KiB writes": (functools.partial(bulk, connected=where, size=size), 64)
+    f"{where.__name__}, {size // KIB} KiB writes": (inprocess.timed(bulk, connected=where, size=size), 64)
     for where in (tcp, pair, pipe)
     for size in (64 * KIB, MIB)
 }
 SENDFILE = "sendfile 64 MiB"
 FIGURES = BULK | {
-    f"{SMALL_A_TURN} writes a turn": (small_writes, 500),
-    SENDFILE: (sendfile, 2),
-    "connect + close": (connect_close, 300),
+    f"{SMALL_A_TURN} writes a turn": (inprocess.timed(small_writes), 500),
+    SENDFILE: (inprocess.timed(sendfile), 2),
+    "connect + close": (inprocess.timed(connect_close), 300),
 }
 NAMES = list(FIGURES)
 
 
-def main(name: str, scale: str = "1"):
-    results = {}
-    with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
-        loop = runner.get_loop()
-        for figure, (function, operations) in FIGURES.items():
-            operations = max(1, round(operations * float(scale)))
-            try:
-                results[figure] = inprocess.measure(loop, function, operations, 1)
-            except NotImplementedError as error:
-                results[figure] = {"lacking": repr(error)}
-    print(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    inprocess.main(FIGURES, *sys.argv[1:])
