@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import threading
 import weakref
 
 import pytest
@@ -53,6 +54,10 @@ async def connect():
 async def start_process():
     process = await asyncio.create_subprocess_exec("/bin/true")
     assert await process.wait() == 0
+    # asyncio's threads that wait for a child refer to the loop, and may outlive the news by a moment.
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncio-waitpid-"):
+            thread.join()
 
 
 @pytest.fixture

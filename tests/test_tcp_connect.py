@@ -5,6 +5,7 @@ What the transport does once it is there is in test_stream_transport.py.
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import ssl
@@ -222,6 +223,17 @@ async def test_connection_refused():
         await asyncio.get_running_loop().create_connection(Recorder, HOST, port)
     assert info.value.errno == errno.ECONNREFUSED
     assert str(info.value) == f"[Errno {errno.ECONNREFUSED}] Connect call failed ('{HOST}', {port})"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("options", [{}, {"local_addr": (HOST, 0)}])
+async def test_refusal_is_in_no_list(debug, options):
+    """A list that a frame of the traceback refers to would keep the exception until a collection."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(debug)
+    with refusing_port() as port, pytest.raises(ConnectionRefusedError) as info:
+        await loop.create_connection(asyncio.Protocol, HOST, port, **options)
+    assert [refers for refers in gc.get_referrers(info.value) if type(refers) is list] == []
 
 
 async def test_connection_refused_by_all():

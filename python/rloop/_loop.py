@@ -109,18 +109,19 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         self, exceptions: list[list[OSError]], addr_info: tuple[Any, ...], local_addr_infos: Any = None
     ) -> socket.socket | _rloop.BareSocket:
         """`BaseEventLoop._connect_sock`, without a Python socket where nothing is to be done with it but connect."""
-        bare = None
-        if local_addr_infos is None and self._connects_itself():
-            try:
-                bare = await self._connect_bare(*addr_info)
-            except OSError as exc:
-                exceptions.append([exc])
-                # The exception refers to this frame.
-                del exceptions
-                raise
-        if bare is None:
+        try:
+            if local_addr_infos is None and self._connects_itself():
+                try:
+                    bare = await self._connect_bare(*addr_info)
+                except OSError as exc:
+                    exceptions.append([exc])
+                    raise
+                if bare is not None:
+                    return bare
             return await super()._connect_sock(exceptions, addr_info, local_addr_infos)  # type: ignore[misc, no-any-return]
-        return bare
+        finally:
+            # An exception refers to this frame.
+            del exceptions
 
     def _connects_itself(self) -> bool:
         """False in debug mode, and for whoever has put something in the place of what asyncio connects by."""
