@@ -232,6 +232,12 @@ async def released(transport):
         await asyncio.sleep(0)
 
 
+async def until(condition):
+    """Waits for what nothing tells the loop of."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
 def on_asyncio():
     """Whether asyncio's own loop runs the test: to leave out what some version of it gets wrong."""
     return type(asyncio.get_running_loop()).__module__.startswith("asyncio.")

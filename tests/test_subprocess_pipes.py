@@ -4,13 +4,16 @@ What it is started with is in test_subprocess_options.py, its end in test_subpro
 """
 
 import asyncio
+import fcntl
 import os
 import signal
+import sys
+import termios
 
 import pytest
 
 from children import DEVNULL, PIPE, STDOUT, Recorder, python, run, shell, start
-from peers import on_asyncio
+from peers import on_asyncio, until
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
@@ -140,6 +143,60 @@ async def test_pause_writing():
     assert protocol.data[1] == b"%d\n" % len(PLENTY)
     assert "resume_writing" in protocol.calls
     transport.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+@pytest.mark.parametrize("pipesize", [None, 0, 32768])
+async def test_full_pipes(pipesize):
+    """A pipe of a child that has been full holds more on rloop, unless the program has said how much. Others do not."""
+    kwargs = {} if pipesize is None else {"pipesize": pipesize}
+    held = pipesize or 65536
+    busy = held if on_asyncio() or pipesize else 262144
+    transport, protocol = await start(["cat"], **kwargs)
+    stdin, stdout, stderr = (transport.get_pipe_transport(fd) for fd in (0, 1, 2))
+    pipes = [pipe.get_extra_info("pipe") for pipe in (stdin, stdout, stderr)]
+    stdin.write(b"x")
+    await until(lambda: protocol.data[1] == b"x")
+    assert capacities(pipes) == [held, held, held]
+
+    os.kill(transport.get_pid(), signal.SIGSTOP)
+    os.waitid(os.P_PID, transport.get_pid(), os.WSTOPPED)
+    stdin.write(PLENTY)
+    assert stdin.get_write_buffer_size() == len(PLENTY) - busy
+    assert capacities(pipes) == [busy, held, held]
+
+    stdout.pause_reading()
+    os.kill(transport.get_pid(), signal.SIGCONT)
+    await until(lambda: queued(pipes[1]) == held)
+    stdout.resume_reading()
+    await until(lambda: len(protocol.data[1]) > len(PLENTY))
+    assert capacities(pipes) == [busy, busy, held]
+
+    stdin.close()
+    await protocol.lost
+    assert protocol.data == {1: b"x" + PLENTY, 2: b""}
+    transport.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+async def test_pipe_that_the_child_has_made_larger():
+    source = "import fcntl, os; fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, 1048576); os.write(1, b'!'); os.read(0, 1)"
+    transport, protocol = await start(python(source))
+    await until(lambda: protocol.data[1])
+    stdin = transport.get_pipe_transport(0)
+    stdin.write(PLENTY)
+    assert capacities([stdin.get_extra_info("pipe")]) == [1048576]
+    await protocol.lost
+    transport.close()
+
+
+def capacities(pipes):
+    return [fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) for pipe in pipes]
+
+
+def queued(pipe):
+    """How many bytes the kernel holds in it."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 async def test_set_protocol():

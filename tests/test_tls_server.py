@@ -14,7 +14,7 @@ import pytest
 
 import certificates
 from certificates import TLS_1_2, TLS_1_3
-from peers import HOST, Peer, Recorder, on_asyncio, socket_pair
+from peers import HOST, Peer, Recorder, on_asyncio, socket_pair, until
 from tls_peers import BufferedRecorder, TlsPeer, connect, gone, server_with, tls_connection
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
@@ -48,11 +48,6 @@ class Accepting:
     def dial(self, **kwargs):
         """A peer whose handshake is still to be made."""
         return TlsPeer(socket.create_connection(self.address), server_side=False, **kwargs)
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 @KINDS

@@ -38,6 +38,7 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
 
     def __init__(self, loop: ProcessMethods, *args: Any, **kwargs: Any) -> None:
         self._failed = False
+        self._pipesize = kwargs.get("pipesize", -1)
         self._reaped = loop.create_future()
         super().__init__(loop, *args, **kwargs)
 
@@ -62,6 +63,10 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
                     self._pipes[fd].pipe.close()
                 elif file is not None:
                     file.close()
+        elif self._pipes and self._pipesize <= 0:
+            # The program has not said how much they are to hold.
+            for protocol in self._pipes.values():
+                protocol.pipe._let_grow()
 
     def _process_exited(self, returncode: int) -> None:
         try:

@@ -216,6 +216,27 @@ pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize
     })
 }
 
+/// Has a pipe hold `len` bytes; true if it held fewer before. False where the kernel has no such thing; an error if it
+/// does not allow it to this user.
+pub fn grow_pipe(fd: BorrowedFd<'_>, len: usize) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        let len = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
+        // SAFETY: takes and returns numbers only.
+        let held = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETPIPE_SZ) } as isize)?;
+        if held >= len as usize {
+            return Ok(false);
+        }
+        // SAFETY: as above.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, len) } as isize).map(|_| true)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (fd, len);
+        Ok(false)
+    }
+}
+
 // ---------------------------------------------------------------------------------------------- sockets
 
 /// Receives into `buffer` from a non-blocking socket. 0 is the end of the stream.

@@ -28,10 +28,16 @@ use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::Mode;
+use crate::reactor::sys;
 use crate::reactor::token::Token;
 pub use reading::ReadPipeTransport;
 pub use sending::add_raw_methods;
 pub use writing::WritePipeTransport;
+
+/// What a pipe holds, in bytes, if nobody says otherwise.
+const PIPE: usize = 64 * 1024;
+/// What a pipe of a child's holds once it has been full.
+const BUSY_PIPE: usize = 256 * 1024;
 
 /// One end of a pipe. `S`: what only the reading or only the writing end has.
 struct End<S> {
@@ -55,6 +61,8 @@ struct State<S> {
     context: Py<PyAny>,
     extra: Py<PyDict>,
     life: Lifecycle,
+    /// The pipe was made for a child, and has not been full yet: then it is to hold more.
+    may_grow: bool,
     side: S,
 }
 
@@ -82,6 +90,7 @@ impl<S> End<S> {
             context: context::copy_current(py)?.unbind(),
             extra: extra.unbind(),
             life: Lifecycle::new(),
+            may_grow: false,
             side,
         };
         Ok(Self {
@@ -127,6 +136,16 @@ impl<S> End<S> {
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the pipe object keeps the fd open until `release`, after which nobody reads or writes.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// For a pipe that is full: true if it holds more from now on. Two processes that fill and drain a small pipe wait
+    /// for each other more than they work.
+    fn grow(&self, may_grow: &mut bool) -> bool {
+        std::mem::take(may_grow) && sys::grow_pipe(self.fd(), BUSY_PIPE).unwrap_or(false)
+    }
+
+    fn let_grow(&self, py: Python<'_>) {
+        self.state.with(py, |state| state.may_grow = true);
     }
 
     fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::{End, Parts};
+use super::{End, PIPE, Parts};
 use crate::core::Kind;
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
@@ -70,7 +70,12 @@ impl ReadPipeTransport {
         match receiving::receive(&end.core, py, size, |buffer| sys::read(end.fd(), buffer))? {
             Ok((_, 0)) => Self::read_end(slf, &protocol),
             Ok((data, count)) => {
-                end.state.with(py, |state| state.side.size.adapt(count));
+                end.state.with(py, |state| {
+                    state.side.size.adapt(count);
+                    if count >= PIPE {
+                        end.grow(&mut state.may_grow);
+                    }
+                });
                 let told = protocol.call_method1(&end.core.names.data_received, (data,));
                 slf.get().read_on(py)?;
                 // As any callback's: reported, and the pipe is read on.
@@ -268,6 +273,11 @@ impl ReadPipeTransport {
             state.life.is_reading() && state.token.is_none()
         });
         if watch { Self::watch(slf) } else { Ok(()) }
+    }
+
+    /// The pipe may be made to hold more once it has been full.
+    fn _let_grow(&self, py: Python<'_>) {
+        self.end.let_grow(py);
     }
 
     fn _call_connection_lost(&self, exc: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -276,6 +276,11 @@ impl WritePipeTransport {
         if end.is_closing(slf.py()) { Ok(()) } else { end.watch(slf.as_any(), end.fd, &KIND) }
     }
 
+    /// The pipe may be made to hold more once it has been full.
+    fn _let_grow(&self, py: Python<'_>) {
+        self.end.let_grow(py);
+    }
+
     fn _call_connection_lost(&self, exc: &Bound<'_, PyAny>) -> PyResult<()> {
         let result = self.end.call_connection_lost(exc);
         let twin = self.end.state.with(exc.py(), |state| state.side.twin.take());
