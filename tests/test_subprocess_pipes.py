@@ -179,6 +179,26 @@ async def test_full_pipes(pipesize):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+async def test_full_pipes_of_many_children():
+    """Only so many hold more at a time: the kernel has few pages for all pipes of a user."""
+    for _ in range(2):
+        children = [await start(["cat"], stdout=DEVNULL, stderr=DEVNULL) for _ in range(70)]
+        pipes = [transport.get_pipe_transport(0).get_extra_info("pipe") for transport, _ in children]
+        for transport, _ in children:
+            os.kill(transport.get_pid(), signal.SIGSTOP)
+            os.waitid(os.P_PID, transport.get_pid(), os.WSTOPPED)
+            transport.get_pipe_transport(0).write(PLENTY)
+        large = 0 if on_asyncio() else 64
+        assert sorted(capacities(pipes)) == [65536] * (70 - large) + [262144] * large
+        for transport, _ in children:
+            os.kill(transport.get_pid(), signal.SIGCONT)
+            transport.get_pipe_transport(0).close()
+        for transport, protocol in children:
+            await protocol.lost
+            transport.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
 async def test_pipe_that_the_child_has_made_larger():
     source = "import fcntl, os; fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, 1048576); os.write(1, b'!'); os.read(0, 1)"
     transport, protocol = await start(python(source))

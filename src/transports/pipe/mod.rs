@@ -2,12 +2,13 @@
 //! The models are asyncio's `_UnixReadPipeTransport` and `_UnixWritePipeTransport`.
 //!
 //! Here is what the two ends share (`End`): the file, its registration, the protocol, and how all of it ends. The
-//! classes are in `reading.rs` and `writing.rs`, how bytes leave in `sending.rs`. What may be a pipe is asked once per
-//! file, in Python (`_pipes.py`).
+//! classes are in `reading.rs` and `writing.rs`, how bytes leave in `sending.rs`, how much a pipe holds in
+//! `capacity.rs`. What may be a pipe is asked once per file, in Python (`_pipes.py`).
 //!
 //! The program's pipe object owns the fd, and its `close()` closes it, once, after `connection_lost`. The rule for
 //! every method is that of `stream/`: look at the state and change it inside one `state.with`, call Python only outside.
 
+mod capacity;
 mod reading;
 mod sending;
 mod writing;
@@ -28,16 +29,11 @@ use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::Mode;
-use crate::reactor::sys;
 use crate::reactor::token::Token;
+use capacity::Capacity;
 pub use reading::ReadPipeTransport;
 pub use sending::add_raw_methods;
 pub use writing::WritePipeTransport;
-
-/// What a pipe holds, in bytes, if nobody says otherwise.
-const PIPE: usize = 64 * 1024;
-/// What a pipe of a child's holds once it has been full.
-const BUSY_PIPE: usize = 256 * 1024;
 
 /// One end of a pipe. `S`: what only the reading or only the writing end has.
 struct End<S> {
@@ -61,8 +57,7 @@ struct State<S> {
     context: Py<PyAny>,
     extra: Py<PyDict>,
     life: Lifecycle,
-    /// The pipe was made for a child, and has not been full yet: then it is to hold more.
-    may_grow: bool,
+    capacity: Capacity,
     side: S,
 }
 
@@ -90,7 +85,7 @@ impl<S> End<S> {
             context: context::copy_current(py)?.unbind(),
             extra: extra.unbind(),
             life: Lifecycle::new(),
-            may_grow: false,
+            capacity: Capacity::Given,
             side,
         };
         Ok(Self {
@@ -138,14 +133,8 @@ impl<S> End<S> {
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
-    /// For a pipe that is full: true if it holds more from now on. Two processes that fill and drain a small pipe wait
-    /// for each other more than they work.
-    fn grow(&self, may_grow: &mut bool) -> bool {
-        std::mem::take(may_grow) && sys::grow_pipe(self.fd(), BUSY_PIPE).unwrap_or(false)
-    }
-
     fn let_grow(&self, py: Python<'_>) {
-        self.state.with(py, |state| state.may_grow = true);
+        self.state.with(py, |state| state.capacity = Capacity::Growing);
     }
 
     fn context<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
@@ -222,6 +211,7 @@ impl<S> End<S> {
         };
         let (pipe, protocol) = self.state.with(py, |state| {
             state.life.on(Event::Delivered);
+            state.capacity = Capacity::Given;
             (state.pipe.take(), state.protocol.take())
         });
         drop(protocol);

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::{End, PIPE, Parts};
+use super::{End, Parts, capacity};
 use crate::core::Kind;
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
@@ -72,8 +72,8 @@ impl ReadPipeTransport {
             Ok((data, count)) => {
                 end.state.with(py, |state| {
                     state.side.size.adapt(count);
-                    if count >= PIPE {
-                        end.grow(&mut state.may_grow);
+                    if count >= capacity::USUAL {
+                        state.capacity.grow(end.fd());
                     }
                 });
                 let told = protocol.call_method1(&end.core.names.data_received, (data,));

@@ -155,7 +155,7 @@ impl Writing {
 impl End<Writing> {
     /// Gives the kernel what it takes.
     pub(super) fn send(&self, state: &mut State<Writing>) -> io::Result<()> {
-        let State { side, may_grow, .. } = state;
+        let State { side, capacity, .. } = state;
         while !side.queue.is_empty() && !side.blocked {
             let (result, offered) = side.queue.with_front(usize::MAX, |slices| {
                 let slices = if side.by_record { &slices[..1] } else { slices };
@@ -167,10 +167,10 @@ impl End<Writing> {
                     side.queue.advance(sent);
                     // A pipe or a stream that takes less is full. A device may take the rest.
                     let full = sent < offered && (!side.by_record || sent == 0);
-                    side.blocked = full && !self.grow(may_grow);
+                    side.blocked = full && !capacity.grow(self.fd());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    side.blocked = !self.grow(may_grow)
+                    side.blocked = !capacity.grow(self.fd())
                 }
                 Err(error) => return Err(error),
             }
