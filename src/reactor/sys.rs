@@ -5,13 +5,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::readiness::Readiness;
+pub use addresses::{Address, SocketAddress, ipv6_host};
 
+mod addresses;
 pub mod datagrams;
 
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
@@ -420,117 +421,6 @@ pub fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-// ---------------------------------------------------------------------------------------------- addresses
-
-/// A socket address as the kernel gave it.
-#[derive(Clone)]
-pub struct SocketAddress {
-    storage: libc::sockaddr_storage,
-    length: libc::socklen_t,
-}
-
-/// A socket address taken apart.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Address {
-    /// Host in numeric form, port.
-    V4(String, u16),
-    /// Host in numeric form without a scope, port, flow information, scope id.
-    V6(String, u16, u32, u32),
-    /// Path, or NUL and an abstract name; empty for a socket without a name.
-    Unix(Vec<u8>),
-    /// Any other family: its number.
-    Other(i32),
-}
-
-impl SocketAddress {
-    fn empty() -> Self {
-        // SAFETY: all-zero is a valid sockaddr_storage: plain integers, family AF_UNSPEC.
-        Self { storage: unsafe { MaybeUninit::zeroed().assume_init() }, length: 0 }
-    }
-
-    /// The address family, `AF_...`.
-    pub fn family(&self) -> i32 {
-        self.storage.ss_family as i32
-    }
-
-    /// Takes the address apart.
-    pub fn parse(&self) -> Address {
-        match self.family() {
-            libc::AF_INET => {
-                let v4: libc::sockaddr_in = self.read();
-                Address::V4(numeric_host(libc::AF_INET, &v4.sin_addr), u16::from_be(v4.sin_port))
-            }
-            libc::AF_INET6 => {
-                let v6: libc::sockaddr_in6 = self.read();
-                let host = numeric_host(libc::AF_INET6, &v6.sin6_addr);
-                Address::V6(
-                    host,
-                    u16::from_be(v6.sin6_port),
-                    u32::from_be(v6.sin6_flowinfo),
-                    v6.sin6_scope_id,
-                )
-            }
-            libc::AF_UNIX => Address::Unix(self.unix_path()),
-            family => Address::Other(family),
-        }
-    }
-
-    fn read<T>(&self) -> T {
-        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
-        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers for which every bit pattern is valid; it is
-        // not larger than the storage (asserted above), which is fully initialised.
-        unsafe { std::ptr::from_ref(&self.storage).cast::<T>().read_unaligned() }
-    }
-
-    fn unix_path(&self) -> Vec<u8> {
-        let unix: libc::sockaddr_un = self.read();
-        let offset = std::mem::offset_of!(libc::sockaddr_un, sun_path);
-        let length = (self.length as usize).saturating_sub(offset).min(unix.sun_path.len());
-        let path: Vec<u8> = unix.sun_path[..length].iter().map(|&byte| byte as u8).collect();
-        match path.first() {
-            // An abstract name: NUL and all of the rest.
-            Some(0) if length > 1 => path,
-            _ => path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
-        }
-    }
-}
-
-// In POSIX and every libc, but not in the crate `libc`.
-unsafe extern "C" {
-    fn inet_ntop(
-        family: libc::c_int,
-        address: *const libc::c_void,
-        text: *mut libc::c_char,
-        length: libc::socklen_t,
-    ) -> *const libc::c_char;
-}
-
-/// An IPv6 address as Python shows it.
-pub fn ipv6_host(address: &Ipv6Addr) -> String {
-    numeric_host(libc::AF_INET6, &address.octets())
-}
-
-/// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
-const NUMERIC_HOST_LENGTH: usize = 46;
-
-/// The numeric form of an address by inet_ntop, whose spelling of IPv6 Python shows (and `std::net`'s differs from).
-fn numeric_host<A>(family: libc::c_int, address: &A) -> String {
-    let mut text = [0u8; NUMERIC_HOST_LENGTH];
-    // SAFETY: `address` is the in_addr or in6_addr that `family` calls for; `text` is writable and long enough for
-    // either, so the result is NUL-terminated.
-    let result = unsafe {
-        inet_ntop(
-            family,
-            std::ptr::from_ref(address).cast(),
-            text.as_mut_ptr().cast(),
-            text.len() as libc::socklen_t,
-        )
-    };
-    debug_assert!(!result.is_null());
-    let end = text.iter().position(|&byte| byte == 0).unwrap_or(0);
-    String::from_utf8_lossy(&text[..end]).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -587,6 +477,18 @@ mod tests {
         drop(writer);
         assert!(readable());
         assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pipe_grows_and_does_not_shrink() {
+        let (_reader, writer) = io::pipe().expect("pipe");
+        assert!(grow_pipe(writer.as_fd(), 128 * 1024).expect("grown"));
+        assert!(!grow_pipe(writer.as_fd(), 128 * 1024).expect("as large"));
+        assert!(!grow_pipe(writer.as_fd(), 4096).expect("larger"));
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let error = grow_pipe(socket.as_fd(), 4096).expect_err("no pipe");
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

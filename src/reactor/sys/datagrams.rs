@@ -2,7 +2,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{SocketAddress, check, retry};
@@ -244,74 +243,11 @@ fn send_each<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
     Ok(count)
 }
 
-// ---------------------------------------------------------------------------------------------- addresses
-
-impl SocketAddress {
-    /// The address as the kernel has it.
-    pub fn as_bytes(&self) -> &[u8] {
-        let length = (self.length as usize).min(size_of::<libc::sockaddr_storage>());
-        // SAFETY: the storage is fully initialised, and not shorter.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&self.storage).cast::<u8>(), length) }
-    }
-
-    /// True where the sender of a datagram has no address.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    pub fn v4(host: Ipv4Addr, port: u16) -> Self {
-        // SAFETY: all-zero is a valid sockaddr_in: plain integers.
-        let mut v4: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
-        v4.sin_family = libc::AF_INET as libc::sa_family_t;
-        v4.sin_port = port.to_be();
-        v4.sin_addr.s_addr = u32::from(host).to_be();
-        Self::write(v4, size_of::<libc::sockaddr_in>())
-    }
-
-    pub fn v6(host: Ipv6Addr, port: u16, flow: u32, scope: u32) -> Self {
-        // SAFETY: all-zero is a valid sockaddr_in6: plain integers.
-        let mut v6: libc::sockaddr_in6 = unsafe { MaybeUninit::zeroed().assume_init() };
-        v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-        v6.sin6_port = port.to_be();
-        v6.sin6_flowinfo = flow.to_be();
-        v6.sin6_addr.s6_addr = host.octets();
-        v6.sin6_scope_id = scope;
-        Self::write(v6, size_of::<libc::sockaddr_in6>())
-    }
-
-    /// A path, or NUL and an abstract name. `None` if it is empty, too long, or not to be expressed.
-    pub fn unix(path: &[u8]) -> Option<Self> {
-        // SAFETY: all-zero is a valid sockaddr_un: plain integers.
-        let mut unix: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
-        let is_abstract = path.first() == Some(&0);
-        // A path ends in NUL, and has no other.
-        let longest = unix.sun_path.len() - usize::from(!is_abstract);
-        if path.is_empty() || path.len() > longest || (!is_abstract && path.contains(&0)) {
-            return None;
-        }
-        unix.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, from) in unix.sun_path.iter_mut().zip(path) {
-            *to = *from as libc::c_char;
-        }
-        let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + path.len();
-        Some(Self::write(unix, length + usize::from(!is_abstract)))
-    }
-
-    fn write<T>(address: T, length: usize) -> Self {
-        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
-        let mut made = Self::empty();
-        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers, and not larger than the storage.
-        unsafe { std::ptr::from_mut(&mut made.storage).cast::<T>().write_unaligned(address) };
-        made.length = length as libc::socklen_t;
-        made
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Address, local_address};
+    use super::super::local_address;
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, UdpSocket};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
 
@@ -378,75 +314,6 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
         let error = batch.receive_each(two.as_fd()).expect_err("told once");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    }
-
-    #[test]
-    fn addresses_there_and_back() {
-        let v4 = SocketAddress::v4(Ipv4Addr::new(127, 1, 2, 3), 4567);
-        assert_eq!(v4.parse(), Address::V4("127.1.2.3".into(), 4567));
-        let v6 = SocketAddress::v6(Ipv6Addr::LOCALHOST, 1, 0xfedcb, 7);
-        assert_eq!(v6.parse(), Address::V6("::1".into(), 1, 0xfedcb, 7));
-        for path in [&b"/a/path"[..], b"\0name\0with nul", &[b'x'; 107], &[0; 108]] {
-            let unix = SocketAddress::unix(path).expect("fits");
-            assert_eq!(unix.parse(), Address::Unix(path.to_vec()));
-        }
-        for path in [&b""[..], b"/a\0b", &[b'x'; 108], &[0; 109]] {
-            assert!(SocketAddress::unix(path).is_none());
-        }
-    }
-
-    // In POSIX and every libc, but not in the crate `libc`.
-    unsafe extern "C" {
-        fn inet_pton(
-            family: libc::c_int,
-            text: *const libc::c_char,
-            address: *mut libc::c_void,
-        ) -> libc::c_int;
-    }
-
-    /// What Python's socket makes of a literal; `None`: a name, for the resolver.
-    fn literal<const N: usize>(family: libc::c_int, text: &str) -> Option<[u8; N]> {
-        let (text, mut address) = (std::ffi::CString::new(text).ok()?, [0; N]);
-        // SAFETY: the text ends in NUL, and `address` has the size that `family` calls for.
-        let result = unsafe { inet_pton(family, text.as_ptr(), address.as_mut_ptr().cast()) };
-        (result == 1).then_some(address)
-    }
-
-    /// A host that `std::net` takes for a literal is the same one to inet_pton, over mutations of good ones.
-    #[test]
-    fn literals_are_those_of_libc() {
-        let seeds = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "10.200.30.4"];
-        let seeds6 = [
-            "::",
-            "::1",
-            "fe80::1:2",
-            "1:2:3:4:5:6:7:8",
-            "::ffff:1.2.3.4",
-            "1:2::7:8",
-            "a:b:c:d:e:f:1.2.3.4",
-        ];
-        let alphabet = "0129afAFg.:% +x\u{661}";
-        let mut tried = 0;
-        for seed in seeds.iter().chain(&seeds6) {
-            for at in 0..=seed.len() {
-                for width in 0..=(seed.len() - at).min(2) {
-                    for first in alphabet.chars() {
-                        for second in alphabet.chars().map(Some).chain([None]) {
-                            let middle: String = [Some(first), second].into_iter().flatten().collect();
-                            let text = format!("{}{middle}{}", &seed[..at], &seed[at + width..]);
-                            if let Ok(host) = text.parse::<Ipv4Addr>() {
-                                assert_eq!(literal(libc::AF_INET, &text), Some(host.octets()), "{text}");
-                            }
-                            if let Ok(host) = text.parse::<Ipv6Addr>() {
-                                assert_eq!(literal(libc::AF_INET6, &text), Some(host.octets()), "{text}");
-                            }
-                            tried += 1;
-                        }
-                    }
-                }
-            }
-        }
-        assert!(tried > 50_000);
     }
 
     #[test]

@@ -1,0 +1,247 @@
+//! Socket addresses: as the kernel has them, made of their parts, and taken apart. A part of `sys.rs`, whose rules hold
+//! here too.
+
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A socket address as the kernel gave it.
+#[derive(Clone)]
+pub struct SocketAddress {
+    pub(super) storage: libc::sockaddr_storage,
+    pub(super) length: libc::socklen_t,
+}
+
+/// A socket address taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Host in numeric form, port.
+    V4(String, u16),
+    /// Host in numeric form without a scope, port, flow information, scope id.
+    V6(String, u16, u32, u32),
+    /// Path, or NUL and an abstract name; empty for a socket without a name.
+    Unix(Vec<u8>),
+    /// Any other family: its number.
+    Other(i32),
+}
+
+impl SocketAddress {
+    pub(super) fn empty() -> Self {
+        // SAFETY: all-zero is a valid sockaddr_storage: plain integers, family AF_UNSPEC.
+        Self { storage: unsafe { MaybeUninit::zeroed().assume_init() }, length: 0 }
+    }
+
+    pub fn v4(host: Ipv4Addr, port: u16) -> Self {
+        // SAFETY: all-zero is a valid sockaddr_in: plain integers.
+        let mut v4: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
+        v4.sin_family = libc::AF_INET as libc::sa_family_t;
+        v4.sin_port = port.to_be();
+        v4.sin_addr.s_addr = u32::from(host).to_be();
+        Self::write(v4, size_of::<libc::sockaddr_in>())
+    }
+
+    pub fn v6(host: Ipv6Addr, port: u16, flow: u32, scope: u32) -> Self {
+        // SAFETY: all-zero is a valid sockaddr_in6: plain integers.
+        let mut v6: libc::sockaddr_in6 = unsafe { MaybeUninit::zeroed().assume_init() };
+        v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        v6.sin6_port = port.to_be();
+        v6.sin6_flowinfo = flow.to_be();
+        v6.sin6_addr.s6_addr = host.octets();
+        v6.sin6_scope_id = scope;
+        Self::write(v6, size_of::<libc::sockaddr_in6>())
+    }
+
+    /// A path, or NUL and an abstract name. `None` if it is empty, too long, or not to be expressed.
+    pub fn unix(path: &[u8]) -> Option<Self> {
+        // SAFETY: all-zero is a valid sockaddr_un: plain integers.
+        let mut unix: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+        let is_abstract = path.first() == Some(&0);
+        // A path ends in NUL, and has no other.
+        let longest = unix.sun_path.len() - usize::from(!is_abstract);
+        if path.is_empty() || path.len() > longest || (!is_abstract && path.contains(&0)) {
+            return None;
+        }
+        unix.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, from) in unix.sun_path.iter_mut().zip(path) {
+            *to = *from as libc::c_char;
+        }
+        let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + path.len();
+        Some(Self::write(unix, length + usize::from(!is_abstract)))
+    }
+
+    fn write<T>(address: T, length: usize) -> Self {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        let mut made = Self::empty();
+        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers, and not larger than the storage.
+        unsafe { std::ptr::from_mut(&mut made.storage).cast::<T>().write_unaligned(address) };
+        made.length = length as libc::socklen_t;
+        made
+    }
+
+    /// The address as the kernel has it.
+    pub fn as_bytes(&self) -> &[u8] {
+        let length = (self.length as usize).min(size_of::<libc::sockaddr_storage>());
+        // SAFETY: the storage is fully initialised, and not shorter.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&self.storage).cast::<u8>(), length) }
+    }
+
+    /// True where the sender of a datagram has no address.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The address family, `AF_...`.
+    pub fn family(&self) -> i32 {
+        self.storage.ss_family as i32
+    }
+
+    /// Takes the address apart.
+    pub fn parse(&self) -> Address {
+        match self.family() {
+            libc::AF_INET => {
+                let v4: libc::sockaddr_in = self.read();
+                Address::V4(numeric_host(libc::AF_INET, &v4.sin_addr), u16::from_be(v4.sin_port))
+            }
+            libc::AF_INET6 => {
+                let v6: libc::sockaddr_in6 = self.read();
+                let host = numeric_host(libc::AF_INET6, &v6.sin6_addr);
+                Address::V6(
+                    host,
+                    u16::from_be(v6.sin6_port),
+                    u32::from_be(v6.sin6_flowinfo),
+                    v6.sin6_scope_id,
+                )
+            }
+            libc::AF_UNIX => Address::Unix(self.unix_path()),
+            family => Address::Other(family),
+        }
+    }
+
+    fn read<T>(&self) -> T {
+        const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
+        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers for which every bit pattern is valid; it is
+        // not larger than the storage (asserted above), which is fully initialised.
+        unsafe { std::ptr::from_ref(&self.storage).cast::<T>().read_unaligned() }
+    }
+
+    fn unix_path(&self) -> Vec<u8> {
+        let unix: libc::sockaddr_un = self.read();
+        let offset = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+        let length = (self.length as usize).saturating_sub(offset).min(unix.sun_path.len());
+        let path: Vec<u8> = unix.sun_path[..length].iter().map(|&byte| byte as u8).collect();
+        match path.first() {
+            // An abstract name: NUL and all of the rest.
+            Some(0) if length > 1 => path,
+            _ => path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+// In POSIX and every libc, but not in the crate `libc`.
+unsafe extern "C" {
+    fn inet_ntop(
+        family: libc::c_int,
+        address: *const libc::c_void,
+        text: *mut libc::c_char,
+        length: libc::socklen_t,
+    ) -> *const libc::c_char;
+}
+
+/// An IPv6 address as Python shows it.
+pub fn ipv6_host(address: &Ipv6Addr) -> String {
+    numeric_host(libc::AF_INET6, &address.octets())
+}
+
+/// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
+const NUMERIC_HOST_LENGTH: usize = 46;
+
+/// The numeric form of an address by inet_ntop, whose spelling of IPv6 Python shows (and `std::net`'s differs from).
+fn numeric_host<A>(family: libc::c_int, address: &A) -> String {
+    let mut text = [0u8; NUMERIC_HOST_LENGTH];
+    // SAFETY: `address` is the in_addr or in6_addr that `family` calls for; `text` is writable and long enough for
+    // either, so the result is NUL-terminated.
+    let result = unsafe {
+        inet_ntop(
+            family,
+            std::ptr::from_ref(address).cast(),
+            text.as_mut_ptr().cast(),
+            text.len() as libc::socklen_t,
+        )
+    };
+    debug_assert!(!result.is_null());
+    let end = text.iter().position(|&byte| byte == 0).unwrap_or(0);
+    String::from_utf8_lossy(&text[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_there_and_back() {
+        let v4 = SocketAddress::v4(Ipv4Addr::new(127, 1, 2, 3), 4567);
+        assert_eq!(v4.parse(), Address::V4("127.1.2.3".into(), 4567));
+        let v6 = SocketAddress::v6(Ipv6Addr::LOCALHOST, 1, 0xfedcb, 7);
+        assert_eq!(v6.parse(), Address::V6("::1".into(), 1, 0xfedcb, 7));
+        for path in [&b"/a/path"[..], b"\0name\0with nul", &[b'x'; 107], &[0; 108]] {
+            let unix = SocketAddress::unix(path).expect("fits");
+            assert_eq!(unix.parse(), Address::Unix(path.to_vec()));
+        }
+        for path in [&b""[..], b"/a\0b", &[b'x'; 108], &[0; 109]] {
+            assert!(SocketAddress::unix(path).is_none());
+        }
+    }
+
+    // In POSIX and every libc, but not in the crate `libc`.
+    unsafe extern "C" {
+        fn inet_pton(
+            family: libc::c_int,
+            text: *const libc::c_char,
+            address: *mut libc::c_void,
+        ) -> libc::c_int;
+    }
+
+    /// What Python's socket makes of a literal; `None`: a name, for the resolver.
+    fn literal<const N: usize>(family: libc::c_int, text: &str) -> Option<[u8; N]> {
+        let (text, mut address) = (std::ffi::CString::new(text).ok()?, [0; N]);
+        // SAFETY: the text ends in NUL, and `address` has the size that `family` calls for.
+        let result = unsafe { inet_pton(family, text.as_ptr(), address.as_mut_ptr().cast()) };
+        (result == 1).then_some(address)
+    }
+
+    /// A host that `std::net` takes for a literal is the same one to inet_pton, over mutations of good ones.
+    #[test]
+    fn literals_are_those_of_libc() {
+        let seeds = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "10.200.30.4"];
+        let seeds6 = [
+            "::",
+            "::1",
+            "fe80::1:2",
+            "1:2:3:4:5:6:7:8",
+            "::ffff:1.2.3.4",
+            "1:2::7:8",
+            "a:b:c:d:e:f:1.2.3.4",
+        ];
+        let alphabet = "0129afAFg.:% +x\u{661}";
+        let mut tried = 0;
+        for seed in seeds.iter().chain(&seeds6) {
+            for at in 0..=seed.len() {
+                for width in 0..=(seed.len() - at).min(2) {
+                    for first in alphabet.chars() {
+                        for second in alphabet.chars().map(Some).chain([None]) {
+                            let middle: String = [Some(first), second].into_iter().flatten().collect();
+                            let text = format!("{}{middle}{}", &seed[..at], &seed[at + width..]);
+                            if let Ok(host) = text.parse::<Ipv4Addr>() {
+                                assert_eq!(literal(libc::AF_INET, &text), Some(host.octets()), "{text}");
+                            }
+                            if let Ok(host) = text.parse::<Ipv6Addr>() {
+                                assert_eq!(literal(libc::AF_INET6, &text), Some(host.octets()), "{text}");
+                            }
+                            tried += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(tried > 50_000);
+    }
+}
