@@ -148,14 +148,18 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, bars.judge(bars.TLS_BARS, samples)
 
 
-def run_figures(options, names: list[str], script: str, figures: list[str]) -> report.Samples:
-    """All figures of a script beside this one, which prints them."""
+def run_figures(
+    options, names: list[str], script: str, figures: list[str], bare: str | None = None
+) -> report.Samples:
+    """All figures of a script beside this one, which prints them; `bare`: one that does without a loop."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
+    scripts = {echo.BARE: (bare,)} if bare else {}
+    scripts |= {loop: (script, loop) for loop in names}
     for number in range(options.rounds):
-        for loop in names:
-            progress(f"round {number + 1} of {options.rounds}: {script} {loop}")
-            take(everything, "all figures", loop, run_script, options, script, loop, scale)
+        for loop, words in scripts.items():
+            progress(f"round {number + 1} of {options.rounds}: {' '.join(words)}")
+            take(everything, "all figures", loop, run_script, options, *words, scale)
     progress("")
     return by_figure(everything, figures)
 
@@ -181,14 +185,14 @@ def run_transfers(options, names: list[str]) -> tuple[report.Samples, list[dict]
 
 def run_processes(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
-    samples = run_figures(options, names, "processes.py", processes.NAMES)
+    samples = run_figures(options, names, "processes.py", processes.NAMES, bare="bare_pipes.py")
     spawns, pipes = list(processes.SPAWNS), list(processes.PIPES)
     for metric, time in (("cpu_us", "CPU"), ("wall_us", "wall"), ("p99_us", "p99 of wall")):
         cell = report.ratio_cell(samples, metric, "{:.0f}", rate=True)
         report.print_table(f"{time} us a child (rate, {loops.BASE} = 1)", spawns, names, cell)
     for metric, time in (("cpu_ns", "CPU"), ("wall_ns", "wall")):
         cell = report.ratio_cell(samples, metric, scale=1e-3)
-        report.print_table(f"{time} us a MiB or round trip ({loops.BASE} = 1)", pipes, names, cell)
+        report.print_table(f"{time} us a MiB or round trip ({loops.BASE} = 1)", pipes, [echo.BARE, *names], cell)
     return samples, bars.judge(bars.PROCESS_BARS, samples)
 
 

@@ -9,7 +9,7 @@ by a factor from run to run; the CPU time differs less. So the bars are on that,
 is shown beside it: the median, also of the best batch, and the 99th percentile of all.
 
 What goes through a child's pipes is measured as in `transfers.py`, in the CPU time of the loop's process. The other
-ends are programs in C, the same for every loop.
+ends are programs in C, the same for every loop. What they cost without a loop is in `bare_pipes.py`.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ TRUE = "/bin/true"
 BATCHES = 10
 # A batch ends after so long, but not before so many.
 BATCH_SECONDS, BATCH_AT_LEAST = 0.1, 3
-WRITE = bytes(64 * KIB)
+SMALL, LARGE = 8 * KIB, 64 * KIB
+WRITE = bytes(LARGE)
 MESSAGE = bytes(100)
 PIPE, DEVNULL = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
 
@@ -140,18 +141,26 @@ class Echoed(Peer):
             self.stdin.write(MESSAGE)
 
 
+def writer_command(mebibytes: int, size: int) -> tuple[str, ...]:
+    return "dd", "if=/dev/zero", "status=none", f"bs={size}", f"count={mebibytes * MIB // size}"
+
+
+def reader_command(mebibytes: int) -> tuple[str, ...]:
+    """Ends when its input does, with status 1 if that was too little."""
+    return "sh", "-c", f'test "$(wc -c)" -eq {mebibytes * MIB}'
+
+
 async def from_child(loop, mebibytes, size):
     """One operation: a MiB, in writes of `size` bytes."""
-    amount = mebibytes * MIB
-    command = ("dd", "if=/dev/zero", "status=none", f"bs={size}", f"count={amount // size}")
-    _, peer = await loop.subprocess_exec(lambda: Peer(amount), *command, stdin=DEVNULL, stdout=PIPE, stderr=None)
+    _, peer = await loop.subprocess_exec(
+        lambda: Peer(mebibytes * MIB), *writer_command(mebibytes, size), stdin=DEVNULL, stdout=PIPE, stderr=None
+    )
     await peer.received
     await peer.end()
 
 
 async def to_child(loop, mebibytes):
-    # Ends when its input does, with status 1 if that was too little.
-    command = ("sh", "-c", f'test "$(wc -c)" -eq {mebibytes * MIB}')
+    command = reader_command(mebibytes)
     _, peer = await loop.subprocess_exec(Peer, *command, stdin=PIPE, stdout=None, stderr=None)
     for _ in range(mebibytes * MIB // len(WRITE)):
         peer.stdin.write(WRITE)
@@ -181,12 +190,14 @@ SPAWNS = {
     SPAWN_PIPES: (functools.partial(measure_spawn, mebibytes=20, **THREE_PIPES), 150),
     SPAWN_LARGE: (functools.partial(measure_spawn, mebibytes=500), 200),
 }
+FROM_CHILD_SMALL, FROM_CHILD_LARGE = "child to parent, 8 KiB writes", "child to parent, 64 KiB writes"
+TO_CHILD, PING_PONG = "parent to child, 64 KiB writes", "100 bytes through cat"
 # The number of operations: about 50 to 100 ms of asyncio.
 PIPES = {
-    "child to parent, 8 KiB writes": (inprocess.timed(from_child, size=8 * KIB), 64),
-    "child to parent, 64 KiB writes": (inprocess.timed(from_child, size=64 * KIB), 64),
-    "parent to child, 64 KiB writes": (inprocess.timed(to_child), 64),
-    "100 bytes through cat": (inprocess.timed(ping_pong), 1000),
+    FROM_CHILD_SMALL: (inprocess.timed(from_child, size=SMALL), 64),
+    FROM_CHILD_LARGE: (inprocess.timed(from_child, size=LARGE), 64),
+    TO_CHILD: (inprocess.timed(to_child), 64),
+    PING_PONG: (inprocess.timed(ping_pong), 1000),
 }
 FIGURES = PIPES | SPAWNS
 NAMES = list(FIGURES)

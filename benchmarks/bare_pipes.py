@@ -1,0 +1,84 @@
+"""What a child's pipes cost without a loop: `bare_pipes.py [SCALE]` prints it as JSON. The limit beside the loops.
+
+Blocking reads and writes of Python, on pipes that hold as much as those of rloop do once they have been full, with the
+children and the amounts of `processes.py`, in whose table this is a column.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+
+import inprocess
+import processes
+from processes import MIB, PIPE, WRITE
+
+HELD = 256 * 1024
+
+
+def child(command, **pipes) -> subprocess.Popen:
+    return subprocess.Popen(command, bufsize=0, pipesize=HELD, **pipes)
+
+
+def end(process: subprocess.Popen):
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    if process.wait() != 0:
+        raise RuntimeError(f"a child ended with {process.returncode}")
+
+
+def from_child(mebibytes: int, size: int):
+    process = child(processes.writer_command(mebibytes, size), stdout=PIPE)
+    left = mebibytes * MIB
+    while left:
+        left -= len(os.read(process.stdout.fileno(), HELD))
+    end(process)
+
+
+def to_child(mebibytes: int):
+    process = child(processes.reader_command(mebibytes), stdin=PIPE)
+    for _ in range(mebibytes * MIB // len(WRITE)):
+        os.write(process.stdin.fileno(), WRITE)
+    end(process)
+
+
+def ping_pong(times: int):
+    process = child("cat", stdin=PIPE, stdout=PIPE)
+    for _ in range(times):
+        os.write(process.stdin.fileno(), processes.MESSAGE)
+        left = len(processes.MESSAGE)
+        while left:
+            left -= len(os.read(process.stdout.fileno(), left))
+    end(process)
+
+
+def measure(function, operations: int) -> dict[str, float]:
+    """As `inprocess.measure`."""
+    function(1)
+    cpu_times, wall_times = [], []
+    for _ in range(inprocess.REPEATS):
+        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+        function(operations)
+        cpu_times.append((time.process_time_ns() - cpu) / operations)
+        wall_times.append((time.perf_counter_ns() - wall) / operations)
+    return {"cpu_ns": min(cpu_times), "wall_ns": min(wall_times)}
+
+
+FUNCTIONS = {
+    processes.FROM_CHILD_SMALL: functools.partial(from_child, size=processes.SMALL),
+    processes.FROM_CHILD_LARGE: functools.partial(from_child, size=processes.LARGE),
+    processes.TO_CHILD: to_child,
+    processes.PING_PONG: ping_pong,
+}
+
+
+def main(scale: str = "1"):
+    counts = {figure: max(1, round(count * float(scale))) for figure, (_, count) in processes.PIPES.items()}
+    print(json.dumps({figure: measure(function, counts[figure]) for figure, function in FUNCTIONS.items()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
