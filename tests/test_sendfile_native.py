@@ -173,8 +173,13 @@ async def test_after_much_that_is_queued(native, path):
             transport.close()
             assert await reading == PLENTY + DATA + PLENTY
             assert await protocol.lost is None
-            flow = protocol.calls[1:-1]
-            assert flow == ["pause_writing", "resume_writing"] * 2
+            flow = [call.removesuffix("_writing") for call in protocol.calls[1:-1]]
+            expected = [["pause", "resume", "pause", "resume"]]
+            if not native:
+                # asyncio's fallback resumes the protocol at its end, whatever its own last block has brought about: a
+                # pause that goes on, or one that ends before the next write.
+                expected += [["pause", "resume", "resume"], ["pause", "resume", "resume", "pause", "resume"]]
+            assert flow in expected
             assert file.tell() == len(DATA)
 
 

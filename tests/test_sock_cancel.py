@@ -332,18 +332,20 @@ async def test_a_hundred_thousand_cancels_on_a_hundred_sockets():
 
 
 @pytest.mark.time_limit(120)
+@pytest.mark.parametrize("seed", [4, 5])
 @KINDS
-async def test_random_cancels_of_sending(kind):
+async def test_random_cancels_of_sending(kind, seed):
     """Of a call that is cancelled a first part arrives, which may be all or nothing of it."""
-    rng = random.Random(4)
+    rng = random.Random(seed)
     loop = asyncio.get_running_loop()
     before = polled_files()
     with streams(kind, buffers=4096) as (sock, peer):
         sent = []
 
         async def send():
-            for number in range(500):
-                data = bytes([number % 256]) * rng.choice([10, 1000, 100_000])
+            # No byte twice: of all between two equal ones nothing may arrive, if the peer gets no time to read.
+            for number in range(250):
+                data = bytes([number]) * rng.choice([10, 1000, 100_000])
                 task = asyncio.create_task(loop.sock_sendall(sock, data))
                 for _ in range(rng.randrange(6)):
                     await (asyncio.sleep(0) if rng.random() < 0.9 else settle())
