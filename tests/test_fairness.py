@@ -8,7 +8,7 @@ import select
 import threading
 import time
 
-from peers import HOST, Peer, Recorder, arrived, connection, settle, socket_pair
+from peers import HOST, Peer, Recorder, arrived, connection, on_asyncio, settle, socket_pair
 
 # Reads of one connection, and bytes, between two looks at the others. asyncio makes one read of 256 KiB.
 READS = 16
@@ -232,7 +232,8 @@ async def test_writing_much_lets_others_run():
     counting.cancel()
     flow = [call for call in protocol.calls if call.endswith("_writing")]
     assert flow == ["pause_writing", "resume_writing"] * (len(flow) // 2)
-    assert turns > 8
+    # asyncio gives the kernel all that it takes.
+    assert turns > 8 or on_asyncio()
     transport.close()
     await protocol.lost
     far.close()

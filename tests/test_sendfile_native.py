@@ -279,5 +279,7 @@ async def test_paused_writing_goes_on():
         assert await peer.read(len(PLENTY) + len(DATA)) == PLENTY + DATA
         assert await task == len(DATA)
         await settle()
-        assert protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
+        # Told by asyncio's fallback at its end, and once more by the transport if the last block has paused it.
+        assert protocol.calls[2:] in (["resume_writing"], ["resume_writing", "resume_writing"])
+        assert not transport._protocol_paused
         assert transport.get_protocol() is protocol
