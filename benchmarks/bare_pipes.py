@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import inprocess
 import processes
@@ -55,18 +54,6 @@ def ping_pong(times: int):
     end(process)
 
 
-def measure(function, operations: int) -> dict[str, float]:
-    """As `inprocess.measure`."""
-    function(1)
-    cpu_times, wall_times = [], []
-    for _ in range(inprocess.REPEATS):
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-        function(operations)
-        cpu_times.append((time.process_time_ns() - cpu) / operations)
-        wall_times.append((time.perf_counter_ns() - wall) / operations)
-    return {"cpu_ns": min(cpu_times), "wall_ns": min(wall_times)}
-
-
 FUNCTIONS = {
     processes.FROM_CHILD_SMALL: functools.partial(from_child, size=processes.SMALL),
     processes.FROM_CHILD_LARGE: functools.partial(from_child, size=processes.LARGE),
@@ -76,8 +63,11 @@ FUNCTIONS = {
 
 
 def main(scale: str = "1"):
-    counts = {figure: max(1, round(count * float(scale))) for figure, (_, count) in processes.PIPES.items()}
-    print(json.dumps({figure: measure(function, counts[figure]) for figure, function in FUNCTIONS.items()}))
+    results = {}
+    for figure, function in FUNCTIONS.items():
+        _, operations = processes.PIPES[figure]
+        results[figure] = inprocess.measure(function, max(1, round(operations * float(scale))), warmup=1)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

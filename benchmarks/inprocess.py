@@ -165,12 +165,13 @@ async def getaddrinfo(loop, operations):
         await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
 
 
-def measure(loop, figure, operations: int, warmup: int) -> dict[str, float]:
-    loop.run_until_complete(figure(loop, warmup))
+def measure(run, operations: int, warmup: int) -> dict[str, float]:
+    """`run` is a function of the number of operations."""
+    run(warmup)
     cpu_times, wall_times = [], []
     for _ in range(REPEATS):
         wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-        loop.run_until_complete(figure(loop, operations))
+        run(operations)
         cpu_times.append((time.process_time_ns() - cpu) / operations)
         wall_times.append((time.perf_counter_ns() - wall) / operations)
     return {"cpu_ns": min(cpu_times), "wall_ns": min(wall_times)}
@@ -178,7 +179,11 @@ def measure(loop, figure, operations: int, warmup: int) -> dict[str, float]:
 
 def timed(function, batch: int = 1, **options):
     """A function of the loop and of the number of operations, which is rounded up to whole batches."""
-    return lambda loop, count: measure(loop, functools.partial(function, **options), -(-count // batch) * batch, batch)
+
+    def run(loop, count):
+        return loop.run_until_complete(function(loop, count, **options))
+
+    return lambda loop, count: measure(functools.partial(run, loop), -(-count // batch) * batch, batch)
 
 
 # The number of operations: about 50 to 100 ms of asyncio.
