@@ -18,6 +18,7 @@ use crate::handle::Handle;
 use crate::py::calls;
 use crate::py::context::EmptyBatch;
 use crate::py::fastcall::panic_error;
+use crate::py::thread_end;
 use crate::reactor::token::Token;
 
 /// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
@@ -25,6 +26,7 @@ const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;
 
 /// Runs turns until `stop()` was called; the turn in which it is called is completed.
 pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let _running = thread_end::running(event_loop.py());
     loop {
         turn(event_loop, core)?;
         if core.stopping.load(Relaxed) {

@@ -1,11 +1,14 @@
 """The end of the interpreter: whatever a loop is in the middle of, it comes soon, with its own exit code, and quietly.
 
-examples/exits.py does the same 500 times.
+exits.py has the programs that end in the middle of their own code, and runs each many times. examples/exits.py runs
+ends with threads that post to a loop, 500 times.
 """
 
 import time
 
 import pytest
+
+import exits
 
 # Before CPython 3.14 a daemon thread ends by unwinding its stack when the interpreter has ended; since then it stops.
 IN_A_DAEMON_THREAD = """
@@ -230,6 +233,14 @@ def test_exit(child, program):
     result = child(PROGRAMS[program])
     assert (result.returncode, "Fatal" in result.stderr) == (7, False), result.stderr
     assert time.monotonic() - start < 5  # the interpreter's start included, on a busy machine
+
+
+@pytest.mark.parametrize("name", exits.ROWS)
+def test_exit_in_user_code(child, name):
+    result = child(exits.program(name))
+    assert (result.returncode, "Fatal" in result.stderr) == (exits.CODE, False), result.stderr
+    ended = float(result.stdout)
+    assert time.monotonic() - ended < 5
 
 
 def test_says_nothing_but_warnings(child):

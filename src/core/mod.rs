@@ -24,6 +24,7 @@ use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
 use crate::py::gc::track;
 use crate::py::names::{Names, names};
+use crate::py::thread_end;
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
 use crate::reactor::ready::{Inbox, ReadyQueue};
@@ -111,6 +112,7 @@ pub struct LoopCore {
 
 impl LoopCore {
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+        thread_end::stop_instead(py);
         let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
         let state = State {
             reactor,

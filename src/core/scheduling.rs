@@ -10,6 +10,7 @@ use super::{Entry, Kind, LoopCore, Native, closed_error, is_live};
 use crate::error::os_error;
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::gc::untrack;
+use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
 
 /// Most handles, and most timers, that a loop keeps to use again.
@@ -41,6 +42,7 @@ impl LoopCore {
         callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, Handle>> {
         let py = event_loop.py();
+        thread_end::stop_instead(py);
         let handle = self.handle(event_loop, callback)?;
         if self.names.cancel_waits {
             handle.get().track_running();

@@ -384,10 +384,10 @@ impl Running {
     fn invoke_with_tuple(&self, py: Python<'_>) -> Result<(), Raised> {
         // SAFETY: this struct holds references to both, and the first argument is then a tuple of all of them.
         let (callback, args) = unsafe {
-            let args = Bound::from_borrowed_ptr(py, self.stack[1]).cast_into_unchecked();
+            let args = Bound::from_borrowed_ptr(py, self.stack[1]).cast_into_unchecked::<PyTuple>();
             (Bound::from_borrowed_ptr(py, self.callback), args)
         };
-        calls::function(&callback, &args).map(drop)
+        callback.call1(args).map(drop).map_err(|error| Raised::set(py, error))
     }
 }
 

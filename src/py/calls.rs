@@ -1,26 +1,12 @@
-//! Calling the user's code.
-//!
-//! When the interpreter ends, CPython before 3.14 ends every other thread that wants to go on by `pthread_exit`, which
-//! unwinds its stack. Where that is a loop's thread in the middle of a callback, the stack holds frames of Rust, and
-//! the process aborts (rust-lang/rust#135929). So the innermost of these frames stops the thread for good, as CPython
-//! does since 3.14 (python/cpython#87135), and PyO3 where it takes the interpreter back itself. The normal way pays
-//! nothing for it.
-
-use std::mem;
+//! The quickest ways to call Python.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::PyString;
 
 use super::fastcall::Raised;
 
 type Object = *mut ffi::PyObject;
-/// `PyObject_Vectorcall` and `PyObject_VectorcallMethod`, in the ABI that PyO3 declares, and as they are.
-type Declared = unsafe extern "C" fn(Object, *const Object, usize, Object) -> Object;
-type Unwinding = unsafe extern "C-unwind" fn(Object, *const Object, usize, Object) -> Object;
-
-static FUNCTION: Declared = ffi::PyObject_Vectorcall;
-static METHOD: Declared = ffi::PyObject_VectorcallMethod;
 
 /// Most arguments of [`method`].
 const MOST: usize = 2;
@@ -31,25 +17,9 @@ const MOST: usize = 2;
 /// As `PyObject_Vectorcall`: live references, for the duration of the call, and the interpreter held.
 #[inline(always)]
 pub unsafe fn vectorcall(callable: Object, args: *const Object, count: usize) -> Result<Object, Raised> {
-    // SAFETY: the caller's promise.
-    unsafe { guarded(&FUNCTION, callable, args, count) }
-}
-
-/// Calls `callable(*args)`.
-pub fn function<'py>(
-    callable: &Bound<'py, PyAny>,
-    args: &Bound<'py, PyTuple>,
-) -> Result<Bound<'py, PyAny>, Raised> {
-    let py = callable.py();
-    // The first slot is for the callee.
-    let stack: Vec<Object> =
-        std::iter::once(std::ptr::null_mut()).chain(args.iter_borrowed().map(|arg| arg.as_ptr())).collect();
-    let count = args.len() | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-    // SAFETY: `args` holds references to the arguments; the slot before them is ours, for the callee to use.
-    unsafe {
-        let result = vectorcall(callable.as_ptr(), stack.as_ptr().add(1), count)?;
-        Ok(Bound::from_owned_ptr(py, result))
-    }
+    // SAFETY: the caller's promise; no keywords.
+    let result = unsafe { ffi::PyObject_Vectorcall(callable, args, count, std::ptr::null_mut()) };
+    if result.is_null() { Err(Raised) } else { Ok(result) }
 }
 
 /// Calls `object.name(*args)`.
@@ -68,40 +38,11 @@ pub fn method<'py, const N: usize>(
         *slot = arg.as_ptr();
     }
     let count = (1 + N) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-    // SAFETY: the caller holds references to all of these; the slot before them is ours, for the callee to use.
-    match unsafe { guarded(&METHOD, name.as_ptr(), stack[1..].as_ptr(), count) } {
-        // SAFETY: a new reference.
-        Ok(result) => Ok(unsafe { Bound::from_owned_ptr(py, result) }),
-        Err(raised) => Err(raised.fetch(py)),
-    }
-}
-
-/// # Safety
-/// As the function that `declared` points to.
-#[inline(always)]
-unsafe fn guarded(
-    declared: &Declared,
-    called: Object,
-    args: *const Object,
-    count: usize,
-) -> Result<Object, Raised> {
-    // SAFETY: a function may be called by a type that lets it unwind. Read so that the compiler does not see which
-    // function it is: it would go by PyO3's declaration, and take the guard out.
-    let call = unsafe { mem::transmute::<Declared, Unwinding>(std::ptr::read_volatile(declared)) };
-    let guard = StopThread;
-    // SAFETY: the caller's promise; no keywords.
-    let result = unsafe { call(called, args, count, std::ptr::null_mut()) };
-    mem::forget(guard);
-    if result.is_null() { Err(Raised) } else { Ok(result) }
-}
-
-/// Dropped only when C unwinds the stack: that is the end of the interpreter.
-struct StopThread;
-
-impl Drop for StopThread {
-    fn drop(&mut self) {
-        loop {
-            std::thread::park();
-        }
+    // SAFETY: the caller holds references to all of these; the slot before them is ours, for the callee to use. The
+    // result is a new reference, or null with an exception set.
+    unsafe {
+        let (args, no_keywords) = (stack[1..].as_ptr(), std::ptr::null_mut());
+        let result = ffi::PyObject_VectorcallMethod(name.as_ptr(), args, count, no_keywords);
+        Bound::from_owned_ptr_or_err(py, result)
     }
 }

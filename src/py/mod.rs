@@ -11,3 +11,4 @@ pub mod fastcall;
 pub mod gc;
 pub mod names;
 pub mod sockaddr;
+pub mod thread_end;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 use super::bare::BareSocket;
 use super::socket::{Socket, SocketKind};
@@ -201,8 +201,7 @@ impl Listener {
         peer: SocketAddress,
     ) -> PyResult<()> {
         let py = context.py();
-        let protocol =
-            calls::function(self.factory.bind(py), &PyTuple::empty(py)).map_err(|raised| raised.fetch(py))?;
+        let protocol = self.factory.bind(py).call0()?;
         StreamTransport::start(Parts {
             core: &self.core,
             event_loop: self.event_loop.bind(py),
