@@ -39,21 +39,15 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let timeout = poll_timeout(event_loop, core)?;
     let polled = poll(py, core, timeout)?;
-    core.in_turn.store(true, Relaxed);
-    core.turns.fetch_add(1, Relaxed);
+    core.begin_turn();
     if polled {
         queue_io(py, core);
     }
     let queued = queue_due_timers(event_loop, core);
     let result = queued.and_then(|()| run_ready(event_loop, core));
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
-    // From here on a write is sent by itself: the flush takes what is there now.
-    core.in_turn.store(false, Relaxed);
-    let goes_on = result.is_ok() && !core.stopping.load(Relaxed);
-    core.in_flush.store(goes_on, Relaxed);
-    let flushed = flush_writes(event_loop, core);
-    core.in_flush.store(false, Relaxed);
-    result.and(flushed)
+    core.end_turn();
+    result.and(send_gathered(event_loop, core, true))
 }
 
 /// Nanoseconds that the poll may wait; `None`: until something happens.
@@ -67,7 +61,7 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
         if state.timers.is_mostly_dead() {
             state.timers.compact(is_live, &mut garbage);
         }
-        if !state.ready.is_empty() || !state.unflushed.is_empty() || core.stopping.load(SeqCst) {
+        if !state.ready.is_empty() || core.stopping.load(SeqCst) {
             return Some(0);
         }
         state.timers.next_deadline(is_live, &mut garbage)
@@ -172,10 +166,14 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
             *left = 0;
             break;
         };
+        core.next_callback();
         if core.debug.load(Relaxed) {
             run_entry_in_debug_mode(event_loop, core, entry)?;
         } else {
             run_entry(py, core, &mut empty, entry)?;
+        }
+        if core.has_gathered() {
+            send_gathered(event_loop, core, false)?;
         }
     }
     Ok(())
@@ -252,30 +250,19 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     Ok(())
 }
 
-/// Sends what the transports were given in this turn: one system call each. One that has more to send than is good for
-/// the others in one turn is flushed again in the next one.
-pub fn flush_writes(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+/// Has the transports send that have kept a write back for long enough, or all of them (`all`).
+pub fn send_gathered(event_loop: &Bound<'_, PyAny>, core: &LoopCore, all: bool) -> PyResult<()> {
     let py = event_loop.py();
-    let mut unflushed = core.state.with(py, |state| std::mem::take(&mut state.unflushed));
-    if unflushed.is_empty() {
-        return Ok(());
-    }
     let mut result = Ok(());
-    for Native { object, kind } in unflushed.drain(..) {
+    while let Some(Native { object, kind }) = core.next_gathered(py, all) {
         let object = object.into_bound(py);
-        let flushed = match catch_unwind(AssertUnwindSafe(|| (kind.flush)(&object))) {
-            Ok(flushed) => flushed,
+        let sent = match catch_unwind(AssertUnwindSafe(|| (kind.flush)(&object))) {
+            Ok(sent) => sent,
             Err(payload) => report(event_loop, core, "Panic while sending", panic_error(payload)),
         };
         // The first exception that leaves the loop does so once everything is sent.
-        result = result.and(flushed);
+        result = result.and(sent);
     }
-    // The emptied vector goes back, for its memory.
-    core.state.with(py, |state| {
-        if state.unflushed.is_empty() {
-            state.unflushed = unflushed;
-        }
-    });
     result
 }
 

@@ -172,10 +172,10 @@ _rloop.add_raw_methods(Loop)
 
 
 def _before_fork() -> None:
-    """What was written in this turn leaves now: asyncio has sent it, and the child must not send it once more."""
+    """What a transport has kept back leaves now: asyncio has sent it, and the child must not send it once more."""
     loop = asyncio._get_running_loop()
     if isinstance(loop, Loop):
-        loop._flush_writes()
+        loop._send_gathered()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=after_fork_in_child)

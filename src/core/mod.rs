@@ -3,6 +3,7 @@
 //! [`LoopCore`] is shared by the loop object and its transports. It knows handles, and of everything else only how it
 //! is told of readiness ([`Native`]); it never runs user code itself.
 
+mod gathering;
 #[cfg(feature = "embed")]
 mod host;
 mod scheduling;
@@ -10,6 +11,7 @@ pub mod scratch;
 mod sources;
 mod watching;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -56,8 +58,10 @@ pub struct State {
     pub reactor: Reactor<Source>,
     pub ready: ReadyQueue<Entry>,
     pub timers: TimerHeap<Py<TimerHandle>>,
-    /// Transports that have data to send at the end of this turn.
-    pub unflushed: Vec<Native>,
+    /// Transports that keep a write back until the current callback returns.
+    gathered: VecDeque<Native>,
+    /// Transports that keep a write back until a time, in nanoseconds of the clock. The earliest comes first.
+    gathered_until: VecDeque<(u64, Native)>,
     /// Registrations that nobody waits for at the moment. A coroutine that received something usually waits for more
     /// in the next turn, and finds its registration again; they end when the loop is about to block.
     pub lingering: Vec<Token>,
@@ -100,12 +104,12 @@ pub struct LoopCore {
     kept_since: AtomicU64,
     /// How long it may be kept.
     keep_ns: AtomicU64,
-    /// True from the end of a poll to the flush at the end of the turn.
-    pub in_turn: AtomicBool,
-    /// True during that flush, if another turn follows.
-    pub in_flush: AtomicBool,
-    /// Counts the turns.
-    pub turns: AtomicU32,
+    /// Which callback of which turn is running, as [`Moment::to_bits`](crate::reactor::moment::Moment); 0 between turns.
+    moment: AtomicU64,
+    /// When the first of those is due that keep a write back, in nanoseconds; 0: as soon as the callback returns.
+    gather_due: AtomicU64,
+    /// The number of the last turn.
+    turns: AtomicU32,
     #[cfg(feature = "embed")]
     pub host: Host,
 }
@@ -118,7 +122,8 @@ impl LoopCore {
             reactor,
             ready: ReadyQueue::new(),
             timers: TimerHeap::new(),
-            unflushed: Vec::new(),
+            gathered: VecDeque::new(),
+            gathered_until: VecDeque::new(),
             lingering: Vec::new(),
             spare_handles: Vec::new(),
             spare_timers: Vec::new(),
@@ -142,8 +147,8 @@ impl LoopCore {
             kept: AtomicU32::new(0),
             kept_since: AtomicU64::new(0),
             keep_ns: AtomicU64::new(u64::MAX),
-            in_turn: AtomicBool::new(false),
-            in_flush: AtomicBool::new(false),
+            moment: AtomicU64::new(0),
+            gather_due: AtomicU64::new(gathering::NOTHING),
             turns: AtomicU32::new(0),
             #[cfg(feature = "embed")]
             host: Host::default(),
@@ -214,7 +219,8 @@ impl LoopCore {
         let held = self.state.with(py, |state| {
             let timers = state.timers.drain();
             let spare = (std::mem::take(&mut state.spare_handles), std::mem::take(&mut state.spare_timers));
-            (state.ready.drain(), timers, state.reactor.close(), std::mem::take(&mut state.unflushed), spare)
+            let gathered = (std::mem::take(&mut state.gathered), std::mem::take(&mut state.gathered_until));
+            (state.ready.drain(), timers, state.reactor.close(), gathered, spare)
         });
         for timer in &held.1 {
             timer.get().unschedule();
@@ -243,7 +249,8 @@ impl LoopCore {
                 .map(TimerHandle::as_handle)
                 .try_for_each(|timer| Handle::traverse_from_queue(timer, visit))?;
             state.spare_handles.iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
-            state.unflushed.iter().try_for_each(|native| visit.call(&native.object))?;
+            let gathered = state.gathered.iter().chain(state.gathered_until.iter().map(|(_, native)| native));
+            gathered.into_iter().try_for_each(|native| visit.call(&native.object))?;
             state.reactor.sources().try_for_each(|source| source.traverse(visit))
         };
         self.state.peek(visit_state).unwrap_or(Ok(()))

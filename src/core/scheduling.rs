@@ -6,7 +6,7 @@ use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::types::PyFloat;
 
-use super::{Entry, Kind, LoopCore, Native, closed_error, is_live};
+use super::{Entry, LoopCore, closed_error, is_live};
 use crate::error::os_error;
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::gc::untrack;
@@ -173,13 +173,6 @@ impl LoopCore {
             state.ready.receive(&self.inbox);
             state.ready.push(entry);
         });
-    }
-
-    /// Has `kind.flush` of `object` called at the end of this turn.
-    #[inline]
-    pub fn flush_later(&self, object: &Bound<'_, PyAny>, kind: &'static Kind) {
-        let native = Native { object: object.clone().unbind(), kind };
-        self.state.with(object.py(), |state| state.unflushed.push(native));
     }
 
     /// Makes a loop that is parked in its poll go on; from any thread.

@@ -74,7 +74,7 @@ pub struct Native {
 pub struct Kind {
     /// The fd is ready. Err: SystemExit or KeyboardInterrupt, which leave the loop.
     pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
-    /// The turn is over: send what was written in it.
+    /// Send what was kept back ([`LoopCore::gather`](super::LoopCore::gather)).
     pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
     /// Must nobody else use the fd?
     pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,

@@ -130,9 +130,9 @@ impl EventLoop {
         run::run_until_stopped(slf.as_any(), &slf.get().core)
     }
 
-    /// Gives the kernel what was written in this turn.
-    fn _flush_writes(slf: &Bound<'_, Self>) -> PyResult<()> {
-        run::flush_writes(slf.as_any(), &slf.get().core)
+    /// Gives the kernel what transports keep back.
+    fn _send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
+        run::send_gathered(slf.as_any(), &slf.get().core, true)
     }
 
     /// For native objects that Python makes for this loop.

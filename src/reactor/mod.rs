@@ -14,6 +14,7 @@
 //! with the same registrations ([`Reactor::make_own`]).
 
 pub mod clock;
+pub mod moment;
 mod poller;
 pub mod readiness;
 pub mod ready;

@@ -1,5 +1,4 @@
-//! Flow control: water marks in, pause or resume out (asyncio's `transports._FlowControlMixin`), and how much of a turn
-//! one transport may take. Pure.
+//! Flow control: water marks in, pause or resume out (asyncio's `transports._FlowControlMixin`). Pure.
 
 /// asyncio's default high-water mark, in bytes.
 const DEFAULT_HIGH: i64 = 64 * 1024;
@@ -83,46 +82,9 @@ impl Default for Flow {
     }
 }
 
-/// Most bytes that a transport sends in one turn of the loop: no less than it reads in one, so that an echo keeps up. The
-/// others get their turn meanwhile, and who receives in the same process gets what was sent while it is still in a
-/// cache: bulk transfers take a quarter less time than with all that the kernel's buffers hold (4 MiB and more).
-const MAX_SENT_A_TURN: usize = 256 * 1024;
-
-/// What one transport may still send in this turn.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Budget {
-    /// The turn in which something was sent last, and how much.
-    turn: u32,
-    spent: usize,
-}
-
-impl Budget {
-    /// How many bytes may be sent, in the turn with this number.
-    pub fn left(&self, turn: u32) -> usize {
-        if self.turn == turn { MAX_SENT_A_TURN.saturating_sub(self.spent) } else { MAX_SENT_A_TURN }
-    }
-
-    /// Notes that `count` bytes were sent.
-    pub fn spend(&mut self, turn: u32, count: usize) {
-        let spent = if self.turn == turn { self.spent } else { 0 };
-        (self.turn, self.spent) = (turn, spent.saturating_add(count));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn budget_is_whole_in_each_turn() {
-        let mut budget = Budget::default();
-        assert_eq!(budget.left(7), MAX_SENT_A_TURN);
-        budget.spend(7, 1000);
-        budget.spend(7, 500);
-        assert_eq!((budget.left(7), budget.left(8)), (MAX_SENT_A_TURN - 1500, MAX_SENT_A_TURN));
-        budget.spend(8, MAX_SENT_A_TURN + 1);
-        assert_eq!((budget.left(8), budget.left(9)), (0, MAX_SENT_A_TURN));
-    }
 
     #[test]
     fn pause_and_resume_come_in_pairs() {

@@ -1,11 +1,12 @@
 //! Transports: from readiness to protocol calls, and from writes to system calls.
 //!
-//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`write_queue`], [`datagram_queue`], [`peers`]); the rest glues them to one
-//! kind of fd each.
+//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`habit`], [`write_queue`],
+//! [`datagram_queue`], [`peers`]); the rest glues them to one kind of fd each.
 
 pub mod datagram_queue;
 pub mod flow;
 pub mod framing;
+pub mod habit;
 pub mod lifecycle;
 pub mod peers;
 pub mod write_queue;

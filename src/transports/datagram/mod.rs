@@ -1,7 +1,7 @@
 //! The datagram transport: one datagram socket and its protocol.
 //!
-//! Bytes in: `on_ready` -> `read` (a batch) -> `protocol.datagram_received` for each. Bytes out: `sendto` queues, the
-//! loop calls `flush` at the end of the turn. The model is asyncio's `_SelectorDatagramTransport`. A datagram is never
+//! Bytes in: `on_ready` -> `read` (a batch) -> `protocol.datagram_received` for each. Bytes out: `sendto` sends,
+//! or keeps back until the loop calls `flush`. The model is asyncio's `_SelectorDatagramTransport`. A datagram is never
 //! split, merged, reordered or dropped here.
 //!
 //! IPv4, IPv6 and UNIX sockets are served by system calls in batches. Any other family, and any subclass of Python's
@@ -25,6 +25,7 @@ use pyo3::types::PyDict;
 
 use super::datagram_queue::DatagramQueue;
 use super::flow::Flow;
+use super::habit::Habit;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::peers::Peers;
 use super::report::{self, Reporter, not_implemented};
@@ -95,8 +96,10 @@ struct State {
     retrying: bool,
     /// Somebody is sending the queue: what is queued meanwhile is left to them.
     sending: bool,
-    /// The loop will call `flush` at the end of the turn.
-    in_unflushed: bool,
+    /// When to send.
+    habit: Habit,
+    /// The loop will call `flush`, for something is kept back.
+    gathering: bool,
     /// Datagrams after the end, counted from 1 as asyncio's `_conn_lost`.
     dropped: u32,
 }
@@ -242,7 +245,8 @@ impl State {
             needs_retry: false,
             retrying: false,
             sending: false,
-            in_unflushed: false,
+            habit: Habit::default(),
+            gathering: false,
             dropped: 1,
         })
     }
@@ -302,8 +306,9 @@ impl DatagramTransport {
     }
 
     /// True once the endpoint is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.life.is_closing())
+    fn is_closing(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().closing(slf.py()))
     }
 
     /// True if datagrams are being received.
@@ -365,10 +370,6 @@ impl DatagramTransport {
         let (py, this) = (slf.py(), slf.get());
         let (high, low) = report::water_marks(high, low)?;
         this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
-        // What waits for the end of the turn only is not above any mark yet.
-        if this.state.with(py, |state| state.flow.is_above_high(state.queue.size())) {
-            Self::send_queued(slf)?;
-        }
         Self::queue_grown(slf)
     }
 
@@ -378,8 +379,9 @@ impl DatagramTransport {
     }
 
     /// How many bytes are queued; since Python 3.13 with 8 for the header of each datagram.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.queue.size())
+    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().state.with(slf.py(), |state| state.queue.size()))
     }
 
     /// Information about the endpoint: "socket", "sockname", "peername".
@@ -389,10 +391,8 @@ impl DatagramTransport {
         name: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if name.eq(&slf.get().core.names.socket)? {
-            // Whoever takes the socket to use it directly does so behind what was sent.
-            Self::send_queued(slf)?;
-        }
+        // Whoever takes the socket to use it directly does so behind what was sent.
+        Self::send_kept(slf)?;
         Ok(slf.get().extra.bind(slf.py()).get_item(name)?.or(default))
     }
 
@@ -415,7 +415,7 @@ impl DatagramTransport {
     /// asyncio's private name for it, which programs read.
     #[getter(_closing)]
     fn closing(&self, py: Python<'_>) -> bool {
-        self.is_closing(py)
+        self.state.with(py, |state| state.life.is_closing())
     }
 
     #[getter(_loop)]

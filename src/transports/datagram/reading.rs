@@ -34,8 +34,8 @@ impl DatagramTransport {
             state.failed |= readiness.contains(Readiness::READ_CLOSED);
             let writable = readiness.contains(Readiness::WRITABLE);
             state.write_blocked &= !writable;
-            // What waits for the end of the turn goes then.
-            (state.readable, writable && !state.in_unflushed && !state.queue.is_empty())
+            // What is kept back leaves with what is to follow it.
+            (state.readable, writable && !state.gathering && !state.queue.is_empty())
         });
         let context = slf.get().context(slf.py());
         context::run_in(&context, || {

@@ -1,4 +1,5 @@
-//! Bytes out: queued by `sendto`, sent at the end of the turn by one system call, and what follows from it.
+//! Bytes out: sent by `sendto` at once, or kept back for what follows it in the same turn (`habit.rs`), to leave together
+//! by one system call; queued while the kernel takes no more.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +16,7 @@ use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
 use crate::reactor::sys::datagrams::{Outgoing, SEND_BATCH, send_datagrams};
+use crate::transports::habit::When;
 use crate::transports::lifecycle::{Action, Event, Phase};
 use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 
@@ -51,6 +53,17 @@ impl Datagram {
             Target::Python(_) => None,
         }
     }
+}
+
+/// What follows from a datagram that was queued.
+enum Next {
+    /// The kernel takes no more.
+    Wait,
+    Send,
+    /// It is kept back, and the loop knows already.
+    Keep,
+    /// It is kept back: the loop is to call `flush` at this time ([`LoopCore::gather`](crate::core::LoopCore::gather)).
+    Gather(u64),
 }
 
 /// How sending has ended.
@@ -114,7 +127,6 @@ impl DatagramTransport {
 
     fn queue(slf: &Bound<'_, Self>, datagram: Datagram) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let in_turn = this.core.in_turn.load(Relaxed);
         // An endpoint without an address sends for as long as it has its socket, as on asyncio.
         let over = |state: &mut State| {
             state.socket.is_closed() || (state.life.drops_writes() && this.address.is_some())
@@ -122,22 +134,33 @@ impl DatagramTransport {
         if this.state.with(py, over) {
             return this.dropped(py);
         }
-        let (send, defer) = this.state.with(py, |state| {
+        let next = this.state.with(py, |state| {
             let by_python = this.native.is_none() || datagram.outgoing().is_none();
             state.queue.push(datagram);
+            if state.write_blocked {
+                return Next::Wait;
+            }
+            let when = state.habit.write(this.core.moment(), || this.core.clock.now_ns());
             let full = state.queue.len() >= SEND_BATCH || state.flow.is_above_high(state.queue.size());
-            let soon_over = state.life.phase() == Phase::Lost;
-            let send = !state.write_blocked && (by_python || !in_turn || full || soon_over);
-            let defer = !state.write_blocked && !send && !std::mem::replace(&mut state.in_unflushed, true);
-            (send, defer)
+            let now = by_python || full || state.life.phase() == Phase::Lost;
+            match when {
+                When::With(_) if !now && std::mem::replace(&mut state.gathering, true) => Next::Keep,
+                When::With(due) if !now => Next::Gather(due),
+                _ => Next::Send,
+            }
         });
-        if defer {
-            this.core.flush_later(slf.as_any(), &KIND);
+        match next {
+            Next::Keep => Ok(()),
+            Next::Gather(due) => {
+                this.core.gather(slf.as_any(), &KIND, due);
+                Ok(())
+            }
+            Next::Send => {
+                Self::send_queued(slf)?;
+                Self::queue_grown(slf)
+            }
+            Next::Wait => Self::queue_grown(slf),
         }
-        if send {
-            Self::send_queued(slf)?;
-        }
-        Self::queue_grown(slf)
     }
 
     /// A datagram after the end: warned about when it goes on.
@@ -153,37 +176,58 @@ impl DatagramTransport {
         Ok(())
     }
 
-    /// The loop's call at the end of a turn.
+    /// The loop's call when what was kept back is to leave.
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        let native = this.native.is_some();
-        let (sent, left, plain) = this.state.with(py, |state| {
-            state.in_unflushed = false;
-            let mut left = if state.sending { 0 } else { state.queue.len() };
-            let sent = state.send(native, &mut left);
-            let plain = matches!(sent, Sent::Done) && state.is_plain();
-            state.sending |= !plain;
-            (sent, left, plain)
+        this.state.with(py, |state| state.gathering = false);
+        match this.begin_sending(py) {
+            None => Ok(()),
+            Some((sent, left)) => context::run_in(&this.context(py), || {
+                Self::send_on(slf, sent, left)?;
+                Self::queue_grown(slf)
+            }),
+        }
+    }
+
+    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
+    pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let kept = slf.get().state.with(slf.py(), |state| {
+            state.habit.asked();
+            !state.write_blocked && !state.queue.is_empty()
         });
-        if plain {
+        if !kept {
             return Ok(());
         }
-        context::run_in(&this.context(py), || Self::send_on(slf, sent, left))
+        Self::send_queued(slf)?;
+        Self::queue_grown(slf)
     }
 
     /// Gives the kernel what it takes of the queue, and does what follows from it. Err: what leaves the loop.
     pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let this = slf.get();
-        let native = this.native.is_some();
-        let begun = this.state.with(slf.py(), |state| {
-            if std::mem::replace(&mut state.sending, true) {
+        match slf.get().begin_sending(slf.py()) {
+            None => Ok(()),
+            Some((sent, left)) => Self::send_on(slf, sent, left),
+        }
+    }
+
+    /// Gives the kernel what it takes of the queue. None: nothing follows from it, or somebody is sending already.
+    /// Otherwise [`Self::send_on`] is to go on, with at most so many datagrams.
+    #[inline]
+    fn begin_sending(&self, py: Python<'_>) -> Option<(Sent, usize)> {
+        let native = self.native.is_some();
+        self.state.with(py, |state| {
+            if state.sending {
                 return None;
             }
             let mut left = state.queue.len();
-            Some((state.send(native, &mut left), left))
-        });
-        begun.map_or(Ok(()), |(sent, left)| Self::send_on(slf, sent, left))
+            let sent = state.send(native, &mut left);
+            state.habit.sent(|| self.core.clock.now_ns());
+            // Nearly always.
+            let plain = matches!(sent, Sent::Done) && state.is_plain();
+            state.sending = !plain;
+            (!plain).then_some((sent, left))
+        })
     }
 
     /// Goes on sending, at most `left` datagrams: what the protocol adds when it is told of errors comes later. An
@@ -208,7 +252,7 @@ impl DatagramTransport {
     /// What follows once the queue has become shorter.
     fn sent(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        // The end resumes nobody.
+        // resume_writing() is never called once the connection is lost.
         let signal = this.state.with(py, |state| {
             if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.size()) }
         });
@@ -224,7 +268,7 @@ impl DatagramTransport {
             }
             let retry = state.write_blocked && state.needs_retry && !state.retrying && !closed;
             state.retrying |= retry;
-            (Action::Nothing, state.token.filter(|_| !state.write_blocked && !state.in_unflushed), retry)
+            (Action::Nothing, state.token.filter(|_| !state.write_blocked && !state.gathering), retry)
         });
         if let Some(token) = again {
             this.core.requeue(py, token, Readiness::WRITABLE);
@@ -285,7 +329,7 @@ impl DatagramTransport {
     /// Pauses the protocol if the queue has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let signal = slf.get().state.with(slf.py(), |state| {
-            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            // What is kept back does not count: the kernel may take all of it.
             state.flow.grown(if state.write_blocked { state.queue.size() } else { 0 })
         });
         signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
@@ -357,7 +401,7 @@ impl State {
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
     fastcall::raw_methods! { DatagramTransport, &py.get_type::<DatagramTransport>(),
         sendto("($self, /, data, addr=None)"):
-            "Queues a datagram; it leaves at the end of the turn, in order. Never blocks.",
+            "Sends a datagram, or queues what the kernel does not take. Never blocks.",
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The bytes of a writing end: queued by `write`, given to the kernel at the end of the turn, and what follows from it.
+//! The bytes of a writing end: given to the kernel by `write` at once, or kept back for what the same callback writes
+//! next (`habit.rs`); queued while the kernel takes no more.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
@@ -15,12 +15,9 @@ use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
+use crate::transports::habit::{LARGE, When};
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
-
-/// From this many bytes on a write is not kept for the end of the turn: copying them costs many times the system call
-/// that could be saved, and the reader can begin. Half of what a pipe holds.
-const SENT_AT_ONCE: usize = 32 * 1024;
 
 impl WritePipeTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -40,16 +37,22 @@ impl WritePipeTransport {
         if end.is_closing(py) {
             return Self::write_dropped(slf);
         }
-        let at_once = chunk.as_ref().len() >= SENT_AT_ONCE || !end.core.in_turn.load(Relaxed);
-        let (send, defer) = end.state.with(py, |state| {
+        let core = &end.core;
+        let (send, gather) = end.state.with(py, |state| {
             let side = &mut state.side;
             side.queue.push(chunk);
-            let now = at_once || side.by_record || side.flow.is_above_high(side.queue.len());
-            let send = now && !side.blocked;
-            (send, !now && !side.blocked && !std::mem::replace(&mut side.in_unflushed, true))
+            if side.blocked {
+                return (false, None);
+            }
+            match side.habit.write(core.moment(), || core.clock.now_ns()) {
+                When::With(due) if side.queue.len() < LARGE && !side.by_record => {
+                    (false, (!std::mem::replace(&mut side.gathering, true)).then_some(due))
+                }
+                _ => (true, None),
+            }
         });
-        if defer {
-            end.core.flush_later(slf.as_any(), &KIND);
+        if let Some(due) = gather {
+            core.gather(slf.as_any(), &KIND, due);
         }
         if send {
             Self::send_queued(slf)?;
@@ -73,26 +76,44 @@ impl WritePipeTransport {
         Ok(())
     }
 
-    /// The loop's call at the end of a turn.
+    /// The loop's call when what was kept back is to leave.
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, end) = (slf.py(), &slf.get().end);
-        let result = end.state.with(py, |state| {
-            state.side.in_unflushed = false;
-            end.send(state).map(|()| state.life.is_closing() || state.side.is_blocked_unwatched())
+        end.state.with(py, |state| state.side.gathering = false);
+        context::run_in(&end.context(py), || {
+            Self::send_queued(slf)?;
+            Self::queue_grown(slf)
+        })
+    }
+
+    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
+    pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let kept = slf.get().end.state.with(slf.py(), |state| {
+            state.side.habit.asked();
+            !state.side.blocked && !state.side.queue.is_empty()
         });
-        match result {
-            // Nearly always.
-            Ok(false) => Ok(()),
-            result => context::run_in(&end.context(py), || Self::sent(slf, result.map(drop))),
+        if !kept {
+            return Ok(());
         }
+        Self::send_queued(slf)?;
+        Self::queue_grown(slf)
     }
 
     /// Gives the kernel what it takes of the queue, and does what follows from it.
     pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
         let end = &slf.get().end;
-        let result = end.state.with(slf.py(), |state| end.send(state));
-        Self::sent(slf, result)
+        let sent = end.state.with(slf.py(), |state| {
+            let result = end.send(state);
+            state.side.habit.sent(|| end.core.clock.now_ns());
+            let quiet = !state.side.flow.is_paused() && !state.life.is_closing();
+            result.map(|()| quiet && !state.side.is_blocked_unwatched())
+        });
+        match sent {
+            // Nearly always.
+            Ok(true) => Ok(()),
+            sent => Self::sent(slf, sent.map(drop)),
+        }
     }
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
@@ -106,7 +127,7 @@ impl WritePipeTransport {
             });
             return Self::fail(slf, Some(exc.into_value(py).into_any()));
         }
-        // asyncio waits for the last byte, whatever the low mark is. The end resumes nobody.
+        // asyncio waits for the last byte, whatever the low mark is. resume_writing() is never called after the end.
         let signal = end.state.with(py, |state| {
             let resumes = state.side.queue.is_empty() && !state.life.drops_writes();
             if resumes { state.side.flow.shrunk(0) } else { None }
@@ -135,7 +156,7 @@ impl WritePipeTransport {
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let signal = slf.get().end.state.with(slf.py(), |state| {
             let side = &mut state.side;
-            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            // What is kept back does not count: the kernel may take all of it.
             side.flow.grown(if side.blocked { side.queue.len() } else { 0 })
         });
         Self::tell_flow(slf, signal)
@@ -202,7 +223,7 @@ fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
     fastcall::raw_methods! { WritePipeTransport, &py.get_type::<WritePipeTransport>(),
         write("($self, /, data)"):
-            "Queues bytes; they leave at the end of the turn, in order. Never blocks.",
+            "Sends bytes, or queues what the kernel does not take. Never blocks.",
     }
     Ok(())
 }

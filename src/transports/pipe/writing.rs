@@ -17,6 +17,7 @@ use crate::py::bytes::{self, Chunk};
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::transports::flow::Flow;
+use crate::transports::habit::Habit;
 use crate::transports::lifecycle::Event;
 use crate::transports::report::{self, not_implemented};
 use crate::transports::write_queue::WriteQueue;
@@ -35,8 +36,10 @@ pub(super) struct Writing {
     pub(super) queue: WriteQueue<Chunk>,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     pub(super) blocked: bool,
-    /// The loop will call `flush` at the end of the turn.
-    pub(super) in_unflushed: bool,
+    /// When to send.
+    pub(super) habit: Habit,
+    /// The loop will call `flush`, for something is kept back.
+    pub(super) gathering: bool,
     /// Writes after the end, and the write that found it.
     pub(super) dropped_writes: u32,
     /// The kernel says here when the reader goes away. The fd is watched from the start; any other is once it blocks.
@@ -60,7 +63,8 @@ impl WritePipeTransport {
             flow: Flow::new(),
             queue: WriteQueue::new(),
             blocked: false,
-            in_unflushed: false,
+            habit: Habit::default(),
+            gathering: false,
             dropped_writes: 0,
             tells_end,
             by_record,
@@ -188,8 +192,9 @@ impl WritePipeTransport {
     }
 
     /// True once the transport is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
-        self.end.is_closing(py)
+    fn is_closing(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().end.is_closing(slf.py()))
     }
 
     /// Sets the protocol.
@@ -212,10 +217,6 @@ impl WritePipeTransport {
         let (py, end) = (slf.py(), &slf.get().end);
         let (high, low) = report::water_marks(high, low)?;
         end.state.with(py, |state| state.side.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
-        // What waits for the end of the turn only is not above any mark yet.
-        if end.state.with(py, |state| state.side.flow.is_above_high(state.side.queue.len())) {
-            Self::send_queued(slf)?;
-        }
         Self::queue_grown(slf)
     }
 
@@ -225,8 +226,9 @@ impl WritePipeTransport {
     }
 
     /// How many bytes are queued.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.end.state.with(py, |state| state.side.queue.len())
+    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().end.state.with(slf.py(), |state| state.side.queue.len()))
     }
 
     /// Information about the transport: "pipe", the object that it was made from, or what its maker added.
@@ -237,10 +239,8 @@ impl WritePipeTransport {
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let end = &slf.get().end;
-        if name.eq(&end.core.names.pipe)? {
-            // Whoever takes the pipe to use it directly does so behind what was written.
-            Self::send_queued(slf)?;
-        }
+        // Whoever takes the pipe to use it directly does so behind what was written.
+        Self::send_kept(slf)?;
         Ok(end.extra(slf.py()).get_item(name)?.or(default))
     }
 

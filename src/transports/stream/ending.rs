@@ -3,7 +3,6 @@
 use pyo3::prelude::*;
 
 use super::StreamTransport;
-use super::writing::Allowance;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
 use crate::transports::lifecycle::{Action, Event};
@@ -37,7 +36,7 @@ impl StreamTransport {
         let action = slf.get().state.with(slf.py(), |state| {
             if !state.life.drops_writes() {
                 // What asyncio had given to the kernel when it was written; whether it fails makes no difference.
-                let _ = state.send(Allowance::ALL);
+                let _ = state.send(&slf.get().core);
                 state.queue.clear();
             }
             state.life.on(Event::Fail)

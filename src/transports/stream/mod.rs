@@ -1,7 +1,7 @@
 //! The stream transport: one connected socket and its protocol.
 //!
-//! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` queues, the loop calls `flush` at
-//! the end of the turn. Every decision about the life of the connection is `lifecycle.rs`'s, about flow control
+//! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` sends, or keeps back until the loop
+//! calls `flush`. Every decision about the life of the connection is `lifecycle.rs`'s, about flow control
 //! `flow.rs`'s; here is the glue to the socket and to Python. The model is asyncio's `_SelectorSocketTransport`.
 //!
 //! Here are the class, how one is made, and Python's view of it; `reading.rs`, `writing.rs`, `ending.rs` and `info.rs`
@@ -19,7 +19,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::flow::{Budget, Flow};
+use super::flow::Flow;
+use super::habit::Habit;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::receiving::ReadSize;
 use super::report;
@@ -68,12 +69,12 @@ struct State {
     life: Lifecycle,
     flow: Flow,
     queue: WriteQueue<Chunk>,
-    budget: Budget,
+    habit: Habit,
     /// A read may find something: an edge came, and no read since has found the end of what is there.
     readable: bool,
     /// The peer's end of stream, or an error, waits behind the data.
     read_closed: bool,
-    /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this or `in_unflushed`.
+    /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
     write_blocked: bool,
     /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
     write_watched: bool,
@@ -81,8 +82,8 @@ struct State {
     in_sendfile: bool,
     /// Completed once the queue is empty and the kernel takes more.
     sent_waiter: Option<Py<PyAny>>,
-    /// The loop will call `flush` at the end of the turn.
-    in_unflushed: bool,
+    /// The loop will call `flush`, for something is kept back.
+    gathering: bool,
     read_size: ReadSize,
     /// Writes after the connection was lost, counted from 1 as asyncio's `_conn_lost`.
     dropped_writes: u32,
@@ -137,14 +138,14 @@ impl StreamTransport {
             life: Lifecycle::new(),
             flow: Flow::new(),
             queue: WriteQueue::new(),
-            budget: Budget::default(),
+            habit: Habit::default(),
             readable: false,
             read_closed: false,
             write_blocked: false,
             write_watched: !kind.is_unix(),
             in_sendfile: false,
             sent_waiter: None,
-            in_unflushed: false,
+            gathering: false,
             read_size: ReadSize::default(),
             dropped_writes: 1,
             server: None,
@@ -273,8 +274,9 @@ impl StreamTransport {
     }
 
     /// True once the connection is closing or closed.
-    pub(in crate::transports) fn is_closing(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.life.is_closing())
+    fn is_closing(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().state.with(slf.py(), |state| state.life.is_closing()))
     }
 
     /// True if data is being received.
@@ -338,10 +340,6 @@ impl StreamTransport {
         let (py, this) = (slf.py(), slf.get());
         let (high, low) = report::water_marks(high, low)?;
         this.state.with(py, |state| state.flow.set_limits(high, low)).map_err(report::wrong_marks)?;
-        // What waits for the end of the turn only is not above any mark yet.
-        if this.state.with(py, |state| state.flow.is_above_high(state.queue.len())) {
-            Self::send_some(slf)?;
-        }
         Self::queue_grown(slf)
     }
 
@@ -351,8 +349,9 @@ impl StreamTransport {
     }
 
     /// How many bytes are queued.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.queue.len())
+    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        Self::send_kept(slf)?;
+        Ok(slf.get().queued(slf.py()))
     }
 
     /// Information about the connection: "socket", "sockname", "peername", or what its maker added.
@@ -362,10 +361,8 @@ impl StreamTransport {
         name: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if name.eq(&slf.get().core.names.socket)? {
-            // Whoever takes the socket to use it directly does so behind what was written.
-            Self::send_queued(slf)?;
-        }
+        // Whoever takes the socket to use it directly does so behind what was written.
+        Self::send_kept(slf)?;
         let extra = slf.get().extra(slf.py())?;
         if let Some(value) = extra.get_item(name)? {
             return Ok(Some(value));
@@ -409,7 +406,7 @@ impl StreamTransport {
     /// asyncio's private name for it, which programs read.
     #[getter(_closing)]
     fn closing(&self, py: Python<'_>) -> bool {
-        self.is_closing(py)
+        self.state.with(py, |state| state.life.is_closing())
     }
 
     #[getter(_loop)]

@@ -1,20 +1,22 @@
-//! Bytes out: queued by `write`, sent at the end of the turn by one vectored send, and what follows from it.
+//! Bytes out: sent by `write` at once, or kept back for what the same callback writes next (`habit.rs`); queued while
+//! the kernel takes no more.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 
 use super::{KIND, State, StreamTransport};
+use crate::core::LoopCore;
 use crate::error::os_error;
 use crate::py::bytes::{Chunk, join};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
-use crate::transports::flow::{Budget, Signal};
+use crate::transports::flow::Signal;
+use crate::transports::habit::{LARGE, When};
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
 use crate::transports::tls::TlsLayer;
@@ -31,15 +33,10 @@ impl StreamTransport {
 
     #[inline]
     pub(super) fn write_chunk(slf: &Bound<'_, Self>, chunk: Chunk) -> PyResult<()> {
-        let empty = chunk.as_ref().is_empty();
-        let written = slf.get().state.with(slf.py(), |state| {
-            let written = state.accepts_writes("write()");
-            if matches!(written, Ok(true)) {
-                state.queue.push(chunk);
-            }
-            written
-        });
-        if empty { written.map(drop) } else { Self::written(slf, written) }
+        let this = slf.get();
+        let written = this.state.with(slf.py(), |state| state.write(chunk, &this.core))?;
+        // Nearly always; the chunk goes here, not while the state is borrowed.
+        if let Written::Sent(_) = written { Ok(()) } else { Self::written(slf, written) }
     }
 
     pub(super) fn write_lines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -47,17 +44,20 @@ impl StreamTransport {
         if !this.core.names.own_writelines {
             return Self::write_chunk(slf, Chunk::from_buffer(&join(list_of_data)?)?);
         }
-        let accepts = || this.state.with(py, |state| state.accepts_writes("writelines()"));
-        let accepted = accepts()?;
+        let accepted = this.state.with(py, |state| state.accepts_writes("writelines()"))?;
         if !list_of_data.is_truthy()? {
             return Ok(());
         }
-        if accepted {
-            let chunks = list_of_data.try_iter()?.map(chunk_of_line).collect::<PyResult<Vec<_>>>()?;
-            this.state.with(py, |state| chunks.into_iter().for_each(|chunk| state.queue.push(chunk)));
+        if !accepted {
+            return Self::written(slf, Written::Dropped);
         }
+        let chunks = list_of_data.try_iter()?.map(chunk_of_line).collect::<PyResult<Vec<_>>>()?;
         // The iterable may have ended the connection.
-        Self::written(slf, accepts())
+        let written = this.state.with(py, |state| {
+            let accepted = state.accepts_writes("writelines()")?;
+            PyResult::Ok(if accepted { state.write_all(chunks, &this.core) } else { Written::Dropped })
+        });
+        Self::written(slf, written?)
     }
 
     /// Sends what a TLS layer has encrypted, behind what is queued; what the kernel does not take now is queued.
@@ -97,26 +97,22 @@ impl StreamTransport {
         self.state.with(py, |state| state.queue.len())
     }
 
-    /// What follows after something was queued (true), or dropped because the connection is lost (false).
-    pub(super) fn written(slf: &Bound<'_, Self>, written: PyResult<bool>) -> PyResult<()> {
+    /// What follows from a write.
+    fn written(slf: &Bound<'_, Self>, written: Written) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if !written? {
-            return this.write_dropped(py);
+        match written {
+            Written::Sent(_) | Written::Kept => Ok(()),
+            Written::Gather(due) => {
+                this.core.gather(slf.as_any(), &KIND, due);
+                Ok(())
+            }
+            Written::Queued => Self::queue_grown(slf),
+            Written::Flushed(result) => {
+                Self::sent(slf, result)?;
+                Self::queue_grown(slf)
+            }
+            Written::Dropped => this.write_dropped(py),
         }
-        let in_turn = this.core.in_turn.load(Relaxed);
-        let (send, defer) = this.state.with(py, |state| {
-            let queued = !state.queue.is_empty() && !state.write_blocked;
-            let send = queued && (!in_turn || state.flow.is_above_high(state.queue.len()));
-            let defer = queued && !send && !std::mem::replace(&mut state.in_unflushed, true);
-            (send, defer)
-        });
-        if defer {
-            this.core.flush_later(slf.as_any(), &KIND);
-        }
-        if send {
-            Self::send_some(slf)?;
-        }
-        Self::queue_grown(slf)
     }
 
     /// A write after the end: dropped, and warned about when it goes on.
@@ -132,40 +128,44 @@ impl StreamTransport {
         Ok(())
     }
 
-    /// The loop's call at the end of a turn.
+    /// The loop's call when what was kept back is to leave.
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let this = slf.get();
         let sent = this.state.with(slf.py(), |state| {
-            state.in_unflushed = false;
-            let result = state.send(this.allowance());
+            state.gathering = false;
+            let result = state.send(&this.core);
             let done = state.queue.is_empty() && !state.flow.is_paused();
             result.map(|()| done && !state.life.is_closing() && !state.life.write_ended())
         });
-        match sent {
+        if matches!(sent, Ok(true)) {
             // Nearly always.
-            Ok(true) => Ok(()),
-            Ok(false) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Ok(()))),
-            Err(error) => context::run_in(&this.context(slf.py()), || Self::sent(slf, Err(error))),
+            return Ok(());
         }
+        context::run_in(&this.context(slf.py()), || {
+            Self::sent(slf, sent.map(drop))?;
+            Self::queue_grown(slf)
+        })
     }
 
     /// Gives the kernel what it takes of the queue, and does what follows from it.
     pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let result = slf.get().state.with(slf.py(), |state| state.send(Allowance::ALL));
+        let this = slf.get();
+        let result = this.state.with(slf.py(), |state| state.send(&this.core));
         Self::sent(slf, result)
     }
 
-    /// The same within what may be sent in this turn.
-    pub(super) fn send_some(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let result = slf.get().state.with(slf.py(), |state| state.send(slf.get().allowance()));
-        Self::sent(slf, result)
-    }
-
-    /// How much may be sent now. All, where the loop may not come back for the rest.
-    fn allowance(&self) -> Allowance {
-        let comes_back = self.core.in_turn.load(Relaxed) || self.core.in_flush.load(Relaxed);
-        Allowance(comes_back.then(|| self.core.turns.load(Relaxed)))
+    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
+    pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let kept = slf.get().state.with(slf.py(), |state| {
+            state.habit.asked();
+            state.keeps_back()
+        });
+        if !kept {
+            return Ok(());
+        }
+        Self::send_queued(slf)?;
+        Self::queue_grown(slf)
     }
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
@@ -176,16 +176,10 @@ impl StreamTransport {
         if let Err(error) = this.watch_writing(py) {
             return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
         }
-        let (signal, again) = this.state.with(py, |state| {
-            // The end resumes nobody.
-            let drops = state.life.drops_writes();
-            let signal = if drops { None } else { state.flow.shrunk(state.queue.len()) };
-            let left = !drops && !state.queue.is_empty() && !state.write_blocked;
-            (signal, left && !std::mem::replace(&mut state.in_unflushed, true))
+        let signal = this.state.with(py, |state| {
+            // resume_writing() is never called once the connection is lost.
+            if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
         });
-        if again {
-            this.core.flush_later(slf.as_any(), &KIND);
-        }
         // May write again.
         Self::tell_flow(slf, signal)?;
         let layer = this.state.with(py, |state| state.tls.as_ref().map(|layer| layer.bind(py).clone()));
@@ -221,11 +215,9 @@ impl StreamTransport {
 
     /// Pauses the protocol if the queue has grown over the mark.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let allowance = slf.get().allowance();
         let signal = slf.get().state.with(slf.py(), |state| {
-            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
-            let waits = state.write_blocked || allowance.left(&state.budget) == 0;
-            state.flow.grown(if waits { state.queue.len() } else { 0 })
+            // What is kept back does not count: the kernel may take all of it.
+            state.flow.grown(if state.write_blocked { state.queue.len() } else { 0 })
         });
         Self::tell_flow(slf, signal)
     }
@@ -255,22 +247,20 @@ fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
     }
 }
 
-/// How much may be sent by one call of [`State::send`]: what is left of the budget in the turn of this number, or all.
-#[derive(Clone, Copy)]
-pub(super) struct Allowance(Option<u32>);
-
-impl Allowance {
-    pub(super) const ALL: Self = Self(None);
-
-    fn left(self, budget: &Budget) -> usize {
-        self.0.map_or(usize::MAX, |turn| budget.left(turn))
-    }
-
-    fn spend(self, budget: &mut Budget, count: usize) {
-        if let Some(turn) = self.0 {
-            budget.spend(turn, count);
-        }
-    }
+/// What has become of a write.
+enum Written {
+    /// All of it was sent.
+    Sent(#[expect(dead_code, reason = "kept until the state is no longer borrowed")] Chunk),
+    /// It is kept back, or empty. The loop knows already.
+    Kept,
+    /// It is kept back: the loop is to call `flush` at this time ([`LoopCore::gather`]).
+    Gather(u64),
+    /// It is queued, for the kernel took no more before.
+    Queued,
+    /// It was queued, and the queue sent as far as the kernel took it.
+    Flushed(io::Result<()>),
+    /// The connection is lost.
+    Dropped,
 }
 
 impl State {
@@ -290,25 +280,94 @@ impl State {
         self.write_blocked && !self.write_watched
     }
 
-    pub(super) fn send(&mut self, allowance: Allowance) -> io::Result<()> {
-        while !self.queue.is_empty() && !self.write_blocked {
-            let (Some(fd), left @ 1..) = (self.socket.fd(), allowance.left(&self.budget)) else {
+    /// True: something is queued that the kernel may take.
+    pub(super) fn keeps_back(&self) -> bool {
+        !self.write_blocked && !self.queue.is_empty()
+    }
+
+    /// One write. Err: the program has ended its writing itself.
+    #[inline]
+    fn write(&mut self, chunk: Chunk, core: &LoopCore) -> PyResult<Written> {
+        let accepted = self.accepts_writes("write()")?;
+        if chunk.as_ref().is_empty() {
+            return Ok(Written::Kept);
+        }
+        if !accepted {
+            return Ok(Written::Dropped);
+        }
+        if self.queue.is_empty() && !self.write_blocked {
+            return Ok(match self.habit.write(core.moment(), || core.clock.now_ns()) {
+                When::Now => self.send_chunk(chunk),
+                When::With(due) if chunk.as_ref().len() < LARGE => {
+                    self.queue.push(chunk);
+                    self.keep(due)
+                }
+                When::With(_) => {
+                    self.habit.sent(|| core.clock.now_ns());
+                    self.send_chunk(chunk)
+                }
+            });
+        }
+        Ok(self.write_all([chunk], core))
+    }
+
+    /// Several chunks as one write, behind what is queued.
+    fn write_all(&mut self, chunks: impl IntoIterator<Item = Chunk>, core: &LoopCore) -> Written {
+        chunks.into_iter().for_each(|chunk| self.queue.push(chunk));
+        if self.queue.is_empty() {
+            return Written::Kept;
+        }
+        if self.write_blocked {
+            return Written::Queued;
+        }
+        match self.habit.write(core.moment(), || core.clock.now_ns()) {
+            When::With(due) if self.queue.len() < LARGE => self.keep(due),
+            _ => Written::Flushed(self.send(core)),
+        }
+    }
+
+    fn keep(&mut self, due: u64) -> Written {
+        if std::mem::replace(&mut self.gathering, true) { Written::Kept } else { Written::Gather(due) }
+    }
+
+    /// Sends a chunk with an empty queue before it; queues what the kernel does not take.
+    #[inline]
+    fn send_chunk(&mut self, chunk: Chunk) -> Written {
+        let Some(fd) = self.socket.fd() else {
+            self.queue.push(chunk);
+            return Written::Queued;
+        };
+        let count = match sys::send(fd, &[IoSlice::new(chunk.as_ref())]) {
+            Ok(count) if count == chunk.as_ref().len() => return Written::Sent(chunk),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Written::Flushed(Err(error)),
+        };
+        self.write_blocked = true;
+        self.queue.push(chunk.skip(count));
+        Written::Flushed(Ok(()))
+    }
+
+    /// Gives the kernel what it takes of the queue.
+    pub(super) fn send(&mut self, core: &LoopCore) -> io::Result<()> {
+        while self.keeps_back() {
+            let Some(fd) = self.socket.fd() else {
                 return Ok(());
             };
-            let (result, offered) = self.queue.with_front(left, |slices| {
+            let (result, offered) = self.queue.with_front(usize::MAX, |slices| {
                 let offered: usize = slices.iter().map(|slice| slice.len()).sum();
                 (sys::send(fd, slices), offered)
             });
             match result {
                 Ok(sent) => {
                     self.queue.advance(sent);
-                    allowance.spend(&mut self.budget, sent);
                     self.write_blocked = sent < offered;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.write_blocked = true,
                 Err(error) => return Err(error),
             }
         }
+        self.habit.sent(|| core.clock.now_ns());
         Ok(())
     }
 }
@@ -327,7 +386,7 @@ fn chunk_of_line(data: PyResult<Bound<'_, PyAny>>) -> PyResult<Chunk> {
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
     fastcall::raw_methods! { StreamTransport, &py.get_type::<StreamTransport>(),
         write("($self, /, data)"):
-            "Queues bytes; they leave at the end of the turn, in order. Never blocks.",
+            "Sends bytes, or queues what the kernel does not take. Never blocks.",
     }
     Ok(())
 }

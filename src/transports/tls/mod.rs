@@ -24,6 +24,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::flow::Flow;
+use super::habit::Habit;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
@@ -86,8 +87,10 @@ struct State {
     read_limits: Flow,
     /// The transport below takes no more for now.
     lower_paused: bool,
-    /// The loop will call `flush` at the end of the turn.
-    in_unflushed: bool,
+    /// When to send.
+    habit: Habit,
+    /// The loop will call `flush`, for something is kept back.
+    gathering: bool,
     /// Writes after the end, and the end itself, as asyncio counts them.
     conn_lost: u32,
 }
@@ -194,10 +197,6 @@ impl TlsLayer {
         this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
     }
 
-    fn is_above_high(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.flow.is_above_high(state.queue.len()))
-    }
-
     /// How many bytes are on their way, in this layer and in the one below.
     fn queued(&self, py: Python<'_>) -> usize {
         let own = self.state.with(py, |state| state.queue.len());
@@ -228,7 +227,8 @@ impl TlsLayer {
                 flow: Flow::with_high(HIGH_WATER_WRITE),
                 read_limits: Flow::with_high(HIGH_WATER_READ),
                 lower_paused: false,
-                in_unflushed: false,
+                habit: Habit::default(),
+                gathering: false,
                 conn_lost: 0,
             }),
         })

@@ -48,6 +48,14 @@ impl TlsTransport {
         self.layer.with(py, |layer| layer.as_ref().map(|layer| layer.bind(py).clone()))
     }
 
+    /// True once the connection is closing or closed.
+    fn is_over(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.closed.load(Relaxed) {
+            return Ok(true);
+        }
+        self.layer(py).map_or(Ok(true), |layer| layer.get().lower_is_closing(py))
+    }
+
     fn set_limits(
         &self,
         py: Python<'_>,
@@ -137,10 +145,10 @@ impl TlsTransport {
 
     /// True once the connection is closing or closed.
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.closed.load(Relaxed) {
-            return Ok(true);
+        if let Some(layer) = self.layer(py) {
+            TlsLayer::send_kept(&layer)?;
         }
-        self.layer(py).map_or(Ok(true), |layer| layer.get().lower_is_closing(py))
+        self.is_over(py)
     }
 
     /// True unless reading is paused.
@@ -181,10 +189,6 @@ impl TlsTransport {
         let Some(layer) = self.layer(py) else {
             return Ok(());
         };
-        // What waits for the end of the turn only is not above any mark yet.
-        if layer.get().is_above_high(py) {
-            TlsLayer::encrypt(&layer, false)?;
-        }
         TlsLayer::queue_grown(&layer)?;
         TlsLayer::queue_shrunk(&layer)
     }
@@ -196,8 +200,11 @@ impl TlsTransport {
     }
 
     /// How many bytes are queued, here and in the transport below.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> usize {
-        self.layer(py).map_or(0, |layer| layer.get().queued(py))
+    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+        self.layer(py).map_or(Ok(0), |layer| {
+            TlsLayer::send_kept(&layer)?;
+            Ok(layer.get().queued(py))
+        })
     }
 
     /// Sets the marks of the read buffer. It is small whatever they are: while reading is paused nothing is received.
@@ -234,12 +241,13 @@ impl TlsTransport {
         let Some(layer) = self.layer(py) else {
             return Ok(default);
         };
+        TlsLayer::send_kept(&layer)?;
         let args = (name, default);
         Ok(Some(layer.call_method1(&self.loop_core.names._get_extra_info, args)?.unbind()))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let closing = if self.is_closing(py)? { " closing" } else { "" };
+        let closing = if self.is_over(py)? { " closing" } else { "" };
         let lower = match self.layer(py).and_then(|layer| layer.get().lower(py)) {
             Some(lower) => lower.repr()?.to_string(),
             None => "nothing".to_owned(),
@@ -312,7 +320,7 @@ impl Drop for TlsTransport {
 pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
     fastcall::raw_methods! { TlsTransport, &py.get_type::<TlsTransport>(),
         write("($self, /, data)"):
-            "Queues bytes; they leave encrypted at the end of the turn, in order. Never blocks.",
+            "Encrypts and sends bytes, or queues what the kernel does not take. Never blocks.",
     }
     Ok(())
 }

@@ -1,7 +1,5 @@
-//! Bytes out: queued by `write`, encrypted at the end of the turn in records as large as there is data for, and sent
-//! at once by the transport below.
-
-use std::sync::atomic::Ordering::Relaxed;
+//! Bytes out: encrypted by `write` and sent by the transport below at once, or kept back for what the same callback
+//! writes next (`habit.rs`), to share a record with it; queued while the transport below takes no more.
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -11,6 +9,7 @@ use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::transports::flow::Signal;
+use crate::transports::habit::{LARGE, When};
 use crate::transports::report::{DROPPED_WRITES_BEFORE_WARNING, Reporter};
 use crate::transports::stream::StreamTransport;
 
@@ -27,17 +26,21 @@ impl TlsLayer {
         if this.drops_writes() {
             return this.write_dropped(py);
         }
-        let in_turn = this.core.in_turn.load(Relaxed);
-        let (now, defer) = this.state.with(py, |state| {
+        let core = &this.core;
+        let (now, gather) = this.state.with(py, |state| {
             chunks.into_iter().for_each(|chunk| state.queue.push(chunk));
             if phase != Phase::Wrapped || state.queue.is_empty() || state.lower_paused {
-                return (false, false);
+                return (false, None);
             }
-            let now = !in_turn || state.flow.is_above_high(state.queue.len());
-            (now, !now && !std::mem::replace(&mut state.in_unflushed, true))
+            match state.habit.write(core.moment(), || core.clock.now_ns()) {
+                When::With(due) if state.queue.len() < LARGE => {
+                    (false, (!std::mem::replace(&mut state.gathering, true)).then_some(due))
+                }
+                _ => (true, None),
+            }
         });
-        if defer {
-            this.core.flush_later(slf.as_any(), &KIND);
+        if let Some(due) = gather {
+            core.gather(slf.as_any(), &KIND, due);
         }
         if now {
             Self::encrypt(slf, false)?;
@@ -63,16 +66,16 @@ impl TlsLayer {
         Ok(())
     }
 
-    /// The loop's call at the end of a turn.
+    /// The loop's call when what was kept back is to leave.
     pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let sent = this.state.with(py, |state| {
-            state.in_unflushed = false;
+            state.gathering = false;
             state.queue.is_empty()
         });
         if sent {
-            // An answer leaves with the call that has delivered the question.
+            // What data_received() wrote was sent by read_app().
             return Ok(());
         }
         match this.stream(py) {
@@ -81,9 +84,23 @@ impl TlsLayer {
         }
     }
 
+    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
+    pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let kept = slf.get().state.with(slf.py(), |state| {
+            state.habit.asked();
+            state.gathering && !state.queue.is_empty() && !state.lower_paused
+        });
+        if !kept {
+            return Ok(());
+        }
+        Self::encrypt(slf, false)?;
+        Self::queue_grown(slf)
+    }
+
     /// Encrypts what is queued, and hands it down: as much as the transport below takes, or all of it.
     pub(super) fn encrypt(slf: &Bound<'_, Self>, all: bool) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        this.state.with(py, |state| state.habit.sent(|| this.core.clock.now_ns()));
         let encrypted = loop {
             match this.encrypt_batch(py, all) {
                 Ok(more) => {
@@ -166,7 +183,7 @@ impl TlsLayer {
         let queued = this.queued(py);
         let phase = this.phase();
         let signal = this.state.with(py, |state| {
-            // What is not sent yet only for the end of the turn does not count: the kernel may take all of it.
+            // What is kept back does not count: the kernel may take all of it.
             let waits = state.lower_paused || phase != Phase::Wrapped || state.queue.is_empty();
             state.flow.grown(if waits { queued } else { 0 })
         });
