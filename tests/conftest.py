@@ -76,10 +76,11 @@ def loop(loop_name):
 def child(loop_name):
     """Runs source in a fresh interpreter: what may crash, or is decided when an interpreter starts or ends.
 
-    The source finds `asyncio`, and `new_event_loop` of the loop under test. Warnings are shown, not raised.
+    The source finds `asyncio`, and `new_event_loop` of the loop under test. Warnings are shown, not raised. Without
+    `close_fds` the child has the files that are inheritable.
     """
 
-    def run(source, *flags, **environ):
+    def run(source, *flags, close_fds=True, **environ):
         prelude = f"import asyncio\nfrom {loop_name} import new_event_loop\n"
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *flags, "-c", prelude + textwrap.dedent(source)],
@@ -88,6 +89,7 @@ def child(loop_name):
             capture_output=True,
             text=True,
             timeout=DEFAULT_LIMIT - 5,
+            close_fds=close_fds,
         )
 
     return run

@@ -19,6 +19,10 @@ const APART_NS: u64 = 1_000_000;
 /// waits longer costs the peer more than the calls that it saves.
 const SPREAD_NS: u64 = 50_000;
 
+/// So far apart may the first two writes of a turn's callbacks be while the habit is learned, in nanoseconds: the time
+/// between them includes sending the first.
+const LEARNED_NS: u64 = 4 * SPREAD_NS;
+
 /// So many times in a row there was no second piece: then the habit is gone.
 const MOST_SINGLE: u8 = 4;
 
@@ -41,7 +45,7 @@ enum Step {
     /// Every write stands alone.
     #[default]
     Single,
-    /// A turn had two writes. The next such turn shows how far they are apart.
+    /// A turn had two writes. The next one shows how far they are apart.
     Suspected,
     /// The callbacks write in pieces.
     Pieces,
@@ -55,7 +59,7 @@ pub struct Habit {
     step: Step,
     /// The last write, if nothing has been asked or sent on its behalf since.
     last: Moment,
-    /// When the first write of this callback or turn was made, in nanoseconds. Not read in step `Single`.
+    /// When the first write of this callback or turn was made, in nanoseconds. In step `Single` it is not known.
     since: u64,
     /// How many writes are kept back.
     kept: u32,
@@ -80,7 +84,7 @@ impl Habit {
     fn write_in_pieces(&mut self, last: Moment, moment: Moment, now: u64) -> When {
         let (same_turn, same_callback) = (last.turn() == moment.turn(), last == moment);
         let first = !(same_callback || same_turn && self.step != Step::Pieces);
-        if first {
+        if first || self.step == Step::Single {
             self.since = now;
         }
         let apart = now.saturating_sub(self.since);
@@ -90,7 +94,7 @@ impl Habit {
             Step::Suspected => {
                 self.step = match same_callback {
                     true if apart <= APART_NS => Step::Pieces,
-                    false if apart <= SPREAD_NS => Step::Spread,
+                    false if apart <= LEARNED_NS => Step::Spread,
                     _ => Step::Single,
                 };
             }
@@ -187,6 +191,15 @@ mod tests {
             assert_eq!((connection.write(), connection.write()), (When::With(0), When::With(0)));
             connection.sent();
             connection.turn();
+        }
+    }
+
+    #[test]
+    fn the_third_piece_of_the_first_turn_shows_the_habit() {
+        let mut connection = Connection::new();
+        connection.turn();
+        for when in [When::Now, When::Now, When::Now, When::With(0), When::With(0)] {
+            assert_eq!(connection.write(), when);
         }
     }
 
