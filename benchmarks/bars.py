@@ -4,6 +4,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 
+import arrivals
 import echo
 import loops
 import processes
@@ -114,6 +115,10 @@ ECHO_BARS = {
     "udp": [_echo("UDP", "udp", 0.8)],
     "sock": [_echo("sock_*", "sock", 0.3)],
 }
+ARRIVAL_BARS = [
+    Bar(f"median response at {arrivals.LOAD:.0%} load, {row.milliseconds:g} ms of work", str(row), "p50_us", 1.0, BEST)
+    for row in arrivals.ROWS
+]
 TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 TLS_BARS = _tls()
 INPROCESS_BARS = [

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 
+import arrivals
 import bars
 import echo
 import inprocess
@@ -148,6 +149,45 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, bars.judge(bars.TLS_BARS, samples)
 
 
+def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    loadgen = echo.find_loadgen()
+    if loadgen is None:
+        sys.exit(echo.LOADGEN_MISSING)
+    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
+    base = loops.BASE if loops.BASE in names else names[0]
+    seconds = 1 if options.quick else 3
+    samples, capacities = report.Samples(), report.Samples()
+    for row in arrivals.ROWS * 3:
+        progress(f"capacity: {row} {base}")
+        take(capacities, str(row), base, row.capacity, base, loadgen, options.pin)
+    samples.broken |= capacities.broken
+    costs = {row: capacities.median(str(row), base, "cpu_us") for row in arrivals.ROWS}
+    rates = {row: arrivals.rate(cost) for row, cost in costs.items() if cost is not None}
+    for number in range(options.rounds):
+        for row, rate in rates.items():
+            for loop in names:
+                progress(f"round {number + 1} of {options.rounds}: {row} {loop}")
+                setting = (loop, rate, number + 1, seconds, loadgen, options.pin)
+                take(samples, str(row), loop, row.measure, *setting)
+    progress("")
+    print(f"open loop at {arrivals.LOAD:.0%} of what {base} can serve:")
+    print(*(f"  {row}: {rate:.0f} requests a second" for row, rate in rates.items()), "", sep="\n")
+    rows = [str(row) for row in rates]
+    median = report.ratio_cell(samples, "p50_us", "{:.0f}")
+    report.print_table(f"response time, median us ({loops.BASE} = 1)", rows, names, median)
+    tail = report.ratio_cell(samples, "p99_us", "{:.0f}")
+    report.print_table(f"response time, p99 us ({loops.BASE} = 1)", rows, names, tail)
+    busy = report.value_cell(samples, "busy", "{:.0f}", scale=100)
+    report.print_table("% of the time that the server is busy", rows, names, busy)
+    late = report.value_cell(samples, "late_p99_us")
+    report.print_table("how late requests are sent, p99 us", rows, names, late)
+    others = report.value_cell(samples, "others", "{:.0f}", scale=100)
+    report.print_table("% of a CPU that other processes used", rows, names, others)
+    if any((samples.median(row, loop, "others") or 0) >= arrivals.QUIET for row in rows for loop in names):
+        print("Other processes used the CPUs: these response times say little about the loops.\n")
+    return samples, bars.judge(bars.ARRIVAL_BARS, samples)
+
+
 def run_figures(
     options, names: list[str], script: str, figures: list[str], bare: str | None = None
 ) -> report.Samples:
@@ -211,6 +251,7 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
 
 SECTIONS = {section: functools.partial(run_echo, section=section) for section in echo.SECTIONS} | {
     "tls": run_tls,
+    "load": run_arrivals,
     "transfers": run_transfers,
     "inprocess": run_inprocess,
     "processes": run_processes,

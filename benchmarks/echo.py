@@ -112,16 +112,27 @@ def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) 
             return loaded(server, load, seconds)
 
 
+def machine_seconds() -> float:
+    """CPU time that all processes have used, and what other virtual machines have taken."""
+    with open("/proc/stat") as file:
+        _, user, nice, system, _, _, _, _, steal, *_ = file.readline().split()
+    return sum(map(int, (user, nice, system, steal))) / os.sysconf("SC_CLK_TCK")
+
+
 def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
     """What a warm load does to its server, by the request."""
     checked(load.read())
-    before = server.ask()["cpu_seconds"]
+    machine, before = machine_seconds(), server.ask()["cpu_seconds"]
     result = checked(load.ask(START_SECONDS + seconds))
     cpu = server.ask()["cpu_seconds"] - before
+    others = machine_seconds() - machine - cpu - result["client_cpu_seconds"]
     return {
         "cpu_us": cpu / result["requests"] * 1e6,
         "requests_per_second": result["requests_per_second"],
         "p50_us": result["p50_us"],
         "p99_us": result["p99_us"],
+        # How late the load generator was: of interest, and known, in an open loop only.
+        "late_p99_us": result.get("late_p99_us", 0),
+        "others": max(0, others) / result["seconds"],
         "client_cpu": result["client_cpu_seconds"] / result["seconds"],
     }

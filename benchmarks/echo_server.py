@@ -1,6 +1,8 @@
-"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN]`. The process that is measured; nothing else is.
+"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN | --work US]`. The process that is measured; nothing
+else is.
 
-With CHAIN, a file with a certificate and its key, the kinds that are streams speak TLS. Prints where it listens,
+With CHAIN, a file with a certificate and its key, the kinds that are streams speak TLS. With --work, the kind "work"
+takes so many microseconds of CPU time for each message. Prints where it listens,
 {"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop has no such thing. Answers each line on
 stdin with the CPU time it has used and its resident memory, ends when stdin is closed.
 """
@@ -15,6 +17,7 @@ import socket
 import ssl
 import sys
 import tempfile
+import time
 
 import loops
 
@@ -30,6 +33,19 @@ class Echo(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data):
+        self.transport.write(data)
+
+
+class Worker(Echo):
+    """Works for a fixed time, then answers. CPU time, not steps: the speed of a CPU drifts, and near its capacity a
+    server's response times would drift many times as much."""
+
+    work_ns = 0
+
+    def data_received(self, data):
+        end = time.thread_time_ns() + self.work_ns
+        while time.thread_time_ns() < end:
+            pass
         self.transport.write(data)
 
 
@@ -88,7 +104,7 @@ async def accept_sockets(loop, listener):
         echoing.add(loop.create_task(echo_socket(loop, sock)))
 
 
-PROTOCOLS = {"protocol": Echo, "head+body": HeadAndBody, "buffered": BufferedEcho}
+PROTOCOLS = {"protocol": Echo, "work": Worker, "head+body": HeadAndBody, "buffered": BufferedEcho}
 KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock")
 
 
@@ -169,4 +185,7 @@ def main(name: str, kind: str, chain: str | None = None):
 
 
 if __name__ == "__main__":
+    if sys.argv[3:4] == ["--work"]:
+        Worker.work_ns = round(float(sys.argv[4]) * 1000)
+        del sys.argv[3:5]
     main(*sys.argv[1:])

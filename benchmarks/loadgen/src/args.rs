@@ -5,6 +5,7 @@ use std::time::Duration;
 /// Shown for `--help` and after a mistake.
 pub const USAGE: &str = "\
 usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options]
+       rloop-loadgen arrivals (--port PORT | --path PATH) --rate R [options]
        rloop-loadgen handshakes (--port PORT | --path PATH) [options]
        rloop-loadgen serve [--port PORT] [--libssl FILE --chain FILE]
 
@@ -20,6 +21,11 @@ load: every connection sends a message, waits for its whole echo, checks it, and
   --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
                      result, keep the connections open until the next line
   --tls              by TLS, without a look at the server's certificate
+arrivals: messages are due at random times (Poisson), whether the server keeps up or not, each on a connection
+  without one under way; response times count from when a message was due; always gated
+  --rate R           how many a second
+  --seed N           which random times (1)
+  --connections, --size, --seconds, --warmup, --timeout as above
 handshakes: every connection shakes hands, has one byte echoed, closes, and begins again; always gated
   --connections, --seconds, --requests, --warmup, --timeout as above
   --resume           by the sessions of those before
@@ -57,6 +63,19 @@ pub struct Load {
     pub tls: bool,
 }
 
+/// The options of `arrivals`.
+#[derive(Debug, PartialEq)]
+pub struct Arrivals {
+    pub target: Target,
+    pub connections: usize,
+    pub size: usize,
+    pub rate: f64,
+    pub length: Duration,
+    pub warmup: Duration,
+    pub timeout: Duration,
+    pub seed: u64,
+}
+
 /// The options of `handshakes`.
 #[derive(Debug, PartialEq)]
 pub struct Handshakes {
@@ -80,6 +99,7 @@ pub struct Tls {
 pub enum Command {
     Help,
     Load(Load),
+    Arrivals(Arrivals),
     Handshakes(Handshakes),
     Serve { port: u16, tls: Option<Tls> },
 }
@@ -88,6 +108,7 @@ pub enum Command {
 pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     match args.next().as_deref() {
         Some("load") => load(args),
+        Some("arrivals") => arrivals(args),
         Some("handshakes") => handshakes(args),
         Some("serve") => serve(args),
         Some("-h" | "--help") => Ok(Command::Help),
@@ -136,6 +157,30 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
         return Err(NO_DATAGRAMS.to_owned());
     }
     Ok(Command::Load(load))
+}
+
+fn arrivals(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let (mut rate, mut seed, mut others) = (0.0, 1, Vec::new());
+    while let Some(option) = args.next() {
+        match option.as_str() {
+            "--rate" => rate = value(&option, args.next())?,
+            "--seed" => seed = value(&option, args.next())?,
+            _ => others.push(option),
+        }
+    }
+    let Load { target, connections, size, limit, warmup, timeout, gated, tls } =
+        match load(others.into_iter())? {
+            Command::Load(load) => load,
+            other => return Ok(other),
+        };
+    let Limit::Time(length) = limit else { return Err("arrivals end by --seconds".to_owned()) };
+    if gated || tls || matches!(target, Target::Udp { .. }) {
+        return Err("arrivals are always gated, and neither by TLS nor by UDP".to_owned());
+    }
+    if !(rate > 0.0 && f64::is_finite(rate)) {
+        return Err("--rate must be above 0".to_owned());
+    }
+    Ok(Command::Arrivals(Arrivals { target, connections, size, rate, length, warmup, timeout, seed }))
 }
 
 fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
@@ -227,6 +272,22 @@ mod tests {
     }
 
     #[test]
+    fn arrivals_share_the_options_of_load() {
+        let expected = Arrivals {
+            target: Target::Tcp { port: 1 },
+            connections: 2,
+            size: 3,
+            rate: 4.5,
+            length: Duration::from_secs(5),
+            warmup: Duration::from_millis(500),
+            timeout: Duration::from_secs(6),
+            seed: 7,
+        };
+        let line = "arrivals --rate 4.5 --port 1 --connections 2 --size 3 --seconds 5 --warmup 0.5 --timeout 6 --seed 7";
+        assert_eq!(parsed(line), Ok(Command::Arrivals(expected)));
+    }
+
+    #[test]
     fn handshakes_share_the_options_of_load() {
         let expected = Handshakes {
             target: Target::Tcp { port: 1 },
@@ -288,6 +349,10 @@ mod tests {
             ("load --port 1 --requests 0", "at least 1"),
             ("load --port 1 --speed 9", "\"--speed\""),
             ("load --udp-port 1 --tls", "not for --udp-port"),
+            ("arrivals --port 1", "--rate must be above 0"),
+            ("arrivals --port 1 --rate inf", "--rate must be above 0"),
+            ("arrivals --port 1 --rate 5 --requests 4", "--seconds"),
+            ("arrivals --udp-port 1 --rate 5", "nor by UDP"),
             ("handshakes --udp-port 1", "not for --udp-port"),
             ("serve --size 9", "\"--size\""),
             ("serve --libssl x", "together"),

@@ -1,14 +1,16 @@
 //! The closed loop: every connection has one message under way and sends the next when its whole echo has
 //! come back and is right. Nothing here knows which server is at the other end.
 
-use crate::args::{Limit, Load};
+use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
 use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
+use rustls::ClientConfig;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
@@ -75,14 +77,47 @@ impl Report {
     }
 }
 
-struct Connection {
+/// A connection with one message at a time.
+pub struct Connection {
     stream: Stream,
     /// Which message is under way.
     number: usize,
     sent: usize,
     received: usize,
-    started: Instant,
+    /// When the message under way was sent, or should have been.
+    pub started: Instant,
     alive: bool,
+}
+
+/// So many connections, whose events carry their index. Nothing is under way.
+pub fn connect(
+    target: &Target,
+    count: usize,
+    size: usize,
+    tls: Option<&Arc<ClientConfig>>,
+    epoll: &Epoll,
+    deadline: Instant,
+) -> io::Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(count);
+    for key in 0..count {
+        let wire = Wire::connect(target, deadline)?;
+        let stream = match tls {
+            Some(config) => Stream::shaken(wire, config, deadline)?,
+            None => Stream::Plain(wire),
+        };
+        epoll.add(&stream, key, Interest::EdgeBoth)?;
+        let started = Instant::now();
+        // As if a message had just been answered.
+        connections.push(Connection {
+            stream,
+            number: key,
+            sent: size,
+            received: size,
+            started,
+            alive: true,
+        });
+    }
+    Ok(connections)
 }
 
 struct Client {
@@ -97,19 +132,7 @@ impl Client {
     fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let tls = load.tls.then(|| stream::config(false));
-        let mut connections = Vec::with_capacity(load.connections);
-        for key in 0..load.connections {
-            let wire = Wire::connect(&load.target, deadline)?;
-            let stream = match &tls {
-                Some(config) => Stream::shaken(wire, config, deadline)?,
-                None => Stream::Plain(wire),
-            };
-            epoll.add(&stream, key, Interest::EdgeBoth)?;
-            let started = Instant::now();
-            // As if a message had just been answered: nothing is under way.
-            let (sent, received) = (load.size, load.size);
-            connections.push(Connection { stream, number: key, sent, received, started, alive: true });
-        }
+        let connections = connect(&load.target, load.connections, load.size, tls.as_ref(), &epoll, deadline)?;
         let messages = Messages::new(load.size);
         Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
     }
@@ -179,7 +202,7 @@ impl Client {
 
 impl Connection {
     /// Sends the next message, or as much of it as the kernel takes.
-    fn start(&mut self, messages: &Messages, now: Instant) -> io::Result<()> {
+    pub fn start(&mut self, messages: &Messages, now: Instant) -> io::Result<()> {
         self.number += 1;
         self.sent = 0;
         self.received = 0;
@@ -197,7 +220,7 @@ impl Connection {
     }
 
     /// Goes on with the message under way; true once all of it has come back.
-    fn advance(&mut self, messages: &Messages, scratch: &mut [u8], event: Event) -> io::Result<bool> {
+    pub fn advance(&mut self, messages: &Messages, scratch: &mut [u8], event: Event) -> io::Result<bool> {
         if !self.under_way(messages) {
             // Registering gives a first edge, and so does the peer's end after the last message.
             return Ok(false);

@@ -1,12 +1,14 @@
 //! `rloop-loadgen`: the other end of the benchmarks.
 //!
 //! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
-//! The modes are `load` ([`client`], drives an echo server), `handshakes` ([`handshakes`], drives a TLS server) and
-//! `serve` ([`server`], the bare server that the loops' CPU is compared with, also on OpenSSL). Linux only.
+//! The modes are `load` ([`client`], a closed loop against an echo server), `arrivals` ([`arrivals`], an open loop
+//! against one), `handshakes` ([`handshakes`], drives a TLS server) and `serve` ([`server`], the bare server that the
+//! loops' CPU is compared with, also on OpenSSL). Linux only.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod args;
+mod arrivals;
 mod buffer;
 mod client;
 mod control;
@@ -14,6 +16,7 @@ mod epoll;
 mod handshakes;
 mod histogram;
 mod openssl;
+mod schedule;
 mod server;
 mod stream;
 mod wire;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Load(load)) => client::run(&load),
+        Ok(Command::Arrivals(options)) => arrivals::run(&options),
         Ok(Command::Handshakes(options)) => handshakes::run(&options),
         Ok(Command::Serve { port, tls }) => server::run(port, tls.as_ref()).map(|()| true),
         Err(message) => {
