@@ -4,6 +4,9 @@ import asyncio
 import importlib.metadata
 import importlib.resources
 import inspect
+import os
+import pickle
+import platform
 import re
 import subprocess
 import sys
@@ -14,6 +17,8 @@ import pytest
 rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 POLICIES = sys.version_info < (3, 16)
+# What the metadata of this project's wheels says.
+OURS = "An asyncio event loop written in Rust"
 
 
 async def running_loop():
@@ -31,8 +36,41 @@ def test_new_event_loop():
 def test_loop():
     loop = rloop.Loop()
     assert isinstance(loop, asyncio.AbstractEventLoop)
-    assert repr(loop) == "<Loop running=False closed=False debug=False>"
+    assert repr(loop) == "<rloop.Loop running=False closed=False debug=False>"
     loop.close()
+    assert repr(loop) == "<rloop.Loop running=False closed=True debug=False>"
+
+
+def test_repr_of_a_running_loop():
+    async def main():
+        return repr(asyncio.get_running_loop())
+
+    assert rloop.run(main(), debug=True) == "<rloop.Loop running=True closed=False debug=True>"
+
+
+@pytest.mark.parametrize("name", ["Loop", "new_event_loop", "run"])
+def test_public_names_belong_to_the_package(name):
+    """For pickle (multiprocessing), for documentation, and in whatever names them."""
+    value = getattr(rloop, name)
+    assert (value.__module__, value.__qualname__) == ("rloop", name)
+    assert pickle.loads(pickle.dumps(value)) is value
+
+
+def test_signature_of_new_event_loop():
+    assert inspect.signature(rloop.new_event_loop) == inspect.Signature()
+    assert inspect.getdoc(rloop.new_event_loop).startswith("Make a new loop: the `loop_factory` for ")
+    with pytest.raises(TypeError):
+        rloop.new_event_loop(None)
+
+
+def test_new_event_loop_in_a_class():
+    class Tests:
+        loop_factory = rloop.new_event_loop
+
+    for factory in (Tests.loop_factory, Tests().loop_factory):
+        loop = factory()
+        assert type(loop) is rloop.Loop
+        loop.close()
 
 
 def test_run():
@@ -114,9 +152,21 @@ def test_type_information():
 
 def test_import_is_silent_and_lazy():
     """Importing rloop touches no policy and warns about nothing."""
-    source = "import rloop, sys; print('EventLoopPolicy' in vars(rloop), rloop.__name__)"
+    source = "import rloop, sys; print('EventLoopPolicy' in vars(rloop), 'rloop._policy' in sys.modules)"
     result = subprocess.run([sys.executable, "-W", "error", "-c", source], capture_output=True, text=True)
-    assert (result.stdout, result.stderr) == ("False rloop\n", "")
+    assert (result.stdout, result.stderr) == ("False False\n", "")
+
+
+@pytest.mark.parametrize("look", ["help(rloop)", "inspect.getmembers(rloop)"])
+def test_looking_at_every_name_is_silent(look):
+    """As `help()`, completion, documentation tools and debuggers do."""
+    command = [sys.executable, "-W", "error", "-c", f"import inspect, rloop; {look}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_dir():
+    assert dir(rloop) == sorted(rloop.__all__)
 
 
 @pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
@@ -139,9 +189,26 @@ asyncio.run(main())
 
 @pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
 @pytest.mark.parametrize("name", ["install", "EventLoopPolicy"])
-def test_policies_are_deprecated(name):
-    with pytest.warns(DeprecationWarning, match=name):
-        getattr(rloop, name)
+def test_policies_are_deprecated_where_asyncio_says_so(name):
+    """Told by the call, of the line that calls, and with advice that the running version can follow."""
+    source = f"import rloop\nvalue = rloop.{name}\nvalue()"
+    result = subprocess.run([sys.executable, "-W", "always", "-c", source], capture_output=True, text=True)
+    if sys.version_info >= (3, 14):
+        advice = "pass loop_factory=rloop.new_event_loop to asyncio.run() or asyncio.Runner()"
+        told = f"rloop.{name} is deprecated, as asyncio's event loop policies are: {advice}"
+        assert result.stderr.splitlines()[0] == f"<string>:3: DeprecationWarning: {told}"
+        assert result.stderr.count("Warning") == 1
+    else:
+        assert result.stderr == ""
+    assert result.returncode == 0
+
+
+@pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
+def test_names_of_policies():
+    for name in ("install", "EventLoopPolicy"):
+        value = getattr(rloop, name)
+        assert (value.__module__, value.__qualname__) == ("rloop", name)
+        assert pickle.loads(pickle.dumps(value)) is value
 
 
 @pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
@@ -160,3 +227,36 @@ def test_no_policies(name):
     assert name not in dir(rloop)
     with pytest.raises(AttributeError):
         getattr(rloop, name)
+
+
+def test_python_m_rloop():
+    """Says what is installed, on what it runs, and that it is this project."""
+    result = subprocess.run([sys.executable, "-W", "error", "-m", "rloop"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = dict(re.match(r"(\w+): +(.+)", line).groups() for line in result.stdout.splitlines())
+    assert lines["rloop"].startswith(f"{rloop.__version__}, ")
+    assert f" {platform.python_version()}, " in lines["Python"]
+    assert lines["platform"].startswith(platform.platform())
+    assert lines["loop"] == "<rloop.Loop running=True closed=False debug=False>"
+    assert lines["project"].startswith("this is the one")
+
+
+@pytest.mark.parametrize(
+    ("version", "summary", "told"),
+    [
+        ("0.5.0", "Another loop", "the package installed as rloop 0.5.0 is another project: Another loop"),
+        ("9.9.9", OURS, f"the files are of {rloop.__version__}, but 9.9.9 is installed"),
+    ],
+)
+def test_python_m_rloop_beside_another_project(tmp_path, version, summary, told):
+    """pip has put the other project's metadata, or files, over this one's."""
+    folder = tmp_path / "rloop-0.dist-info"
+    folder.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: rloop\nVersion: {version}\nSummary: {summary}\n"
+    (folder / "METADATA").write_text(metadata)
+    package = os.path.dirname(rloop.__path__[0])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), package])}
+    command = [sys.executable, "-m", "rloop"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert f"project:  {told}\n" in result.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import os
 import socket
 from asyncio import base_events, constants
@@ -36,8 +37,33 @@ _T = TypeVar("_T")
 _socket_class = socket.socket
 
 
+def _closing_on_failure(init: Callable[..., None]) -> Callable[..., None]:
+    """The `__init__` of a subclass, which closes the loop if it raises: nobody else has it to close it."""
+
+    @functools.wraps(init)
+    def __init__(self: Loop, *args: Any, **keywords: Any) -> None:
+        try:
+            init(self, *args, **keywords)
+        except BaseException:
+            # Not if the `__init__` of a further subclass has called this one: it may go on.
+            if type(self).__init__ is __init__ and self._is_made and not self.is_running():
+                # Not the `close()` of a subclass, which may need what its `__init__` had still to set.
+                Loop.close(self)
+            raise
+
+    return __init__
+
+
 class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
+
+    # True once a loop is complete, so that it is to be closed.
+    _is_made = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = _closing_on_failure(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +71,17 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         # The inode of the socket file of each listening UNIX socket that is to be removed with it.
         self._socket_files: dict[socket.socket, int] = {}
         self._children = {}
+        self._is_made = True
+
+    def __repr__(self) -> str:
+        kind = type(self)
+        state = f"running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}"
+        return f"<{kind.__module__}.{kind.__qualname__} {state}>"
+
+    def __del__(self) -> None:
+        # What never became a loop has nothing to close, and nobody forgot to: making it has raised.
+        if self._is_made:
+            super().__del__()
 
     # ---------------------------------------------------------------------------------------- running
 
@@ -181,11 +218,6 @@ def _before_fork() -> None:
 os.register_at_fork(before=_before_fork, after_in_child=after_fork_in_child)
 
 
-def new_event_loop() -> Loop:
-    """Make a new loop: the `loop_factory` for `asyncio.run()`, `asyncio.Runner` and every server that takes one."""
-    return Loop()
-
-
 def run(
     main: Coroutine[Any, Any, _T],
     *,
@@ -198,5 +230,5 @@ def run(
     """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("rloop.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory or _rloop.new_event_loop) as runner:
         return runner.run(main)

@@ -19,6 +19,8 @@ from typing import Any, Literal, NoReturn, Self, TypeAlias, TypeVar, TypeVarTupl
 from _typeshed import FileDescriptorLike, ReadableBuffer
 from typing_extensions import disjoint_base
 
+from ._loop import Loop
+
 __all__ = [
     "BareSocket",
     "DatagramTransport",
@@ -33,6 +35,7 @@ __all__ = [
     "WritePipeTransport",
     "__version__",
     "add_raw_methods",
+    "new_event_loop",
 ]
 
 __version__: str
@@ -413,3 +416,4 @@ class TlsTransport(asyncio.Transport):
     def _set_closed(self) -> None: ...
 
 def add_raw_methods(class_: type[EventLoop], /) -> None: ...
+def new_event_loop() -> Loop: ...

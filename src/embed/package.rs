@@ -15,6 +15,7 @@ macro_rules! sources {
 /// (module, file, text)
 const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
+    "rloop.__main__": "__main__.py",
     "rloop._base": "_base.py",
     "rloop._executors": "_executors.py",
     "rloop._loop": "_loop.py",

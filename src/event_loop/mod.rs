@@ -19,6 +19,7 @@ use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
+use crate::py::names::names;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::run;
@@ -45,6 +46,15 @@ impl EventLoop {
     pub fn core(&self) -> &Arc<LoopCore> {
         &self.core
     }
+}
+
+/// Make a new loop: the `loop_factory` for `asyncio.run()`, `asyncio.Runner` and every server that takes one.
+///
+/// A built-in function, because these are no methods: `loop_factory = rloop.new_event_loop` in the body of a class makes
+/// a loop without being given the class's instance.
+#[pyfunction]
+pub fn new_event_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    names(py)?.loop_class.bind(py).call0()
 }
 
 fn direction(write: bool) -> Readiness {
