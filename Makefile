@@ -1,5 +1,5 @@
-# The commands of the project. What they do is in tools/task.py; they need Rust and Python 3.11 or newer, and
-# install everything else into target/.
+# The commands of the project. What they do is in tools/task.py; they need Rust 1.88 and Python 3.11, or newer, and
+# install everything else into target/. RLOOP_INSTALL=1 allows them to install missing packages into the system too.
 
 PYTHON ?= python3
 
@@ -9,7 +9,7 @@ help:  ## this list
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
 	@$(PYTHON) tools/task.py demo
 
-test:  ## check everything: lint, Rust tests, Python tests on every Python there is, conformance, demo, soak
+test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo, soak
 	@$(PYTHON) tools/task.py test
 
 lint:  ## format, clippy, types

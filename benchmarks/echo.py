@@ -73,7 +73,7 @@ def find_loadgen() -> str | None:
     return str(path) if path.exists() else None
 
 
-LOADGEN_MISSING = "the load generator is missing: cargo build --release -p rloop-loadgen"
+LOADGEN_MISSING = "the load generator is missing: cargo build --release --manifest-path benchmarks/Cargo.toml"
 
 
 def server_command(loop: str, kind: str, loadgen: str) -> list[str]:

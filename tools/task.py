@@ -1,13 +1,16 @@
 """What `make` runs: `task.py TASK`. Standard library only; everything else goes into target/venvs.
 
 A task is a list of steps; each says what it does, and the first that fails ends the run with its exit status.
+Nothing is installed outside target/, unless RLOOP_INSTALL=1 allows it.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -33,8 +36,11 @@ CARGO = ("--quiet", "--locked")
 STRICT = ("--", "-D", "warnings")
 # The crate as Rust programs that host Python use it, and such programs.
 EMBED = ("--package", "rloop", "--no-default-features", "--features", "tokio")
-EXAMPLES = ("embed-axum", "embed-plain")
-HOSTS = (*EXAMPLES, "rloop-awaits")
+# The workspaces beside the crate's own.
+BENCHMARKS = ("--manifest-path", "benchmarks/Cargo.toml")
+HOSTS = ("--manifest-path", "examples/Cargo.toml")
+# Set by whoever allows a task to install packages into the system. Nobody is asked, and nothing is done without it.
+INSTALL = "RLOOP_INSTALL"
 
 
 def say(text: str) -> None:
@@ -141,6 +147,15 @@ def venv(name: str, python: Python, *requirements: str | Path) -> tuple[str, ...
     return inside
 
 
+def maturin(python: Python) -> tuple[str, ...]:
+    """What runs maturin where this Python is."""
+    name = "build-elsewhere" if python.prefix else "build"
+    path = VENVS / name / "bin" / "python"
+    if not path.exists():
+        venv(name, python, MATURIN)
+    return (*python.prefix, str(path), "-m", "maturin")
+
+
 @functools.cache
 def wheel(python: Python) -> Path:
     """Build the wheel for one Python from this checkout, unless nothing has changed since it was built."""
@@ -148,14 +163,10 @@ def wheel(python: Python) -> Path:
     if (built := next(folder.glob("*.whl"), None)) and built.stat().st_mtime > last_change():
         return built
     say(f"Building the wheel for Python {python.name}")
-    name = "build-elsewhere" if python.prefix else "build"
-    builder = VENVS / name / "bin" / "python"
-    if not builder.exists():
-        venv(name, python, MATURIN)
     shutil.rmtree(folder, ignore_errors=True)
     options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
     target = TARGET / "elsewhere" if python.prefix else TARGET
-    run(*python.prefix, builder, "-m", "maturin", "build", *options, "--out", folder, CARGO_TARGET_DIR=str(target))
+    run(*maturin(python), "build", *options, "--out", folder, CARGO_TARGET_DIR=str(target))
     [path] = folder.glob("*.whl")
     return path
 
@@ -176,20 +187,76 @@ def default_python() -> Python:
     return next(iter(pythons().values()))
 
 
+# ------------------------------------------------------------------------------------------------ what is missing
+
+
+def may_install() -> bool:
+    return os.environ.get(INSTALL, "") not in ("", "0")
+
+
+def missing() -> list[str]:
+    """What this machine lacks for all of `make test`, and what is skipped for it."""
+    python = default_python()
+    lacking = [
+        f"CPython {major}.{minor} with headers and venv: the tests on it"
+        for major, minor in SUPPORTED
+        if (major, minor) not in pythons()
+    ]
+    if not has_asyncio_tests(python) and not may_install():
+        lacking.append(f"{testsuite_of(python)}, or {INSTALL}=1 to have it installed: asyncio's own tests")
+    if not is_shared(python):
+        lacking.append(f"a shared library of Python {python.name}: the tests of Rust programs that host Python")
+    if shutil.which("openssl") is None:
+        lacking.append("the openssl command: TLS with OpenSSL's own client and server (tests/test_tls_openssl.py)")
+    if not has_ipv6():
+        lacking.append("the address ::1: what is tested over IPv6")
+    return lacking
+
+
+def say_missing(lacking: Sequence[str], title: str) -> None:
+    if lacking:
+        print("\n".join([f"\n== {title}", *(f"  {line}" for line in lacking)]), flush=True)
+
+
+def has_asyncio_tests(python: Python) -> bool:
+    look = [*python.command, "-c", "import test.test_asyncio"]
+    return not subprocess.run(look, cwd=ROOT, capture_output=True).returncode
+
+
+def testsuite_of(python: Python) -> str:
+    major, minor = python.minor
+    return f"Python {python.name}'s own tests (Debian: libpython{major}.{minor}-testsuite)"
+
+
+def is_shared(python: Python) -> bool:
+    look = [*python.command, "-c", "import sysconfig; assert sysconfig.get_config_var('Py_ENABLE_SHARED')"]
+    return not subprocess.run(look, cwd=ROOT, capture_output=True).returncode
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 # ------------------------------------------------------------------------------------------------ tasks
 
 
 def lint() -> None:
     say("Rust: format and clippy, with and without Python")
-    run("cargo", "fmt", "--all", "--check")
+    for workspace in ((), BENCHMARKS, HOSTS):
+        run("cargo", "fmt", "--all", "--check", *workspace)
     python = default_python()
     [command] = python.command
+    module = {"PYO3_BUILD_EXTENSION_MODULE": "1", "PYO3_PYTHON": command}
     for features in ([], ["--no-default-features"]):
-        packages = ["--package", "rloop", "--package", "rloop-loadgen", *features]
-        run("cargo", "clippy", *CARGO, *packages, *STRICT, PYO3_BUILD_EXTENSION_MODULE="1", PYO3_PYTHON=command)
+        run("cargo", "clippy", *CARGO, "--package", "rloop", *features, *STRICT, **module)
     run("cargo", "clippy", *CARGO, *EMBED, "--lib", "--test", "embed", *STRICT, PYO3_PYTHON=command)
-    hosts = [argument for host in HOSTS for argument in ("--package", host)]
-    run("cargo", "clippy", *CARGO, *hosts, *STRICT, PYO3_PYTHON=command)
+    for workspace in (BENCHMARKS, HOSTS):
+        run("cargo", "clippy", *CARGO, *workspace, *STRICT, PYO3_PYTHON=command)
     path = wheel(python)
     say("Python: format, mypy, and the stub against the built extension")
     inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt")
@@ -201,20 +268,44 @@ def lint() -> None:
 
 def test() -> None:
     started = time.monotonic()
+    lacking = missing()
+    say_missing(lacking, "Missing here, and what is skipped for it")
     lint()
-    say("Rust tests: the reactor and the decisions of the transports, without Python")
+    say("Rust tests: the reactor and the decisions of the transports, without Python; the load generator")
     run("cargo", "test", *CARGO, "--no-default-features")
-    run("cargo", "test", *CARGO, "--package", "rloop-loadgen")
-    hosting()
+    run("cargo", "test", *CARGO, *BENCHMARKS, "--package", "rloop-loadgen")
+    python = default_python()
+    if is_shared(python):
+        hosting()
     python_tests()
-    if status := conformance_of(default_python()):
-        sys.exit(status)
+    source_distribution()
+    if may_install() or has_asyncio_tests(python):
+        if status := conformance_of(python):
+            sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
     say("Soak: uvicorn, aiohttp and asyncio's servers under load, nothing may be left")
-    python = default_python()
     inside = venv("soak", python, wheel(python), ROOT / "examples" / "requirements.txt")
     run(*inside, "examples/soak.py", "rloop", "--quick")
-    say(f"Everything passed, in {time.monotonic() - started:.0f} s")
+    say_missing(lacking, "Skipped, because something is missing here")
+    say(f"Everything {'else ' if lacking else ''}passed, in {time.monotonic() - started:.0f} s")
+
+
+def source_distribution() -> None:
+    """What pip does where there is no wheel: build from the sdist, in a folder of its own."""
+    python = default_python()
+    folder = TARGET / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    say("The source distribution: built, installed without this checkout, asked what it is")
+    run(*maturin(python), "sdist", "--out", folder)
+    [archive] = folder.glob("*.tar.gz")
+    inside = venv("sdist", python)
+    # Whether it compiles does not depend on how well: this takes a third of the time.
+    quick = {"LTO": "off", "OPT_LEVEL": "0", "CODEGEN_UNITS": "16"}
+    environment = {f"CARGO_PROFILE_RELEASE_{name}": value for name, value in quick.items()}
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    run(*inside, *install, archive, CARGO_TARGET_DIR=str(TARGET / "sdist-build"), **environment)
+    # -P: not the package in the current folder, should there be one.
+    run(*inside, "-P", "-m", "rloop")
 
 
 def python_tests() -> None:
@@ -287,12 +378,13 @@ def conformance_of(python: Python, *arguments: str) -> int:
 
 def bring_asyncio_tests(python: Python) -> None:
     """Debian has the interpreter's tests in a package of their own."""
-    look = [*python.command, "-c", "import test.test_asyncio"]
-    if not subprocess.run(look, cwd=ROOT, capture_output=True).returncode:
+    if has_asyncio_tests(python):
         return
-    package = f"libpython{python.minor[0]}.{python.minor[1]}-testsuite"
+    if not may_install():
+        sys.exit(f"Missing: {testsuite_of(python)}. Install it, or set {INSTALL}=1 and have it installed by apt-get")
     if os.geteuid() or shutil.which("apt-get") is None:
-        sys.exit(f"Python {python.name} is installed without its tests (Debian: {package})")
+        sys.exit(f"Missing: {testsuite_of(python)}, and it takes root and apt-get to install it")
+    package = f"libpython{python.minor[0]}.{python.minor[1]}-testsuite"
     say(f"Installing {package}")
     run(*python.prefix, "apt-get", "update", "-qq")
     run(*python.prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
@@ -315,8 +407,7 @@ def hosting() -> None:
     run("cargo", "test", *CARGO, *EMBED, "--doc", **environment)
     run("cargo", "doc", *CARGO, *EMBED, "--no-deps", RUSTDOCFLAGS="-D warnings", **environment)
     say("The same: examples/embed-plain and examples/embed-axum, built and driven")
-    for example in EXAMPLES:
-        run("cargo", "build", *CARGO, "--package", example, **environment)
+    run("cargo", "build", *CARGO, *HOSTS, **environment)
     run(*python.command, "examples/embed_checks.py", TARGET / "debug", **environment)
 
 
@@ -335,7 +426,7 @@ def run_demo(*arguments: str) -> None:
 def bench(*arguments: str) -> None:
     python = default_python()
     say("Building the load generator")
-    run("cargo", "build", *CARGO, "--release", "--package", "rloop-loadgen")
+    run("cargo", "build", *CARGO, "--release", *BENCHMARKS, "--package", "rloop-loadgen")
     path = wheel(python)
     rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
@@ -345,8 +436,20 @@ def bench(*arguments: str) -> None:
         run(*inside, "benchmarks/syscalls.py")
         say("Measuring awaits between Rust and Python beside pyo3-async-runtimes")
         environment = libpython(python)
-        run("cargo", "build", *CARGO, "--release", "--package", "rloop-awaits", **environment)
+        run("cargo", "build", *CARGO, "--release", *BENCHMARKS, "--package", "rloop-awaits", **environment)
         run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
+
+
+def check_rust() -> None:
+    wanted = re.search(r'^rust-version = "(\d+)\.(\d+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    assert wanted
+    needed = f"Rust {wanted[1]}.{wanted[2]} or newer is needed"
+    if shutil.which("cargo") is None or shutil.which("rustc") is None:
+        sys.exit(f"{needed}: cargo and rustc are not on PATH")
+    version = subprocess.run(["rustc", "--version"], cwd=ROOT, capture_output=True, text=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", version)
+    if found is None or tuple(map(int, found.groups())) < tuple(map(int, wanted.groups())):
+        sys.exit(f"{needed}, not {version.strip() or 'one that does not say its version'}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -362,8 +465,7 @@ def main(arguments: Sequence[str]) -> None:
     with_arguments = ("bench", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
-    if shutil.which("cargo") is None:
-        sys.exit("Rust is needed: cargo is not on PATH")
+    check_rust()
     tasks[arguments[0]](*arguments[1:])
 
 
