@@ -3,10 +3,12 @@
 It is the same for every loop, runs on none (plain selectors) and compares every answer.
 """
 
+import os
 import selectors
 import socket
 import time
 
+from result import Slice
 from server import check
 
 TIMEOUT = 10  # seconds without any answer
@@ -71,7 +73,7 @@ def read_until(connection, end):
 
 
 def run(server, workload, seconds):
-    """Drives the server for so long; returns (requests, seconds, CPU seconds of the server)."""
+    """Drives the server for so long; returns a `Slice`."""
     selector = selectors.DefaultSelector()
     pending = {}
     try:
@@ -88,6 +90,7 @@ def run(server, workload, seconds):
 
 def drive(server, workload, seconds, selector, pending):
     answered = 0
+    machine, client = machine_seconds(), time.process_time()
     cpu, begin = server.cpu_seconds(), time.monotonic()
     for connection in pending:
         connection.send(workload.request)
@@ -111,4 +114,16 @@ def drive(server, workload, seconds, selector, pending):
                 connection.send(workload.request)
             else:
                 in_flight -= 1
-    return answered, time.monotonic() - begin, server.cpu_seconds() - cpu
+    elapsed, used = time.monotonic() - begin, server.cpu_seconds() - cpu
+    others = machine_seconds() - machine - (time.process_time() - client) - used
+    return Slice(answered, elapsed, used, max(0.0, others / elapsed))
+
+
+def machine_seconds():
+    """CPU time that all processes have used, and what other virtual machines have taken; 0 where it is not known."""
+    try:
+        with open("/proc/stat") as file:
+            _, user, nice, system, _, _, _, _, steal, *_ = file.readline().split()
+    except OSError:
+        return 0.0
+    return sum(map(int, (user, nice, system, steal))) / os.sysconf("SC_CLK_TCK")

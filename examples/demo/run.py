@@ -1,20 +1,22 @@
 """The demo: one ASGI application under uvicorn, on rloop and on asyncio side by side.
 
-`python examples/demo/run.py [--loops rloop,asyncio] [--seconds 1.0] [--rounds 3]`
+`python examples/demo/run.py [--loops rloop,asyncio] [--seconds 0.25] [--rounds 12]`
 
-Starts a server process for each loop, checks every answer of each, measures them in turn with the same
-client, stops each in the middle of an answer, prints a table. Exit status 1 and a message on any failure.
-Only the order of steps and the printing live here.
+Starts a server process for each loop, checks every answer of each, measures them with the same client in short slices
+that take turns, stops each in the middle of an answer, prints a table and the result in a sentence. Exit status 1 and
+a message on any failure. Only the order of steps lives here.
 """
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
 
 import checks
 import load
+import result
 from server import CheckFailed, UvicornProcess
 
 TIME_LIMIT = 120  # seconds for the whole demo, which takes about 30
@@ -23,8 +25,8 @@ TIME_LIMIT = 120  # seconds for the whole demo, which takes about 30
 def main():
     parser = argparse.ArgumentParser(description="rloop's demo")
     parser.add_argument("--loops", default="rloop,asyncio", help="modules (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="each measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.25, help="each slice (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="slices of each loop (default: %(default)s)")
     arguments = parser.parse_args()
     begin = time.monotonic()
     # Both end the demo through the `with` below, which ends the servers.
@@ -32,11 +34,13 @@ def main():
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(TIME_LIMIT)
     try:
-        demo(arguments.loops.split(","), arguments.seconds, arguments.rounds)
+        results = demo(arguments.loops.split(","), arguments.seconds, arguments.rounds)
     except (CheckFailed, OSError) as failure:
         print(f"demo: FAILED: {failure}", file=sys.stderr)
         sys.exit(1)
+    report(results, arguments)
     print(f"demo: all checks passed, {time.monotonic() - begin:.0f} s")
+    print(result.sentence(results))
 
 
 def out_of_time(signum, frame):
@@ -55,7 +59,7 @@ def demo(loops, seconds, rounds):
         results = measure(servers, seconds, rounds)
         for server in servers:
             run_check(server, checks.graceful_shutdown)
-    print_table(loops, results)
+    return results
 
 
 def run_check(server, check):
@@ -69,33 +73,26 @@ def run_check(server, check):
 
 
 def measure(servers, seconds, rounds):
-    """{(workload, loop): [(requests, seconds, CPU seconds), ...]}, the loops in turn in every round."""
-    results = {}
+    """The loops in turn, in slices so short that the machine is the same for those of a round."""
+    results = result.Results([server.loop_name for server in servers])
     for workload in load.WORKLOADS:
         for number in range(rounds):
             # Whoever comes first may find the machine warmer or colder: take turns at that too.
             for server in servers if number % 2 == 0 else reversed(servers):
-                result = load.run(server, workload, seconds)
-                results.setdefault((workload.name, server.loop_name), []).append(result)
+                results.add(workload.name, server.loop_name, load.run(server, workload, seconds))
         for server in servers:
-            done = [result[0] for result in results[workload.name, server.loop_name]]
-            say(server, f"{workload.name}: {sum(done):,} answers checked over {load.CONNECTIONS} connections")
+            done = sum(part.requests for part in results.slices(workload.name, server.loop_name))
+            say(server, f"{workload.name}: {done:,} answers checked over {load.CONNECTIONS} connections")
     return results
 
 
-def print_table(loops, results):
-    columns = "".join(f"{name:>12}" for name in loops)
-    width = len(columns)
-    print(f"\n{'':22}{'requests per second':>{width}}    {'server CPU, µs a request':>{width}}")
-    print(f"{'':22}{columns}    {columns}")
-    for workload in load.WORKLOADS:
-        rates, costs = "", ""
-        for name in loops:
-            rounds = results[workload.name, name]
-            rates += f"{max(requests / elapsed for requests, elapsed, _ in rounds):>12,.0f}"
-            costs += f"{min(cpu / requests for requests, _, cpu in rounds) * 1e6:>12.1f}"
-        print(f"{workload.name:22}{rates}    {costs}")
-    print(f"best of {len(rounds)} rounds, {load.CONNECTIONS} connections, client and server on one machine\n")
+def report(results, arguments):
+    print("", *result.lines(results), sep="\n")
+    print(f"medians and range of {arguments.rounds} rounds, in each a slice of {arguments.seconds:g} s on either loop;")
+    print(f"{load.CONNECTIONS} connections, client and servers on one machine")
+    if warning := result.warning(results.others(), os.getloadavg()[0], os.cpu_count()):
+        print(warning)
+    print()
 
 
 def say(server, text):
