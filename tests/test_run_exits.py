@@ -352,3 +352,67 @@ def test_wake_up_after_one_that_failed(loop_factory):
         loop.run_forever()
         thread.join()
         assert ran == ["first", "second"]
+
+
+# As many callbacks as bytes: each of the readers is told again until it has read all of its own.
+READERS = """
+    import os, resource, socket
+    loop = new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))  # what a loop opens when it first runs
+    pairs = [socket.socketpair() for _ in range({readers})]
+    left = [3 * len(pairs)]
+
+    def read(sock):
+        sock.recv(1)
+        left[0] -= 1
+        if not left[0]:
+            loop.stop()
+
+    for near, far in pairs:
+        near.setblocking(False)
+        far.send(b"xyz")
+        loop.add_reader(near, read, near)
+    resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    loop.call_later(10, loop.stop)
+    loop.run_forever()
+    print(left[0])
+    os._exit(0)  # nothing can be closed properly without fds
+"""
+
+
+@pytest.mark.parametrize(("readers", "limit"), [(40, 20), (1, 0)])
+def test_more_readers_than_fds_are_allowed_now(child, readers, limit):
+    """poll(2) refuses more fds than RLIMIT_NOFILE, which a sandbox may have lowered to 0."""
+    result = child(READERS.format(readers=readers, limit=limit))
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_pipe_where_no_fd_is_allowed_any_more(child):
+    result = child(
+        """
+        import os, resource
+        loop = new_event_loop()
+        near, far = os.pipe()
+        got = bytearray()
+
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data):
+                got.extend(data)
+                if len(got) == 3:
+                    loop.call_later(0.001, os.write, far, b"xyz")
+                elif len(got) == 6:
+                    loop.stop()
+
+            def connection_made(self, transport):
+                transport.max_size = 2  # there is more after the first read
+
+        loop.run_until_complete(loop.connect_read_pipe(Protocol, open(near, "rb", 0)))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        os.write(far, b"abc")
+        loop.call_later(10, loop.stop)
+        loop.run_forever()
+        print(bytes(got))
+        os._exit(0)
+        """
+    )
+    assert (result.stdout, result.stderr) == ("b'abcxyz'\n", "")
