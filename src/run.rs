@@ -19,6 +19,7 @@ use crate::py::calls;
 use crate::py::context::EmptyBatch;
 use crate::py::fastcall::panic_error;
 use crate::py::thread_end;
+use crate::reactor::Poller;
 use crate::reactor::token::Token;
 
 /// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
@@ -36,13 +37,9 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
 }
 
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    let py = event_loop.py();
     let timeout = poll_timeout(event_loop, core)?;
-    let polled = poll(py, core, timeout)?;
+    poll(event_loop, core, timeout)?;
     core.begin_turn();
-    if polled {
-        queue_io(py, core);
-    }
     let queued = queue_due_timers(event_loop, core);
     let result = queued.and_then(|()| run_ready(event_loop, core));
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
@@ -55,62 +52,86 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
     let py = event_loop.py();
     // Wakes up to here are answered by looking at the inbox now.
     core.waker.unpark();
-    let mut garbage = Vec::new();
-    let deadline = core.state.with(py, |state| {
-        state.ready.receive(&core.inbox);
-        if state.timers.is_mostly_dead() {
-            state.timers.compact(is_live, &mut garbage);
+    let deadline = loop {
+        let mut garbage = Vec::new();
+        let deadline = core.state.with(py, |state| {
+            state.ready.receive(&core.inbox);
+            if state.timers.is_mostly_dead() {
+                state.timers.compact(is_live, &mut garbage);
+            }
+            if !state.ready.is_empty() || core.stopping.load(SeqCst) {
+                return Some(0);
+            }
+            state.timers.next_deadline(is_live, &mut garbage)
+        });
+        if garbage.is_empty() {
+            break deadline;
         }
-        if !state.ready.is_empty() || core.stopping.load(SeqCst) {
-            return Some(0);
-        }
-        state.timers.next_deadline(is_live, &mut garbage)
-    });
-    core.discard(py, garbage);
+        // Finalizers of what these timers held may have scheduled something: look again.
+        core.discard(py, garbage);
+    };
     match deadline {
         None | Some(0) => Ok(deadline),
         Some(deadline) => Ok(Some(deadline.saturating_sub(core.now_ns(event_loop)?).min(MAX_TIMEOUT))),
     }
 }
 
-/// Asks the kernel what is ready; false if there was no need to. The interpreter is let go of only when this can
-/// block.
-fn poll(py: Python<'_>, core: &LoopCore, timeout: Option<u64>) -> PyResult<bool> {
-    let mut timeout = timeout;
-    let (poller, level) = core.state.with(py, |state| {
-        if timeout == Some(0) && !state.reactor.watches_io() {
-            // Nothing but the loop's own fds is registered: whatever they could say has been seen already.
-            return (None, Ok(false));
-        }
-        let level = state.reactor.recheck_level();
-        (state.reactor.take_poller(), level)
+/// Asks the kernel what is ready, unless there is no need to, and queues the owners of what it has found. The
+/// interpreter is let go of only when this can block. Err: also the exception of a signal's Python handler.
+fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let py = event_loop.py();
+    let level = core.state.with(py, |state| {
+        // When nothing but the loop's own fds is registered, whatever they could say has been seen already.
+        let needless = timeout == Some(0) && !state.reactor.watches_io();
+        if needless { None } else { Some(state.reactor.recheck_level()) }
     });
-    let Some(mut poller) = poller else {
-        return py.check_signals().map(|()| false);
+    let timeout = match level {
+        None => return py.check_signals(),
+        Some(Err(error)) => return Err(os_error(py, &error)),
+        Some(Ok(true)) => Some(0),
+        Some(Ok(false)) => before_waiting(event_loop, core, timeout)?,
     };
-    if !matches!(level, Ok(false)) {
-        timeout = Some(0);
+    let polled = match core.state.with(py, |state| state.reactor.take_poller()) {
+        Some(poller) => wait(py, core, poller, timeout),
+        None => Ok(()),
+    };
+    let signals = py.check_signals();
+    // Also when an exception leaves the loop here: what was found does not come again.
+    queue_io(py, core);
+    match polled {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(py, &error)),
+        _ => signals,
     }
-    if timeout != Some(0) {
-        core.end_lingering(py);
+}
+
+/// The timeout for a poll that finds nothing at once, after the last steps of a loop that is about to block.
+fn before_waiting(
+    event_loop: &Bound<'_, PyAny>,
+    core: &LoopCore,
+    timeout: Option<u64>,
+) -> PyResult<Option<u64>> {
+    if timeout == Some(0) {
+        return Ok(timeout);
     }
-    if timeout != Some(0) && !(core.waker.park() && core.inbox.is_empty() && !core.stopping.load(SeqCst)) {
-        timeout = Some(0);
-    }
-    let result = level.and_then(|_| match timeout {
+    // Finalizers of what has ended may have scheduled something: look again.
+    let timeout = if core.end_lingering(event_loop.py()) { poll_timeout(event_loop, core)? } else { timeout };
+    let blocks =
+        timeout != Some(0) && core.waker.park() && core.inbox.is_empty() && !core.stopping.load(SeqCst);
+    Ok(if blocks { timeout } else { Some(0) })
+}
+
+/// Waits, with a poller that was taken out of the reactor, and puts it back.
+fn wait(py: Python<'_>, core: &LoopCore, mut poller: Poller, timeout: Option<u64>) -> io::Result<()> {
+    let result = match timeout {
         Some(0) if !core.is_hogging() => poller.wait(timeout),
         _ => {
             core.let_go();
             py.detach(|| poller.wait(timeout))
         }
-    });
+    };
     core.waker.unpark();
     core.state.with(py, |state| state.reactor.put_poller(poller));
-    match result {
-        Ok(()) => py.check_signals().map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => py.check_signals().map(|()| true),
-        Err(error) => Err(os_error(py, &error)),
-    }
+    result
 }
 
 /// Queues the owners of what the poll found.
@@ -203,19 +224,27 @@ fn run_io(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, token
             (kind.on_ready)(&object.into_bound(py), readiness)
         }
         Some((_, Source::Callbacks(due))) => {
+            let mut result = Ok(());
             for waiter in [&due.read_waiter, &due.write_waiter].into_iter().flatten() {
-                let waiter = waiter.bind(py);
-                if !calls::method(waiter, &core.names.done, [])?.is_truthy()? {
-                    calls::method(waiter, &core.names.set_result, [py.None().bind(py)])?;
-                }
+                // They are told once, so that the first one's exception must not cost the second its event.
+                result = result.and(complete(core, waiter.bind(py)));
             }
-            // A callback that the other one removed is cancelled, and does not run.
+            // A callback that the other one removed is cancelled, and does not run. One that an exception cuts off is
+            // told again in the next turn: it is level-triggered.
             for handle in [due.reader, due.writer].into_iter().flatten() {
-                Handle::run(&handle.into_bound(py), empty)?;
+                result = result.and_then(|()| Handle::run(&handle.into_bound(py), empty));
             }
-            Ok(())
+            result
         }
     }
+}
+
+/// Sets the result of a future that waits for readiness.
+fn complete(core: &LoopCore, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+    if calls::method(waiter, &core.names.done, [])?.is_truthy()? {
+        return Ok(());
+    }
+    calls::method(waiter, &core.names.set_result, [waiter.py().None().bind(waiter.py())]).map(drop)
 }
 
 /// As [`run_entry`], with what asyncio's debug mode adds: the current handle, and a warning for slow callbacks.
@@ -237,12 +266,13 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
         Entry::Job(_) => Some(PyString::new(py, "a callback of the host").into_any()),
     };
     let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
-    event_loop.setattr(&names._current_handle, handle)?;
+    // A subclass may have a `__setattr__` of its own, whose exceptions must not cost the entry its run.
+    let noted = event_loop.setattr(&names._current_handle, handle);
     let start = core.clock.now_ns();
     let result = run_entry(py, core, &mut core.empty_context.batch(py), entry);
     let seconds = (core.clock.now_ns() - start) as f64 / 1e9;
-    event_loop.setattr(&names._current_handle, py.None())?;
-    result?;
+    let forgotten = event_loop.setattr(&names._current_handle, py.None());
+    result.and(noted).and(forgotten)?;
     let limit: f64 = event_loop.getattr(&names.slow_callback_duration)?.extract()?;
     if seconds >= limit {
         event_loop.call_method1(&names._slow_callback, (subject, seconds))?;

@@ -166,3 +166,44 @@ def test_server_closed_while_it_rests(child):
     """,
     )
     assert lines == ["reset", "True"]
+
+
+def test_exit_of_the_exception_handler(child):
+    """It leaves the loop while it is told; the server rests and goes on all the same when the loop does."""
+    lines = run(
+        child,
+        """
+    loop = new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    told = []
+
+    def handler(loop, context):
+        told.append(context["message"])
+        if len(told) == 1:
+            raise SystemExit("now")
+
+    async def serve():
+        return await loop.create_server(Echo, "127.0.0.1", 0)
+
+    async def answers():
+        return await loop.run_in_executor(None, collect, clients)
+
+    server = loop.run_until_complete(serve())
+    loop.run_until_complete(loop.run_in_executor(None, int))
+    clients = connect(server.sockets[0].getsockname(), 5)
+    used = use_up_files()
+    loop.set_exception_handler(handler)
+    try:
+        loop.run_forever()
+    except SystemExit as error:
+        print(error)
+    free(used)
+    print(loop.run_until_complete(answers()))
+    print(set(told))
+    server.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    """,
+    )
+    assert lines == ["now", "True", "{'socket.accept() out of system resource'}"]

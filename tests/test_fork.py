@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import multiprocessing
 import os
@@ -15,6 +16,9 @@ import warnings
 
 import pytest
 
+import certificates
+from datagrams import Datagrams, endpoint, receive, udp_socket
+from peers import HOST, socket_pair
 from turns import turn
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -359,3 +363,73 @@ if sys.version_info < (3, 12):
 
 def check_wake_up_fd(fd):
     assert signal.set_wakeup_fd(-1) == fd
+
+
+# --- a fork in the middle of a protocol's method ---
+
+
+def fork(in_context=None):
+    pid = os.fork() if in_context is None else in_context.run(os.fork)
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+PLENTY = bytes(range(256)) * (1 << 15)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["in the transport's context", "in a copy of it"])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_fork_behind_a_large_write_in_data_received(kind, elsewhere):
+    """All that was written arrives: what the kernel does not take at once follows, and the writer is resumed."""
+    variable = contextvars.ContextVar("variable")
+
+    class Forking(Recorder):
+        flow = []
+
+        def data_received(self, data):
+            variable.set("set")
+            self.transport.write(PLENTY)
+            fork(contextvars.copy_context() if elsewhere else None)
+
+        def pause_writing(self):
+            self.flow.append(("pause", variable.get(None)))
+
+        def resume_writing(self):
+            self.flow.append(("resume", variable.get(None)))
+
+    server_side, client_side = {}, {}
+    if kind == "tls":
+        server_side = {"ssl": certificates.server_context()}
+        client_side = {"ssl": certificates.client_context(), "server_hostname": certificates.HOSTNAME}
+    near, far = socket.socketpair() if kind == "unix" else socket_pair()
+    loop = asyncio.get_running_loop()
+    accepting = asyncio.create_task(loop.connect_accepted_socket(Forking, near, **server_side))
+    reader, writer = await asyncio.open_connection(sock=far, **client_side)
+    transport, protocol = await accepting
+    writer.write(b"go")
+    assert await reader.readexactly(len(PLENTY)) == PLENTY
+    if kind != "tls":
+        assert protocol.flow == [("pause", "set"), ("resume", "set")]
+    transport.abort()
+    writer.transport.abort()
+    while not protocol.lost:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_fork_behind_a_refused_datagram():
+    """The error is told, and the endpoint sends on."""
+
+    class Forking(Datagrams):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            self.transport.sendto(b"refused", (HOST, 0))
+            fork()
+            self.transport.sendto(b"answer", addr)
+
+    async with endpoint(Forking, local_addr=(HOST, 0)) as (transport, protocol):
+        with udp_socket() as far:
+            far.sendto(b"question", transport.get_extra_info("sockname"))
+            assert [data for data, _ in await receive(far)] == [b"answer"]
+        assert [type(error) for error in protocol.errors] == [OSError]

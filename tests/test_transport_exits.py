@@ -5,11 +5,14 @@ Protocol methods that raise anything else are in test_transport_errors.py.
 
 import asyncio
 import gc
+import logging
+import os
 import socket
 
 import pytest
 
 from peers import (
+    HOST,
     BufferedRecorder,
     Peer,
     Recorder,
@@ -20,6 +23,7 @@ from peers import (
     settle,
     socket_pair,
 )
+from turns import turn_until
 
 # --- protocol methods that leave the loop ---
 
@@ -185,4 +189,133 @@ def test_others_are_served_after_an_exit(loop, error):
         transport.abort()
         loop.run_until_complete(released(transport))
         peer.close()
+    loop.run_until_complete(settle())
+
+
+@LEAVING
+def test_end_after_an_exit_in_eof_received(loop, error):
+    """The protocol is told of the end once more, and then the connection ends."""
+
+    class Leaving(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            if self.calls.count("eof_received") == 1:
+                raise error("now")
+
+    near, far = socket_pair()
+    with Peer(far) as peer:
+        _, protocol = loop.run_until_complete(make(loop, Leaving, near))
+        peer.send(b"last words")
+        peer.send_eof()
+        with pytest.raises(error, match="now"):
+            loop.run_forever()
+        assert loop.run_until_complete(protocol.lost) is None
+        loop.run_until_complete(settle())
+        assert near.fileno() == -1
+        assert protocol.data == b"last words"
+        assert protocol.calls[-3:] == ["eof_received", "eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_end_after_an_exit_of_the_logger(loop, level):
+    """In debug mode the end of a connection and that of a pipe are logged before they are told."""
+
+    def leave(record):
+        if "received EOF" in record.msg or "closed by peer" in record.msg:
+            logger.removeFilter(leave)
+            raise SystemExit("now")
+        return True
+
+    async def connect():
+        if level == logging.DEBUG:
+            return await loop.create_connection(Recorder, sock=near)
+        return await loop.connect_read_pipe(Recorder, near)
+
+    if level == logging.DEBUG:
+        near, far = socket_pair()
+    else:
+        near, far = (open(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    logger = logging.getLogger("asyncio")
+    logger.setLevel(level)
+    loop.set_debug(True)
+    try:
+        with far:
+            _, protocol = loop.run_until_complete(connect())
+            logger.addFilter(leave)
+        with pytest.raises(SystemExit, match="now"):
+            loop.run_forever()
+        assert loop.run_until_complete(protocol.lost) is None
+        loop.run_until_complete(settle())
+        assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]
+    finally:
+        logger.removeFilter(leave)
+        logger.setLevel(logging.NOTSET)
+
+
+def leaving_once(loop):
+    """The exception handler leaves the loop, the first time."""
+    reported = []
+
+    def handler(loop, context):
+        reported.append(context["message"])
+        if len(reported) == 1:
+            raise SystemExit("now")
+
+    loop.set_exception_handler(handler)
+    return reported
+
+
+def test_exit_of_the_exception_handler_and_a_protocol_that_failed(loop, loop_name):
+    """The connection ends as it would have without the exit."""
+    if loop_name == "asyncio":
+        pytest.skip("asyncio goes on with such a connection")
+    near, far = socket_pair()
+    with Peer(far) as peer:
+        failed = ZeroDivisionError("why")
+        _, protocol = loop.run_until_complete(make(loop, raising("data_received", failed), near))
+        reported = leaving_once(loop)
+        peer.send(b"x")
+        with pytest.raises(SystemExit, match="now"):
+            loop.run_forever()
+        assert loop.run_until_complete(protocol.lost) is failed
+        assert reported == ["Fatal error: protocol.data_received() call failed."]
+        loop.run_until_complete(settle())
+
+
+# --- listeners ---
+
+
+def backlog(server, count):
+    """Clients that wait to be accepted."""
+    return [socket.create_connection(server.sockets[0].getsockname()) for _ in range(count)]
+
+
+# As above.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@LEAVING
+def test_backlog_after_an_exit_in_a_server_factory(loop, error, loop_errors):
+    """Who waits behind the connection that was lost is accepted, without a further one that makes an event."""
+    made = []
+    left = False
+
+    def factory():
+        nonlocal left
+        if not left:
+            left = True
+            raise error("now")
+        made.append(Recorder())
+        return made[-1]
+
+    server = loop.run_until_complete(loop.create_server(factory, HOST, 0))
+    clients = backlog(server, 6)
+    with pytest.raises(error, match="now"):
+        loop.run_forever()
+    gc.collect()
+    loop_errors.clear()
+    turn_until(loop, lambda: len(made) == 5 and all(protocol.transport for protocol in made))
+    server.close()
+    for client in clients:
+        client.close()
+    for protocol in made:
+        loop.run_until_complete(protocol.lost)
     loop.run_until_complete(settle())

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::PyFloat;
+use pyo3::types::{PyDict, PyFloat};
 
 use super::{Entry, LoopCore, closed_error, is_live};
 use crate::error::os_error;
@@ -175,9 +175,24 @@ impl LoopCore {
         });
     }
 
-    /// Makes a loop that is parked in its poll go on; from any thread.
+    /// Makes a loop that is parked in its poll go on; from any thread. What it is to find has been left for it already,
+    /// so that a failure is no error of the caller's: in debug mode it is logged, as asyncio's.
     pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        self.waker.wake().map_err(|error| os_error(py, &error))
+        match self.waker.wake() {
+            Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(py, &error), py),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
+        let keywords = PyDict::new(py);
+        keywords.set_item("exc_info", error.value(py))?;
+        self.names
+            .logger
+            .bind(py)
+            .call_method("debug", ("The loop could not be woken",), Some(&keywords))
+            .map(drop)
     }
 
     /// Nanoseconds by which timers go.

@@ -1,5 +1,7 @@
 //! Registering fds with a loop, and finding out what their readiness means.
 
+use std::io;
+
 use pyo3::prelude::*;
 
 use super::{Entry, LoopCore, Native, Source};
@@ -58,6 +60,11 @@ impl LoopCore {
             .map_err(|error| os_error(py, &error))
     }
 
+    /// Has the kernel tell anew of what a registered fd is ready for.
+    pub fn refresh(&self, py: Python<'_>, token: Token) -> io::Result<()> {
+        self.state.with(py, |state| state.reactor.refresh(token, Readiness::NONE))
+    }
+
     /// Ends a registration; to be called before its fd is closed.
     pub fn deregister(&self, py: Python<'_>, token: Token) {
         drop(self.state.with(py, |state| state.reactor.deregister(token)));
@@ -94,8 +101,8 @@ impl LoopCore {
         })
     }
 
-    /// Ends the registrations that nobody waits for.
-    pub fn end_lingering(&self, py: Python<'_>) {
+    /// Ends the registrations that nobody waits for. True if there were any: letting go of them may have run finalizers.
+    pub fn end_lingering(&self, py: Python<'_>) -> bool {
         let ended: Vec<Source> = self.state.with(py, |state| {
             let reactor = &mut state.reactor;
             let unwanted = |token: &Token| {
@@ -104,7 +111,7 @@ impl LoopCore {
             let tokens: Vec<Token> = state.lingering.drain(..).filter(unwanted).collect();
             tokens.into_iter().filter_map(|token| state.reactor.deregister(token)).collect()
         });
-        drop(ended);
+        !ended.is_empty()
     }
 
     /// The native object that `fd` belongs to, so that nobody else may watch it.

@@ -80,6 +80,13 @@ fn current_is_empty(_py: Python<'_>) -> bool {
     }
 }
 
+/// True if `context` is known to be the current one.
+fn is_current(context: &Bound<'_, PyAny>) -> bool {
+    let at = CURRENT.load(Relaxed);
+    // SAFETY: as in `current_is_empty`; the pointer is only compared.
+    at != 0 && unsafe { *ffi::PyThreadState_Get().cast::<*mut ffi::PyObject>().add(at) } == context.as_ptr()
+}
+
 /// A new context without variables.
 pub fn new_empty(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: the interpreter is held; the call returns a new reference or null with an exception set.
@@ -164,13 +171,29 @@ pub fn copy<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     unsafe { Bound::from_owned_ptr_or_err(context.py(), ffi::PyContext_Copy(context.as_ptr())) }
 }
 
-/// Runs `call` inside `context`, as `context.run` does. Fails if the context is not a context, or is entered already.
+/// Runs `call` inside `context`, as `context.run` does. A context that is entered already is no error: a protocol that
+/// forks has what it wrote sent in the transport's context, which it runs in itself. Fails if it is no context.
 #[inline]
 pub fn run_in<'py, R>(context: &Bound<'py, PyAny>, call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
-    let inside = enter(context).map_err(|raised| raised.fetch(context.py()))?;
-    let result = call();
-    drop(inside);
-    result
+    match enter(context) {
+        Ok(_inside) => call(),
+        Err(raised) => {
+            // Tells of nothing but a context that is entered, or is none, which `copy` tells of as well.
+            drop(raised.fetch(context.py()));
+            run_in_entered(context, call)
+        }
+    }
+}
+
+/// Runs `call` inside a context that is entered already: where we are, or in a copy.
+#[cold]
+fn run_in_entered<'py, R>(context: &Bound<'py, PyAny>, call: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    if is_current(context) {
+        return call();
+    }
+    let copy = copy(context)?;
+    let _inside = enter(&copy).map_err(|raised| raised.fetch(context.py()))?;
+    call()
 }
 
 /// Enters `context` until the guard is dropped, by a panic too.

@@ -374,7 +374,7 @@ impl<S> Reactor<S> {
     }
 
     /// Looks again at the level-triggered fds that fired in the turn before; those that still are ready come first
-    /// in the next poll's result, which then must not block: true.
+    /// in the next poll's result, which then must not block: true. Err: they are looked at the next time.
     pub fn recheck_level(&mut self) -> io::Result<bool> {
         self.make_own()?;
         if self.fired.is_empty() {
@@ -392,7 +392,10 @@ impl<S> Reactor<S> {
         if fds.is_empty() {
             return Ok(false);
         }
-        sys::poll_now(&mut fds)?;
+        if sys::poll_now(&mut fds).is_err() {
+            self.ask_again(&fired);
+            return Ok(false);
+        }
         let Some(poller) = poller else {
             return Ok(false);
         };
@@ -404,6 +407,15 @@ impl<S> Reactor<S> {
             }
         }
         Ok(poller.found.len() > before)
+    }
+
+    /// Where poll(2) fails, as it does for more fds than RLIMIT_NOFILE allows now: a fresh edge for each of these that is
+    /// ready, which the next poll finds. An fd that was closed is ready in no direction.
+    #[cold]
+    fn ask_again(&mut self, fired: &[Token]) {
+        for &token in fired {
+            let _ = self.refresh(token, Readiness::NONE);
+        }
     }
 
     /// Takes the poll out, to wait on it without holding on to the reactor. `None` when somebody else has it or the

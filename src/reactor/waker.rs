@@ -44,8 +44,17 @@ impl Waker {
         Ok(())
     }
 
-    /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop.
+    /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop. Err:
+    /// that has failed; the next wake tries again.
     pub fn wake(&self) -> io::Result<()> {
+        self.wake_by(|| {
+            let waker = self.mio.lock().unwrap_or_else(PoisonError::into_inner);
+            waker.as_ref().map_or(Ok(()), |waker| sys::retry(|| waker.wake()))
+        })
+    }
+
+    /// As [`Waker::wake`], with the system call given.
+    fn wake_by(&self, interrupt: impl Fn() -> io::Result<()>) -> io::Result<()> {
         if self.state.load(Ordering::SeqCst) == NOTIFIED {
             // Told already, and not answered yet: the answer, to look at the inbox, will be to this call as well.
             return Ok(());
@@ -53,10 +62,11 @@ impl Waker {
         match self.state.swap(NOTIFIED, Ordering::SeqCst) {
             // It is the parent's thread that is parked, and is not to wake for what its child does.
             PARKED if self.forks.load(Ordering::SeqCst) != sys::forks() => Ok(()),
-            PARKED => {
-                let waker = self.mio.lock().unwrap_or_else(PoisonError::into_inner);
-                waker.as_ref().map_or(Ok(()), |waker| sys::retry(|| waker.wake()))
-            }
+            // Tried twice: other threads that see `NOTIFIED` meanwhile rely on this call.
+            PARKED => interrupt().or_else(|_| interrupt()).inspect_err(|_| {
+                // The loop still does not know, unless it has woken by itself.
+                let _ = self.state.compare_exchange(NOTIFIED, PARKED, Ordering::SeqCst, Ordering::SeqCst);
+            }),
             _ => Ok(()),
         }
     }
@@ -104,6 +114,39 @@ mod tests {
         waker.wake().expect("wake");
         assert!(fired(Duration::from_secs(5)));
         assert!(!fired(Duration::ZERO));
+    }
+
+    #[test]
+    fn wake_that_fails_is_tried_again() {
+        let poll = mio::Poll::new().expect("poll");
+        let waker = Waker::new(poll.registry(), mio::Token(1)).expect("waker");
+        let calls = std::cell::Cell::new(0);
+        let failing = |failures| {
+            let calls = &calls;
+            move || {
+                calls.set(calls.get() + 1);
+                if calls.get() <= failures { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+            }
+        };
+        assert!(waker.park());
+        waker.wake_by(failing(1)).expect("the second try");
+        assert_eq!(calls.replace(0), 2);
+        waker.wake_by(failing(0)).expect("told already");
+        assert_eq!(calls.get(), 0);
+        waker.unpark();
+        assert!(waker.park());
+        waker.wake_by(failing(2)).expect_err("both have failed");
+        waker.wake_by(failing(2)).expect("the next one tries, too");
+        assert_eq!(calls.replace(0), 3);
+        waker.unpark();
+        assert!(waker.park());
+        // The loop wakes by itself while the call fails, and is not taken for parked then.
+        let wake_up = || {
+            waker.unpark();
+            Err(io::ErrorKind::Other.into())
+        };
+        waker.wake_by(wake_up).expect_err("failed");
+        assert!(waker.park());
     }
 
     #[test]

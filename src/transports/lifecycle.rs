@@ -136,6 +136,11 @@ impl Lifecycle {
         self.read_ended = true;
     }
 
+    /// Takes [`Lifecycle::end_reading`] back: the protocol is to be told of the end once more.
+    pub fn go_on_reading(&mut self) {
+        self.read_ended = false;
+    }
+
     /// False if writing has ended already, or the connection is closing.
     pub fn end_writing(&mut self) -> bool {
         let end = self.phase == Phase::Open && !self.write_ended;
@@ -217,6 +222,8 @@ mod tests {
         assert!(life.resume_reading() && !life.resume_reading() && life.may_read());
         life.end_reading();
         assert!(life.is_reading() && !life.may_read());
+        life.go_on_reading();
+        assert!(life.may_read());
         life.on(Event::Fail);
         assert!(!life.is_reading() && !life.pause_reading() && !life.resume_reading());
     }

@@ -100,6 +100,7 @@ impl Listener {
     fn on_ready(object: &Bound<'_, PyAny>, _readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
+        let mut result = Ok(());
         for number in 0..this.backlog {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
@@ -113,7 +114,7 @@ impl Listener {
                 return Ok(());
             }
             match sys::accept(fd) {
-                Ok((fd, peer)) => this.accepted(py, fd, peer)?,
+                Ok((fd, peer)) => result = this.accepted(py, fd, peer),
                 Err(error) => match error.raw_os_error() {
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     // The peer has gone before it was accepted: on to the next.
@@ -127,15 +128,18 @@ impl Listener {
                     }
                     // What waits in the backlog does not come with another edge.
                     _ => {
-                        this.report(py, "Error: socket.accept() failed", os_error(py, &error))?;
+                        result = this.report(py, "Error: socket.accept() failed", os_error(py, &error));
                         break;
                     }
                 },
             }
+            if result.is_err() {
+                break;
+            }
         }
-        // The batch is full: the rest in the next turn.
+        // The batch is full, or an exit has cut it short: the rest in the next turn.
         this.go_on(py);
-        Ok(())
+        result
     }
 
     fn is_registered(&self, py: Python<'_>) -> bool {
@@ -154,12 +158,19 @@ impl Listener {
     fn back_off(&self, slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
         self.backing_off.store(true, Relaxed);
-        self.report(py, "socket.accept() out of system resource", os_error(py, error))?;
-        let delay = self.core.clock.now() + RETRY_DELAY;
-        let when = delay.into_pyobject(py)?.into_any();
+        // Before the report: the exception handler may leave the loop.
+        if let Err(error) = self.retry_later(slf) {
+            self._retry(py);
+            return Err(error);
+        }
+        self.report(py, "socket.accept() out of system resource", os_error(py, error))
+    }
+
+    fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let when = (self.core.clock.now() + RETRY_DELAY).into_pyobject(py)?.into_any();
         let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context: None };
-        self.core.call_at(self.event_loop.bind(py), when, callback)?;
-        Ok(())
+        self.core.call_at(self.event_loop.bind(py), when, callback).map(drop)
     }
 
     fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {

@@ -27,8 +27,10 @@ impl DatagramTransport {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        slf.get().reporter(slf.as_any()).fatal(message, error.clone_ref(py))?;
-        Self::fail(slf, Some(error.into_value(py).into_any()))
+        // Also when the exception handler leaves the loop, the endpoint ends.
+        let told = slf.get().reporter(slf.as_any()).fatal(message, error.clone_ref(py));
+        let failed = Self::fail(slf, Some(error.into_value(py).into_any()));
+        told.and(failed)
     }
 
     /// Drops what is queued and has `connection_lost(exc)` called, if nothing has before.

@@ -67,9 +67,11 @@ impl ReadPipeTransport {
         let Some((protocol, size)) = reading else {
             return Ok(());
         };
-        match receiving::receive(&end.core, py, size, |buffer| sys::read(end.fd(), buffer))? {
-            Ok((_, 0)) => Self::read_end(slf, &protocol),
-            Ok((data, count)) => {
+        match receiving::receive(&end.core, py, size, |buffer| sys::read(end.fd(), buffer)) {
+            // No memory: nothing was read.
+            Err(error) => Self::read_on(slf).and(Err(error)),
+            Ok(Ok((_, 0))) => Self::read_end(slf, &protocol),
+            Ok(Ok((data, count))) => {
                 end.state.with(py, |state| {
                     state.side.size.adapt(count);
                     if count >= capacity::USUAL {
@@ -77,47 +79,53 @@ impl ReadPipeTransport {
                     }
                 });
                 let told = protocol.call_method1(&end.core.names.data_received, (data,));
-                slf.get().read_on(py)?;
+                let read_on = Self::read_on(slf);
                 // As any callback's: reported, and the pipe is read on.
-                told.map_or_else(|error| Self::callback_failed(slf, error), |_| Ok(()))
+                told.map_or_else(|error| Self::callback_failed(slf, error), |_| Ok(())).and(read_on)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 end.state.with(py, |state| state.side.readable = false);
                 Ok(())
             }
-            Err(error) => Self::read_failed(slf, &error),
+            Ok(Err(error)) => Self::read_failed(slf, &error),
         }
     }
 
     /// Comes back in the next turn if there is more to read and somebody to give it to.
-    fn read_on(&self, py: Python<'_>) -> PyResult<()> {
-        let end = &self.end;
+    fn read_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, end) = (slf.py(), &slf.get().end);
         let token =
             end.state.with(py, |state| state.token.filter(|_| state.side.readable && state.life.may_read()));
         let Some(token) = token else {
             return Ok(());
         };
-        if sys::is_readable(end.fd).map_err(|error| os_error(py, &error))? {
-            end.core.requeue(py, token, Readiness::READABLE);
-        } else {
-            end.state.with(py, |state| state.side.readable = false);
-        }
-        Ok(())
+        let asked = match sys::is_readable(end.fd) {
+            Ok(true) => {
+                end.core.requeue(py, token, Readiness::READABLE);
+                return Ok(());
+            }
+            Ok(false) => Ok(()),
+            // poll(2) refuses any fd where RLIMIT_NOFILE is 0: a fresh edge says whether there is more.
+            Err(_) => end.core.refresh(py, token),
+        };
+        end.state.with(py, |state| state.side.readable = false);
+        asked.or_else(|error| Self::read_failed(slf, &error))
     }
 
     /// All writers are gone. There is nothing left to do with a pipe that has ended: it is closed.
     fn read_end(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, end) = (slf.py(), &slf.get().end);
-        if end.core.debug.load(Relaxed) {
-            end.core.names.logger.call_method1(py, "info", ("%r was closed by peer", slf))?;
-        }
+        let logged = match end.core.debug.load(Relaxed) {
+            true => end.core.names.logger.call_method1(py, "info", ("%r was closed by peer", slf)).map(drop),
+            false => Ok(()),
+        };
         let action = end.state.with(py, |state| state.life.on(Event::Fail));
         let told = protocol.getattr(&end.core.names.eof_received).and_then(|eof_received| {
             let callback = Callback { callback: eof_received, args: &[], context: None };
             end.core.call_soon(end.event_loop.bind(py), callback)
         });
         end.perform(slf.as_any(), action, None)?;
-        told.map_or_else(|error| Self::callback_failed(slf, error), |_| Ok(()))
+        told.map_or_else(|error| Self::callback_failed(slf, error), |_| Ok(())).and(logged)
     }
 
     #[cold]
@@ -127,13 +135,15 @@ impl ReadPipeTransport {
         let exc = os_error(py, error);
         let told = end.reporter(slf.as_any());
         // How the master of a terminal ends.
-        if error.raw_os_error() == Some(libc::EIO) {
-            told.debug_error(MESSAGE, &exc)?;
+        let told = if error.raw_os_error() == Some(libc::EIO) {
+            told.debug_error(MESSAGE, &exc)
         } else {
-            told.exception(MESSAGE, exc.clone_ref(py))?;
-        }
+            told.exception(MESSAGE, exc.clone_ref(py))
+        };
+        // Also when the exception handler leaves the loop, the pipe ends.
         let action = end.state.with(py, |state| state.life.on(Event::Fail));
-        end.perform(slf.as_any(), action, Some(exc.into_value(py).into_any()))
+        let ended = end.perform(slf.as_any(), action, Some(exc.into_value(py).into_any()));
+        told.and(ended)
     }
 
     /// Reports what the protocol raised, as asyncio's handle for the same callback does.
@@ -202,7 +212,7 @@ impl ReadPipeTransport {
             // As in asyncio, where resuming adds a new reader, whose context is a copy of the caller's.
             let context = context::copy_current(py)?.unbind();
             drop(end.state.with(py, |state| std::mem::replace(&mut state.context, context)));
-            slf.get().read_on(py)?;
+            Self::read_on(slf)?;
         }
         end.reporter(slf.as_any()).debug("%r resumes reading")
     }

@@ -27,8 +27,10 @@ impl StreamTransport {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        this.reporter(slf.as_any()).fatal(message, error.clone_ref(py))?;
-        Self::fail(slf, Some(error.into_value(py).into_any()))
+        // Also when the exception handler leaves the loop, the connection ends.
+        let told = this.reporter(slf.as_any()).fatal(message, error.clone_ref(py));
+        let failed = Self::fail(slf, Some(error.into_value(py).into_any()));
+        told.and(failed)
     }
 
     /// Drops what is queued and has `connection_lost(exc)` called, if nothing has before.
@@ -52,14 +54,14 @@ impl StreamTransport {
         if let Some(token) = this.state.with(py, |state| state.token.take()) {
             this.core.deregister(py, token);
         }
-        this.tell_sent_waiter(py)?;
+        let told = this.tell_sent_waiter(py);
         this.core.check_closed()?;
         let lost = slf.getattr("_call_connection_lost")?;
         let exc = exc.unwrap_or_else(|| py.None());
         let context = this.state.with(py, |state| state.own_context.then(|| state.context.bind(py).clone()));
         let callback = Callback { callback: lost, args: &[exc.as_ptr()], context };
         this.core.call_soon(this.event_loop.bind(py), callback)?;
-        Ok(())
+        told
     }
 
     /// Closes the socket and lets go of everything.

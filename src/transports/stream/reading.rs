@@ -6,7 +6,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::{State, StreamTransport};
-use crate::error::os_error;
+use crate::error::{leaves_the_loop, os_error};
 use crate::py::bytes::Writable;
 use crate::py::calls;
 use crate::py::context;
@@ -171,10 +171,19 @@ impl StreamTransport {
     fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         this.state.with(py, |state| state.life.end_reading());
-        this.log_debug(slf, "%r received EOF")?;
-        match calls::method(&reading.protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy()) {
+        let logged = this.log_debug(slf, "%r received EOF");
+        let keep = logged.and_then(|()| calls::method(&reading.protocol, &names.eof_received, []));
+        match keep.and_then(|keep| keep.is_truthy()) {
             Ok(true) => Ok(()),
             Ok(false) => Self::close_gracefully(slf),
+            Err(error) if leaves_the_loop(py, &error) => {
+                // As on asyncio, the protocol is told once more when the loop runs on.
+                this.state.with(py, |state| {
+                    state.life.go_on_reading();
+                    state.readable = true;
+                });
+                Err(error)
+            }
             Err(error) => Self::fatal_error(slf, error, "Fatal error: protocol.eof_received() call failed."),
         }
     }
