@@ -16,9 +16,10 @@ use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::py::calls;
-use crate::py::context::EmptyBatch;
+use crate::py::context::{EmptyBatch, EmptyContext};
 use crate::py::fastcall::panic_error;
 use crate::py::thread_end;
+use crate::reactor::clock::seconds;
 use crate::reactor::token::Token;
 
 /// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
@@ -35,10 +36,19 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
     }
 }
 
+/// Runs one turn.
+pub fn run_turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let _running = thread_end::running(event_loop.py());
+    turn(event_loop, core)
+}
+
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let timeout = poll_timeout(event_loop, core)?;
-    let polled = poll(py, core, timeout)?;
+    let polled = match core.waits_by_program.load(Relaxed) {
+        false => poll(py, core, timeout)?,
+        true => wait_by_program(event_loop, core, timeout)?,
+    };
     core.begin_turn();
     if polled {
         queue_io(py, core);
@@ -275,4 +285,44 @@ fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: 
     context.set_item(&core.names.exception, error.into_value(py))?;
     calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;
     Ok(())
+}
+
+/// The wait of a turn whose steps a program takes itself: by what `loop._selector` offers. That can be in the middle of
+/// a callback of ours, which runs others. What was written before leaves first; from here on every write is sent at
+/// once, until the next turn of ours.
+pub fn wait(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let py = event_loop.py();
+    let _running = thread_end::running(py);
+    core.end_turn();
+    let sent = send_gathered(event_loop, core, true);
+    core.waker.unpark();
+    let busy = core.state.with(py, |state| {
+        state.ready.receive(&core.inbox);
+        !state.ready.is_empty() || core.stopping.load(SeqCst)
+    });
+    let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };
+    sent.and_then(|()| poll(py, core, timeout)).map(drop)
+}
+
+/// Queues what [`wait`] has found, and the timers that are due.
+pub fn queue_found(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    queue_io(event_loop.py(), core);
+    queue_due_timers(event_loop, core)
+}
+
+/// Runs an entry that a program has taken out of the queue.
+pub fn run_alone(py: Python<'_>, core: &LoopCore, entry: Entry) -> PyResult<()> {
+    run_entry(py, core, &mut EmptyContext::default().batch(py), entry)
+}
+
+/// Waits by what a program has put in the place of `loop._selector.select`.
+#[cold]
+fn wait_by_program(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<bool> {
+    let seconds = timeout.map(seconds);
+    calls::method(
+        &event_loop.getattr(&core.names._selector)?,
+        &core.names.select,
+        [seconds.into_pyobject(event_loop.py())?.as_any()],
+    )?;
+    Ok(true)
 }

@@ -1,8 +1,8 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation; `_executors.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and
-`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code
-makes TCP connections. Nothing here may run per packet.
+`_base.py` is its foundation; `_executors.py`, `_inside.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`,
+`_pipes.py` and `_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which
+asyncio's own code makes TCP connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
 from ._executors import ExecutorMethods
+from ._inside import InsideMethods
 from ._names import NameMethods
 from ._processes import ProcessMethods
 from ._report import format_callback
@@ -36,7 +37,7 @@ _T = TypeVar("_T")
 _socket_class = socket.socket
 
 
-class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
+class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     def __init__(self) -> None:
@@ -53,8 +54,14 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         # asyncio 3.13.0 looks only after it has begun to set up, and then tears the running loop down.
         self._check_closed()
         self._check_running()
-        with self._signals.wake_up():
-            super().run_forever()
+        # Between two turns comes nothing but the next one, unless the program has a `_run_once` of its own.
+        own_turns = type(self)._run_once is _rloop.EventLoop._run_once and "_run_once" not in self.__dict__
+        self._begin_run(own_turns)
+        try:
+            with self._signals.wake_up():
+                super().run_forever()
+        finally:
+            self._begin_run(False)
 
     def close(self) -> None:
         """Close the loop. It must not be running; what it had still to do is dropped."""
@@ -64,6 +71,7 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
             return
         self._forget_children()
         super().close()
+        self._forget_views()
         try:
             # Not possible in another thread than the main one.
             self._signals.close()

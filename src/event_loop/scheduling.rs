@@ -137,6 +137,14 @@ impl EventLoop {
     }
 }
 
+/// Finds out by whose `time()` timers go: the program's own, of a subclass or of this loop alone?
+pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let own_time = event_loop.py().get_type::<EventLoop>().getattr("time")?;
+    let custom = !event_loop.get_type().getattr("time")?.is(&own_time);
+    event_loop.get().core.custom_time.store(custom, Relaxed);
+    Ok(())
+}
+
 /// What the running version's `create_task` says of its keywords: are there any with names (not since CPython 3.14),
 /// and does it pass those on that it does not know (3.13.3)?
 fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
