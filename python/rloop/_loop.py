@@ -7,6 +7,7 @@ asyncio's own code makes TCP connections. Nothing here may run per packet.
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextvars
 import os
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _socket_class = socket.socket
+# pytest-socket puts a method on the class, and later this one.
+_native_connect = _socket.socket.connect
 
 
 class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
@@ -136,6 +139,7 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         return (
             not self._debug
             and socket.socket is _socket_class
+            and socket.socket.connect is _native_connect
             and base_events.socket is socket  # type: ignore[attr-defined, comparison-overlap]
             and getattr(self.sock_connect, "__func__", None) is SocketMethods.sock_connect
         )
