@@ -351,3 +351,65 @@ def test_a_loop_that_was_looked_into_is_collected(loop_factory):
     del loop
     gc.collect()
     assert gone() is None
+
+
+# --- a time of the program's own ---
+
+
+def test_time_replaced_on_one_loop(loop, loop_factory):
+    fired, real = [], loop.time
+    loop.call_later(100, fired.append, "before")
+    turn(loop)
+    assert fired == []
+    loop.time = lambda: real() + 200
+    loop.call_later(100, fired.append, "after")
+    handle = loop.call_later(100, fired.append, "never")
+    assert handle.when() == pytest.approx(real() + 300, abs=10)
+    turn(loop)
+    assert fired == ["before"]
+    loop.time = lambda: real() + 350
+    handle.cancel()
+    turn(loop)
+    assert fired == ["before", "after"]
+    del loop.time
+    assert loop.call_later(100, print).when() == pytest.approx(real() + 100, abs=10)
+    other = loop_factory()
+    assert other.time() == pytest.approx(real(), abs=10)
+    other.close()
+
+
+async def test_time_replaced_while_the_loop_runs():
+    loop = asyncio.get_running_loop()
+    real, fired = loop.time, loop.create_future()
+    loop.call_later(100, fired.set_result, "fired")
+    loop.time = lambda: real() + 200
+    try:
+        assert await asyncio.wait_for(fired, 100) == "fired"
+    finally:
+        del loop.time
+
+
+def test_call_at_replaced_on_one_loop(loop):
+    calls, original = [], loop.call_at
+    loop.call_at = lambda when, *args, **kwargs: (calls.append(args), original(when, *args, **kwargs))[1]
+    loop.call_later(0, calls.append, "fired")
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert "fired" in calls and (calls.append, "fired") in calls
+    del loop.call_at
+
+
+def test_class_replaced(loop):
+    """As looptime puts its own in the place of a loop's."""
+
+    class Later(type(loop)):
+        def time(self):
+            return super().time() + 200
+
+    fired = []
+    loop.call_later(100, fired.append, "fired")
+    turn(loop)
+    assert fired == []
+    loop.__class__ = Later
+    turn(loop)
+    assert fired == ["fired"]
+    assert loop.call_later(0, print).when() - time.monotonic() == pytest.approx(200, abs=10)

@@ -138,6 +138,11 @@ impl EventLoop {
         }
     }
 
+    /// To be called when the loop has got another `time` or `call_at`, or is of another class.
+    fn _look_at_time(slf: &Bound<'_, Self>) -> PyResult<()> {
+        scheduling::look_at_time(slf)
+    }
+
     /// Has the next `_run_once()` run turns until `stop()` was called, or just one again.
     fn _begin_run(&self, until_stopped: bool) {
         self.core.until_stopped.store(until_stopped, Relaxed);
