@@ -40,7 +40,7 @@ mod _rloop {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::event_loop::{EventLoop, add_raw_methods, new_event_loop};
+    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, add_raw_methods, new_event_loop};
     #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
     #[pymodule_export]

@@ -16,10 +16,11 @@ use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::py::calls;
-use crate::py::context::EmptyBatch;
+use crate::py::context::{EmptyBatch, EmptyContext};
 use crate::py::fastcall::panic_error;
 use crate::py::thread_end;
 use crate::reactor::Poller;
+use crate::reactor::clock::seconds;
 use crate::reactor::token::Token;
 
 /// Longest wait in one poll, in nanoseconds (asyncio: `MAXIMUM_SELECT_TIMEOUT`, a day).
@@ -36,9 +37,21 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
     }
 }
 
+/// Runs one turn.
+pub fn run_turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let _running = thread_end::running(event_loop.py());
+    turn(event_loop, core)
+}
+
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let timeout = poll_timeout(event_loop, core)?;
-    poll(event_loop, core, timeout)?;
+    match core.waits_by_program.load(Relaxed) {
+        false => poll(event_loop, core, timeout)?,
+        true => {
+            wait_by_program(event_loop, core, timeout)?;
+            queue_io(event_loop.py(), core);
+        }
+    }
     core.begin_turn();
     let queued = queue_due_timers(event_loop, core);
     let result = queued.and_then(|()| run_ready(event_loop, core));
@@ -76,9 +89,19 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
     }
 }
 
-/// Asks the kernel what is ready, unless there is no need to, and queues the owners of what it has found. The
-/// interpreter is let go of only when this can block. Err: also the exception of a signal's Python handler.
+/// Asks the kernel what is ready, and queues the owners of what it has found.
 fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let polled = find(event_loop, core, timeout);
+    // Also when an exception leaves the loop here: what was found does not come again.
+    if !matches!(polled, Ok(false)) {
+        queue_io(event_loop.py(), core);
+    }
+    polled.map(drop)
+}
+
+/// Asks the kernel what is ready; false if there was no need to. The interpreter is let go of only when this can block.
+/// Err: also the exception of a signal's Python handler.
+fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<bool> {
     let py = event_loop.py();
     let level = core.state.with(py, |state| {
         // When nothing but the loop's own fds is registered, whatever they could say has been seen already.
@@ -86,7 +109,7 @@ fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         if needless { None } else { Some(state.reactor.recheck_level()) }
     });
     let timeout = match level {
-        None => return py.check_signals(),
+        None => return py.check_signals().map(|()| false),
         Some(Err(error)) => return Err(os_error(py, &error)),
         Some(Ok(true)) => Some(0),
         Some(Ok(false)) => before_waiting(event_loop, core, timeout)?,
@@ -96,11 +119,9 @@ fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         None => Ok(()),
     };
     let signals = py.check_signals();
-    // Also when an exception leaves the loop here: what was found does not come again.
-    queue_io(py, core);
     match polled {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(py, &error)),
-        _ => signals,
+        _ => signals.map(|()| true),
     }
 }
 
@@ -114,7 +135,10 @@ fn before_waiting(
         return Ok(timeout);
     }
     // Finalizers of what has ended may have scheduled something: look again.
-    let timeout = if core.end_lingering(event_loop.py()) { poll_timeout(event_loop, core)? } else { timeout };
+    let timeout = match core.end_lingering(event_loop.py()) {
+        true => [timeout, poll_timeout(event_loop, core)?].into_iter().flatten().min(),
+        false => timeout,
+    };
     let blocks =
         timeout != Some(0) && core.waker.park() && core.inbox.is_empty() && !core.stopping.load(SeqCst);
     Ok(if blocks { timeout } else { Some(0) })
@@ -305,4 +329,48 @@ fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: 
     context.set_item(&core.names.exception, error.into_value(py))?;
     calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;
     Ok(())
+}
+
+/// The wait of a turn whose steps a program takes itself: by what `loop._selector` offers. That can be in the middle of
+/// a callback of ours, which runs others. What was written before leaves first; from here on every write is sent at
+/// once, until the next turn of ours.
+pub fn find_for_program(
+    event_loop: &Bound<'_, PyAny>,
+    core: &LoopCore,
+    timeout: Option<u64>,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    let _running = thread_end::running(py);
+    core.end_turn();
+    let sent = send_gathered(event_loop, core, true);
+    core.waker.unpark();
+    let busy = core.state.with(py, |state| {
+        state.ready.receive(&core.inbox);
+        !state.ready.is_empty() || core.stopping.load(SeqCst)
+    });
+    let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };
+    sent.and_then(|()| find(event_loop, core, timeout)).map(drop)
+}
+
+/// Queues what [`find_for_program`] has found, and the timers that are due.
+pub fn queue_found(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    queue_io(event_loop.py(), core);
+    queue_due_timers(event_loop, core)
+}
+
+/// Runs an entry that a program has taken out of the queue.
+pub fn run_alone(py: Python<'_>, core: &LoopCore, entry: Entry) -> PyResult<()> {
+    run_entry(py, core, &mut EmptyContext::default().batch(py), entry)
+}
+
+/// Waits by what a program has put in the place of `loop._selector.select`.
+#[cold]
+fn wait_by_program(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let seconds = timeout.map(seconds);
+    calls::method(
+        &event_loop.getattr(&core.names._selector)?,
+        &core.names.select,
+        [seconds.into_pyobject(event_loop.py())?.as_any()],
+    )
+    .map(drop)
 }

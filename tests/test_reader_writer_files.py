@@ -166,3 +166,78 @@ def test_loop_in_a_loop(loop):
         loop.run_forever()
         assert poll.poll(0) == [(left.fileno(), select.EPOLLIN)]
         loop.remove_reader(poll)
+
+
+# --- a number whose file is another one by now ---
+
+
+def replaced(left, other):
+    """Puts another file behind the number of `left`."""
+    os.dup2(other.fileno(), left.fileno())
+    os.set_blocking(left.fileno(), False)
+
+
+# asyncio's add_writer() raises FileNotFoundError once, and forgets the reader.
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+@pytest.mark.parametrize("given", ["number", "object"])
+@pytest.mark.parametrize("ready", ["before", "after"])
+def test_other_direction_stays_when_the_file_was_replaced(loop, pair, given, ready):
+    """As libpq does with its socket when a first attempt to connect has failed."""
+    left, _ = pair
+    file = left.fileno() if given == "number" else left
+    other, peer = socket.socketpair()
+    calls = []
+    with other, peer:
+        loop.add_reader(file, lambda: calls.append(left.recv(10)))
+        turn(loop)
+        replaced(left, other)
+        if ready == "before":
+            peer.send(b"x")
+        loop.add_writer(file, calls.append, "writer")
+        turn(loop)
+        assert loop.remove_writer(file)
+        if ready == "after":
+            peer.send(b"x")
+        turn(loop)
+        assert sorted(calls, key=str) == [b"x", "writer"]
+        assert loop.remove_reader(file)
+
+
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+def test_waiting_coroutine_stays_when_the_file_was_replaced(loop, pair):
+    left, _ = pair
+    other, peer = socket.socketpair()
+
+    async def main():
+        received = asyncio.ensure_future(loop.sock_recv(left, 10))
+        await asyncio.sleep(0)
+        replaced(left, other)
+        written = loop.create_future()
+        loop.add_writer(left, lambda: written.done() or written.set_result(None))
+        await written
+        loop.remove_writer(left)
+        peer.send(b"x")
+        return await asyncio.wait_for(received, 10)
+
+    with other, peer:
+        assert loop.run_until_complete(main()) == b"x"
+
+
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+def test_callbacks_of_another_object_do_not_stay(loop):
+    """A closed socket's callback has nothing to do with the socket that got its number."""
+    old, old_peer = socket.socketpair()
+    calls = []
+    with old_peer:
+        loop.add_reader(old, calls.append, "old")
+        number = old.fileno()
+        old.close()
+        new, peer = socket.socketpair()
+        with new, peer:
+            assert new.fileno() == number
+            peer.send(b"x")
+            loop.add_writer(new, calls.append, "writer")
+            turn(loop)
+            turn(loop)
+            assert set(calls) == {"writer"}
+            loop.remove_writer(new)

@@ -1,12 +1,13 @@
 """`Loop`: the loop that users get, put together from its parts, and how to make and run one.
 
-`_base.py` is its foundation; `_executors.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py` and
-`_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which asyncio's own code
-makes TCP connections. Nothing here may run per packet.
+`_base.py` is its foundation; `_executors.py`, `_inside.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`,
+`_pipes.py` and `_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which
+asyncio's own code makes TCP connections. Nothing here may run per packet.
 """
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextvars
 import functools
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _rloop
 from ._executors import ExecutorMethods
+from ._inside import InsideMethods
 from ._names import NameMethods
 from ._processes import ProcessMethods
 from ._report import format_callback
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _socket_class = socket.socket
+# pytest-socket puts a method on the class, and later this one.
+_native_connect = _socket.socket.connect
 
 
 def _closing_on_failure(init: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +58,7 @@ def _closing_on_failure(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
+class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
     # True once a loop is complete, so that it is to be closed.
@@ -90,8 +94,14 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         # asyncio 3.13.0 looks only after it has begun to set up, and then tears the running loop down.
         self._check_closed()
         self._check_running()
-        with self._signals.wake_up():
-            super().run_forever()
+        # Between two turns comes nothing but the next one, unless the program has a `_run_once` of its own.
+        own_turns = type(self)._run_once is _rloop.EventLoop._run_once and "_run_once" not in self.__dict__
+        self._begin_run(own_turns)
+        try:
+            with self._signals.wake_up():
+                super().run_forever()
+        finally:
+            self._begin_run(False)
 
     def close(self) -> None:
         """Close the loop. It must not be running; what it had still to do is dropped."""
@@ -101,6 +111,7 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
             return
         self._forget_children()
         super().close()
+        self._forget_views()
         try:
             # Not possible in another thread than the main one.
             self._signals.close()
@@ -165,6 +176,7 @@ class Loop(ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods,
         return (
             not self._debug
             and socket.socket is _socket_class
+            and socket.socket.connect is _native_connect
             and base_events.socket is socket  # type: ignore[attr-defined, comparison-overlap]
             and getattr(self.sock_connect, "__func__", None) is SocketMethods.sock_connect
         )

@@ -124,6 +124,10 @@ class Signals:
     @contextlib.contextmanager
     def wake_up(self) -> Iterator[None]:
         """Have signals wake the loop, if this is the main thread; no other can receive them in Python."""
+        if self._is_woken:
+            # In a callback that waits by `loop._selector`.
+            yield
+            return
         own = self._take_wake_up_fd() if threading.current_thread() is threading.main_thread() else -1
         try:
             yield

@@ -4,11 +4,19 @@ asyncio's transport classes have slots and cannot be bases of a native class. Pr
 `isinstance(transport, asyncio.Transport)`; the `__class__` of a native transport is the class here, which makes the
 answer true. The classes are never instantiated and have no behaviour; `dir(transport)` shows their names, which are
 those of the native class, too.
+
+Programs also read what asyncio's transports keep in private attributes. Those that cost the transports nothing are
+added to the native classes here.
 """
 
 from __future__ import annotations
 
+import socket
+import sys
 from asyncio import transports
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from . import _rloop
 
@@ -41,3 +49,86 @@ class ReadPipeTransport(transports.ReadTransport):
 
 class WritePipeTransport(transports._FlowControlMixin, transports.WriteTransport):
     """The writing end of a pipe and its protocol."""
+
+
+# ------------------------------------------------------------------------------------------ private attributes
+
+# By their places in the tuple of `_inside()`.
+_FD, _CLOSED, _LOST, _EXTRA, _QUEUED = range(5)
+
+
+def _sock(transport: Any) -> socket.socket | None:
+    """The socket itself; None once `connection_lost` was called."""
+    if transport._inside()[_CLOSED]:
+        return None
+    return transport.get_extra_info("socket")._sock  # type: ignore[no-any-return]
+
+
+def _sock_fd(transport: Any) -> int:
+    """The number of the socket's fd, also once it is closed."""
+    return transport._inside()[_FD]  # type: ignore[no-any-return]
+
+
+def _conn_lost(transport: Any) -> int:
+    """Not 0 once the connection is lost: then 1 and the writes since; of a pipe, the writes since."""
+    return transport._inside()[_LOST]  # type: ignore[no-any-return]
+
+
+def _extra(transport: Any) -> dict[str, Any]:
+    """What `get_extra_info` looks into."""
+    for name in "socket", "sockname", "peername":
+        # It is made when somebody asks.
+        transport.get_extra_info(name)
+    return transport._inside()[_EXTRA]  # type: ignore[no-any-return]
+
+
+def _queued(transport: Any) -> list[Any]:
+    transport.get_write_buffer_size()  # What the kernel takes leaves first.
+    return transport._inside()[_QUEUED]  # type: ignore[no-any-return]
+
+
+def _buffer_of_stream(transport: Any) -> bytearray | deque[memoryview]:
+    """A copy of what is queued."""
+    if sys.version_info < (3, 12):
+        return _buffer_of_pipe(transport)
+    return deque(map(memoryview, _queued(transport)))
+
+
+def _buffer_of_datagrams(transport: Any) -> deque[tuple[bytes, Any]]:
+    """What is queued, and whom it goes to."""
+    return deque(_queued(transport))
+
+
+def _buffer_of_pipe(transport: Any) -> bytearray:
+    """A copy of what is queued."""
+    return bytearray().join(_queued(transport))
+
+
+def _pipe(transport: Any) -> Any:
+    """The object that the transport was made from; None once `connection_lost` was called."""
+    return None if transport._inside()[_CLOSED] else transport.get_extra_info("pipe")
+
+
+def _low_water(transport: Any) -> int:
+    return transport.get_write_buffer_limits()[0]  # type: ignore[no-any-return]
+
+
+def _high_water(transport: Any) -> int:
+    return transport.get_write_buffer_limits()[1]  # type: ignore[no-any-return]
+
+
+def _add(native: type, **getters: Callable[[Any], Any]) -> None:
+    for name, getter in getters.items():
+        setattr(native, name, property(getter))
+    # On asyncio it is an attribute that some programs set.
+    native._protocol = property(native.get_protocol, native.set_protocol)  # type: ignore[attr-defined]
+
+
+_flow = {"_low_water": _low_water, "_high_water": _high_water}
+_socket = {"_sock": _sock, "_sock_fd": _sock_fd, "_conn_lost": _conn_lost, "_extra": _extra}
+_end_of_pipe = {"_pipe": _pipe, "_fileno": _sock_fd, "_extra": _extra}
+
+_add(_rloop.StreamTransport, **_socket, **_flow, _buffer=_buffer_of_stream)
+_add(_rloop.DatagramTransport, **_socket, **_flow, _buffer=_buffer_of_datagrams)
+_add(_rloop.ReadPipeTransport, **_end_of_pipe)
+_add(_rloop.WritePipeTransport, **_end_of_pipe, **_flow, _buffer=_buffer_of_pipe, _conn_lost=_conn_lost)

@@ -80,8 +80,14 @@ pub struct LoopCore {
     pub inbox: Inbox<Entry>,
     pub waker: Arc<Waker>,
     pub clock: Clock,
-    /// Has a subclass its own `time()`? Timers go by it then, as on asyncio.
+    /// Has a subclass, or this loop alone, its own `time()`? Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
+    /// Is `call_later` to go by the methods `time` and `call_at`, which may be the program's own?
+    pub timers_by_methods: AtomicBool,
+    /// Do the turns wait by what a program has put in the place of `loop._selector.select`?
+    pub waits_by_program: AtomicBool,
+    /// Is the next `_run_once()` to run turns until `stop()` was called?
+    pub until_stopped: AtomicBool,
     pub names: &'static Names,
     /// Where callbacks run that were scheduled in an empty context.
     pub empty_context: EmptyContext,
@@ -134,6 +140,9 @@ impl LoopCore {
             waker,
             clock: Clock,
             custom_time: AtomicBool::new(false),
+            timers_by_methods: AtomicBool::new(true),
+            waits_by_program: AtomicBool::new(false),
+            until_stopped: AtomicBool::new(false),
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new()),

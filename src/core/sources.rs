@@ -39,6 +39,15 @@ impl FdCallbacks {
         wanted
     }
 
+    /// Was the fd given as this object, or as a number and is again?
+    pub fn is_of(&self, file: Option<&Py<PyAny>>) -> bool {
+        match (&self.file, file) {
+            (Some(known), Some(file)) => known.is(file),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// The places for one direction: the callback's and the waiter's.
     pub fn places(&mut self, direction: Readiness) -> (&mut Option<Py<Handle>>, &mut Option<Py<PyAny>>) {
         if direction == Readiness::READABLE {

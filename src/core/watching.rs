@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::{Entry, LoopCore, Native, Source};
 use crate::error::os_error;
+use crate::handle::Handle;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
@@ -112,6 +113,30 @@ impl LoopCore {
             tokens.into_iter().filter_map(|token| state.reactor.deregister(token)).collect()
         });
         !ended.is_empty()
+    }
+
+    /// Who is told of each fd: its reader and its writer, or twice the native object.
+    #[allow(clippy::type_complexity, reason = "a row of three")]
+    pub fn watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
+        self.state.with(py, |state| {
+            let rows = state.reactor.registrations().map(|(fd, source)| match source {
+                Source::Native(native) => {
+                    (fd, Some(native.object.clone_ref(py)), Some(native.object.clone_ref(py)))
+                }
+                Source::Callbacks(callbacks) => {
+                    let any = |handle: &Option<Py<Handle>>, waiter: &Option<Py<PyAny>>| {
+                        let handle = handle.as_ref().map(|handle| handle.clone_ref(py).into_any());
+                        handle.or_else(|| waiter.as_ref().map(|waiter| waiter.clone_ref(py)))
+                    };
+                    (
+                        fd,
+                        any(&callbacks.reader, &callbacks.read_waiter),
+                        any(&callbacks.writer, &callbacks.write_waiter),
+                    )
+                }
+            });
+            rows.filter(|(_, reader, writer)| reader.is_some() || writer.is_some()).collect()
+        })
     }
 
     /// The native object that `fd` belongs to, so that nobody else may watch it.

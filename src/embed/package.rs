@@ -19,6 +19,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop._base": "_base.py",
     "rloop._executors": "_executors.py",
     "rloop._loop": "_loop.py",
+    "rloop._inside": "_inside.py",
     "rloop._names": "_names.py",
     "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",

@@ -4,6 +4,7 @@
 //! read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties of this class, which win over
 //! an instance's dictionary.
 
+mod inside;
 mod scheduling;
 mod sockets;
 mod watching;
@@ -29,6 +30,7 @@ use crate::transports::listener::{Listener, Serving};
 use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
 use crate::transports::socket::{Socket, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
+pub use inside::{Poll, ReadyHandles, Timers};
 pub use scheduling::add_raw_methods;
 
 /// The native half of `rloop.Loop`.
@@ -132,12 +134,28 @@ impl EventLoop {
         self.remove(fd, Readiness::WRITABLE)
     }
 
-    /// Runs the loop until `stop()` was called.
+    /// Runs one turn; or turns until `stop()` was called, if `_begin_run` was called before.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let own_time = slf.py().get_type::<Self>().getattr("time")?;
-        slf.get().core.custom_time.store(!slf.get_type().getattr("time")?.is(&own_time), Relaxed);
-        slf.get().core.read_switch_interval(slf.py())?;
-        run::run_until_stopped(slf.as_any(), &slf.get().core)
+        let core = &slf.get().core;
+        let until_stopped = core.until_stopped.swap(false, Relaxed);
+        core.check_closed()?;
+        scheduling::look_at_time(slf)?;
+        core.read_switch_interval(slf.py())?;
+        if until_stopped {
+            run::run_until_stopped(slf.as_any(), core)
+        } else {
+            run::run_turn(slf.as_any(), core)
+        }
+    }
+
+    /// To be called when the loop has got another `time` or `call_at`, or is of another class.
+    fn _look_at_time(slf: &Bound<'_, Self>) -> PyResult<()> {
+        scheduling::look_at_time(slf)
+    }
+
+    /// Has the next `_run_once()` run turns until `stop()` was called, or just one again.
+    fn _begin_run(&self, until_stopped: bool) {
+        self.core.until_stopped.store(until_stopped, Relaxed);
     }
 
     /// Gives the kernel what transports keep back.
@@ -388,8 +406,14 @@ impl EventLoop {
     }
 
     #[setter(_thread_id)]
-    fn set_thread_id_field(&self, value: Option<u64>) {
-        self.core.thread_id.store(value.unwrap_or(0), Relaxed);
+    fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
+        let core = &slf.get().core;
+        core.thread_id.store(value.unwrap_or(0), Relaxed);
+        // Some programs look into the dictionary, where asyncio has it.
+        if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
+            names.set_item(&core.names._thread_id, value)?;
+        }
+        Ok(())
     }
 
     #[getter(_task_factory)]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
 
 use super::EventLoop;
 use crate::handle::{Callback, Time};
@@ -62,8 +62,8 @@ impl EventLoop {
         if delay.is_none() {
             return Err(PyTypeError::new_err("delay must not be None"));
         }
-        if !slf.get_type().is(&core.names.loop_class) {
-            return Self::call_later_of_subclass(slf, args, &delay, &callback);
+        if core.timers_by_methods.load(Relaxed) {
+            return Self::call_later_by_methods(slf, args, &delay, &callback);
         }
         Self::check_call(slf, &callback, "call_at", true)?;
         let callback = Callback { callback, args: args.from(2), context };
@@ -78,9 +78,9 @@ impl EventLoop {
         Ok(timer.into_any())
     }
 
-    /// A subclass may have its own `time` and `call_at`, by which asyncio's `call_later` goes.
+    /// The program may have its own `time` and `call_at`, by which asyncio's `call_later` goes.
     #[cold]
-    fn call_later_of_subclass<'py>(
+    fn call_later_by_methods<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
         delay: &Bound<'py, PyAny>,
@@ -135,6 +135,20 @@ impl EventLoop {
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
         names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
     }
+}
+
+/// Finds out by whose `time()` and `call_at()` timers go: the program's own, of a subclass or of this loop alone?
+pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+    let (py, core, class) = (event_loop.py(), &event_loop.get().core, event_loop.get_type());
+    let names = core.names;
+    let attributes = event_loop.getattr_opt(&names.__dict__)?;
+    let has_own = |name: &Py<PyString>| attributes.as_ref().map_or(Ok(false), |own| own.contains(name));
+    let own_time = py.get_type::<EventLoop>().getattr(&names.time)?;
+    let custom_time = has_own(&names.time)? || !class.getattr(&names.time)?.is(&own_time);
+    core.custom_time.store(custom_time, Relaxed);
+    let by_methods = custom_time || has_own(&names.call_at)? || !class.is(&names.loop_class);
+    core.timers_by_methods.store(by_methods, Relaxed);
+    Ok(())
 }
 
 /// What the running version's `create_task` says of its keywords: are there any with names (not since CPython 3.14),

@@ -120,15 +120,36 @@ impl EventLoop {
     }
 
     /// Has the kernel watch a file for `direction`, and later for the other one too, once somebody waits for that.
+    ///
+    /// Where somebody waits for the same number already, the file behind it was replaced: a library has closed its
+    /// socket and made another. Nobody has removed them, so they wait for the new file. Those who gave a file object
+    /// do not, if another object has its number now.
     fn register_file(
         core: &LoopCore,
         file: &Bound<'_, PyAny>,
         fd: i32,
         direction: Readiness,
     ) -> PyResult<Token> {
+        let py = file.py();
         let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-        let callbacks = FdCallbacks { file: known_as, ..FdCallbacks::default() };
-        core.register_for(file.py(), fd, Mode::Level, direction, Source::Callbacks(callbacks))
+        let before = core.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            match state.reactor.source(token) {
+                Some(Source::Callbacks(before)) if before.is_of(known_as.as_ref()) => {
+                    state.reactor.deregister(token)
+                }
+                _ => None,
+            }
+        });
+        let callbacks = match before {
+            Some(Source::Callbacks(before)) => before,
+            _ => FdCallbacks { file: known_as, ..FdCallbacks::default() },
+        };
+        let wanted = callbacks.wanted();
+        let source = Source::Callbacks(callbacks);
+        let token = core.register_for(py, fd, Mode::Level, direction | wanted, source)?;
+        core.state.with(py, |state| state.reactor.arm(token, wanted));
+        Ok(token)
     }
 
     /// A future that is completed once `sock`, with this fd, is ready in `direction`; to be called when a system call

@@ -180,6 +180,10 @@ impl Handle {
             .unwrap_or(Ok(()))
     }
 
+    pub fn belongs_to(&self, event_loop: &Py<PyAny>) -> bool {
+        self.event_loop.is(event_loop)
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Relaxed)
     }

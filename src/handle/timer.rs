@@ -56,7 +56,17 @@ impl TimerHandle {
         self.scheduled.store(false, Relaxed);
     }
 
-    fn seconds(&self, py: Python<'_>) -> f64 {
+    /// Notes that this timer is about to go into the heap.
+    pub fn schedule(&self) {
+        self.scheduled.store(true, Relaxed);
+    }
+
+    /// Is it in the heap?
+    pub fn is_scheduled(&self) -> bool {
+        self.scheduled.load(Relaxed)
+    }
+
+    pub fn seconds(&self, py: Python<'_>) -> f64 {
         self.time.with(py, |time| time.seconds)
     }
 

@@ -69,12 +69,12 @@ macro_rules! names {
 
 names! {
     strings {
-        _accept_tls, _attach, _callback_failed, _current_handle, _detach, _slow_callback,
+        _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         datagram_received, done, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
         is_closing, message, name, pause_reading, pause_writing, peername, pending, pipe, protocol, read, recvfrom,
-        resume_reading, resume_writing, send, sendto, set_result, setblocking, slow_callback_duration, sockname, socket, time,
+        resume_reading, resume_writing, select, send, sendto, set_result, setblocking, slow_callback_duration, sockname, socket, time,
         transport, write,
     }
     imports {

@@ -359,6 +359,27 @@ impl<S> Reactor<S> {
         }
     }
 
+    /// What the polls have found and is not noted yet: fd, readable, writable; not what nobody is to hear of.
+    pub fn found(&self) -> Vec<(RawFd, bool, bool)> {
+        let found = self.poller.iter().flat_map(|poller| &poller.found);
+        let told = found.filter_map(|&(token, readiness)| {
+            let registration = self.slots.get(token)?;
+            let told = match registration.mode {
+                Mode::Level => readiness & registration.armed,
+                Mode::Edge | Mode::Internal => readiness,
+            };
+            let row =
+                (registration.fd, told.contains(Readiness::READABLE), told.contains(Readiness::WRITABLE));
+            (row.1 || row.2).then_some(row)
+        });
+        told.collect()
+    }
+
+    /// Every registration of an fd: its number and its owner, in no order that means anything.
+    pub fn registrations(&self) -> impl Iterator<Item = (RawFd, &S)> {
+        self.slots.iter().map(|registration| (registration.fd, &registration.source))
+    }
+
     /// What the owner of a queued token is to be told now.
     pub fn take_ready(&mut self, token: Token) -> Readiness {
         let Some(registration) = self.slots.get_mut(token) else {

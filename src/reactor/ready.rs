@@ -26,6 +26,22 @@ impl<T> ReadyQueue<T> {
         self.queue.pop_front()
     }
 
+    /// Adds an entry before all others.
+    pub fn push_front(&mut self, entry: T) {
+        self.queue.push_front(entry);
+    }
+
+    /// Takes the last entry.
+    pub fn pop_back(&mut self) -> Option<T> {
+        self.queue.pop_back()
+    }
+
+    /// Takes the first entry out that `is_it`.
+    pub fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let at = self.queue.iter().position(is_it)?;
+        self.queue.remove(at)
+    }
+
     pub fn len(&self) -> usize {
         self.queue.len()
     }
@@ -130,6 +146,18 @@ mod tests {
         ready.push(3);
         assert_eq!(ready.drain(), [1, 2, 3]);
         assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn both_ends_and_the_middle() {
+        let mut ready = ReadyQueue::new();
+        [1, 2, 3, 4].into_iter().for_each(|entry| ready.push(entry));
+        ready.push_front(0);
+        assert_eq!(
+            (ready.pop_back(), ready.remove(|&entry| entry == 2), ready.remove(|&entry| entry == 9)),
+            (Some(4), Some(2), None)
+        );
+        assert_eq!(ready.drain(), [0, 1, 3]);
     }
 
     #[test]

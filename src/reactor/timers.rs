@@ -90,6 +90,41 @@ impl<T> TimerHeap<T> {
         self.dead.store(0, Relaxed);
     }
 
+    /// How many entries are not cancelled.
+    pub fn live(&self) -> usize {
+        self.heap.len().saturating_sub(self.dead.load(Relaxed))
+    }
+
+    /// The earliest entry, cancelled or not.
+    pub fn peek(&self) -> Option<&T> {
+        self.heap.peek().map(|timer| &timer.owner)
+    }
+
+    /// The owners, earliest first.
+    pub fn sorted(&self) -> Vec<&T> {
+        let mut timers: Vec<_> = self.heap.iter().collect();
+        timers.sort_unstable_by(|a, b| b.cmp(a));
+        timers.into_iter().map(|timer| &timer.owner).collect()
+    }
+
+    /// Takes the entry out that `is_it`, in time linear in the size of the heap unless it is the earliest.
+    pub fn remove(&mut self, is_it: impl Fn(&T) -> bool, is_live: impl Fn(&T) -> bool) -> Option<T> {
+        let removed = if self.heap.peek().is_some_and(|timer| is_it(&timer.owner)) {
+            self.heap.pop()
+        } else {
+            let mut timers = std::mem::take(&mut self.heap).into_vec();
+            let at = timers.iter().position(|timer| is_it(&timer.owner));
+            let removed = at.map(|at| timers.swap_remove(at));
+            self.heap = BinaryHeap::from(timers);
+            removed
+        };
+        let owner = removed?.owner;
+        if !is_live(&owner) {
+            self.dead.fetch_sub(1, Relaxed);
+        }
+        Some(owner)
+    }
+
     /// Takes everything out.
     pub fn drain(&mut self) -> Vec<T> {
         self.dead.store(0, Relaxed);
@@ -148,6 +183,24 @@ mod tests {
         assert_eq!(timers.next_deadline(|_| true, &mut Vec::new()), Some(10));
         assert_eq!(drain_due(&mut timers, 30), [2, 5, 4, 1, 3]);
         assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn what_is_removed_is_not_due() {
+        let mut timers = TimerHeap::new();
+        for (deadline, owner) in [(30, 3), (10, 1), (40, 4), (20, 2)] {
+            timers.push(deadline, owner);
+        }
+        timers.dead().fetch_add(1, Relaxed);
+        let is_live = |&owner: &u32| owner != 4;
+        assert_eq!((timers.live(), timers.sorted()), (3, vec![&1, &2, &3, &4]));
+        assert_eq!(timers.remove(|&owner| owner == 1, is_live), Some(1));
+        assert_eq!(timers.remove(|&owner| owner == 3, is_live), Some(3));
+        assert_eq!(timers.remove(|&owner| owner == 3, is_live), None);
+        assert_eq!((timers.live(), timers.peek()), (1, Some(&2)));
+        assert_eq!(timers.remove(|&owner| owner == 4, is_live), Some(4));
+        assert_eq!((timers.live(), timers.len()), (1, 1));
+        assert_eq!(drain_due(&mut timers, 100), [2]);
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Lifecycle {
         self.phase
     }
 
+    /// asyncio's `_conn_lost`, for a transport that counts its writes after the loss from 1.
+    pub fn count_of_lost(&self, writes: u32) -> u32 {
+        if matches!(self.phase, Phase::Open | Phase::Draining) { 0 } else { writes }
+    }
+
     pub fn is_closing(&self) -> bool {
         self.phase != Phase::Open
     }

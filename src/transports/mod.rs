@@ -16,6 +16,8 @@ pub mod bare;
 #[cfg(feature = "python")]
 pub mod datagram;
 #[cfg(feature = "python")]
+pub mod inside;
+#[cfg(feature = "python")]
 pub mod listener;
 #[cfg(feature = "python")]
 pub mod pipe;

@@ -115,6 +115,12 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         gathered
     }
 
+    /// Copies of the chunks, without what has been sent.
+    pub fn copies(&self) -> Vec<Vec<u8>> {
+        let mut sent = self.sent;
+        self.chunks.iter().map(|chunk| chunk.as_ref()[std::mem::take(&mut sent)..].to_vec()).collect()
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.chunks.clear();

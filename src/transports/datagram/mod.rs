@@ -26,6 +26,7 @@ use pyo3::types::PyDict;
 use super::datagram_queue::DatagramQueue;
 use super::flow::Flow;
 use super::habit::Habit;
+use super::inside::Inside;
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::peers::Peers;
 use super::report::{self, Reporter, not_implemented};
@@ -394,6 +395,15 @@ impl DatagramTransport {
         // Whoever takes the socket to use it directly does so behind what was sent.
         Self::send_kept(slf)?;
         Ok(slf.get().extra.bind(slf.py()).get_item(name)?.or(default))
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
+        let (fd, closed, lost) = self.state.with(py, |state| {
+            let lost = state.life.count_of_lost(state.dropped);
+            (state.socket.number(), state.socket.is_closed(), lost)
+        });
+        Ok((fd, closed, lost, self.extra.bind(py).clone(), self.queued(py)?))
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

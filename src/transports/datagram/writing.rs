@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::{DatagramTransport, KIND, State};
 use crate::error::os_error;
@@ -36,6 +37,16 @@ pub(super) enum Target {
     Address(SocketAddress),
     /// An address that only the socket's own `sendto` can make sense of: a host name, say, or a mistake.
     Python(Py<PyAny>),
+}
+
+impl Target {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Peer => Self::Peer,
+            Self::Address(address) => Self::Address(address.clone()),
+            Self::Python(address) => Self::Python(address.clone_ref(py)),
+        }
+    }
 }
 
 impl AsRef<[u8]> for Datagram {
@@ -188,6 +199,24 @@ impl DatagramTransport {
                 Self::queue_grown(slf)
             }),
         }
+    }
+
+    /// What is queued, as `(data, address)`.
+    pub(super) fn queued<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let copies: Vec<_> = self.state.with(py, |state| {
+            let copy = |datagram: &Datagram| (datagram.as_ref().to_vec(), datagram.to.clone_ref(py));
+            state.queue.iter().map(copy).collect()
+        });
+        let peer = self.extra.bind(py).get_item(&self.core.names.peername)?;
+        let rows = copies.into_iter().map(|(data, to)| {
+            let address = match to {
+                Target::Peer => peer.clone(),
+                Target::Address(address) => Some(sockaddr::to_python(py, &address)?),
+                Target::Python(address) => Some(address.into_bound(py)),
+            };
+            Ok((PyBytes::new(py, &data), address).into_pyobject(py)?.into_any())
+        });
+        rows.collect()
     }
 
     /// The program asks the transport something: it finds that everything was sent which the kernel takes.

@@ -22,6 +22,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::inside::{self, Inside};
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::report::Reporter;
 use crate::core::{Kind, LoopCore, Native, Source};
@@ -155,6 +156,12 @@ impl<S> End<S> {
 
     fn extra<'py>(&self, py: Python<'py>) -> Bound<'py, PyDict> {
         self.state.with(py, |state| state.extra.bind(py).clone())
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn inside<'py>(&self, py: Python<'py>, lost: u32, queued: Vec<Vec<u8>>) -> Inside<'py> {
+        let closed = self.state.with(py, |state| state.pipe.is_none());
+        (self.fd, closed, lost, self.extra(py), inside::chunks(py, queued))
     }
 
     fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {

@@ -18,6 +18,7 @@ use crate::handle::Callback;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
+use crate::transports::inside::Inside;
 use crate::transports::lifecycle::Event;
 use crate::transports::receiving::{self, ReadSize};
 
@@ -246,6 +247,11 @@ impl ReadPipeTransport {
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(self.end.extra(name.py()).get_item(name)?.or(default))
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn _inside<'py>(&self, py: Python<'py>) -> Inside<'py> {
+        self.end.inside(py, 0, Vec::new())
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

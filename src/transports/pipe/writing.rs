@@ -18,6 +18,7 @@ use crate::py::context;
 use crate::reactor::readiness::Readiness;
 use crate::transports::flow::Flow;
 use crate::transports::habit::Habit;
+use crate::transports::inside::Inside;
 use crate::transports::lifecycle::Event;
 use crate::transports::report::{self, not_implemented};
 use crate::transports::write_queue::WriteQueue;
@@ -242,6 +243,13 @@ impl WritePipeTransport {
         // Whoever takes the pipe to use it directly does so behind what was written.
         Self::send_kept(slf)?;
         Ok(end.extra(slf.py()).get_item(name)?.or(default))
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn _inside<'py>(&self, py: Python<'py>) -> Inside<'py> {
+        let (lost, queued) =
+            self.end.state.with(py, |state| (state.side.dropped_writes, state.side.queue.copies()));
+        self.end.inside(py, lost, queued)
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

@@ -21,6 +21,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::flow::Flow;
 use super::habit::Habit;
+use super::inside::{self, Inside};
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::receiving::ReadSize;
 use super::report;
@@ -375,6 +376,16 @@ impl StreamTransport {
         };
         extra.set_item(name, &value)?;
         Ok(Some(value))
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
+        let extra = self.extra(py)?;
+        let (fd, closed, lost, queued) = self.state.with(py, |state| {
+            let lost = state.life.count_of_lost(state.dropped_writes);
+            (state.socket.number(), state.socket.is_closed(), lost, state.queue.copies())
+        });
+        Ok((fd, closed, lost, extra, inside::chunks(py, queued)))
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
