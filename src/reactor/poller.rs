@@ -17,7 +17,7 @@ const MAX_EVENTS: usize = 1024;
 /// The poll itself, and what it found.
 pub struct Poller {
     poll: mio::Poll,
-    /// For mio's own wait, where [`sys::epoll_wait`] does not exist.
+    /// For mio's own wait, where [`sys::epoll_wait`] does not exist or is not to be used.
     pub(super) events: Option<mio::Events>,
     #[cfg(target_os = "linux")]
     raw: Box<[std::mem::MaybeUninit<libc::epoll_event>]>,
@@ -27,9 +27,13 @@ pub struct Poller {
 
 impl Poller {
     pub(super) fn new(poll: mio::Poll) -> Self {
+        #[cfg(target_os = "linux")]
+        let by_mio = sys::is_wait_replaced();
+        #[cfg(not(target_os = "linux"))]
+        let by_mio = true;
         Self {
             poll,
-            events: None,
+            events: by_mio.then(|| mio::Events::with_capacity(MAX_EVENTS)),
             #[cfg(target_os = "linux")]
             raw: Box::new_uninit_slice(MAX_EVENTS),
             found: Vec::new(),

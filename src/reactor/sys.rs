@@ -62,10 +62,8 @@ pub fn watch_forks() {
 // ---------------------------------------------------------------------------------------------- libraries
 
 /// A shared library that the process has loaded already.
-#[cfg(feature = "python")]
 pub struct Library(std::ptr::NonNull<libc::c_void>);
 
-#[cfg(feature = "python")]
 impl Library {
     /// The library with this file name, or `None` if it is not loaded; without a name, the program itself. It stays
     /// loaded for as long as the process lives.
@@ -120,6 +118,23 @@ pub fn epoll_wait(
         ready(mio::Token(event.u64 as usize), epoll_readiness(event.events));
     }
     Ok(())
+}
+
+/// Is libc's wait replaced by another library's, as libfaketime does to make time pass faster (`LD_PRELOAD`)? That
+/// cannot see [`epoll_wait`], and fakes the clock all the same: mio's wait, which is libc's, has to be used then.
+#[cfg(target_os = "linux")]
+pub fn is_wait_replaced() -> bool {
+    static REPLACED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *REPLACED.get_or_init(|| {
+        let wait = |library: Option<&std::ffi::CStr>| Library::loaded(library)?.symbol(c"epoll_wait");
+        is_replaced(wait(None), wait(Some(c"libc.so.6")))
+    })
+}
+
+/// Do the process and libc mean different functions by a name? Where libc has another file name, nobody knows.
+#[cfg(target_os = "linux")]
+fn is_replaced<T: PartialEq>(used: Option<T>, own: Option<T>) -> bool {
+    matches!((used, own), (Some(used), Some(own)) if used != own)
 }
 
 #[cfg(target_os = "linux")]
@@ -489,6 +504,16 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
         let error = grow_pipe(socket.as_fd(), 4096).expect_err("no pipe");
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_wait_of_another_library_is_noticed() {
+        assert!(is_replaced(Some(1), Some(2)));
+        assert!(!is_replaced(Some(1), Some(1)));
+        assert!(!is_replaced(Some(1), None) && !is_replaced(None, Some(1)));
+        let preloaded = std::env::var_os("LD_PRELOAD").is_some();
+        assert!(preloaded || !is_wait_replaced(), "nobody has");
     }
 
     #[test]
