@@ -119,6 +119,9 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         None => Ok(()),
     };
     let signals = py.check_signals();
+    if timeout != Some(0) && signals.is_ok() && core.names.profile_function.is_set(py) {
+        core.names.outside_tasks.call0(py)?;
+    }
     match polled {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(py, &error)),
         _ => signals.map(|()| true),
@@ -134,8 +137,13 @@ fn before_waiting(
     if timeout == Some(0) {
         return Ok(timeout);
     }
-    // Finalizers of what has ended may have scheduled something: look again.
-    let timeout = match core.end_lingering(event_loop.py()) {
+    let py = event_loop.py();
+    let profiled = core.names.profile_function.is_set(py);
+    if profiled {
+        core.names.outside_tasks.call0(py)?;
+    }
+    // Finalizers of what has ended, or a profiler, may have scheduled something: look again.
+    let timeout = match core.end_lingering(py) || profiled {
         true => [timeout, poll_timeout(event_loop, core)?].into_iter().flatten().min(),
         false => timeout,
     };
@@ -346,7 +354,7 @@ pub fn find_for_program(
     core.waker.unpark();
     let busy = core.state.with(py, |state| {
         state.ready.receive(&core.inbox);
-        !state.ready.is_empty() || core.stopping.load(SeqCst)
+        !state.ready.is_empty() || !state.reactor.found().is_empty() || core.stopping.load(SeqCst)
     });
     let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };
     sent.and_then(|()| find(event_loop, core, timeout)).map(drop)

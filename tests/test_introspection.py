@@ -3,11 +3,13 @@ tracemalloc. Debug mode has a file of its own.
 """
 
 import asyncio
+import contextvars
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -256,3 +258,49 @@ async def test_where_objects_were_made(traced):
     timer.cancel()
     task.cancel()
     await asyncio.wait([task])
+
+
+# --- profilers ---
+
+
+async def test_profiler_sees_that_a_task_waits():
+    """A profiler that goes by contexts, as pyinstrument does, is called outside of the task's before and after the loop waits."""
+    var = contextvars.ContextVar("var", default=None)
+    seen = []
+
+    def profile(frame, event, arg):
+        if event == "call":
+            seen.append((var.get(), frame.f_code.co_name, time.monotonic()))
+
+    var.set("in the task")
+    sys.setprofile(profile)
+    try:
+        start = time.monotonic()
+        await asyncio.sleep(0.2)
+        end = time.monotonic()
+    finally:
+        sys.setprofile(None)
+    outside = [when for context, _, when in seen if context is None]
+    assert start <= outside[0] < start + 0.15
+    assert start + 0.15 < outside[-1] <= end
+    assert not [name for context, name, when in seen if context is not None and start + 0.15 < when < start + 0.19]
+    assert end - start >= 0.2
+
+
+async def test_profiler_that_schedules_something():
+    """It is called when the loop is about to wait, which then does not."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def profile(frame, event, arg):
+        if event == "call" and not scheduled and frame.f_code.co_name == "outside_tasks":
+            scheduled.append(loop.call_soon(done.set_result, None))
+
+    scheduled = []
+    if type(loop).__module__.startswith("asyncio"):
+        pytest.skip("asyncio's loop has computed how long it waits by then")
+    sys.setprofile(profile)
+    try:
+        await asyncio.wait_for(done, 10)
+    finally:
+        sys.setprofile(None)

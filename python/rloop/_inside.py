@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ._signals import Signals
 
 
+def outside_tasks() -> None:
+    """Called before and after a wait where a profiler looks on: it sees that the time is no task's own."""
+
+
 # What a program may replace on one loop, and `call_later()` and the turns go by. They do not look each time.
 _OF_TIMERS = frozenset({"time", "call_at", "__class__"})
 

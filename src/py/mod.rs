@@ -10,5 +10,6 @@ pub mod context;
 pub mod fastcall;
 pub mod gc;
 pub mod names;
+pub mod profiling;
 pub mod sockaddr;
 pub mod thread_end;

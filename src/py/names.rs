@@ -6,12 +6,16 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use super::profiling::ProfileFunction;
+
 macro_rules! names {
     (strings { $($string:ident),* $(,)? } imports { $($import:ident = $module:literal . $path:literal),* $(,)? }) => {
         /// The table. Strings are interned, so that attribute look-up compares pointers.
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
+            /// How to see that a profiler is at work.
+            pub profile_function: ProfileFunction,
             /// The empty string.
             pub empty: Py<PyString>,
             /// The keyword `loop`, which Rust has another use for.
@@ -52,6 +56,7 @@ macro_rules! names {
                         .getattr("_SendfileMode")?
                         .getattr("FALLBACK")?
                         .unbind(),
+                    profile_function: ProfileFunction::find(py),
                     own_writelines: py.version_info() >= (3, 12),
                     datagram_headers: py.version_info() >= (3, 13),
                     threadsafe_handle: py
@@ -78,6 +83,7 @@ names! {
         transport, write,
     }
     imports {
+        outside_tasks = "rloop._inside"."outside_tasks",
         af_inet = "socket"."AF_INET",
         af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
