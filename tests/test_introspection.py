@@ -264,7 +264,7 @@ async def test_where_objects_were_made(traced):
 
 
 async def test_profiler_sees_that_a_task_waits():
-    """A profiler that goes by contexts, as pyinstrument does, is called outside of the task's before and after the loop waits."""
+    """A profiler that goes by contexts, as pyinstrument does, is called outside of it before and after a wait."""
     var = contextvars.ContextVar("var", default=None)
     seen = []
 
