@@ -413,3 +413,14 @@ def test_class_replaced(loop):
     turn(loop)
     assert fired == ["fired"]
     assert loop.call_later(0, print).when() - time.monotonic() == pytest.approx(200, abs=10)
+
+
+# asyncio goes by `time.monotonic`: there the sleep does not end.
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+def test_frozen_clock_of_python_stops_no_timer(loop, monkeypatch):
+    """As freezegun does."""
+    frozen = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: frozen)
+    start = loop.time()
+    loop.run_until_complete(asyncio.sleep(0.05))
+    assert loop.time() - start >= 0.05

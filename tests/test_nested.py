@@ -4,10 +4,13 @@ They put methods of theirs on the class of the loop and change asyncio itself, s
 its own.
 """
 
+import pathlib
 import sys
 
 import pytest
 
+# Where the child finds the certificates.
+HERE = str(pathlib.Path(__file__).parent)
 PACKAGES = ["nest_asyncio", "nest_asyncio2"]
 
 
@@ -18,7 +21,8 @@ def nested(request, child):
     def run(source, uses_current_task=False):
         if uses_current_task and request.param == "nest_asyncio" and sys.version_info >= (3, 14):
             pytest.skip("with nest_asyncio on Python 3.14, asyncio.current_task() is None on every loop")
-        result = child(f"import {request.param} as nest\n" + PRELUDE + source, "-W", "ignore::DeprecationWarning")
+        source = f"import {request.param} as nest\n" + PRELUDE + source
+        result = child(source, "-W", "ignore::DeprecationWarning", PYTHONPATH=HERE)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
         assert result.stdout == "end\n"
 
@@ -209,6 +213,58 @@ async def main():
     writer.close()
     await writer.wait_closed()
     right.close()
+
+loop.run_until_complete(main())
+assert not problems, problems
+loop.close()
+print("end")
+"""
+    )
+
+
+# asyncio's connection cannot receive while its own callback runs the loop: its context is entered already.
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+@pytest.mark.parametrize("tls", [False, True])
+def test_protocol_that_waits_for_more_of_its_own_connection(nested, tls):
+    contexts = "certificates.server_context(), certificates.client_context()" if tls else "None, None"
+    nested(
+        f"import certificates\ncontexts = {contexts}\n"
+        """
+nest.apply(loop)
+got = []
+
+async def rest():
+    while sum(map(len, got)) < 8:
+        await asyncio.sleep(0.001)
+
+class Server(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        got.append(data)
+        if len(got) == 1:
+            self.transport.write(b"more")
+            loop.run_until_complete(rest())
+            self.transport.write(b"".join(got))
+            self.transport.close()
+
+async def main():
+    server_context, client_context = contexts
+    server = await loop.create_server(Server, "127.0.0.1", 0, ssl=server_context)
+    reader, writer = await asyncio.open_connection(
+        *server.sockets[0].getsockname()[:2],
+        ssl=client_context,
+        server_hostname="localhost" if client_context else None,
+    )
+    writer.write(b"abcd")
+    assert await reader.readexactly(4) == b"more"
+    writer.write(b"efgh")
+    assert await reader.read() == b"abcdefgh"
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
 
 loop.run_until_complete(main())
 assert not problems, problems
