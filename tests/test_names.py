@@ -56,6 +56,13 @@ def test_public_names_belong_to_the_package(name):
     assert pickle.loads(pickle.dumps(value)) is value
 
 
+def test_source_is_right_or_not_there():
+    """The module that `Loop` names is not the file it is in; `inspect` must not show lines of another one."""
+    assert "def run_forever(" in inspect.getsource(rloop.Loop.run_forever)
+    with pytest.raises(OSError):
+        inspect.getsource(rloop.Loop)
+
+
 def test_signature_of_new_event_loop():
     assert inspect.signature(rloop.new_event_loop) == inspect.Signature()
     assert inspect.getdoc(rloop.new_event_loop).startswith("Make a new loop: the `loop_factory` for ")
