@@ -157,3 +157,17 @@ async def test_paused_between_the_pieces_of_a_record():
                 await asyncio.sleep(0)
             assert len(protocol.data) == count
             transport.resume_reading()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_end_behind_more_than_a_buffer(clean):
+    """All data are delivered before the end, with or without close_notify."""
+    if on_asyncio():
+        pytest.skip("asyncio delivers one buffer more, and loses the rest")
+    async with tls_connection(with_buffer(100)) as (_, protocol, peer):
+        last = peer.encrypt(DATA[:10_000])
+        peer.send_raw(last + peer.close_notify() if clean else last)
+        peer.send_eof()
+        await protocol.lost
+        assert protocol.data == DATA[:10_000]
+        assert protocol.calls[-2:] == ["eof_received", "connection_lost"]

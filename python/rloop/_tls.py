@@ -138,15 +138,13 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
                 logger.debug("%r received EOF", self)
             if self._state == HANDSHAKE:
                 self._handshake_done(ConnectionResetError())
-            elif self._state == WRAPPED:
-                self._state = FLUSHING
+            elif self._state in (WRAPPED, FLUSHING):
+                # FLUSHING: this is called once more after an exit.
+                if self._state == WRAPPED:
+                    self._state = FLUSHING
                 if self._app_reading_paused:
                     return True
                 self._do_flush()
-            elif self._state == FLUSHING:
-                self._send_all()
-                self._state = SHUTDOWN
-                self._do_shutdown()
             elif self._state == SHUTDOWN:
                 self._do_shutdown()
         except Exception:
@@ -161,7 +159,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             self._do_handshake()
         elif self._state == WRAPPED:
             self._read_on()
-        elif self._state == FLUSHING:
+        elif self._state == FLUSHING and not self._app_reading_paused:
             self._do_flush()
         elif self._state == SHUTDOWN:
             self._do_shutdown()
@@ -204,7 +202,16 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             self._made = True
             assert self._app_protocol is not None
             assert self._app_transport is not None
-            self._app_protocol.connection_made(self._app_transport)
+            try:
+                self._app_protocol.connection_made(self._app_transport)
+            except (KeyboardInterrupt, SystemExit):
+                # The connection is made all the same: it goes on when the loop does.
+                self._loop.call_soon(self._begin)
+                raise
+        self._begin()
+
+    def _begin(self) -> None:
+        """Tell who waits for the connection, and deliver what has come behind the handshake."""
         self._wake_waiter(None)
         self._read_on()
 
@@ -253,7 +260,11 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def _do_flush(self) -> None:
         self._read_on()
         if self._state == FLUSHING:  # reading may have ended the connection
-            self._send_all()
+            try:
+                self._send_all()
+            except (KeyboardInterrupt, SystemExit):
+                self._loop.call_soon(self._proceed)
+                raise
         if self._state == FLUSHING:
             self._state = SHUTDOWN
             self._do_shutdown()
@@ -269,11 +280,13 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             self._fatal_error(exc)
         else:
             self._send_output()
-            self._call_eof_received()
-            # `close` flushes first, which a peer that does not read can delay for ever.
-            self._start_shutdown_timer()
-            if self._transport is not None:
-                self._loop.call_soon(self._transport.close)
+            try:
+                self._call_eof_received()
+            finally:
+                # `close` flushes first, which a peer that does not read can delay for ever.
+                self._start_shutdown_timer()
+                if self._transport is not None:
+                    self._loop.call_soon(self._transport.close)
 
     def _call_eof_received(self) -> None:
         if not self._made or self._eof_told:

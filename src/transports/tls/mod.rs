@@ -16,7 +16,7 @@ mod reading;
 mod transport;
 mod writing;
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyRuntimeError;
@@ -32,6 +32,7 @@ use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use engine::Engine;
+use reading::End;
 pub use reading::Received;
 pub use transport::{TlsTransport, add_raw_methods};
 
@@ -69,6 +70,8 @@ pub struct TlsLayer {
     /// Set once, by `_open`.
     engine: OnceLock<Engine>,
     phase: AtomicU8,
+    /// A call that reads what is left of what was received is scheduled.
+    reads_on: AtomicBool,
     state: LoopCell<State>,
 }
 
@@ -81,6 +84,8 @@ struct State {
     buffered: bool,
     /// The program has paused reading; so has this layer the transport below.
     paused: bool,
+    /// What was read behind the data with which the protocol has left the loop.
+    end: Option<End>,
     /// What is to be encrypted.
     queue: WriteQueue<Chunk>,
     flow: Flow,
@@ -218,11 +223,13 @@ impl TlsLayer {
             event_loop: event_loop.clone().unbind(),
             engine: OnceLock::new(),
             phase: AtomicU8::new(Phase::Unwrapped as u8),
+            reads_on: AtomicBool::new(false),
             state: LoopCell::new(State {
                 lower: None,
                 protocol: None,
                 buffered: false,
                 paused: false,
+                end: None,
                 queue: WriteQueue::new(),
                 flow: Flow::with_high(HIGH_WATER_WRITE),
                 read_limits: Flow::with_high(HIGH_WATER_READ),
@@ -322,7 +329,7 @@ impl TlsLayer {
     fn _drop_queued(&self, py: Python<'_>) -> PyResult<()> {
         let dropped = self.state.with(py, |state| {
             state.conn_lost += 1;
-            std::mem::take(&mut state.queue)
+            (std::mem::take(&mut state.queue), state.end.take())
         });
         drop(dropped);
         self.engine()?.clear(py);
@@ -331,13 +338,15 @@ impl TlsLayer {
 
     /// The step after `resume_reading`.
     fn _resumed(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::proceed(slf)?;
+        let proceeded = Self::proceed(slf);
         let (py, this) = (slf.py(), slf.get());
         let paused = this.state.with(py, |state| state.paused);
-        match this.lower(py).filter(|_| !paused) {
+        // Also when that leaves the loop: nothing else resumes the transport below.
+        let resumed = match this.lower(py).filter(|_| !paused) {
             Some(lower) => lower.call_method0(&this.core.names.resume_reading).map(drop),
             None => Ok(()),
-        }
+        };
+        proceeded.and(resumed)
     }
 
     // What a transport calls that does not know this class. A stream transport calls `received` instead.

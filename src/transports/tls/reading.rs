@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 use super::engine::{Engine, Read};
 use super::{Phase, TlsLayer};
 use crate::core::Buffer;
+use crate::error::leaves_the_loop;
 use crate::handle::Callback;
 use crate::py::bytes::{self, Writable};
 use crate::py::calls;
@@ -24,7 +26,7 @@ pub enum Received {
 }
 
 /// What ended a series of reads.
-enum End {
+pub(super) enum End {
     /// Nothing is left before more comes from the peer.
     Nothing,
     /// The buffer is full.
@@ -41,7 +43,7 @@ impl TlsLayer {
     ) -> PyResult<Received> {
         let (py, this) = (slf.py(), slf.get());
         let engine = this.engine()?;
-        if this.phase() == Phase::Wrapped && engine.input_len(py) > 0 {
+        if this.phase() == Phase::Wrapped && this.is_behind(py)? {
             return Ok(Received::Later);
         }
         let spare = &this.core.spare_buffer;
@@ -71,26 +73,36 @@ impl TlsLayer {
         }
     }
 
+    /// True if there is something left to read of what was received.
+    fn is_behind(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.reads_on.load(Relaxed) || self.engine()?.input_len(py) > 0)
+    }
+
     /// Delivers what can be decrypted, and sends what that has brought about.
     pub(super) fn read_app(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().reads_on.store(false, Relaxed);
         if !matches!(slf.get().phase(), Phase::Wrapped | Phase::Flushing) {
             return Ok(());
         }
         match Self::deliver(slf) {
+            Err(error) if leaves_the_loop(slf.py(), &error) => {
+                // What has come behind it is in no socket, and makes no event: it is read when the loop runs on.
+                return slf.get().read_later(slf, "_proceed").and(Err(error));
+            }
             // As in asyncio, whose transport below gets to see a CancelledError.
             Err(error) if !error.is_instance_of::<PyException>(slf.py()) => return Err(error),
             Err(error) => return Self::fail(slf, error, "Fatal error on SSL protocol"),
             Ok(()) => {}
         }
-        Self::encrypt(slf, false)?;
-        slf.get().receive_on(slf.py())
+        let sent = Self::encrypt(slf, false);
+        sent.and(slf.get().receive_on(slf.py()))
     }
 
     /// Has a stream transport that was told "later" receive again, once everything is read.
     fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(stream) = self.stream(py)
             && !self.is_paused(py)
-            && self.engine()?.input_len(py) == 0
+            && !self.is_behind(py)?
         {
             stream.get().read_on(py);
         }
@@ -110,18 +122,22 @@ impl TlsLayer {
             else {
                 return Ok(());
             };
-            let end = if buffered {
-                this.read_into_protocol(slf, &protocol)?
-            } else {
-                this.read_bytes(py, &protocol)?
+            let kept = this.state.with(py, |state| state.end.take());
+            let end = match kept {
+                Some(end) => end,
+                None if buffered => this.read_into_protocol(slf, &protocol)?,
+                None => this.read_bytes(py, &protocol)?,
             };
             match end {
                 End::Nothing => return Ok(()),
-                End::Full if buffered => return this.read_later(slf),
+                // The rest has to wait for the protocol's next buffer: the others get their turn first.
+                End::Full if buffered => return this.read_later(slf, "_read_on"),
                 End::Full => {}
                 End::Closed => {
-                    calls::method(slf.as_any(), &this.core.names._call_eof_received, [])?;
-                    return slf.call_method0(&this.core.names._start_shutdown).map(drop);
+                    let told = calls::method(slf.as_any(), &this.core.names._call_eof_received, []);
+                    // Also when that leaves the loop: nothing else ends the connection.
+                    let ended = slf.call_method0(&this.core.names._start_shutdown);
+                    return told.and(ended).map(drop);
                 }
                 End::Failed(error) => return Err(error),
             }
@@ -144,9 +160,22 @@ impl TlsLayer {
         let (data, count) = filled?;
         if count > 0 {
             // What came before an error is delivered.
-            calls::method(protocol, &self.core.names.data_received, [data.as_any()])?;
+            let told = calls::method(protocol, &self.core.names.data_received, [data.as_any()]);
+            return self.after(py, told, end);
         }
         Ok(end)
+    }
+
+    /// What comes after a call of the protocol: the end that was read behind its data. When the call leaves the loop, an
+    /// end that no other read would find again is kept for the next one.
+    fn after(&self, py: Python<'_>, told: PyResult<Bound<'_, PyAny>>, end: End) -> PyResult<End> {
+        let Err(error) = told else {
+            return Ok(end);
+        };
+        if leaves_the_loop(py, &error) && matches!(end, End::Closed | End::Failed(_)) {
+            self.state.with(py, |state| state.end = Some(end));
+        }
+        Err(error)
     }
 
     fn read_into_protocol(&self, slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
@@ -165,15 +194,18 @@ impl TlsLayer {
         let (count, end) = read_all(py, engine, unsafe { writable.as_slice(py) });
         drop(writable);
         if count > 0 {
-            calls::method(protocol, &names.buffer_updated, [&count.into_pyobject(py)?.into_any()])?;
+            let count = count.into_pyobject(py)?.into_any();
+            return self.after(py, calls::method(protocol, &names.buffer_updated, [&count]), end);
         }
         Ok(end)
     }
 
-    /// The rest has to wait for the protocol's next buffer: the others get their turn first.
-    fn read_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let callback = Callback { callback: slf.getattr("_read_on")?, args: &[], context: None };
-        self.core.call_soon(self.event_loop.bind(slf.py()), callback).map(drop)
+    /// Has a method of the layer that reads on called in the next turn.
+    fn read_later(&self, slf: &Bound<'_, Self>, method: &str) -> PyResult<()> {
+        let callback = Callback { callback: slf.getattr(method)?, args: &[], context: None };
+        self.core.call_soon(self.event_loop.bind(slf.py()), callback)?;
+        self.reads_on.store(true, Relaxed);
+        Ok(())
     }
 }
 
