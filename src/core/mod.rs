@@ -25,6 +25,7 @@ use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
 use crate::py::gc::track;
+use crate::py::interpreter::require_gil;
 use crate::py::names::{Names, names};
 use crate::py::thread_end;
 use crate::reactor::Reactor;
@@ -116,6 +117,7 @@ pub struct LoopCore {
 
 impl LoopCore {
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+        require_gil(py)?;
         thread_end::stop_instead(py);
         let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
         let state = State {
