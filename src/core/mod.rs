@@ -240,12 +240,14 @@ impl LoopCore {
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let visit_entry = |entry: &Entry| match entry {
+            Entry::Handle(handle) => Handle::traverse_from_queue(handle, visit),
+            _ => Ok(()),
+        };
+        // Threads leave handles here with the interpreter held only, so that a collection finds the same ones throughout.
+        self.inbox.try_visit(visit_entry)?;
         let visit_state = |state: &State| {
-            for entry in state.ready.iter() {
-                if let Entry::Handle(handle) = entry {
-                    Handle::traverse_from_queue(handle, visit)?;
-                }
-            }
+            state.ready.iter().try_for_each(visit_entry)?;
             let timers = state.timers.iter().chain(&state.spare_timers);
             timers
                 .map(TimerHandle::as_handle)
