@@ -33,32 +33,42 @@ mod py;
 #[cfg(feature = "python")]
 mod run;
 
-/// The extension module `rloop._rloop`.
+/// The extension module `rloop._rloop`. It says that it needs the GIL: CPython's builds without one turn it on then.
 #[cfg(feature = "python")]
-#[pyo3::pymodule]
+#[pyo3::pymodule(gil_used = true)]
 mod _rloop {
     use pyo3::prelude::*;
 
-    #[pymodule_export]
     use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, add_raw_methods, new_event_loop};
-    #[pymodule_export]
     use crate::handle::{Handle, TimerHandle};
-    #[pymodule_export]
     use crate::transports::bare::BareSocket;
-    #[pymodule_export]
     use crate::transports::datagram::DatagramTransport;
-    #[pymodule_export]
     use crate::transports::listener::Listener;
-    #[pymodule_export]
     use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
-    #[pymodule_export]
     use crate::transports::stream::StreamTransport;
-    #[pymodule_export]
     use crate::transports::tls::{TlsLayer, TlsTransport};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Before any class is made: classes are made once in a process, of the objects of one interpreter.
+        crate::py::interpreter::refuse_subinterpreter(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add_class::<BareSocket>()?;
+        module.add_class::<DatagramTransport>()?;
+        module.add_class::<EventLoop>()?;
+        module.add_class::<Handle>()?;
+        module.add_class::<Listener>()?;
+        module.add_class::<Poll>()?;
+        module.add_class::<ReadPipeTransport>()?;
+        module.add_class::<ReadyHandles>()?;
+        module.add_class::<StreamTransport>()?;
+        module.add_class::<TimerHandle>()?;
+        module.add_class::<Timers>()?;
+        module.add_class::<TlsLayer>()?;
+        module.add_class::<TlsTransport>()?;
+        module.add_class::<WritePipeTransport>()?;
+        module.add_function(wrap_pyfunction!(add_raw_methods, module)?)?;
+        module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
         crate::transports::datagram::add_raw_methods(module.py())?;

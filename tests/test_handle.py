@@ -188,6 +188,74 @@ def test_cycle_through_a_loop_is_collected(loop_factory, callback, ran):
     assert gone() is None
 
 
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("schedule", ["call_soon(print)", "call_later(3600, print)", "call_soon_threadsafe(print)"])
+def test_a_loop_with_cancelled_handles_is_collected_unclosed(child, schedule, count):
+    result = child(f"""
+        import gc, warnings, weakref
+        warnings.simplefilter("ignore")
+        # A class of its own, as weak references need one on asyncio's loop too.
+        class Loop(type(new_event_loop())): pass
+        loop = Loop()
+        for _ in range({count}):
+            loop.{schedule}.cancel()
+        gone = weakref.ref(loop)
+        del loop
+        gc.collect()
+        print(gone())
+    """)
+    assert result.stdout == "None\n", result.stderr
+
+
+LINKS = {
+    "call_soon": "loop.call_soon(function, last)",
+    "call_later": "loop.call_later(delay, function, last)",
+    "callback": "loop.call_soon(functools.partial(function, last))",
+    "context": "context_with(last).run(loop.call_soon, function)",
+    "when": "loop.call_at(When(last), function)",
+}
+
+
+@pytest.mark.parametrize("end", ["close", "run", "cancel"])
+@pytest.mark.parametrize("link", LINKS)
+def test_a_long_chain_of_handles_is_released(child, link, end):
+    """Each is known to the next one only: a deallocation that nests would fill the stack."""
+    result = child(f"""
+        import contextvars, functools, sys
+
+        delay = -1 if {end!r} == "run" else 1e6
+        variable = contextvars.ContextVar("variable")
+
+        def context_with(last):
+            context = contextvars.Context()
+            context.run(variable.set, last)
+            return context
+
+        class When(float):
+            def __new__(cls, last):
+                when = float.__new__(cls, delay)
+                when.last = last
+                return when
+
+        def function(*args):
+            pass
+
+        loop = new_event_loop()
+        last = None
+        for _ in range(50_000):
+            last = {LINKS[link]}
+        if {end!r} == "run":
+            loop.call_later(0, loop.stop)
+            loop.run_forever()
+        elif {end!r} == "cancel":
+            last.cancel()
+        loop.close()
+        del last
+        sys.stdout.write("released")
+    """)
+    assert (result.stdout, result.returncode) == ("released", 0), result.stderr
+
+
 def test_weakref(loop):
     handle = loop.call_soon(function)
     ref = weakref.ref(handle)

@@ -313,6 +313,62 @@ def test_cancelled_timers_leave_nothing_behind(loop):
     turn_until(loop, lambda: not any(ref() for ref in refs))
 
 
+# --- `when` as an object ---
+
+
+class When(float):
+    """Can be weakly referenced, and have attributes."""
+
+
+def test_the_finalizer_of_when_may_use_the_loop(loop):
+    """More timers at once than a loop keeps to use again."""
+    left, ran = [], []
+
+    class Scheduling(float):
+        def __del__(self):
+            left.append(loop.call_soon(ran.append, None))
+
+    for _ in range(9000):
+        loop.call_at(Scheduling(loop.time()), function)
+    turn_until(loop, lambda: len(ran) == 9000)
+    assert len(left) == 9000
+
+
+@pytest.mark.parametrize("end", ["run", "cancel"])
+def test_when_goes_with_the_timer(loop, end):
+    when = When(loop.time())
+    gone = weakref.ref(when)
+    timer = loop.call_at(when, function)
+    if end == "cancel":
+        timer.cancel()
+    assert timer.when() is when
+    turn(loop)
+    assert timer.when() is when
+    del when, timer
+    turn(loop)
+    assert gone() is None
+
+
+@pytest.mark.parametrize("end", ["pending", "cancel"])
+def test_a_cycle_through_when_and_an_unclosed_loop_is_collected(child, end):
+    result = child(f"""
+        import gc, warnings, weakref
+        warnings.simplefilter("ignore")
+        class Loop(type(new_event_loop())): pass
+        class When(float): pass
+        loop, when = Loop(), When(3600.0)
+        when.loop = loop
+        timer = loop.call_at(when, print)
+        if {end!r} == "cancel":
+            timer.cancel()
+        gone = weakref.ref(loop)
+        del loop, when, timer
+        gc.collect()
+        print(gone())
+    """)
+    assert result.stdout == "None\n", result.stderr
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_cancelled_timers_do_not_grow_the_process(child):
     source = """

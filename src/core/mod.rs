@@ -25,6 +25,7 @@ use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
 use crate::py::gc::track;
+use crate::py::interpreter::require_gil;
 use crate::py::names::{Names, names};
 use crate::py::thread_end;
 use crate::reactor::Reactor;
@@ -122,6 +123,7 @@ pub struct LoopCore {
 
 impl LoopCore {
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
+        require_gil(py)?;
         thread_end::stop_instead(py);
         let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
         let state = State {
@@ -247,12 +249,14 @@ impl LoopCore {
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let visit_entry = |entry: &Entry| match entry {
+            Entry::Handle(handle) => Handle::traverse_from_queue(handle, visit),
+            _ => Ok(()),
+        };
+        // Threads leave handles here with the interpreter held only, so that a collection finds the same ones throughout.
+        self.inbox.try_visit(visit_entry)?;
         let visit_state = |state: &State| {
-            for entry in state.ready.iter() {
-                if let Entry::Handle(handle) = entry {
-                    Handle::traverse_from_queue(handle, visit)?;
-                }
-            }
+            state.ready.iter().try_for_each(visit_entry)?;
             let timers = state.timers.iter().chain(&state.spare_timers);
             timers
                 .map(TimerHandle::as_handle)

@@ -105,7 +105,7 @@ impl LoopCore {
             None => {
                 let handle = Handle::new(event_loop, callback, debug)?;
                 let dead = self.state.with(py, |state| state.timers.dead().clone());
-                let timer = Bound::new(py, TimerHandle::new(handle, time, dead))?;
+                let timer = Bound::new(py, TimerHandle::new(py, handle, time, dead))?;
                 untrack(&timer);
                 timer
             }
@@ -142,18 +142,11 @@ impl LoopCore {
         if !Handle::recycle(&handle) {
             return;
         }
+        // One too many is dropped here, where nothing is borrowed.
         if handle.is_exact_instance_of::<Handle>() {
-            self.state.with(py, |state| {
-                if state.spare_handles.len() < SPARE_HANDLES {
-                    state.spare_handles.push(handle.unbind());
-                }
-            });
+            drop(self.state.with(py, |state| keep(&mut state.spare_handles, handle.unbind())));
         } else if let Ok(timer) = handle.cast_into::<TimerHandle>() {
-            self.state.with(py, |state| {
-                if state.spare_timers.len() < SPARE_HANDLES {
-                    state.spare_timers.push(timer.unbind());
-                }
-            });
+            drop(self.state.with(py, |state| keep(&mut state.spare_timers, timer.unbind())));
         }
     }
 
@@ -203,4 +196,14 @@ impl LoopCore {
         }
         Ok(deadline_ns(event_loop.call_method0(&self.names.time)?.extract()?))
     }
+}
+
+/// Keeps a handle to use again, or gives it back if there are enough.
+#[inline]
+fn keep<T>(spare: &mut Vec<Py<T>>, handle: Py<T>) -> Option<Py<T>> {
+    if spare.len() >= SPARE_HANDLES {
+        return Some(handle);
+    }
+    spare.push(handle);
+    None
 }

@@ -3,6 +3,7 @@
 //! The model is `asyncio.events`. Nothing here knows of queues or of the clock; a timer only carries its deadline and
 //! tells its heap's counter when it is cancelled.
 
+mod nesting;
 mod running;
 mod timer;
 
@@ -47,15 +48,22 @@ struct Call {
     count: usize,
     /// None: an empty context that nobody has asked for yet.
     context: Option<Py<PyAny>>,
-    /// Debug mode only.
-    debug: Option<Box<Debug>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few handles have. One with any of it is not used again.
+#[derive(Default)]
+struct Rare {
+    /// None: not made in debug mode.
+    debug: Option<Debug>,
+    /// The time of a timer as given by the program, where it was not a float.
+    when: Option<Py<PyAny>>,
 }
 
 /// What debug mode adds to a handle.
-#[derive(Default)]
 struct Debug {
     /// `traceback.StackSummary` of where the handle was made.
-    source_traceback: Option<Py<PyAny>>,
+    source_traceback: Py<PyAny>,
     /// The repr at the time of the cancel, while there still was a callback to name.
     repr: Option<String>,
 }
@@ -101,11 +109,11 @@ impl Call {
     }
 
     /// Takes everything out of a call, to be dropped: the same that dropping the fields would do, less a look per
-    /// field at whether the interpreter is held. False if the call had come from debug mode.
+    /// field at whether the interpreter is held. False if the call had something rare.
     #[inline]
     fn empty(place: &LoopCell<Self>, py: Python<'_>) -> bool {
-        let (callback, context, count, debug) = place.with(py, |call| {
-            (call.callback.take(), call.context.take(), std::mem::take(&mut call.count), call.debug.take())
+        let (callback, context, count, rare) = place.with(py, |call| {
+            (call.callback.take(), call.context.take(), std::mem::take(&mut call.count), call.rare.take())
         });
         drop(callback.map(|callback| callback.into_bound(py)));
         drop(context.map(|context| context.into_bound(py)));
@@ -114,7 +122,25 @@ impl Call {
                 drop(arg.into_bound(py));
             }
         }
-        debug.is_none()
+        rare.is_none()
+    }
+
+    fn debug(&self) -> Option<&Debug> {
+        self.rare.as_ref()?.debug.as_ref()
+    }
+
+    fn debug_mut(&mut self) -> Option<&mut Debug> {
+        self.rare.as_mut()?.debug.as_mut()
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.context)?;
+        visit.call(&self.callback)?;
+        self.args.iter().try_for_each(|arg| visit.call(arg))?;
+        self.rare.iter().try_for_each(|rare| {
+            visit.call(&rare.when)?;
+            rare.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
+        })
     }
 }
 
@@ -126,9 +152,9 @@ impl Handle {
         let call = LoopCell::default();
         Call::fill(&call, callback)?;
         if debug {
-            let source_traceback = Some(names(py)?.extract_stack.call0(py)?);
-            let debug = Box::new(Debug { source_traceback, repr: None });
-            call.with(py, |call| call.debug = Some(debug));
+            let source_traceback = names(py)?.extract_stack.call0(py)?;
+            let rare = Rare { debug: Some(Debug { source_traceback, repr: None }), when: None };
+            call.with(py, |call| call.rare = Some(Box::new(rare)));
         }
         Ok(Self {
             event_loop: event_loop.clone().unbind(),
@@ -158,26 +184,19 @@ impl Handle {
         Call::empty(&slf.get().call, slf.py())
     }
 
-    /// What the owner of a queue shows the garbage collector of a handle in it, which is hidden itself.
+    /// What the owner of a queue shows the garbage collector of a handle in it. If the handle is hidden and nobody else
+    /// has it, that is what it holds. One that is not hidden shows it itself: twice would be a count too many.
     pub fn traverse_from_queue(handle: &Py<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: a live object; the collector runs with the interpreter held.
-        if unsafe { ffi::Py_REFCNT(handle.as_ptr()) } == 1 {
-            handle.get().traverse(visit)
-        } else {
-            visit.call(handle)
-        }
+        let only_here = unsafe {
+            ffi::Py_REFCNT(handle.as_ptr()) == 1 && ffi::PyObject_GC_IsTracked(handle.as_ptr()) == 0
+        };
+        if only_here { handle.get().traverse(visit) } else { visit.call(handle) }
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        self.call
-            .peek(|call| {
-                visit.call(&call.context)?;
-                visit.call(&call.callback)?;
-                call.args.iter().try_for_each(|arg| visit.call(arg))?;
-                call.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
-            })
-            .unwrap_or(Ok(()))
+        self.call.peek(|call| call.traverse(visit)).unwrap_or(Ok(()))
     }
 
     pub fn belongs_to(&self, event_loop: &Py<PyAny>) -> bool {
@@ -231,6 +250,20 @@ impl Handle {
         Ok(())
     }
 
+    /// Notes the time of a timer, where it is an object.
+    #[inline]
+    fn set_when(&self, py: Python<'_>, when: Option<Py<PyAny>>) {
+        if when.is_some() {
+            // A new or recycled handle has no other one.
+            self.call.with(py, |call| call.rare.get_or_insert_default().when = when);
+        }
+    }
+
+    /// What [`Handle::set_when`] has noted.
+    fn given_when(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.call.with(py, |call| call.rare.as_ref()?.when.as_ref().map(|when| when.clone_ref(py)))
+    }
+
     /// Has other threads wait for the callback when they cancel the handle.
     pub fn track_running(&self) {
         self.running_on.track(true);
@@ -257,7 +290,7 @@ impl Handle {
             return Ok(false);
         }
         // As asyncio does: in debug mode the repr of a cancelled handle still names the callback.
-        let repr = match this.call.with(py, |call| call.debug.is_some()) {
+        let repr = match this.call.with(py, |call| call.debug().is_some()) {
             true => {
                 this.cancelled.store(true, Relaxed);
                 Some(slf.repr()?.to_string())
@@ -266,7 +299,7 @@ impl Handle {
         };
         this.cancelled.store(true, Relaxed);
         let dropped = this.call.with(py, |call| {
-            if let Some(debug) = &mut call.debug {
+            if let Some(debug) = call.debug_mut() {
                 debug.repr = repr;
             }
             (call.callback.take(), std::mem::take(&mut call.args), std::mem::take(&mut call.count))
@@ -300,7 +333,7 @@ impl Handle {
     /// The parts of the repr, in asyncio's order.
     fn repr_parts(slf: &Bound<'_, Self>, name: &str, when: Option<Py<PyAny>>) -> PyResult<String> {
         let (py, this) = (slf.py(), slf.get());
-        let kept = this.call.with(py, |call| call.debug.as_ref().and_then(|debug| debug.repr.clone()));
+        let kept = this.call.with(py, |call| call.debug().and_then(|debug| debug.repr.clone()));
         if let Some(repr) = kept {
             return Ok(repr);
         }
@@ -312,7 +345,7 @@ impl Handle {
             parts.push(format!("when={}", when.bind(py).str()?));
         }
         if let Some(callback) = this.callback(py) {
-            let debug = this.call.with(py, |call| call.debug.is_some());
+            let debug = this.call.with(py, |call| call.debug().is_some());
             parts.push(
                 names(py)?.format_callback.bind(py).call1((callback, this.args(py)?, debug))?.to_string(),
             );
@@ -327,9 +360,7 @@ impl Handle {
     }
 
     fn source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.call.with(py, |call| {
-            call.debug.as_ref().and_then(|debug| debug.source_traceback.as_ref().map(|tb| tb.clone_ref(py)))
-        })
+        self.call.with(py, |call| call.debug().map(|debug| debug.source_traceback.clone_ref(py)))
     }
 }
 
@@ -412,7 +443,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        Call::empty(&self.call, py);
+        nesting::drop_bounded(py, &self.call);
     }
 }
 

@@ -1,4 +1,7 @@
 //! `TimerHandle`: a handle with a time. It knows its heap's counter of cancelled entries, not the heap.
+//!
+//! A timer has no Python object of its own: `when`, if it is an object, is with the callback in [`Handle`], so that the
+//! collector sees it and all of it is let go of together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -14,7 +17,8 @@ use crate::py::names::names;
 /// A callback scheduled for a time (`asyncio.TimerHandle`).
 #[pyclass(extends = Handle, frozen, module = "rloop._rloop")]
 pub struct TimerHandle {
-    time: LoopCell<Time>,
+    /// When it is due, in seconds of the loop's clock.
+    seconds: LoopCell<f64>,
     /// True while the handle is in its loop's timer heap.
     scheduled: AtomicBool,
     /// The heap's counter of cancelled entries.
@@ -31,17 +35,29 @@ pub struct Time {
 
 impl TimerHandle {
     /// A timer about to go into the heap whose counter of cancelled entries is `dead`.
-    pub fn new(handle: Handle, time: Time, dead: Arc<AtomicUsize>) -> PyClassInitializer<Self> {
-        let timer = Self { time: LoopCell::new(time), scheduled: AtomicBool::new(true), dead };
-        PyClassInitializer::from(handle).add_subclass(timer)
+    pub fn new(
+        py: Python<'_>,
+        handle: Handle,
+        time: Time,
+        dead: Arc<AtomicUsize>,
+    ) -> PyClassInitializer<Self> {
+        handle.set_when(py, time.given);
+        let seconds = LoopCell::new(time.seconds);
+        PyClassInitializer::from(handle).add_subclass(Self {
+            seconds,
+            scheduled: AtomicBool::new(true),
+            dead,
+        })
     }
 
     /// Makes a recycled timer of the same loop new; it is about to go into the heap.
     #[inline]
     pub fn renew(slf: &Bound<'_, Self>, callback: Callback<'_, '_>, time: Time) -> PyResult<()> {
-        slf.as_super().get().renew(callback)?;
+        let handle = slf.as_super().get();
+        handle.renew(callback)?;
+        handle.set_when(slf.py(), time.given);
         slf.get().scheduled.store(true, Relaxed);
-        drop(slf.get().time.with(slf.py(), |place| std::mem::replace(place, time)));
+        slf.get().seconds.with(slf.py(), |seconds| *seconds = time.seconds);
         Ok(())
     }
 
@@ -67,7 +83,16 @@ impl TimerHandle {
     }
 
     pub fn seconds(&self, py: Python<'_>) -> f64 {
-        self.time.with(py, |time| time.seconds)
+        self.seconds.with(py, |seconds| *seconds)
+    }
+
+    /// When the callback is due, as the program said it.
+    fn when_of(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        match slf.as_super().get().given_when(py) {
+            Some(given) => Ok(given),
+            None => Ok(slf.get().seconds(py).into_pyobject(py)?.into_any().unbind()),
+        }
     }
 
     /// Are the two equal in all that asyncio compares?
@@ -88,12 +113,8 @@ impl TimerHandle {
 #[pymethods]
 impl TimerHandle {
     /// When the callback is due, in seconds of `loop.time()`.
-    fn when(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let given = self.time.with(py, |time| time.given.as_ref().map(|given| given.clone_ref(py)));
-        match given {
-            Some(given) => Ok(given),
-            None => Ok(self.seconds(py).into_pyobject(py)?.into_any().unbind()),
-        }
+    fn when(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::when_of(slf)
     }
 
     /// Cancels the callback. Callback and arguments are released at once.
@@ -104,8 +125,8 @@ impl TimerHandle {
         Ok(())
     }
 
-    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        self.when(py)?.bind(py).hash()
+    fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
+        Self::when_of(slf)?.bind(slf.py()).hash()
     }
 
     fn __richcmp__<'py>(
@@ -130,7 +151,7 @@ impl TimerHandle {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        Handle::repr_parts(slf.as_super(), "TimerHandle", Some(slf.get().when(slf.py())?))
+        Handle::repr_parts(slf.as_super(), "TimerHandle", Some(Self::when_of(slf)?))
     }
 
     #[getter(__class__)]
@@ -139,8 +160,8 @@ impl TimerHandle {
     }
 
     #[getter(_when)]
-    fn get_when(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.when(py)
+    fn get_when(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::when_of(slf)
     }
 
     #[getter(_scheduled)]
@@ -148,7 +169,8 @@ impl TimerHandle {
         self.scheduled.load(Relaxed)
     }
 
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.time.peek(|time| visit.call(&time.given)).unwrap_or(Ok(()))
+    /// Says that instances have the collector's header, as those of [`Handle`], whose own method is called as well.
+    fn __traverse__(&self, _visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ pub mod cell;
 pub mod context;
 pub mod fastcall;
 pub mod gc;
+pub mod interpreter;
 pub mod names;
 pub mod profiling;
 pub mod sockaddr;

@@ -119,6 +119,11 @@ impl<T> Inbox<T> {
         std::mem::take(&mut sent.queue)
     }
 
+    /// Shows `visit` every entry, until it returns an error. It runs under the lock.
+    pub fn try_visit<E>(&self, visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
+        self.lock().queue.iter().try_for_each(visit)
+    }
+
     /// Nothing that can panic runs under this lock, so a poisoned one is as good as any.
     fn lock(&self) -> MutexGuard<'_, Sent<T>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
