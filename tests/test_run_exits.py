@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -416,3 +417,43 @@ def test_pipe_where_no_fd_is_allowed_any_more(child):
         """
     )
     assert (result.stdout, result.stderr) == ("b'abcxyz'\n", "")
+
+
+# --- exits in the code around the turns ---
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_exit_wherever_a_run_calls_python(loop):
+    """As of a signal's handler, which may come anywhere: the loop can be run again, and what was scheduled is."""
+    ran = []
+
+    def run(number):
+        """Raises in the call of this number. False if there are not so many."""
+        left = number
+
+        def profile(frame, event, arg):
+            nonlocal left
+            if event == "call":
+                left -= 1
+                if left == 0:
+                    raise Alarm
+
+        loop.call_soon(loop.stop)
+        try:
+            sys.setprofile(profile)
+            loop.run_forever()
+        except Alarm:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+    number = 1
+    while run(number):
+        number += 1
+        loop.call_soon(ran.append, number)
+        turn(loop)
+        turn(loop)
+        assert ran.pop() == number
+        assert not loop.is_running()
+    assert number > 3

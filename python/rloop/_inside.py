@@ -23,10 +23,6 @@ def outside_tasks() -> None:
     """Called before and after a wait where a profiler looks on: it sees that the time is no task's own."""
 
 
-# What a program may replace on one loop, and `call_later()` and the turns go by. They do not look each time.
-_OF_TIMERS = frozenset({"time", "call_at", "__class__"})
-
-
 class InsideMethods(LoopBase):
     """A part of `Loop`."""
 
@@ -35,16 +31,6 @@ class InsideMethods(LoopBase):
     def __init__(self) -> None:
         super().__init__()
         self._look_at_time()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in _OF_TIMERS:
-            self._look_at_time()
-
-    def __delattr__(self, name: str) -> None:
-        super().__delattr__(name)
-        if name in _OF_TIMERS:
-            self._look_at_time()
 
     @property
     def _ready(self) -> _rloop.ReadyHandles:

@@ -12,9 +12,10 @@ mod watching;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::handle::Callback;
@@ -61,6 +62,28 @@ pub fn new_event_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
+}
+
+/// What a program may replace on one loop, and `call_later()` and the turns go by. They do not look each time.
+const OF_TIMERS: [&str; 3] = ["time", "call_at", "__class__"];
+
+impl EventLoop {
+    /// Sets an attribute as any object's, or deletes it.
+    fn set_attribute(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
+        // SAFETY: live objects, `value` may be null, and the interpreter is held.
+        if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value) } < 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        if OF_TIMERS.iter().any(|&of_timers| name == of_timers) {
+            scheduling::look_at_time(slf)?;
+        }
+        Ok(())
+    }
 }
 
 #[pymethods]
@@ -146,6 +169,20 @@ impl EventLoop {
         } else {
             run::run_turn(slf.as_any(), core)
         }
+    }
+
+    /// Native, because asyncio sets attributes where an exception would leave a loop that "is already running" for good:
+    /// a method in Python could be interrupted by that of a signal's handler.
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        Self::set_attribute(slf, name, Some(value))
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        Self::set_attribute(slf, name, None)
     }
 
     /// To be called when the loop has got another `time` or `call_at`, or is of another class.

@@ -279,8 +279,8 @@ impl DatagramTransport {
 
     /// Ends the endpoint at once; what the kernel has not taken is lost.
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::send_queued(slf)?;
-        Self::fail(slf, None)
+        let sent = Self::send_queued(slf);
+        sent.and(Self::fail(slf, None))
     }
 
     /// A datagram endpoint sends by `sendto()`: raises NotImplementedError, as asyncio's does.

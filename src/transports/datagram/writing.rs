@@ -285,10 +285,8 @@ impl DatagramTransport {
         let signal = this.state.with(py, |state| {
             if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.size()) }
         });
-        if let Some(signal) = signal {
-            // May write again.
-            slf.get().reporter(slf.as_any()).flow(signal)?;
-        }
+        // May write again, and may leave the loop: everything else follows all the same.
+        let told = signal.map_or(Ok(()), |signal| this.reporter(slf.as_any()).flow(signal));
         this.watch_writing(py);
         let closed = this.core.closed.load(Relaxed);
         let (action, again, retry) = this.state.with(py, |state| {
@@ -308,7 +306,7 @@ impl DatagramTransport {
             let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context };
             this.core.call_at(this.event_loop.bind(py), when, callback)?;
         }
-        Self::perform(slf, action, None)
+        told.and(Self::perform(slf, action, None))
     }
 
     /// Has the kernel tell of writability exactly while something waits for it.

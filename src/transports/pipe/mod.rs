@@ -169,6 +169,15 @@ impl<S> End<S> {
         Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
     }
 
+    /// In debug mode, as asyncio does.
+    fn log_closed_by_peer(&self, transport: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.core.debug.load(Relaxed) {
+            let details = ("%r was closed by peer", transport);
+            self.core.names.logger.call_method1(transport.py(), "info", details)?;
+        }
+        Ok(())
+    }
+
     /// `<Name fd=... `, or `closing` or `closed` before the number. asyncio's repr goes on with what is being polled,
     /// where there is a loop and a pipe: true.
     fn describe(&self, name: &str, state: &State<S>) -> (String, bool) {

@@ -6,7 +6,6 @@
 //! as asyncio's is; pausing costs no system call.
 
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -116,10 +115,7 @@ impl ReadPipeTransport {
     /// All writers are gone. There is nothing left to do with a pipe that has ended: it is closed.
     fn read_end(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, end) = (slf.py(), &slf.get().end);
-        let logged = match end.core.debug.load(Relaxed) {
-            true => end.core.names.logger.call_method1(py, "info", ("%r was closed by peer", slf)).map(drop),
-            false => Ok(()),
-        };
+        let logged = end.log_closed_by_peer(slf.as_any());
         let action = end.state.with(py, |state| state.life.on(Event::Fail));
         let told = protocol.getattr(&end.core.names.eof_received).and_then(|eof_received| {
             let callback = Callback { callback: eof_received, args: &[], context: None };

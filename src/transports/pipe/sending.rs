@@ -120,24 +120,24 @@ impl WritePipeTransport {
         let (py, end) = (slf.py(), &slf.get().end);
         let result = result.map_err(|error| os_error(py, &error));
         if let Err(exc) = result.and_then(|()| Self::watch_blocked(slf)) {
-            end.reporter(slf.as_any()).debug_error("Fatal write error on pipe transport", &exc)?;
+            let told = end.reporter(slf.as_any()).debug_error("Fatal write error on pipe transport", &exc);
             end.state.with(py, |state| {
                 state.side.dropped_writes += 1;
                 state.side.queue.clear();
             });
-            return Self::fail(slf, Some(exc.into_value(py).into_any()));
+            return told.and(Self::fail(slf, Some(exc.into_value(py).into_any())));
         }
         // asyncio waits for the last byte, whatever the low mark is. resume_writing() is never called after the end.
         let signal = end.state.with(py, |state| {
             let resumes = state.side.queue.is_empty() && !state.life.drops_writes();
             if resumes { state.side.flow.shrunk(0) } else { None }
         });
-        // May write again.
-        Self::tell_flow(slf, signal)?;
+        // May write again, and may leave the loop: everything else follows all the same.
+        let told = Self::tell_flow(slf, signal);
         let action = end.state.with(py, |state| {
             if state.side.queue.is_empty() { state.life.on(Event::Drained) } else { Action::Nothing }
         });
-        end.perform(slf.as_any(), action, None)
+        told.and(end.perform(slf.as_any(), action, None))
     }
 
     /// Watches a file that has just blocked for the first time, and is not watched from the start.

@@ -5,7 +5,6 @@
 //! written chunk by chunk and at once. So is a terminal, for the sake of what the program prints beside.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -98,16 +97,14 @@ impl WritePipeTransport {
     fn reader_gone(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, end) = (slf.py(), &slf.get().end);
         // What asyncio had given to the kernel when it was written; the error of this says more.
-        Self::send_queued(slf)?;
+        let sent = Self::send_queued(slf);
         if end.state.with(py, |state| state.life.drops_writes()) {
-            return Ok(());
+            return sent;
         }
-        if end.core.debug.load(Relaxed) {
-            end.core.names.logger.call_method1(py, "info", ("%r was closed by peer", slf))?;
-        }
+        let logged = end.log_closed_by_peer(slf.as_any());
         let lost = end.state.with(py, |state| !state.side.queue.is_empty());
         let exc = lost.then(|| PyBrokenPipeError::new_err(()).into_value(py).into_any());
-        Self::fail(slf, exc)
+        sent.and(logged).and(Self::fail(slf, exc))
     }
 
     fn close_gracefully(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -116,12 +113,12 @@ impl WritePipeTransport {
             return Ok(());
         }
         // asyncio has sent by now what the kernel takes.
-        Self::send_queued(slf)?;
+        let sent = Self::send_queued(slf);
         let action = end.state.with(py, |state| {
             let queued = !state.side.queue.is_empty();
             state.life.on(Event::Close { queued })
         });
-        end.perform(slf.as_any(), action, None)
+        sent.and(end.perform(slf.as_any(), action, None))
     }
 
     /// Drops what is queued and has `connection_lost(exc)` called, if nothing has before.

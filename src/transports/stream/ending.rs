@@ -15,10 +15,10 @@ impl StreamTransport {
             return Ok(());
         }
         // asyncio has sent by now what the kernel takes.
-        Self::send_queued(slf)?;
+        let sent = Self::send_queued(slf);
         let action =
             this.state.with(py, |state| state.life.on(Event::Close { queued: !state.queue.is_empty() }));
-        Self::perform(slf, action, None)
+        sent.and(Self::perform(slf, action, None))
     }
 
     /// Ends the connection: an exception of the protocol or an OSError, told as asyncio tells it.

@@ -271,11 +271,12 @@ impl StreamTransport {
         if !this.state.with(py, ends) {
             return Ok(());
         }
-        Self::send_queued(slf)?;
+        let sent = Self::send_queued(slf);
         let now = this.state.with(py, |state| {
             state.life.end_writing() && state.queue.is_empty() && state.life.take_shutdown()
         });
-        if now { this.shutdown_write(py) } else { Ok(()) }
+        let ended = if now { this.shutdown_write(py) } else { Ok(()) };
+        sent.and(ended)
     }
 
     /// True: the stream can be ended in one direction.

@@ -180,14 +180,14 @@ impl StreamTransport {
             // resume_writing() is never called once the connection is lost.
             if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.len()) }
         });
-        // May write again.
-        Self::tell_flow(slf, signal)?;
+        // May write again, and may leave the loop: everything else follows all the same.
+        let mut result = Self::tell_flow(slf, signal);
         let layer = this.state.with(py, |state| state.tls.as_ref().map(|layer| layer.bind(py).clone()));
         if let Some(layer) = layer {
-            TlsLayer::queue_shrunk(&layer)?;
+            result = result.and(TlsLayer::queue_shrunk(&layer));
         }
         if this.state.with(py, |state| state.sent_waiter.is_some()) {
-            this.tell_sent_waiter(py)?;
+            result = result.and(this.tell_sent_waiter(py));
         }
         let (action, end) = this.state.with(py, |state| {
             if !state.queue.is_empty() {
@@ -196,9 +196,10 @@ impl StreamTransport {
             (state.life.on(Event::Drained), state.life.take_shutdown())
         });
         if end && let Err(error) = this.shutdown_write(py) {
-            this.report(slf, "Fatal error: shutdown of the sending side failed.", error)?;
+            let message = "Fatal error: shutdown of the sending side failed.";
+            result = result.and(this.report(slf, message, error));
         }
-        Self::perform(slf, action, None)
+        result.and(Self::perform(slf, action, None))
     }
 
     /// On a UNIX socket whose kernel has just refused to take more: has it tell when it takes some again.
