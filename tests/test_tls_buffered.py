@@ -2,9 +2,11 @@
 
 import array
 import asyncio
+import ssl
 
 import pytest
 
+import certificates
 from peers import on_asyncio
 from tls_peers import BufferedRecorder, tls_connection
 
@@ -157,3 +159,34 @@ async def test_paused_between_the_pieces_of_a_record():
                 await asyncio.sleep(0)
             assert len(protocol.data) == count
             transport.resume_reading()
+
+
+@pytest.mark.parametrize("kind", ["subclass", "callback"])
+async def test_the_buffer_is_written_to_while_it_is_filled(kind):
+    """By the user's own code that runs inside of the decryption."""
+    made = []
+
+    class Own(ssl.SSLObject):
+        def read(self, *args):
+            scribble()
+            return super().read(*args)
+
+    def scribble(*args):
+        # Once for each buffer, before anything is in it.
+        while made:
+            made.pop().buffer[:] = b"?" * 100
+
+    class Noting(with_buffer(100)):
+        def get_buffer(self, sizehint):
+            made[:] = [self]
+            return super().get_buffer(sizehint)
+
+    context = certificates.client_context()
+    if kind == "subclass":
+        context.sslobject_class = Own
+    else:
+        context._msg_callback = scribble
+    async with tls_connection(Noting, context=context) as (_, protocol, peer):
+        for number in range(3):
+            peer.send(b"%d" % number * 250)
+        assert await protocol.read(750) == b"".join(b"%d" % number * 250 for number in range(3))
