@@ -2,19 +2,28 @@
 
 use std::io;
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError, PySystemExit};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PySystemExit};
 use pyo3::prelude::*;
 
-/// The OSError for a failed system call, with errno and its text; Python picks the subclass by errno (PEP 3151).
+/// The OSError for a failed system call, with errno and its text; Python picks the subclass by errno (PEP 3151). A
+/// MemoryError for what has failed without a system call because a `try_reserve` had.
 pub fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
-        return PyOSError::new_err(error.to_string());
+        let no_room = error.kind() == io::ErrorKind::OutOfMemory;
+        return if no_room { no_memory() } else { PyOSError::new_err(error.to_string()) };
     };
     let text = py.import("os").and_then(|os| os.call_method1("strerror", (errno,)));
     match text {
         Ok(text) => PyOSError::new_err((errno, text.unbind())),
         Err(error) => error,
     }
+}
+
+/// What is raised where there is no memory for something large. Rust itself would end the process: nothing that grows
+/// with what a program or its peers do may be allocated in another way than by `try_reserve`.
+#[cold]
+pub fn no_memory() -> PyErr {
+    PyMemoryError::new_err(())
 }
 
 /// True for the two exceptions that asyncio never swallows: they leave `run_forever`.

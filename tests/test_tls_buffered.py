@@ -2,9 +2,11 @@
 
 import array
 import asyncio
+import ssl
 
 import pytest
 
+import certificates
 from peers import on_asyncio
 from tls_peers import BufferedRecorder, tls_connection
 
@@ -171,3 +173,30 @@ async def test_end_behind_more_than_a_buffer(clean):
         await protocol.lost
         assert protocol.data == DATA[:10_000]
         assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
+
+
+async def test_the_buffer_is_written_to_while_it_is_filled():
+    """By the user's own code that runs inside of the decryption."""
+    made = []
+
+    class Own(ssl.SSLObject):
+        def read(self, *args):
+            scribble()
+            return super().read(*args)
+
+    def scribble():
+        # Once for each buffer, before anything is in it.
+        while made:
+            made.pop().buffer[:] = b"?" * 100
+
+    class Noting(with_buffer(100)):
+        def get_buffer(self, sizehint):
+            made[:] = [self]
+            return super().get_buffer(sizehint)
+
+    context = certificates.client_context()
+    context.sslobject_class = Own
+    async with tls_connection(Noting, context=context) as (_, protocol, peer):
+        for number in range(3):
+            peer.send(b"%d" % number * 250)
+        assert await protocol.read(750) == b"".join(b"%d" % number * 250 for number in range(3))

@@ -5,6 +5,7 @@ All of it is the user's code or the user's file, called in the middle of our han
 
 import asyncio
 import gc
+import os
 import ssl
 import sys
 import weakref
@@ -281,3 +282,52 @@ async def test_subclass_of_sslobject():
         assert type(transport.get_extra_info("ssl_object")) is Own
         peer.send(b"hello")
         assert await protocol.read(5) == b"hello"
+
+
+@pytest.mark.parametrize("how", ["ssl_object._sslobj = None", "del ssl_object._sslobj", "vars(ssl_object).clear()"])
+def test_the_inner_object_of_an_sslobject_is_taken_away(child, how):
+    """It owns OpenSSL's own object, whose memory is used for something else here."""
+    result = child(
+        f"""
+        import gc, logging
+        import certificates
+        logging.disable(logging.CRITICAL)
+
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+            def data_received(self, data):
+                self.transport.write(data)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=certificates.server_context())
+            address = server.sockets[0].getsockname()
+            context = certificates.client_context()
+            reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname="localhost")
+            writer.write(b"hello")
+            print(await reader.readexactly(5))
+            ssl_object = writer.get_extra_info("ssl_object")
+            {how}
+            gc.collect()
+            filling = [bytearray(b"B") * size for size in range(7000, 8000, 8) for _ in range(40)]
+            # It works, as the object is not freed, or fails, as there is no object to call: either is fine.
+            try:
+                writer.write(b"x" * 100_000)
+                async with asyncio.timeout(2):
+                    await reader.read(100)
+                writer.close()
+            except (AttributeError, ConnectionError, TimeoutError) as error:
+                pass
+            writer.transport.abort()
+            await asyncio.sleep(0)
+            server.close()
+            print("end")
+
+        loop = new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        loop.run_until_complete(main())
+        """,
+        PYTHONPATH=os.path.dirname(__file__),
+    )
+    assert (result.stdout, result.returncode) == ("b'hello'\nend\n", 0), result.stderr

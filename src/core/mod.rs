@@ -20,7 +20,7 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
@@ -147,7 +147,7 @@ impl LoopCore {
             until_stopped: AtomicBool::new(false),
             names: names(py)?,
             empty_context: EmptyContext::default(),
-            scratch: LoopCell::new(Scratch::new()),
+            scratch: LoopCell::new(Scratch::new().map_err(|_| no_memory())?),
             spare_buffer: LoopCell::new(None),
             spare_output: LoopCell::new(Vec::new()),
             datagrams: LoopCell::new(None),

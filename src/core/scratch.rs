@@ -1,5 +1,6 @@
 //! Memory that all transports of a loop receive into: the scratch of small reads, and the buffers of the TLS layer.
 
+use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
 
 /// The size of the scratch, in bytes.
@@ -16,12 +17,16 @@ pub struct Scratch(Box<[Page]>);
 struct Page([MaybeUninit<u8>; 4096]);
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub fn new() -> Result<Self, TryReserveError> {
         Self::with_capacity(SCRATCH)
     }
 
-    fn with_capacity(bytes: usize) -> Self {
-        Self(Box::from(vec![Page([MaybeUninit::uninit(); 4096]); bytes / 4096]))
+    fn with_capacity(bytes: usize) -> Result<Self, TryReserveError> {
+        let mut pages = Vec::new();
+        pages.try_reserve_exact(bytes / 4096)?;
+        // SAFETY: room for so many was reserved, and a page's bytes may be uninitialised.
+        unsafe { pages.set_len(bytes / 4096) };
+        Ok(Self(pages.into_boxed_slice()))
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {
@@ -40,8 +45,8 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub fn new() -> Self {
-        Self { memory: Scratch::with_capacity(BUFFER), read: 0, filled: 0 }
+    pub fn new() -> Result<Self, TryReserveError> {
+        Ok(Self { memory: Scratch::with_capacity(BUFFER)?, read: 0, filled: 0 })
     }
 
     /// Replaces the contents by what `receive` puts at the start of the memory; it returns how much that is.

@@ -1,5 +1,6 @@
 //! Python's bytes: making them in place, keeping them unchanged, and lending writable buffers to the kernel.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use pyo3::buffer::PyUntypedBuffer;
@@ -43,12 +44,46 @@ pub fn fill_new<E>(
     }
 }
 
-/// Copies as much of `data` as `target` has room for; returns how much.
-pub fn copy(target: &mut [MaybeUninit<u8>], data: &[u8]) -> usize {
-    for (to, from) in target.iter_mut().zip(data) {
-        to.write(*from);
+/// Memory to write to. Other code may look at it or write to it while this lives: no reference to the bytes is made,
+/// they are only copied to.
+pub struct Target<'a> {
+    start: *mut u8,
+    len: usize,
+    /// The memory is valid and writable for so long.
+    _memory: PhantomData<&'a mut [MaybeUninit<u8>]>,
+}
+
+impl Target<'_> {
+    pub fn len(&self) -> usize {
+        self.len
     }
-    target.len().min(data.len())
+
+    /// For a C function that writes to it, at most `len` bytes.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start
+    }
+
+    /// The same without its first `count` bytes.
+    pub fn skip(&mut self, count: usize) -> Target<'_> {
+        let count = count.min(self.len);
+        // SAFETY: within the memory, or just behind it.
+        Target { start: unsafe { self.start.add(count) }, len: self.len - count, _memory: PhantomData }
+    }
+
+    /// Copies as much of `data` as there is room for; returns how much.
+    pub fn copy(&mut self, data: &[u8]) -> usize {
+        let count = self.len.min(data.len());
+        // SAFETY: both are valid for `count` bytes. Whoever passes `data` cannot be sure that it is other memory, which
+        // `copy` allows.
+        unsafe { std::ptr::copy(data.as_ptr(), self.start, count) };
+        count
+    }
+}
+
+impl<'a> From<&'a mut [MaybeUninit<u8>]> for Target<'a> {
+    fn from(memory: &'a mut [MaybeUninit<u8>]) -> Self {
+        Self { start: memory.as_mut_ptr().cast(), len: memory.len(), _memory: PhantomData }
+    }
 }
 
 /// Bytes on their way to the kernel: an exact `bytes` object, or memory of our own, which nobody can change.
@@ -182,6 +217,13 @@ impl Writable {
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.0.len as usize
+    }
+
+    /// The memory, for whoever runs other code while it is written to.
+    pub fn target(&mut self) -> Target<'_> {
+        // An empty buffer may have no address.
+        let start = if self.len() == 0 { std::ptr::dangling_mut() } else { self.0.buf.cast() };
+        Target { start, len: self.len(), _memory: PhantomData }
     }
 
     /// The memory itself.

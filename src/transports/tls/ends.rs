@@ -1,10 +1,11 @@
 //! The encrypted side of a connection: what was received and is still to be read, what is to be sent. Plain memory;
 //! neither OpenSSL nor Python is called here.
 
+use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
 
 use crate::core::Buffer;
-use crate::py::bytes;
+use crate::py::bytes::Target;
 
 /// What an engine reads from and writes to.
 #[derive(Default)]
@@ -15,6 +16,8 @@ pub struct Ends {
     more: Vec<u8>,
     more_read: usize,
     output: Vec<u8>,
+    /// There was no memory for what was to be put into `output`.
+    failed: bool,
 }
 
 impl Ends {
@@ -29,8 +32,10 @@ impl Ends {
     }
 
     /// Adds to what was received.
-    pub fn feed(&mut self, data: &[u8]) {
+    pub fn feed(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
+        self.more.try_reserve(data.len())?;
         self.more.extend_from_slice(data);
+        Ok(())
     }
 
     /// Puts in a buffer with what was received, if there is no other input; else gives it back.
@@ -43,13 +48,20 @@ impl Ends {
     }
 
     /// Gets the buffer back. What has not been read of it is copied: a connection that is paused or has failed keeps
-    /// as much memory as it has received, not a buffer.
+    /// as much memory as it has received, not a buffer. It does keep the buffer where there is no memory for the copy.
     pub fn take_back(&mut self) -> Option<Buffer> {
         let buffer = self.buffer.take()?;
-        if !buffer.is_empty() {
-            self.more = [buffer.as_slice(), &self.more[self.more_read..]].concat();
-            self.more_read = 0;
+        if buffer.is_empty() {
+            return Some(buffer);
         }
+        let mut more = Vec::new();
+        if more.try_reserve_exact(self.more.len() - self.more_read + buffer.len()).is_err() {
+            self.buffer = Some(buffer);
+            return None;
+        }
+        more.extend_from_slice(buffer.as_slice());
+        more.extend_from_slice(&self.more[self.more_read..]);
+        (self.more, self.more_read) = (more, 0);
         Some(buffer)
     }
 
@@ -64,7 +76,7 @@ impl Ends {
         if self.more.is_empty() {
             return count;
         }
-        let more = bytes::copy(&mut target[count..], &self.more[self.more_read..]);
+        let more = Target::from(&mut target[count..]).copy(&self.more[self.more_read..]);
         self.more_read += more;
         if self.more_read == self.more.len() {
             (self.more, self.more_read) = (Vec::new(), 0);
@@ -72,9 +84,19 @@ impl Ends {
         count + more
     }
 
-    /// Adds to what is to be sent.
-    pub fn put(&mut self, data: &[u8]) {
+    /// Adds to what is to be sent; false if there is no memory for it.
+    pub fn put(&mut self, data: &[u8]) -> bool {
+        if self.output.try_reserve(data.len()).is_err() {
+            self.failed = true;
+            return false;
+        }
         self.output.extend_from_slice(data);
+        true
+    }
+
+    /// Was there no memory since this was asked last?
+    pub fn take_failed(&mut self) -> bool {
+        std::mem::take(&mut self.failed)
     }
 
     /// How many bytes are to be sent.

@@ -5,7 +5,6 @@
 //! connection is Python's business on either (`_tls.py`), by methods of the same object. Nothing here knows of
 //! transports.
 
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -17,6 +16,8 @@ use super::ends::Ends;
 use super::openssl::{Connection, OpenSsl, Outcome};
 use super::portable::{Portable, forgive};
 use crate::core::Buffer;
+use crate::error::no_memory;
+use crate::py::bytes::Target;
 use crate::py::names::names;
 
 /// Most bytes of a record, with its header and what OpenSSL may add (RFC 8446, 5.2; TLS 1.2 allows 2048 more).
@@ -64,10 +65,7 @@ impl Engine {
                 return None;
             }
             let library = OpenSsl::get(py)?;
-            let ssl = library.ssl_of(object, context, incoming, outgoing)?;
-            // SAFETY: just found. `self.object` keeps the Python object, and so the `SSL`, alive; all methods here
-            // that use it take the interpreter's token.
-            unsafe { Connection::new(library, ssl) }
+            Connection::new(library, library.ssl_of(object, context, incoming, outgoing)?)
         };
         let way = match connection() {
             Some(connection) => Way::Direct(connection),
@@ -80,6 +78,7 @@ impl Engine {
         matches!(self.way, Way::Direct(_))
     }
 
+    /// Runs `access` on the ends. It calls neither OpenSSL nor Python.
     fn ends<R>(&self, py: Python<'_>, access: impl FnOnce(&mut Ends) -> R) -> R {
         match &self.way {
             Way::Direct(connection) => connection.ends(access),
@@ -88,15 +87,17 @@ impl Engine {
     }
 
     /// Adds to what was received.
-    pub fn feed(&self, py: Python<'_>, data: &[u8]) {
-        self.ends(py, |ends| ends.feed(data));
+    pub fn feed(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+        self.ends(py, |ends| ends.feed(data)).map_err(|_| no_memory())
     }
 
     /// Adds a whole buffer to what was received; it may be kept until [`Engine::take_back`].
-    pub fn lend(&self, py: Python<'_>, buffer: Buffer) -> Option<Buffer> {
-        let buffer = self.ends(py, |ends| ends.lend(buffer)).err()?;
-        self.feed(py, buffer.as_slice());
-        Some(buffer)
+    pub fn lend(&self, py: Python<'_>, buffer: Buffer) -> PyResult<Option<Buffer>> {
+        let Err(buffer) = self.ends(py, |ends| ends.lend(buffer)) else {
+            return Ok(None);
+        };
+        self.feed(py, buffer.as_slice())?;
+        Ok(Some(buffer))
     }
 
     /// Gets a lent buffer back; what is left in it is kept.
@@ -114,7 +115,10 @@ impl Engine {
 
     /// How many encrypted bytes wait to be read.
     pub fn input_len(&self, py: Python<'_>) -> usize {
-        self.ends(py, |ends| ends.input_len())
+        match &self.way {
+            Way::Direct(connection) => connection.input_len(),
+            Way::Portable(portable) => portable.ends(py, |ends| ends.input_len()),
+        }
     }
 
     /// True if there is certainly nothing to read before more is received.
@@ -124,7 +128,7 @@ impl Engine {
 
     fn may_hold_input(&self, py: Python<'_>) -> bool {
         match &self.way {
-            Way::Direct(connection) => connection.holds_input(),
+            Way::Direct(connection) => connection.holds_input(py),
             Way::Portable(portable) => portable.holds_input(py),
         }
     }
@@ -135,10 +139,11 @@ impl Engine {
         self.input_len(py) + held
     }
 
-    /// Decrypts into `buffer`, which must not be empty: one record at most.
-    pub fn read(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> PyResult<Read> {
+    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code may run meanwhile: the methods
+    /// of the `ssl.SSLObject`, and callbacks of the user's SSLContext.
+    pub fn read(&self, py: Python<'_>, buffer: Target<'_>) -> PyResult<Read> {
         self.alone(|| match &self.way {
-            Way::Direct(connection) => match connection.read(buffer) {
+            Way::Direct(connection) => match connection.read(py, buffer) {
                 Outcome::Done(count) => Ok(Read::Some(count)),
                 Outcome::Again => Ok(Read::Nothing),
                 Outcome::Closed => Ok(Read::Closed),
@@ -158,10 +163,13 @@ impl Engine {
     /// come from the peer: then the same data must be offered again.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
         self.alone(|| match &self.way {
-            Way::Direct(connection) => match connection.write(data) {
+            Way::Direct(connection) => match connection.write(py, data) {
                 Outcome::Done(count) => Ok(Some(count)),
                 Outcome::Again => Ok(None),
                 Outcome::Closed | Outcome::Failed => {
+                    if connection.ends(Ends::take_failed) {
+                        return Err(no_memory());
+                    }
                     let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
                     forgive(py, written)?.map(|count| count.extract(py)).transpose()
                 }
@@ -176,17 +184,26 @@ impl Engine {
         if self.busy.swap(true, Relaxed) {
             return None;
         }
-        let result = work();
-        self.busy.store(false, Relaxed);
-        Some(result)
+        /// Ends the work, also if it panics.
+        struct Work<'a>(&'a AtomicBool);
+        impl Drop for Work<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Relaxed);
+            }
+        }
+        let _work = Work(&self.busy);
+        Some(work())
     }
 
     /// Takes over what is to be sent, wherever it was written; returns how many bytes that is.
     pub fn output_len(&self, py: Python<'_>) -> PyResult<usize> {
-        if let Way::Portable(portable) = &self.way {
-            portable.collect(py)?;
+        match &self.way {
+            Way::Direct(connection) => Ok(connection.output_len()),
+            Way::Portable(portable) => {
+                portable.collect(py)?;
+                Ok(portable.ends(py, |ends| ends.output_len()))
+            }
         }
-        Ok(self.ends(py, |ends| ends.output_len()))
     }
 
     /// Gives memory for what is to be sent.
@@ -207,7 +224,7 @@ impl Engine {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.object)?;
         match &self.way {
-            Way::Direct(_) => Ok(()),
+            Way::Direct(connection) => connection.traverse(visit),
             Way::Portable(portable) => portable.traverse(visit),
         }
     }

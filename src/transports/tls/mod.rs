@@ -306,7 +306,7 @@ impl TlsLayer {
     /// Takes bytes that were received elsewhere, to be read before all that is still to come.
     fn _feed(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
         let engine = self.engine()?;
-        engine.feed(py, data);
+        engine.feed(py, data)?;
         engine.hand_over(py)
     }
 
@@ -352,7 +352,7 @@ impl TlsLayer {
     // What a transport calls that does not know this class. A stream transport calls `received` instead.
 
     fn data_received(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
-        slf.get().engine()?.feed(slf.py(), data);
+        slf.get().engine()?.feed(slf.py(), data)?;
         Self::proceed(slf)
     }
 

@@ -7,14 +7,17 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use super::ends::Ends;
+use crate::py::bytes::Target;
 use crate::reactor::sys;
 
 /// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`: opaque.
@@ -75,7 +78,6 @@ functions! {
     ERR_peek_error: fn() -> c_ulong;
     ERR_clear_error: fn();
     BIO_new: fn(*const BioMethod) -> *mut Bio;
-    BIO_free: fn(*mut Bio) -> c_int;
     BIO_up_ref: fn(*mut Bio) -> c_int;
     BIO_get_new_index: fn() -> c_int;
     BIO_meth_new: fn(c_int, *const c_char) -> *mut BioMethod;
@@ -158,13 +160,13 @@ impl OpenSsl {
     }
 
     /// The `SSL*` inside an `ssl.SSLObject`, if everything around it is where it should be.
-    pub fn ssl_of(
+    pub fn ssl_of<'py>(
         &self,
-        object: &Bound<'_, PyAny>,
+        object: &Bound<'py, PyAny>,
         context: &Bound<'_, PyAny>,
         incoming: &Bound<'_, PyAny>,
         outgoing: &Bound<'_, PyAny>,
-    ) -> Option<NonNull<Ssl>> {
+    ) -> Option<Found<'py>> {
         let inner = object.getattr("_sslobj").ok()?;
         if !inner.get_type().is(&self.class) {
             return None;
@@ -181,7 +183,7 @@ impl OpenSsl {
                 && (self.functions.SSL_get_rbio)(ssl) as usize == word(incoming, 0)?
                 && (self.functions.SSL_get_wbio)(ssl) as usize == word(outgoing, 0)?
         };
-        NonNull::new(ssl).filter(|_| as_expected)
+        Some(Found { ssl: NonNull::new(ssl).filter(|_| as_expected)?, owner: inner })
     }
 }
 
@@ -209,65 +211,85 @@ pub enum Outcome {
     Failed,
 }
 
+/// An `SSL*`, and the `_ssl._SSLSocket` that frees it. A program can put another one into its `ssl.SSLObject`.
+pub struct Found<'py> {
+    ssl: NonNull<Ssl>,
+    owner: Bound<'py, PyAny>,
+}
+
 /// One connection: the `SSL*` of a Python object, with our BIO on both of its ends.
 pub struct Connection {
     library: &'static OpenSsl,
     ssl: NonNull<Ssl>,
-    /// A reference of our own.
-    bio: NonNull<Bio>,
+    /// Keeps the `SSL` alive.
+    owner: Py<PyAny>,
+    /// What our BIO reads from and writes to. The BIO belongs to the `SSL`.
+    shared: Arc<Shared>,
 }
 
-// SAFETY: used with the interpreter held only, see `Connection::new`.
+// SAFETY: `owner` keeps the `SSL` alive. All methods that use it take the token of the interpreter, which orders them
+// among each other. Where `_ssl` lets go of the interpreter while it uses the `SSL`, it is by a method of the
+// `ssl.SSLObject` that runs on the loop's thread, where no method of this struct can run meanwhile, or that the program
+// has called on another thread, which `_ssl` allows as little for a connection in use.
 unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}
 
 impl Connection {
     /// Takes over both ends of the connection.
-    ///
-    /// # Safety
-    /// `ssl` is from [`OpenSsl::ssl_of`], its Python object outlives this struct, and all use of this struct is with
-    /// the interpreter held, which orders it with Python's own use of the object.
-    pub unsafe fn new(library: &'static OpenSsl, ssl: NonNull<Ssl>) -> Option<Self> {
+    pub fn new(library: &'static OpenSsl, found: Found<'_>) -> Option<Self> {
         let functions = &library.functions;
+        let Found { ssl, owner } = found;
         OF_BIOS.store(std::ptr::from_ref(library).cast_mut(), Release);
-        // SAFETY: BIO_new(3): one reference, which is ours; two more for the two ends, which the `SSL` takes.
+        let shared = Arc::<Shared>::default();
+        // SAFETY: `ssl` is alive, and the interpreter is held, as `found` shows. BIO_new(3) gives one reference, and two
+        // are wanted, for the two ends, which the `SSL` takes. `destroy` gives back the BIO's count of `shared`.
         unsafe {
             let bio = NonNull::new((functions.BIO_new)(library.method))?;
-            let ends = Box::into_raw(Box::<Ends>::default());
-            (functions.BIO_set_data)(bio.as_ptr(), ends.cast());
+            (functions.BIO_set_data)(bio.as_ptr(), Arc::into_raw(shared.clone()).cast_mut().cast());
             (functions.BIO_set_init)(bio.as_ptr(), 1);
-            (functions.BIO_up_ref)(bio.as_ptr());
             (functions.BIO_up_ref)(bio.as_ptr());
             (functions.SSL_set0_rbio)(ssl.as_ptr(), bio.as_ptr());
             (functions.SSL_set0_wbio)(ssl.as_ptr(), bio.as_ptr());
-            Some(Self { library, ssl, bio })
         }
+        Some(Self { library, ssl, owner: owner.unbind(), shared })
     }
 
     /// Runs `access` on the ends. It calls neither OpenSSL nor Python.
     pub fn ends<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
-        // SAFETY: set by `new`, freed with the BIO, of which we have a reference. Nobody else is in here: the BIO's
-        // own functions only run inside of calls of OpenSSL, and `access` makes none.
-        unsafe { access(&mut *(self.library.functions.BIO_get_data)(self.bio.as_ptr()).cast::<Ends>()) }
+        self.shared.with(access)
+    }
+
+    /// [`Ends::input_len`].
+    pub fn input_len(&self) -> usize {
+        self.shared.input_len.load(Relaxed)
+    }
+
+    /// [`Ends::output_len`].
+    pub fn output_len(&self) -> usize {
+        self.shared.output_len.load(Relaxed)
     }
 
     /// True if OpenSSL holds part of a record, or decrypted bytes.
-    pub fn holds_input(&self) -> bool {
+    pub fn holds_input(&self, _py: Python<'_>) -> bool {
         // SAFETY: a live `SSL`.
         unsafe { (self.library.functions.SSL_has_pending)(self.ssl.as_ptr()) != 0 }
     }
 
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.owner)
+    }
+
     /// Decrypts into `buffer`, which must not be empty: at most one record.
-    pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> Outcome {
+    pub fn read(&self, _py: Python<'_>, mut buffer: Target<'_>) -> Outcome {
         self.call(|functions, ssl, count| {
-            // SAFETY: a live `SSL`; OpenSSL writes at most as many bytes as it is told.
+            // SAFETY: a live `SSL`; OpenSSL writes at most as many bytes as it is told, to memory that is writable.
             unsafe { (functions.SSL_read_ex)(ssl, buffer.as_mut_ptr().cast(), buffer.len(), count) }
         })
     }
 
     /// Encrypts `data`, which must not be empty.
-    pub fn write(&self, data: &[u8]) -> Outcome {
+    pub fn write(&self, _py: Python<'_>, data: &[u8]) -> Outcome {
         self.call(|functions, ssl, count| {
             // SAFETY: a live `SSL`; OpenSSL reads no more bytes than it is told. `_ssl` allows the buffer to move
             // between an attempt and the next (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER).
@@ -297,13 +319,6 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // SAFETY: our own reference. The `SSL` has others, for as long as Python keeps it.
-        unsafe { (self.library.functions.BIO_free)(self.bio.as_ptr()) };
-    }
-}
-
 // ------------------------------------------------------------------------------------------ BIO
 
 /// The library whose BIOs there are, for their functions: `_ssl` calls them after letting go of the interpreter.
@@ -314,66 +329,94 @@ fn library() -> Option<&'static OpenSsl> {
     unsafe { OF_BIOS.load(Acquire).as_ref() }
 }
 
-/// Runs `access` on a BIO's ends.
-///
-/// # Safety
-/// `bio` is one of ours, and this is OpenSSL's call of one of its functions.
-unsafe fn with_ends<R>(bio: *mut Bio, access: impl FnOnce(&Functions, &mut Ends) -> R) -> Option<R> {
-    let functions = &library()?.functions;
-    // SAFETY: set by `Connection::new`. Calls for one BIO come one at a time: an `SSL` is used by one thread at a time.
-    let ends = unsafe { (functions.BIO_get_data)(bio).cast::<Ends>().as_mut()? };
-    Some(access(functions, ends))
+/// What a BIO of ours has for its data: the ends, shared by the connection and the BIO. `_ssl` has OpenSSL call the BIO
+/// after letting go of the interpreter, when another thread may ask the transport something. Hence the lock; it is held
+/// for a copy at most, and never while OpenSSL or Python is called.
+#[derive(Default)]
+struct Shared {
+    ends: Mutex<Ends>,
+    /// What `ends` would say, without the lock: asked several times for each record.
+    input_len: AtomicUsize,
+    output_len: AtomicUsize,
+}
+
+impl Shared {
+    fn with<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = access(&mut ends);
+        self.input_len.store(ends.input_len(), Relaxed);
+        self.output_len.store(ends.output_len(), Relaxed);
+        result
+    }
+
+    /// Of a BIO.
+    ///
+    /// # Safety
+    /// `bio` is one of ours, and this is OpenSSL's call of one of its functions: the reference is for as long as that.
+    unsafe fn of<'a>(bio: *mut Bio) -> Option<(&'static Functions, &'a Self)> {
+        let functions = &library()?.functions;
+        // SAFETY: set by `Connection::new`; the BIO has a count of it until `destroy`.
+        Some((functions, unsafe { (functions.BIO_get_data)(bio).cast::<Self>().as_ref()? }))
+    }
 }
 
 unsafe extern "C" fn read_ex(bio: *mut Bio, to: *mut c_char, len: usize, count: *mut usize) -> c_int {
     // SAFETY: OpenSSL's call, with `len` writable bytes at `to`, and a place for the count.
-    let read = unsafe {
-        with_ends(bio, |functions, ends| {
-            let target = std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len);
-            *count = ends.read(target);
-            (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
-            if *count == 0 {
-                (functions.BIO_set_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
-            }
-            *count > 0
-        })
-    };
-    if read == Some(true) { 1 } else { -1 }
+    unsafe {
+        let Some((functions, shared)) = Shared::of(bio) else {
+            return -1;
+        };
+        let target = std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len);
+        *count = shared.with(|ends| ends.read(target));
+        (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
+        if *count == 0 {
+            (functions.BIO_set_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
+            return -1;
+        }
+        1
+    }
 }
 
 unsafe extern "C" fn write_ex(bio: *mut Bio, from: *const c_char, len: usize, count: *mut usize) -> c_int {
     // SAFETY: OpenSSL's call, with `len` readable bytes at `from`, and a place for the count.
-    let written = unsafe {
-        with_ends(bio, |_, ends| {
-            ends.put(std::slice::from_raw_parts(from.cast::<u8>(), len));
-            *count = len;
-        })
-    };
-    if written.is_some() { 1 } else { -1 }
+    unsafe {
+        let Some((functions, shared)) = Shared::of(bio) else {
+            return -1;
+        };
+        if !shared.with(|ends| ends.put(std::slice::from_raw_parts(from.cast::<u8>(), len))) {
+            // Not to be taken for "try again".
+            (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
+            return -1;
+        }
+        *count = len;
+        1
+    }
 }
 
 unsafe extern "C" fn ctrl(bio: *mut Bio, command: c_int, _number: c_long, _pointer: *mut c_void) -> c_long {
-    let len: fn(&Ends) -> usize = match command {
+    // SAFETY: OpenSSL's call.
+    let shared = || unsafe { Shared::of(bio) }.map(|(_, shared)| shared);
+    let len = match command {
         BIO_CTRL_FLUSH => return 1,
-        BIO_CTRL_PENDING => Ends::input_len,
-        BIO_CTRL_WPENDING => Ends::output_len,
+        BIO_CTRL_PENDING => shared().map(|shared| &shared.input_len),
+        BIO_CTRL_WPENDING => shared().map(|shared| &shared.output_len),
         // Several for each record: about kernel TLS, for one.
         _ => return 0,
     };
-    // SAFETY: OpenSSL's call.
-    unsafe { with_ends(bio, |_, ends| len(ends) as c_long) }.unwrap_or(0)
+    len.map_or(0, |len| len.load(Relaxed) as c_long)
 }
 
 unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
     let Some(library) = library() else {
         return 0;
     };
-    // SAFETY: the last reference is gone; the box is the one of `Connection::new`, freed once as the place is emptied.
+    // SAFETY: the last reference to the BIO is gone; its count of the data is that of `Connection::new`, given back once
+    // as the place is emptied.
     unsafe {
-        let ends = (library.functions.BIO_get_data)(bio).cast::<Ends>();
+        let shared = (library.functions.BIO_get_data)(bio).cast::<Shared>();
         (library.functions.BIO_set_data)(bio, null_mut());
-        if !ends.is_null() {
-            drop(Box::from_raw(ends));
+        if !shared.is_null() {
+            drop(Arc::from_raw(shared.cast_const()));
         }
     }
     1

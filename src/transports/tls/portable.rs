@@ -4,15 +4,14 @@
 //! and falls out of the cache. So the object gets one record at a time, is asked only when there is one, and what it
 //! has written is taken out at once.
 
-use std::mem::MaybeUninit;
-
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::ends::Ends;
 use super::engine::{Read, classes};
-use crate::py::bytes;
+use crate::error::no_memory;
+use crate::py::bytes::{self, Target};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::transports::framing::Framing;
@@ -81,8 +80,9 @@ impl Portable {
         Ok(len)
     }
 
-    /// Decrypts into `buffer`, which must not be empty: one record at most.
-    pub fn read(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> PyResult<Read> {
+    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code runs meanwhile, which may know
+    /// the buffer.
+    pub fn read(&self, py: Python<'_>, mut buffer: Target<'_>) -> PyResult<Read> {
         loop {
             while !self.state.with(py, |state| state.ready) {
                 if self.give_record(py)? == 0 {
@@ -103,7 +103,7 @@ impl Portable {
             // There can be more of the record only if it did not fit.
             let more = data.len() == size && size < RECORD;
             self.state.with(py, |state| state.ready = more || state.loose);
-            return Ok(Read::Some(bytes::copy(buffer, data)));
+            return Ok(Read::Some(buffer.copy(data)));
         }
     }
 
@@ -122,7 +122,9 @@ impl Portable {
         if self.outgoing.getattr(py, &names.pending)?.extract::<usize>(py)? > 0 {
             let data = self.outgoing.call_method0(py, &names.read)?;
             let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
-            self.ends(py, |ends| ends.put(data));
+            if !self.ends(py, |ends| ends.put(data)) {
+                return Err(no_memory());
+            }
         }
         Ok(())
     }

@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use super::engine::{Engine, Read};
 use super::{Phase, TlsLayer};
 use crate::core::Buffer;
-use crate::error::leaves_the_loop;
+use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
-use crate::py::bytes::{self, Writable};
+use crate::py::bytes::{self, Target, Writable};
 use crate::py::calls;
 
 /// What [`TlsLayer::receive`] comes to.
@@ -47,11 +47,14 @@ impl TlsLayer {
             return Ok(Received::Later);
         }
         let spare = &this.core.spare_buffer;
-        let mut buffer = spare.with(py, Option::take).unwrap_or_else(Buffer::new);
+        let mut buffer = match spare.with(py, Option::take) {
+            Some(buffer) => buffer,
+            None => Buffer::new().map_err(|_| no_memory())?,
+        };
         let received = buffer.fill(receive);
         let (result, unused) = match received {
             Ok(count) if count > 0 => {
-                let unused = engine.lend(py, buffer);
+                let unused = engine.lend(py, buffer)?;
                 let result = Self::proceed(slf);
                 (result.map(|()| Received::Data), unused.or_else(|| engine.take_back(py)))
             }
@@ -153,7 +156,7 @@ impl TlsLayer {
         }
         let mut end = End::Full;
         let filled = bytes::fill_new(py, capacity, |buffer| {
-            let (count, ended) = read_all(py, engine, buffer);
+            let (count, ended) = read_all(py, engine, buffer.into());
             end = ended;
             Ok::<_, PyErr>(count)
         })?;
@@ -188,10 +191,8 @@ impl TlsLayer {
         if lent.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }
-        let writable = Writable::get(&lent)?;
-        // SAFETY: nothing but the engine runs while the slice lives, which writes to it. The portable one runs code of
-        // `ssl`, and both run callbacks of the user's SSLContext now and then: these cannot know the buffer's place.
-        let (count, end) = read_all(py, engine, unsafe { writable.as_slice(py) });
+        let mut writable = Writable::get(&lent)?;
+        let (count, end) = read_all(py, engine, writable.target());
         drop(writable);
         if count > 0 {
             let count = count.into_pyobject(py)?.into_any();
@@ -210,10 +211,10 @@ impl TlsLayer {
 }
 
 /// Reads until the buffer is full or nothing is left.
-fn read_all(py: Python<'_>, engine: &Engine, buffer: &mut [MaybeUninit<u8>]) -> (usize, End) {
+fn read_all(py: Python<'_>, engine: &Engine, mut buffer: Target<'_>) -> (usize, End) {
     let mut filled = 0;
     while filled < buffer.len() {
-        match engine.read(py, &mut buffer[filled..]) {
+        match engine.read(py, buffer.skip(filled)) {
             Ok(Read::Some(count)) => {
                 filled += count;
                 // A read in vain costs as much as a small one.
