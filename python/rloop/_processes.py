@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
+import sys
 import threading
 from asyncio import unix_events
 from asyncio.log import logger
@@ -34,12 +37,11 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
         _closed: bool
         _pipes: dict[int, Any]
         _pending_calls: Any
+        _exit_waiters: Any
         _protocol: Any
 
     def __init__(self, loop: ProcessMethods, *args: Any, **kwargs: Any) -> None:
-        self._failed = False
         self._pipesize = kwargs.get("pipesize", -1)
-        self._reaped = loop.create_future()
         super().__init__(loop, *args, **kwargs)
 
     def close(self) -> None:
@@ -55,8 +57,7 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
         await super()._connect_pipes(waiter)
         # What was to be called once all pipes are there waits still.
-        self._failed = self._pending_calls is not None
-        if self._failed or self._closed:
+        if self._pending_calls is not None or self._closed:
             # Nobody gets the transport, or it has been closed meanwhile: whoever else has the pipes' other ends.
             for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
                 if self._pipes.get(fd) is not None:
@@ -72,16 +73,14 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
         try:
             super()._process_exited(returncode)
         finally:
-            if not self._reaped.done():
-                self._reaped.set_result(None)
-
-    async def _gone(self) -> None:
-        """Wait for the end of a process that nobody gets: its making has failed or was cancelled."""
-        if self._failed:
-            # Before 3.14 `_wait()` waits for calls of the protocol, which are never made now.
-            await self._reaped
-        else:
-            await self._wait()
+            # Before 3.14 `wait()` returns once all pipes are closed, which whoever has inherited one can put off
+            # (gh-119710), and never if the pipes were not connected.
+            waiters = self._exit_waiters
+            if waiters:
+                self._exit_waiters = type(waiters)()
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(returncode)
 
 
 class ProcessMethods(PipeMethods):
@@ -119,7 +118,7 @@ class ProcessMethods(PipeMethods):
             raise
         except BaseException:
             transport.close()
-            await transport._gone()
+            await transport._wait()
             raise
         return transport
 
@@ -161,9 +160,7 @@ class ProcessMethods(PipeMethods):
         """Take the status of a child that has exited, and tell its transport."""
         proc = transport._proc
         try:
-            status = os.waitid(kind, number, os.WEXITED)
-            assert status is not None
-            returncode = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+            returncode = _take_status(kind, number, proc.pid)
         except ChildProcessError:
             # Reaped already: by its Popen object, which looks before it sends a signal, or by somebody else.
             if proc.returncode is not None:
@@ -176,9 +173,43 @@ class ProcessMethods(PipeMethods):
         _tell_exit(self, proc.pid, returncode, transport)
 
     def _forget_children(self) -> None:
-        """For the end of the loop. The subprocess module reaps those that still run, when it starts the next one."""
+        """For the end of the loop. Those that still run are reaped by a thread, which nobody waits for."""
+        running: dict[int, subprocess.Popen[bytes]] = {}
         while self._children:
             pidfd, transport = self._children.popitem()
             self.remove_reader(pidfd)
+            if transport._proc.poll() is None and not sys.is_finalizing():
+                running[pidfd] = transport._proc
+            else:
+                os.close(pidfd)
+        if running:
+            try:
+                threading.Thread(target=_reap_all, args=(running,), name="rloop-reaper", daemon=True).start()
+            except RuntimeError:
+                # No more threads: the subprocess module reaps them when it starts the next child.
+                for pidfd in running:
+                    os.close(pidfd)
+
+
+def _take_status(kind: int, number: int, pid: int) -> int:
+    """Reap a child that has exited; return its exit code as `subprocess` counts them."""
+    try:
+        status: Any = os.waitid(kind, number, os.WEXITED)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        # Linux 5.3 has pidfds, and no waiting for them.
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return int(status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)
+
+
+def _reap_all(children: dict[int, subprocess.Popen[bytes]]) -> None:
+    """Reap children, by their pidfds, as they exit."""
+    poll = select.poll()
+    for pidfd in children:
+        poll.register(pidfd, select.POLLIN)
+    while children:
+        for pidfd, _ in poll.poll():
+            poll.unregister(pidfd)
+            children.pop(pidfd).poll()
             os.close(pidfd)
-            transport._proc.poll()

@@ -7,11 +7,11 @@ makes the call itself when it runs again: cancelled at any point before, it has 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
-from asyncio import base_events, exceptions, unix_events
+from asyncio import base_events, exceptions
 from collections.abc import Callable
-from inspect import signature
 
 # By this name: blockbuster, which puts a guard in the place of `os.sendfile`, knows asyncio's files, not ours.
 from os import sendfile as _os_sendfile
@@ -27,14 +27,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Since 3.14 (and some patch releases before it) asyncio sets the file's position also if nothing was sent.
-_MOVES_ALWAYS = (
-    "total_sent"
-    not in signature(
-        unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos  # type: ignore[attr-defined]
-    ).parameters
-)
+# Seconds between two looks at whether a UNIX listener has room.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
+_AF_UNIX = getattr(socket, "AF_UNIX", None)
 
 # Bytes sent by one sendfile(2): a receiver in the same process reads this much in a turn. With more, what the kernel
 # holds back until its window opens comes in small reads: 64 MiB take half as long again (with 256 KiB, or all).
@@ -148,11 +144,18 @@ class SocketMethods(LoopBase):
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
             )
             address = resolved[0][4]
-        try:
-            sock.connect(address)
-            return
-        except (BlockingIOError, InterruptedError):
-            pass
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                sock.connect(address)
+                return
+            except (BlockingIOError, InterruptedError) as exc:
+                if exc.errno != errno.EAGAIN or sock.family != _AF_UNIX:
+                    break
+            # A UNIX listener whose backlog is full: nothing has begun, and no event tells of room. asyncio takes this
+            # for a connection.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         # Under way (bpo-23618): the socket is writable once it is decided. It must not be held on to after that: often
         # nobody else refers to a socket that failed to connect, and that is what closes it.
         waiter = self._wait(sock, True)
@@ -179,6 +182,18 @@ class SocketMethods(LoopBase):
 
         return await _sendfile(sock, file, offset, count, writable)
 
+    async def _sock_sendfile_fallback(
+        self, sock: socket.socket, file: IO[bytes], offset: int, count: int | None
+    ) -> int:
+        _rewind(file, offset)
+        return await super()._sock_sendfile_fallback(sock, file, offset, count)  # type: ignore[misc, no-any-return]
+
+    async def _sendfile_fallback(
+        self, transp: asyncio.WriteTransport, file: IO[bytes], offset: int, count: int | None
+    ) -> int:
+        _rewind(file, offset)
+        return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc, no-any-return]
+
     async def _sendfile_native(self, transp: StreamTransport, file: IO[bytes], offset: int, count: int | None) -> int:
         """`loop.sendfile()` over a native transport: behind what is queued, with reading paused meanwhile."""
         sock = transp.get_extra_info("socket")
@@ -193,6 +208,12 @@ class SocketMethods(LoopBase):
             transp._end_sendfile()
             if resume:
                 transp.resume_reading()
+
+
+def _rewind(file: IO[bytes], offset: int) -> None:
+    """Go to where sending begins. Before 3.14 asyncio does so unless it is the start (gh-150107)."""
+    if hasattr(file, "seek"):
+        file.seek(offset)
 
 
 async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: int | None, writable: Any) -> int:
@@ -229,5 +250,5 @@ async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: in
             # A peer that is as fast as we are must not keep the loop.
             await asyncio.sleep(0)
     finally:
-        if sent or _MOVES_ALWAYS:
-            os.lseek(source, offset + sent, os.SEEK_SET)
+        # Before 3.14 asyncio leaves the position alone if nothing was sent.
+        os.lseek(source, offset + sent, os.SEEK_SET)

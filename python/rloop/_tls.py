@@ -103,6 +103,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake."""
+        if self._app_transport is None:
+            # `start_tls()` on a transport that was closing: its end came first.
+            return
         self._transport = transport
         if self._given_up:
             self._abort(None)
@@ -121,8 +124,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             self._app_transport._set_closed()
         if self._state != HANDSHAKE and self._made:
             self._made = False
-            assert self._app_protocol is not None
-            self._loop.call_soon(self._app_protocol.connection_lost, exc)  # type: ignore[arg-type]
+            self._loop.call_soon(self._app_protocol.connection_lost, exc)  # type: ignore[union-attr, arg-type]
         self._state = UNWRAPPED
         self._transport = None
         self._app_transport = None
@@ -148,8 +150,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             elif self._state == SHUTDOWN:
                 self._do_shutdown()
         except Exception:
-            assert self._transport is not None
-            self._transport.close()
+            if self._transport is not None:
+                self._transport.close()
             raise
         return None
 
@@ -174,7 +176,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         except ssl.SSLError as exc:
             self._handshake_done(exc)
         else:
-            self._handshake_done(None)
+            # A callback of the program's context may have ended the connection.
+            if self._state == HANDSHAKE:
+                self._handshake_done(None)
 
     def _check_handshake_timeout(self) -> None:
         if self._state == HANDSHAKE:
@@ -200,10 +204,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         if self._announce:
             self._announce = False
             self._made = True
-            assert self._app_protocol is not None
-            assert self._app_transport is not None
             try:
-                self._app_protocol.connection_made(self._app_transport)
+                self._app_protocol.connection_made(self._app_transport)  # type: ignore[union-attr, arg-type]
             except (KeyboardInterrupt, SystemExit):
                 # The connection is made all the same: it goes on when the loop does.
                 self._loop.call_soon(self._begin)
@@ -368,8 +370,7 @@ class TlsMethods(LoopBase):
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, layer, extra=extra, server=server, context=context)
-        assert layer._app_transport is not None
-        return layer._app_transport
+        return layer._app_transport  # type: ignore[return-value]
 
     async def start_tls(
         self,
@@ -428,8 +429,9 @@ class TlsMethods(LoopBase):
         finally:
             # An exception in it has this frame in its traceback.
             del waiter
-        assert layer._app_transport is not None
-        return layer._app_transport
+        # None once the connection is lost, as from asyncio: the program has closed the transport meanwhile, or the peer
+        # has right behind the handshake.
+        return layer._app_transport  # type: ignore[return-value]
 
     def _accept_tls(
         self,

@@ -262,7 +262,7 @@ impl EventLoop {
         sock: Bound<'py, PyAny>,
         tls: Option<Bound<'py, PyAny>>,
         server: Option<Bound<'py, PyAny>>,
-        backlog: usize,
+        backlog: i64,
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let (core, event_loop) = (&slf.get().core, slf.as_any());

@@ -56,7 +56,7 @@ impl EventLoop {
         let fd = fd_of(core, sock)?;
         // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        let received = bytes::fill_new(py, size, |buffer| sys::recv_now(borrowed, buffer))?;
+        let received = bytes::fill_new(py, size, |buffer| sys::recv(borrowed, buffer))?;
         if let Some((data, _)) = unless_blocked(py, received)? {
             return Ok(Some(data.into_any()));
         }

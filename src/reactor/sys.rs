@@ -5,6 +5,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -163,6 +165,51 @@ fn timespec(ns: u64) -> libc::timespec {
     }
 }
 
+/// An fd that interrupts a poll. mio's own waker takes "would block" for a full counter, empties it and tries again by
+/// recursion: where a sandbox answers so for good, until the stack is used up.
+#[cfg(target_os = "linux")]
+pub struct PollWaker(OwnedFd);
+
+#[cfg(target_os = "linux")]
+impl PollWaker {
+    pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        // SAFETY: no pointers.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) } as isize)?;
+        // SAFETY: eventfd has just returned this fd, nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        registry.register(&mut mio::unix::SourceFd(&fd.as_raw_fd()), token, mio::Interest::READABLE)?;
+        Ok(Self(fd))
+    }
+
+    /// Edge-triggered: each write interrupts a poll, though nobody reads. A counter that is full is emptied once.
+    pub fn wake(&self) -> io::Result<()> {
+        let mut count = [MaybeUninit::uninit(); 8];
+        let one = || write(self.0.as_fd(), &[io::IoSlice::new(&1_u64.to_ne_bytes())]).map(drop);
+        match one() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                read(self.0.as_fd(), &mut count)?;
+                one()
+            }
+            result => result,
+        }
+    }
+}
+
+/// An fd that interrupts a poll.
+#[cfg(not(target_os = "linux"))]
+pub struct PollWaker(mio::Waker);
+
+#[cfg(not(target_os = "linux"))]
+impl PollWaker {
+    pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        mio::Waker::new(registry, token).map(Self)
+    }
+
+    pub fn wake(&self) -> io::Result<()> {
+        retry(|| self.0.wake())
+    }
+}
+
 /// One fd in a call of [`poll_now`].
 pub type PollFd = libc::pollfd;
 
@@ -255,17 +302,38 @@ pub fn grow_pipe(fd: BorrowedFd<'_>, len: usize) -> io::Result<bool> {
 
 // ---------------------------------------------------------------------------------------------- sockets
 
-/// Receives into `buffer` from a non-blocking socket. 0 is the end of the stream.
+/// Receives into `buffer` from a socket. 0 is the end of the stream. Never blocks, whatever the socket's mode: whoever
+/// else has the same open file can have cleared O_NONBLOCK.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     retry(|| {
+        let flags = libc::MSG_DONTWAIT;
         // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
-        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
     })
 }
 
-/// As [`recv`], on a UNIX socket: also says whether the read may have ended before the data did. The kernel ends one
-/// where a peer has passed file descriptors along, which are dropped here (unix_stream_read_generic, MSG_CTRUNC).
-pub fn recv_unix(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<(usize, bool)> {
+/// What a read that has not filled its buffer says about a stream socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShortRead {
+    /// It has emptied the socket: TCP.
+    Empties,
+    /// It has emptied the socket unless the kernel says otherwise: a UNIX stream. The kernel ends a read where a peer has
+    /// passed file descriptors along, which are dropped here (unix_stream_read_generic, MSG_CTRUNC).
+    EmptiesUnlessCut,
+    /// Nothing: a read may end with a message or a packet (SCTP, SOCK_SEQPACKET, the vsock of Hyper-V).
+    SaysNothing,
+}
+
+/// As [`recv`], on a stream socket: also says whether another read may find more.
+pub fn recv_stream(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
+    short: ShortRead,
+) -> io::Result<(usize, bool)> {
+    if short != ShortRead::EmptiesUnlessCut {
+        let count = recv(fd, buffer)?;
+        return Ok((count, count == buffer.len() || short == ShortRead::SaysNothing));
+    }
     let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -273,18 +341,9 @@ pub fn recv_unix(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Resu
     message.msg_iovlen = 1;
     let count = retry(|| {
         // SAFETY: `message` points to one slice, which is `buffer`, writable for its length.
-        check(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })
+        check(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) })
     })?;
-    Ok((count, message.msg_flags & libc::MSG_CTRUNC != 0))
-}
-
-/// As [`recv`], on a socket in any mode: never blocks.
-pub fn recv_now(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    retry(|| {
-        let flags = libc::MSG_DONTWAIT;
-        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
-        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
-    })
+    Ok((count, count == buffer.len() || message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
 /// Most buffers in one vectored call (`IOV_MAX` on Linux and macOS).
@@ -468,12 +527,52 @@ mod tests {
         client.read_to_string(&mut text).expect("read");
         assert_eq!(text, "headbody");
 
+        // As after another holder of the socket has made it blocking.
+        // SAFETY: fcntl with this command takes integers only.
+        unsafe { libc::fcntl(server.as_raw_fd(), libc::F_SETFL, 0) };
+        let blocked = recv(server.as_fd(), &mut buffer).expect_err("nothing sent yet");
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+
         client.write_all(b"x").expect("write");
         let mut fds = [poll_fd(server.as_raw_fd(), Readiness::READABLE)];
         while poll_readiness(&fds[0]).is_none() {
             poll_now(&mut fds).expect("poll");
         }
         assert_eq!(recv(server.as_fd(), &mut buffer).expect("recv"), 1);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_short_read_is_the_last_of_a_byte_stream_only() {
+        let pair = |kind| {
+            let mut fds = [0; 2];
+            // SAFETY: `fds` has place for the two numbers that the kernel writes.
+            check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } as isize)
+                .expect("pair");
+            // SAFETY: just made, nobody else knows them.
+            fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        };
+        let mut buffer = [MaybeUninit::uninit(); 8];
+        let send_twice = |to: &OwnedFd| {
+            for text in [b"abc", b"def"] {
+                assert_eq!(send(to.as_fd(), &[io::IoSlice::new(text)]).expect("send"), 3);
+            }
+        };
+        // One message a read, as of SCTP.
+        let [one, two] = pair(libc::SOCK_SEQPACKET);
+        send_twice(&one);
+        for expected in [(3, true), (3, true)] {
+            let read = recv_stream(two.as_fd(), &mut buffer, ShortRead::SaysNothing).expect("read");
+            assert_eq!(read, expected);
+        }
+        let end = recv_stream(two.as_fd(), &mut buffer, ShortRead::SaysNothing).expect_err("empty");
+        assert_eq!(end.kind(), io::ErrorKind::WouldBlock);
+        for short in [ShortRead::Empties, ShortRead::EmptiesUnlessCut] {
+            let [one, two] = pair(libc::SOCK_STREAM);
+            send_twice(&one);
+            let mut read = |len| recv_stream(two.as_fd(), &mut buffer[..len], short).expect("read");
+            assert_eq!((read(4), read(4)), ((4, true), (2, false)));
+        }
     }
 
     #[test]
@@ -514,6 +613,20 @@ mod tests {
         assert!(!is_replaced(Some(1), None) && !is_replaced(None, Some(1)));
         let preloaded = std::env::var_os("LD_PRELOAD").is_some();
         assert!(preloaded || !is_wait_replaced(), "nobody has");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_counter_wakes_once_more() {
+        let poll = mio::Poll::new().expect("poll");
+        let waker = PollWaker::new(poll.registry(), mio::Token(1)).expect("waker");
+        let full = (u64::MAX - 1).to_ne_bytes();
+        write(waker.0.as_fd(), &[io::IoSlice::new(&full)]).expect("filled");
+        waker.wake().expect("wake");
+        let mut count = [MaybeUninit::uninit(); 8];
+        assert_eq!(read(waker.0.as_fd(), &mut count).expect("read"), 8);
+        // SAFETY: filled in by the read.
+        assert_eq!(count.map(|byte| unsafe { byte.assume_init() }), 1_u64.to_ne_bytes());
     }
 
     #[test]

@@ -22,23 +22,23 @@ const NOTIFIED: u8 = 2;
 pub struct Waker {
     state: AtomicU8,
     /// None once the loop is closed.
-    mio: Mutex<Option<mio::Waker>>,
-    /// `sys::forks()` when `mio` was made: in a fork's child it is the parent's until [`Waker::renew`].
+    fd: Mutex<Option<sys::PollWaker>>,
+    /// `sys::forks()` when `fd` was made: in a fork's child it is the parent's until [`Waker::renew`].
     forks: AtomicU32,
 }
 
 impl Waker {
     /// A waker whose events carry `token`.
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
-        let waker = mio::Waker::new(registry, token)?;
+        let waker = sys::PollWaker::new(registry, token)?;
         let forks = AtomicU32::new(sys::forks());
-        Ok(Self { state: AtomicU8::new(AWAKE), mio: Mutex::new(Some(waker)), forks })
+        Ok(Self { state: AtomicU8::new(AWAKE), fd: Mutex::new(Some(waker)), forks })
     }
 
     /// For a fork's child, on its own poll: an fd of its own, of a loop that is not parked in this process.
     pub fn renew(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<()> {
-        let waker = mio::Waker::new(registry, token)?;
-        *self.mio.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        let waker = sys::PollWaker::new(registry, token)?;
+        *self.fd.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
         self.forks.store(sys::forks(), Ordering::SeqCst);
         self.state.store(AWAKE, Ordering::SeqCst);
         Ok(())
@@ -48,8 +48,8 @@ impl Waker {
     /// that has failed; the next wake tries again.
     pub fn wake(&self) -> io::Result<()> {
         self.wake_by(|| {
-            let waker = self.mio.lock().unwrap_or_else(PoisonError::into_inner);
-            waker.as_ref().map_or(Ok(()), |waker| sys::retry(|| waker.wake()))
+            let waker = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+            waker.as_ref().map_or(Ok(()), sys::PollWaker::wake)
         })
     }
 
@@ -73,7 +73,7 @@ impl Waker {
 
     /// Closes the fd: there is no poll to interrupt any more.
     pub fn close(&self) {
-        drop(self.mio.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.fd.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Announces that the loop will block. False when somebody woke it meanwhile: then it must not.

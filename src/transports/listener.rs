@@ -25,8 +25,10 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 
-/// Seconds to wait when the process is out of fds (`asyncio.constants.ACCEPT_RETRY_DELAY`).
+/// Seconds to wait when no connection can be accepted (`asyncio.constants.ACCEPT_RETRY_DELAY`).
 const RETRY_DELAY: f64 = 1.0;
+/// asyncio's default.
+const USUAL_BACKLOG: usize = 100;
 
 /// One listening socket and what its connections are made of.
 #[pyclass(frozen, weakref, module = "rloop._rloop")]
@@ -45,7 +47,7 @@ pub struct Listener {
     /// Do connections keep their context for good? (CPython 3.15)
     own_contexts: bool,
     token: LoopCell<Option<Token>>,
-    /// Out of fds: nothing is accepted until the retry.
+    /// An error stays: nothing is accepted until the retry.
     backing_off: AtomicBool,
     fd: i32,
 }
@@ -60,7 +62,8 @@ pub struct Serving<'a, 'py> {
     pub socket: Bound<'py, PyAny>,
     pub tls: Option<Bound<'py, PyAny>>,
     pub server: Option<Bound<'py, PyAny>>,
-    pub backlog: usize,
+    /// As it was given to listen(2), for which a negative number is the largest.
+    pub backlog: i64,
     /// The server's context, of which each connection gets a copy for good; None: asyncio before CPython 3.15.
     pub context: Option<Bound<'py, PyAny>>,
 }
@@ -80,7 +83,7 @@ impl Listener {
                 factory: parts.factory.unbind(),
                 server: parts.server.map(Bound::unbind),
                 tls: parts.tls.map(Bound::unbind),
-                backlog: parts.backlog.max(1),
+                backlog: usize::try_from(parts.backlog).map_or(USUAL_BACKLOG, |backlog| backlog.max(1)),
                 own_contexts: parts.context.is_some(),
                 context: match parts.context {
                     Some(context) => context.unbind(),
@@ -101,36 +104,43 @@ impl Listener {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let mut result = Ok(());
-        for number in 0..this.backlog {
+        for _ in 0..this.backlog {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
             // SAFETY: the socket object keeps the fd open: `Server` closes it after the registration is gone, which
             // was looked at just now.
             let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(this.fd) };
-            // Connections come one by one or in crowds. To be told that there is no other costs fifteen times as much
-            // by accept, for which the kernel makes a socket first.
-            if number == 1 && matches!(sys::is_readable(this.fd), Ok(false)) {
+            // accept has no MSG_DONTWAIT, and whoever else has the same open file can have cleared O_NONBLOCK. Besides,
+            // to be told that there is no other costs fifteen times as much by accept, for which the kernel makes a
+            // socket first.
+            if matches!(sys::is_readable(this.fd), Ok(false)) {
                 return Ok(());
             }
             match sys::accept(fd) {
                 Ok((fd, peer)) => result = this.accepted(py, fd, peer),
                 Err(error) => match error.raw_os_error() {
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    // The peer has gone before it was accepted: on to the next.
-                    Some(libc::ECONNABORTED) => {}
+                    // Something is wrong with this connection only, as accept(2) says: on to the next.
+                    Some(
+                        libc::ECONNABORTED
+                        | libc::EPROTO
+                        | libc::ENOPROTOOPT
+                        | libc::ENETDOWN
+                        | libc::ENETUNREACH
+                        | libc::EHOSTDOWN
+                        | libc::EHOSTUNREACH
+                        | libc::EOPNOTSUPP,
+                    ) => {}
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        return this.back_off(slf, &error);
+                        return this.back_off(slf, "socket.accept() out of system resource", &error);
                     }
                     // The program has closed the socket itself.
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
                         return this.report(py, "Fatal error: socket.accept() failed", os_error(py, &error));
                     }
-                    // What waits in the backlog does not come with another edge.
-                    _ => {
-                        result = this.report(py, "Error: socket.accept() failed", os_error(py, &error));
-                        break;
-                    }
+                    // A sandbox, say, which can go on saying so.
+                    _ => return this.back_off(slf, "Error: socket.accept() failed", &error),
                 },
             }
             if result.is_err() {
@@ -153,9 +163,9 @@ impl Listener {
         }
     }
 
-    /// Out of fds: told once a second until there are some.
+    /// No connection can be accepted: told once a second until one can.
     #[cold]
-    fn back_off(&self, slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
+    fn back_off(&self, slf: &Bound<'_, Self>, message: &str, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
         self.backing_off.store(true, Relaxed);
         // Before the report: the exception handler may leave the loop.
@@ -163,7 +173,7 @@ impl Listener {
             self._retry(py);
             return Err(error);
         }
-        self.report(py, "socket.accept() out of system resource", os_error(py, error))
+        self.report(py, message, os_error(py, error))
     }
 
     fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {

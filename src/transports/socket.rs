@@ -38,6 +38,17 @@ impl SocketKind {
         Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
     }
 
+    /// The same, of the family that the kernel says. Python takes the word of whoever wraps an inherited fd for it; only
+    /// the usual families are guessed by mistake (SMC sockets have addresses of IP, for instance).
+    pub fn of_family(self, family: i32) -> Self {
+        let usual = |family| matches!(family, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
+        if family == self.family || !usual(self.family) || !usual(family) {
+            return self;
+        }
+        // The number of a protocol belongs to its family.
+        Self { family, protocol: 0, ..self }
+    }
+
     pub fn is_unix(self) -> bool {
         self.family == libc::AF_UNIX
     }
@@ -170,4 +181,19 @@ pub fn python_socket<'py>(
 /// Gives the fd away to the Python object that was made for it.
 pub fn hand_over(fd: OwnedFd) -> RawFd {
     fd.into_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guessed_family_is_corrected() {
+        let kind = |family, protocol| SocketKind { family, kind: libc::SOCK_STREAM, protocol };
+        let [unix, tcp, sctp] = [kind(libc::AF_UNIX, 0), kind(libc::AF_INET, 6), kind(libc::AF_INET, 132)];
+        assert!(unix.of_family(libc::AF_INET).is_tcp() && tcp.of_family(libc::AF_UNIX).is_unix());
+        assert!(!sctp.of_family(libc::AF_INET).is_tcp());
+        let vsock = kind(libc::AF_VSOCK, 0);
+        assert_eq!((vsock.of_family(libc::AF_INET), unix.of_family(libc::AF_UNSPEC)), (vsock, unix));
+    }
 }

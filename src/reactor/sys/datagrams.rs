@@ -2,7 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::{SocketAddress, check, retry};
 
@@ -12,6 +14,10 @@ pub const RECEIVE_BATCH: usize = 16;
 pub const SEND_BATCH: usize = 64;
 /// Largest datagram received whole, in bytes (asyncio's `max_size`).
 pub const MAX_DATAGRAM: usize = 256 * 1024;
+
+/// False once recvmmsg or sendmmsg has turned out to be missing: in a sandbox, or an emulation of Linux.
+#[cfg(target_os = "linux")]
+static HAS_BATCHES: AtomicBool = AtomicBool::new(true);
 
 const PAGE: usize = 4096;
 const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -35,9 +41,8 @@ pub struct ReceiveBatch {
     lengths: [usize; RECEIVE_BATCH],
     #[cfg(target_os = "linux")]
     headers: linux::Headers,
-    /// What ended the last batch, where the system tells of it only once.
-    #[cfg(any(not(target_os = "linux"), test))]
-    error: Option<io::Error>,
+    /// What ended a batch of [`Self::receive_each`] early, by socket: the system tells of it only once.
+    errors: Vec<(RawFd, io::Error)>,
 }
 
 impl ReceiveBatch {
@@ -50,31 +55,37 @@ impl ReceiveBatch {
             buffers,
             senders,
             lengths: [0; RECEIVE_BATCH],
-            #[cfg(any(not(target_os = "linux"), test))]
-            error: None,
+            errors: Vec::new(),
         }
     }
 
     /// Receives what waits, at least one datagram; returns how many. Fewer than [`RECEIVE_BATCH`]: there is no more.
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         #[cfg(target_os = "linux")]
-        return self.headers.receive(fd, &mut self.senders, &mut self.lengths);
-        #[cfg(not(target_os = "linux"))]
+        if HAS_BATCHES.load(Relaxed) {
+            match self.headers.receive(fd, &mut self.senders, &mut self.lengths) {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                    HAS_BATCHES.store(false, Relaxed);
+                }
+                result => return result,
+            }
+        }
         self.receive_each(fd)
     }
 
     /// The portable way.
-    #[cfg(any(not(target_os = "linux"), test))]
     fn receive_each(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
+        if let Some(at) = self.errors.iter().position(|(kept, _)| *kept == fd.as_raw_fd()) {
+            return Err(self.errors.swap_remove(at).1);
         }
         for at in 0..RECEIVE_BATCH {
             match self.receive_one(fd, at) {
                 Ok(()) => {}
                 Err(error) if at == 0 => return Err(error),
                 Err(error) => {
-                    self.error = Some(error).filter(|error| error.kind() != io::ErrorKind::WouldBlock);
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        self.errors.push((fd.as_raw_fd(), error));
+                    }
                     return Ok(at);
                 }
             }
@@ -82,7 +93,6 @@ impl ReceiveBatch {
         Ok(RECEIVE_BATCH)
     }
 
-    #[cfg(any(not(target_os = "linux"), test))]
     fn receive_one(&mut self, fd: BorrowedFd<'_>, at: usize) -> io::Result<()> {
         let buffer = self.buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr().cast::<libc::c_void>();
         let sender = &mut self.senders[at];
@@ -165,6 +175,30 @@ mod linux {
             Ok(count)
         }
     }
+
+    /// Sends what the headers point to, which is alive while they are, by one call.
+    pub fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        retry(|| {
+            let (start, count) = (headers.as_mut_ptr(), headers.len() as libc::c_uint);
+            // SAFETY: the headers point to live data and addresses, which the kernel only reads.
+            check(unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize })
+        })
+    }
+
+    /// The same where that call does not exist.
+    pub fn send_headers_each(fd: BorrowedFd<'_>, headers: &[libc::mmsghdr]) -> io::Result<usize> {
+        for (at, header) in headers.iter().enumerate() {
+            // SAFETY: as above.
+            let send = || check(unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) });
+            match retry(send) {
+                Ok(_) => {}
+                Err(error) if at == 0 => return Err(error),
+                // Met again by the next call, which begins with this one.
+                Err(_) => return Ok(at),
+            }
+        }
+        Ok(headers.len())
+    }
 }
 
 // ---------------------------------------------------------------------------------------------- sending
@@ -204,7 +238,7 @@ fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()>
 fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a>>) -> io::Result<usize> {
     let mut slices = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
-    let mut count = 0;
+    let mut count = 0_usize;
     for ((slice, header), (data, to)) in slices.iter_mut().zip(&mut headers).zip(datagrams) {
         // The kernel reads only: neither the data nor the address is written to.
         let iov_base = data.as_ptr().cast_mut().cast();
@@ -219,13 +253,17 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
         }
         count += 1;
     }
-    retry(|| {
-        // SAFETY: the first `count` headers are filled in, and point to live data and addresses.
-        check(unsafe {
-            let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
-            libc::sendmmsg(fd.as_raw_fd(), headers, count, SEND_FLAGS as _) as isize
-        })
-    })
+    // SAFETY: the first `count` are filled in.
+    let headers = unsafe { std::slice::from_raw_parts_mut(headers.as_mut_ptr().cast(), count) };
+    if HAS_BATCHES.load(Relaxed) {
+        match linux::send_headers(fd, headers) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => HAS_BATCHES.store(false, Relaxed),
+            // A packet filter has refused the first datagram, or a sandbox the call: one by one it shows which.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            result => return result,
+        }
+    }
+    linux::send_headers_each(fd, headers)
 }
 
 /// The portable way.
@@ -306,10 +344,35 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn headers_are_sent_one_by_one_as_together() {
+        let (one, two, to) = pair();
+        let mut slices =
+            [0_u8, 1, 2].map(|number| (number, libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 1 }));
+        let mut headers = slices.each_mut().map(|(number, slice)| {
+            slice.iov_base = std::ptr::from_mut(number).cast();
+            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+            let mut header: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = std::ptr::from_ref(&to.storage).cast_mut().cast();
+            header.msg_hdr.msg_namelen = to.length;
+            header
+        });
+        assert_eq!(linux::send_headers(one.as_fd(), &mut headers).expect("sent"), 3);
+        assert_eq!(linux::send_headers_each(one.as_fd(), &headers).expect("sent"), 3);
+        let mut batch = ReceiveBatch::new();
+        assert_eq!(batch.receive(two.as_fd()).expect("received"), 6);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|at| batch.datagram(at).0[0]), [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
     fn an_error_behind_datagrams_is_kept() {
         let mut batch = ReceiveBatch::new();
-        batch.error = Some(io::Error::from_raw_os_error(libc::ECONNREFUSED));
-        let (_, two, _) = pair();
+        let (one, two, _) = pair();
+        batch.errors.push((two.as_raw_fd(), io::Error::from_raw_os_error(libc::ECONNREFUSED)));
+        let error = batch.receive_each(one.as_fd()).expect_err("of another socket");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         let error = batch.receive_each(two.as_fd()).expect_err("kept");
         assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
         let error = batch.receive_each(two.as_fd()).expect_err("told once");

@@ -29,14 +29,13 @@ use super::socket::{Socket, SocketKind};
 use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
 use crate::core::{Kind, LoopCore, Native};
-use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
-use crate::reactor::sys::{self, SocketAddress};
+use crate::reactor::sys::{self, ShortRead, SocketAddress};
 use crate::reactor::token::Token;
 pub use writing::add_raw_methods;
 
@@ -65,8 +64,10 @@ struct State {
     context: Py<PyAny>,
     /// Since CPython 3.15 a connection has one context, for all of its callbacks and for good.
     own_context: bool,
-    /// A UNIX socket, whose reads can end early.
+    /// A UNIX socket.
     is_unix: bool,
+    /// What it means if a read gets less than it asked for.
+    short_read: ShortRead,
     life: Lifecycle,
     flow: Flow,
     queue: WriteQueue<Chunk>,
@@ -135,7 +136,8 @@ impl StreamTransport {
                 Some(context) => context.clone().unbind(),
                 None => context::copy_current(py)?.unbind(),
             },
-            is_unix: kind.is_unix(),
+            is_unix: false,
+            short_read: ShortRead::SaysNothing,
             life: Lifecycle::new(),
             flow: Flow::new(),
             queue: WriteQueue::new(),
@@ -143,7 +145,7 @@ impl StreamTransport {
             readable: false,
             read_closed: false,
             write_blocked: false,
-            write_watched: !kind.is_unix(),
+            write_watched: true,
             in_sendfile: false,
             sent_waiter: None,
             gathering: false,
@@ -155,13 +157,7 @@ impl StreamTransport {
             extra: extra.map(Bound::unbind),
             socket,
         };
-        if let Some(fd) = state.socket.fd() {
-            state.sockname = sys::local_address(fd).ok();
-            state.peername = state.peername.or_else(|| sys::peer_address(fd).ok());
-            if kind.is_tcp() {
-                sys::set_nodelay(fd).map_err(|error| os_error(py, &error))?;
-            }
-        }
+        state.look_at_socket(kind);
         let fd = state.socket.number();
         let transport = Bound::new(
             py,
@@ -189,13 +185,14 @@ impl StreamTransport {
         };
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
-        if kind.is_unix() {
-            core.watch(py, token, Readiness::READABLE)?;
-        }
-        this.state.with(py, |state| {
+        let is_unix = this.state.with(py, |state| {
             state.token = Some(token);
             state.server = server.map(Bound::unbind);
+            state.is_unix
         });
+        if is_unix {
+            core.watch(py, token, Readiness::READABLE)?;
+        }
         let call_soon = |callback, args: &[_]| {
             core.call_soon(event_loop, Callback { callback, args, context: context.clone() })
         };
@@ -235,6 +232,28 @@ impl StreamTransport {
             return false;
         };
         slf.get().state.with(slf.py(), |state| !state.life.is_closing())
+    }
+}
+
+impl State {
+    /// Learns what depends on the kind of the socket. `kind` is what Python says; the family may be a guess there, for
+    /// an inherited fd for instance, so the kernel's is taken.
+    fn look_at_socket(&mut self, kind: SocketKind) {
+        let Some(fd) = self.socket.fd() else {
+            return;
+        };
+        self.sockname = sys::local_address(fd).ok();
+        self.peername = self.peername.take().or_else(|| sys::peer_address(fd).ok());
+        let kind = self.sockname.as_ref().map_or(kind, |name| kind.of_family(name.family()));
+        // A wish, not a condition: who refuses it is no TCP socket, or its peer is gone already.
+        let is_tcp = kind.is_tcp() && sys::set_nodelay(fd).is_ok();
+        self.is_unix = kind.is_unix();
+        self.write_watched = !self.is_unix;
+        self.short_read = match (is_tcp, self.is_unix && kind.kind == libc::SOCK_STREAM) {
+            (true, _) => ShortRead::Empties,
+            (_, true) => ShortRead::EmptiesUnlessCut,
+            _ => ShortRead::SaysNothing,
+        };
     }
 }
 

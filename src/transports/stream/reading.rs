@@ -202,22 +202,16 @@ impl State {
         let Some(fd) = self.socket.fd() else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let (result, cut_short) = match self.is_unix {
-            true => match sys::recv_unix(fd, buffer) {
-                Ok((count, cut_short)) => (Ok(count), cut_short),
-                Err(error) => (Err(error), false),
-            },
-            false => (sys::recv(fd, buffer), false),
-        };
-        match &result {
-            Ok(count) => {
-                // A short read has emptied the socket; with the peer's end behind the data there is more to see.
-                self.readable = *count == buffer.len() || self.read_closed || cut_short;
+        let received = sys::recv_stream(fd, buffer, self.short_read);
+        match &received {
+            Ok((count, more)) => {
+                // With the peer's end behind the data there is more to see, however much came.
+                self.readable = *more || self.read_closed;
                 self.read_size.adapt(*count);
             }
             Err(_) => self.readable = false,
         }
-        result
+        received.map(|(count, _)| count)
     }
 
     /// The token to queue when there is more to read and somebody to give it to.
