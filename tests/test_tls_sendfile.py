@@ -1,9 +1,11 @@
 """loop.sendfile over TLS: the kernel cannot encrypt, so that the file is read and written, if that is allowed."""
 
 import asyncio
+import sys
 
 import pytest
 
+from peers import on_asyncio
 from tls_peers import tls_connection
 
 DATA = bytes(range(256)) * 4096
@@ -38,6 +40,18 @@ async def test_part(file, offset, count):
         sent = await asyncio.get_running_loop().sendfile(transport, file, offset, count)
         assert sent == len(expected)
         assert await peer.read(sent) == expected
+
+
+@pytest.mark.parametrize("count", [None, 1000])
+async def test_from_the_start_of_a_file_that_was_read(file, count):
+    if on_asyncio() and sys.version_info < (3, 14, 5):
+        pytest.skip("begins where the file is (gh-150107)")
+    file.seek(777)
+    async with tls_connection() as (transport, _, peer):
+        sending = asyncio.create_task(asyncio.get_running_loop().sendfile(transport, file, 0, count))
+        expected = DATA[:count]
+        assert await peer.read(len(expected)) == expected
+        assert await sending == file.tell() == len(expected)
 
 
 async def test_not_natively(file):

@@ -386,7 +386,7 @@ class TlsMethods(LoopBase):
         """Upgrade `transport` to TLS; return the transport that `protocol` is to use from here on.
 
         Raises TypeError for a context that is none and for a transport that cannot be upgraded, and what goes wrong in
-        the handshake.
+        the handshake. Returns None if the connection is closed meanwhile.
         """
         if ssl is None:
             raise RuntimeError("Python ssl module is not available")
@@ -394,6 +394,9 @@ class TlsMethods(LoopBase):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        if transport.is_closing() and transport.get_protocol() is None:
+            # Nothing more will come of it. asyncio waits for the handshake until that takes too long.
+            raise ConnectionAbortedError("start_tls() on a connection that is lost")
         waiter = self.create_future()
         layer = TlsProtocol(
             self,
