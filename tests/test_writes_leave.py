@@ -11,9 +11,10 @@ import struct
 import sys
 
 import pytest
+import uvicorn
 
 from datagrams import endpoint, udp_socket
-from peers import HOST, PATIENCE, Recorder, connection, on_asyncio, read_until_eof, settle
+from peers import HOST, PATIENCE, Recorder, connection, on_asyncio, read_until_eof, settle, until
 from pipe_peers import read_exactly, write_pipe
 from tls_peers import tls_connection
 
@@ -382,3 +383,41 @@ async def test_flow_control_with_pieces():
         left = transport.get_write_buffer_size()
         assert left > 0
         transport.abort()
+
+
+# --- uvicorn ---
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_response_leaves_before_a_background_task_that_computes(http):
+    """Head and body are two writes; the application goes on behind them without giving the loop a turn."""
+    pytest.importorskip(http)
+    received = []
+
+    async def application(scope, receive, send):
+        headers = [(b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"hello"})
+        received.append(read_response(client))
+
+    with socket.create_server((HOST, 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        client.settimeout(PATIENCE)
+        config = uvicorn.Config(application, http=http, lifespan="off", log_level="warning")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        for number in range(1, 11):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await until(lambda number=number: len(received) == number)
+        server.should_exit = True
+        await serving
+    assert all(response.endswith(b"\r\n\r\nhello") for response in received)
+
+
+def read_response(sock):
+    data = b""
+    while not data.endswith(b"hello"):
+        chunk = sock.recv(1000)
+        if not chunk:
+            break
+        data += chunk
+    return data
