@@ -6,7 +6,7 @@
 //! forgotten as soon as it does not hold.
 //!
 //! What is kept back is sent when the callback that wrote it returns. Where the pieces come from several callbacks of
-//! one turn (many tasks that share a connection), it is sent [`SPREAD_NS`] after the first of them at the latest, as soon
+//! one turn (many tasks that share a connection), it is sent `SPREAD_NS` after the first of them at the latest, as soon
 //! as a callback returns. Whoever asks the transport anything finds everything sent ([`Habit::asked`]).
 
 use crate::reactor::moment::Moment;
