@@ -121,8 +121,9 @@ def test_state(loop):
     assert (loop.is_running(), loop.is_closed()) == (False, True)
 
 
-def test_repr(loop):
-    name = type(loop).__name__
+def test_repr(loop, loop_name):
+    # asyncio says the bare name.
+    name = "rloop.Loop" if loop_name == "rloop" else type(loop).__name__
     reprs = [repr(loop)]
     loop.call_soon(lambda: reprs.append(repr(loop)))
     loop.set_debug(True)
