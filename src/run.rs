@@ -48,8 +48,10 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     match core.waits_by_program.load(Relaxed) {
         false => poll(event_loop, core, timeout)?,
         true => {
-            wait_by_program(event_loop, core, timeout)?;
+            let waited = wait_by_program(event_loop, core, timeout);
+            // As in `poll`.
             queue_io(event_loop.py(), core);
+            waited?;
         }
     }
     core.begin_turn();
@@ -105,7 +107,7 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
     let py = event_loop.py();
     let level = core.state.with(py, |state| {
         // When nothing but the loop's own fds is registered, whatever they could say has been seen already.
-        let needless = timeout == Some(0) && !state.reactor.watches_io();
+        let needless = timeout == Some(0) && !state.reactor.watches_io() && !state.reactor.has_found();
         if needless { None } else { Some(state.reactor.recheck_level()) }
     });
     let timeout = match level {

@@ -102,6 +102,11 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
                 super().run_forever()
         finally:
             self._begin_run(False)
+            # The exception of a signal's handler may have come in the place of asyncio's cleanup, or in its middle.
+            # Before CPython 3.13, which made it a method, it has no place where one does harm.
+            cleanup = getattr(self, "_run_forever_cleanup", None)
+            if cleanup and (self.is_running() or getattr(self, "_old_agen_hooks", None)):
+                cleanup()
 
     def close(self) -> None:
         """Close the loop. It must not be running; what it had still to do is dropped."""

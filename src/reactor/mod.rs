@@ -399,7 +399,7 @@ impl<S> Reactor<S> {
     pub fn recheck_level(&mut self) -> io::Result<bool> {
         self.make_own()?;
         if self.fired.is_empty() {
-            return Ok(false);
+            return Ok(self.has_found());
         }
         let (slots, poller) = (&self.slots, self.poller.as_mut());
         let live = |token: &Token| slots.get(*token).filter(|registration| !registration.armed.is_none());
@@ -411,23 +411,28 @@ impl<S> Reactor<S> {
             })
             .collect();
         if fds.is_empty() {
-            return Ok(false);
+            return Ok(self.has_found());
         }
         if sys::poll_now(&mut fds).is_err() {
             self.ask_again(&fired);
-            return Ok(false);
+            return Ok(self.has_found());
         }
         let Some(poller) = poller else {
             return Ok(false);
         };
-        let before = poller.found.len();
         for (token, fd) in fired.into_iter().zip(&fds) {
             let readiness = sys::poll_readiness(fd);
             if !readiness.is_none() {
                 poller.found.push((token, readiness));
             }
         }
-        Ok(poller.found.len() > before)
+        Ok(self.has_found())
+    }
+
+    /// True if the last poll has found something that is not reported yet: a program that polls itself may have been
+    /// interrupted in between.
+    pub fn has_found(&self) -> bool {
+        self.poller.as_ref().is_some_and(|poller| !poller.found.is_empty())
     }
 
     /// Where poll(2) fails, as it does for more fds than RLIMIT_NOFILE allows now: a fresh edge for each of these that is
