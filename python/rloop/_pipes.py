@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
@@ -56,14 +55,6 @@ class PipeMethods(LoopBase):
         if is_fifo:
             by_record = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
         else:
-            by_record = not (is_socket and _is_stream(fd))
+            by_record = not (is_socket and self._is_stream(fd))
         os.set_blocking(fd, False)
         return self._write_pipe(pipe, fd, protocol, waiter, extra, tells_end, by_record)
-
-
-def _is_stream(fd: int) -> bool:
-    sock = socket.socket(fileno=fd)
-    try:
-        return sock.type == socket.SOCK_STREAM
-    finally:
-        sock.detach()

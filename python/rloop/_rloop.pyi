@@ -218,6 +218,8 @@ class EventLoop:
         backlog: int,
         context: Context | None,
     ) -> None: ...
+    @staticmethod
+    def _is_stream(fd: int) -> bool: ...
     def _read_pipe(
         self,
         pipe: Any,

@@ -18,12 +18,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
+use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
 use crate::run;
 use crate::transports::bare::BareSocket;
 use crate::transports::datagram::{self, DatagramTransport};
@@ -313,6 +315,12 @@ impl EventLoop {
             backlog,
             context,
         })
+    }
+
+    /// Is this the fd of a stream socket? Without a `socket.socket` for it, which would close it if it were interrupted.
+    #[staticmethod]
+    fn _is_stream(py: Python<'_>, fd: i32) -> PyResult<bool> {
+        sys::is_stream(fd).map_err(|error| os_error(py, &error))
     }
 
     /// The reading end of a pipe; `fd` is that of `pipe`, and non-blocking.

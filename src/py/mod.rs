@@ -8,6 +8,7 @@ pub mod calls;
 pub mod cell;
 pub mod context;
 pub mod fastcall;
+pub mod file_fd;
 pub mod gc;
 pub mod interpreter;
 pub mod names;

@@ -93,6 +93,7 @@ names! {
         format_callback = "rloop._report"."format_callback",
         handle = "asyncio"."Handle",
         logger = "asyncio.log"."logger",
+        native_file = "_io"."FileIO",
         native_socket = "_socket"."socket",
         loop_class = "rloop._loop"."Loop",
         read_pipe_transport = "rloop._transports"."ReadPipeTransport",

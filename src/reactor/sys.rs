@@ -411,13 +411,20 @@ pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
 
 /// Takes the error off a socket (`SO_ERROR`): its number, 0 for none.
 pub fn take_error(fd: BorrowedFd<'_>) -> io::Result<i32> {
-    let mut error: libc::c_int = 0;
+    socket_option(fd.as_raw_fd(), libc::SO_ERROR)
+}
+
+/// Is this the fd of a stream socket? Any number may be asked about.
+pub fn is_stream(fd: RawFd) -> io::Result<bool> {
+    Ok(socket_option(fd, libc::SO_TYPE)? == libc::SOCK_STREAM)
+}
+
+fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    let place = std::ptr::from_mut(&mut error).cast();
-    // SAFETY: the option's value is a writable int of the given size.
-    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, place, &mut len) }
-        as isize)
-    .map(|_| error)
+    let place = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the option's value is a writable int of the given size; the kernel checks the fd.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, place, &mut len) } as isize).map(|_| value)
 }
 
 /// Takes one connection off a listening socket: non-blocking, close-on-exec.

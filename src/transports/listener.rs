@@ -4,6 +4,7 @@
 //! connection has one. What is made of a connection is `stream`'s business; TLS is handed to the Python half.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -20,6 +21,7 @@ use crate::handle::Callback;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::file_fd::FileFd;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
@@ -35,7 +37,6 @@ const USUAL_BACKLOG: usize = 100;
 pub struct Listener {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
-    socket: Py<PyAny>,
     kind: SocketKind,
     factory: Py<PyAny>,
     server: Option<Py<PyAny>>,
@@ -49,7 +50,8 @@ pub struct Listener {
     token: LoopCell<Option<Token>>,
     /// An error stays: nothing is accepted until the retry.
     backing_off: AtomicBool,
-    fd: i32,
+    /// The program's socket.
+    fd: FileFd,
 }
 
 static KIND: Kind = Kind { on_ready: Listener::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
@@ -72,14 +74,14 @@ impl Listener {
     /// Starts accepting. The loop keeps the listener, and with it the server, alive until it is unregistered.
     pub fn start(parts: Serving<'_, '_>) -> PyResult<()> {
         let py = parts.event_loop.py();
-        let fd = parts.socket.call_method0(&parts.core.names.fileno)?.extract()?;
+        let socket = FileFd::of(&parts.socket)?;
+        let fd = socket.number();
         let listener = Bound::new(
             py,
             Self {
                 core: parts.core.clone(),
                 event_loop: parts.event_loop.clone().unbind(),
                 kind: SocketKind::of(&parts.socket)?,
-                socket: parts.socket.unbind(),
                 factory: parts.factory.unbind(),
                 server: parts.server.map(Bound::unbind),
                 tls: parts.tls.map(Bound::unbind),
@@ -91,7 +93,7 @@ impl Listener {
                 },
                 token: LoopCell::new(None),
                 backing_off: AtomicBool::new(false),
-                fd,
+                fd: socket,
             },
         )?;
         let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
@@ -108,16 +110,14 @@ impl Listener {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
-            // SAFETY: the socket object keeps the fd open: `Server` closes it after the registration is gone, which
-            // was looked at just now.
-            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(this.fd) };
             // accept has no MSG_DONTWAIT, and whoever else has the same open file can have cleared O_NONBLOCK. Besides,
             // to be told that there is no other costs fifteen times as much by accept, for which the kernel makes a
             // socket first.
-            if matches!(sys::is_readable(this.fd), Ok(false)) {
+            let fd = this.fd.get();
+            if matches!(&fd, Ok(fd) if matches!(sys::is_readable(fd.as_raw_fd()), Ok(false))) {
                 return Ok(());
             }
-            match sys::accept(fd) {
+            match fd.and_then(sys::accept) {
                 Ok((fd, peer)) => result = this.accepted(py, fd, peer),
                 Err(error) => match error.raw_os_error() {
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -188,7 +188,7 @@ impl Listener {
         let context = PyDict::new(py);
         context.set_item(&names.message, message)?;
         context.set_item(&names.exception, error.into_value(py))?;
-        context.set_item(&names.socket, names.transport_socket.call1(py, (&self.socket,))?)?;
+        context.set_item(&names.socket, names.transport_socket.call1(py, (self.fd.object(),))?)?;
         calls::method(self.event_loop.bind(py), &names.call_exception_handler, [context.as_any()])?;
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Listener {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        visit.call(&self.socket)?;
+        visit.call(self.fd.object())?;
         visit.call(&self.factory)?;
         visit.call(&self.server)?;
         visit.call(&self.tls)?;

@@ -3,13 +3,16 @@
 //! An accepted connection starts as a bare fd and becomes a Python object only when somebody asks for it, which most
 //! programs never do. A socket that came from Python stays Python's: it is closed by its own `close()`, at the end.
 
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::core::LoopCore;
-use crate::py::names::names;
+use crate::py::file_fd::FileFd;
+use crate::py::names::{Names, names};
 
 /// Family, type and protocol, as in `socket.socket(...)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +71,7 @@ pub enum Socket {
         fd: OwnedFd,
         kind: SocketKind,
     },
-    Python {
-        object: Py<PyAny>,
-        fd: RawFd,
-    },
+    Python(FileFd),
     /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
         fd: RawFd,
@@ -86,22 +86,22 @@ pub enum Was {
 }
 
 impl Socket {
-    /// A Python socket, kept open for as long as this struct uses its fd even if the program closes the object:
-    /// a closed number could come to stand for another file. The socket module itself counts its `makefile()`
-    /// objects the same way (`_io_refs`).
+    /// A Python socket, kept open for as long as this struct uses its fd even if the program closes the object, as the
+    /// socket module does for its `makefile()` objects (`_io_refs`). A program can still take the fd away.
     pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let fd: RawFd = object.call_method0("fileno")?.extract()?;
+        let fd = FileFd::of(object)?;
         if let Ok(references) = object.getattr("_io_refs") {
             object.setattr("_io_refs", references.add(1)?)?;
         }
-        Ok(Self::Python { object: object.clone().unbind(), fd })
+        Ok(Self::Python(fd))
     }
 
     /// The fd's number, also once it is closed.
     pub fn number(&self) -> RawFd {
         match self {
             Self::Own { fd, .. } => fd.as_raw_fd(),
-            Self::Python { fd, .. } | Self::Closed { fd, .. } => *fd,
+            Self::Python(fd) => fd.number(),
+            Self::Closed { fd, .. } => *fd,
         }
     }
 
@@ -109,12 +109,13 @@ impl Socket {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The fd, unless it is closed.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// The fd, unless it is closed. EBADF if the program has taken it away from its socket.
+    #[inline]
+    pub fn fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
-            // SAFETY: the object keeps the fd open: `from_python` has counted us in, `close` has not been called.
-            _ if !self.is_closed() => Some(unsafe { BorrowedFd::borrow_raw(self.number()) }),
-            _ => None,
+            Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
+            Self::Python(fd) => fd.get().map(Some),
+            Self::Closed { .. } => Ok(None),
         }
     }
 
@@ -123,9 +124,8 @@ impl Socket {
         let fd = self.number();
         let was = match self {
             Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
-            Self::Python { object, .. } | Self::Closed { was: Was::Python(object), .. } => {
-                Was::Python(object.clone_ref(py))
-            }
+            Self::Python(fd) => Was::Python(fd.object().clone_ref(py)),
+            Self::Closed { was: Was::Python(object), .. } => Was::Python(object.clone_ref(py)),
         };
         std::mem::replace(self, Self::Closed { fd, was })
     }
@@ -133,17 +133,18 @@ impl Socket {
     /// The Python object, if there is one.
     pub fn object(&self) -> Option<&Py<PyAny>> {
         match self {
-            Self::Python { object, .. } | Self::Closed { was: Was::Python(object), .. } => Some(object),
+            Self::Python(fd) => Some(fd.object()),
+            Self::Closed { was: Was::Python(object), .. } => Some(object),
             _ => None,
         }
     }
 
     /// Closes the fd; a Python socket by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        let Self::Python { object, .. } = self else {
+        let Self::Python(fd) = self else {
             return Ok(());
         };
-        let object = object.into_bound(py);
+        let object = fd.object().bind(py);
         // `_socket.socket`, also when the interpreter ends and nothing can be imported any more.
         let native = names(py)?.native_socket.bind(py);
         if object.hasattr("_io_refs")? {
@@ -159,28 +160,61 @@ impl Socket {
     }
 }
 
-/// Makes the Python object for an accepted socket. It owns the fd from here on, and so `fd` is not closed by us.
+/// A Python object that has been given the fd of a socket which is not its own yet: unless it is kept, it loses the
+/// number again when this is dropped, and its finalizer closes nothing.
+pub struct Lent<'py> {
+    /// None once it is kept.
+    object: Option<Bound<'py, PyAny>>,
+    names: &'static Names,
+}
+
+impl<'py> Lent<'py> {
+    pub fn object(&self) -> PyResult<&Bound<'py, PyAny>> {
+        self.object.as_ref().ok_or_else(|| PyRuntimeError::new_err("the socket has an owner"))
+    }
+
+    /// The object owns the fd from here on: whoever had it before must forget it.
+    pub fn keep(mut self) {
+        self.object = None;
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            // The native method: the one in Python can be interrupted by a signal.
+            let py = object.py();
+            if let Err(error) = self.names.native_socket.bind(py).call_method1("detach", (&object,)) {
+                error.write_unraisable(py, Some(&object));
+            }
+        }
+    }
+}
+
+/// Makes a Python object for a socket that has none, in the two steps of a call of the class: an exception in the
+/// second one, such as KeyboardInterrupt out of `socket.__init__`, must not leave an object that closes the fd.
 pub fn python_socket<'py>(
     py: Python<'py>,
     core: &LoopCore,
     fd: RawFd,
     kind: SocketKind,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Lent<'py>> {
     let keywords = PyDict::new(py);
     keywords.set_item("fileno", fd)?;
+    let SocketKind { family, kind, protocol } = kind;
     let class = core.names.socket_class.bind(py);
-    let socket = class.call((kind.family, kind.kind, kind.protocol), Some(&keywords))?;
+    let object = class.call_method("__new__", (class, family, kind, protocol), Some(&keywords))?;
+    let lent = Lent { object: Some(object.clone()), names: core.names };
+    object.call_method("__init__", (family, kind, protocol), Some(&keywords))?;
     // As asyncio's, which come from a non-blocking accept: `gettimeout()` is 0.
-    if let Err(error) = socket.call_method1(&core.names.setblocking, (false,)) {
-        socket.call_method0("detach")?;
-        return Err(error);
-    }
-    Ok(socket)
+    object.call_method1(&core.names.setblocking, (false,))?;
+    Ok(lent)
 }
 
 /// Gives the fd away to the Python object that was made for it.
-pub fn hand_over(fd: OwnedFd) -> RawFd {
-    fd.into_raw_fd()
+pub fn hand_over(fd: OwnedFd, to: Lent<'_>) {
+    to.keep();
+    let _ = fd.into_raw_fd();
 }
 
 #[cfg(test)]

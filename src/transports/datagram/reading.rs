@@ -173,7 +173,7 @@ impl DatagramTransport {
 impl State {
     /// One call to the kernel, and what it says about the next one. Err: an error to tell of.
     fn receive(&mut self, py: Python<'_>, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let Some(fd) = self.socket.fd() else {
+        let Some(fd) = self.socket.fd()? else {
             return Ok(());
         };
         let failed = std::mem::take(&mut self.failed);

@@ -367,11 +367,15 @@ impl State {
     /// Gives the kernel at most `left` datagrams of the queue, as far as it takes them.
     fn send(&mut self, native: bool, left: &mut usize) -> Sent {
         while *left > 0 && !self.write_blocked {
-            let Some(fd) = self.socket.fd() else {
-                return Sent::Done;
+            let sent = match self.socket.fd() {
+                Ok(Some(fd)) => {
+                    let batch = self.queue.iter().take(*left);
+                    send_datagrams(fd, batch.map_while(|next| next.outgoing().filter(|_| native)))
+                }
+                Ok(None) => return Sent::Done,
+                Err(error) => Err(error),
             };
-            let batch = self.queue.iter().take(*left);
-            let count = match send_datagrams(fd, batch.map_while(|next| next.outgoing().filter(|_| native))) {
+            let count = match sent {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked();

@@ -1,9 +1,9 @@
 //! How much a pipe holds. Two processes that fill and drain a small pipe wait for each other more than they work, so
 //! the pipes of children are made larger once they have been full. Nothing here knows of transports.
 
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::py::file_fd::FileFd;
 use crate::reactor::sys;
 
 /// What a pipe holds, in bytes, if nobody says otherwise.
@@ -28,14 +28,14 @@ pub enum Capacity {
 
 impl Capacity {
     /// For a pipe that is full: true if it holds more from now on.
-    pub fn grow(&mut self, pipe: BorrowedFd<'_>) -> bool {
+    pub fn grow(&mut self, pipe: &FileFd) -> bool {
         if !matches!(self, Self::Growing) {
             return false;
         }
         let Some(one) = LargeOne::new() else {
             return false;
         };
-        let grown = sys::grow_pipe(pipe, LARGE).unwrap_or(false);
+        let grown = pipe.get().and_then(|pipe| sys::grow_pipe(pipe, LARGE)).unwrap_or(false);
         *self = if grown { Self::Large { _one: one } } else { Self::Given };
         grown
     }

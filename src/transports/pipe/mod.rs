@@ -13,6 +13,7 @@ mod reading;
 mod sending;
 mod writing;
 
+use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,6 +30,7 @@ use crate::core::{Kind, LoopCore, Native, Source};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::file_fd::FileFd;
 use crate::reactor::Mode;
 use crate::reactor::token::Token;
 use capacity::Capacity;
@@ -40,7 +42,7 @@ pub use writing::WritePipeTransport;
 struct End<S> {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
-    fd: RawFd,
+    fd: FileFd,
     state: LoopCell<State<S>>,
     /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
     /// between, and the collection that this may start sees such an object.
@@ -92,7 +94,7 @@ impl<S> End<S> {
         Ok(Self {
             core: parts.core.clone(),
             event_loop: parts.event_loop.clone().unbind(),
-            fd: parts.fd,
+            fd: FileFd::with_number(&parts.pipe, parts.fd)?,
             state: LoopCell::new(state),
             filled: true,
         })
@@ -128,10 +130,9 @@ impl<S> End<S> {
         Ok(())
     }
 
-    /// The fd. Also when the program has closed its pipe object behind our back, as on asyncio: the call then fails.
-    fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the pipe object keeps the fd open until `release`, after which nobody reads or writes.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    /// The fd. EBADF when the program has closed its pipe object behind our back.
+    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.fd.get()
     }
 
     fn let_grow(&self, py: Python<'_>) {
@@ -161,7 +162,7 @@ impl<S> End<S> {
     /// For the attributes that `_transports.py` adds.
     fn inside<'py>(&self, py: Python<'py>, lost: u32, queued: Vec<Vec<u8>>) -> Inside<'py> {
         let closed = self.state.with(py, |state| state.pipe.is_none());
-        (self.fd, closed, lost, self.extra(py), inside::chunks(py, queued))
+        (self.fd.number(), closed, lost, self.extra(py), inside::chunks(py, queued))
     }
 
     fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
@@ -187,7 +188,7 @@ impl<S> End<S> {
             (true, Phase::Open) => "",
             (true, _) => " closing",
         };
-        let mut text = format!("<{name}{life} fd={}", self.fd);
+        let mut text = format!("<{name}{life} fd={}", self.fd.number());
         let polls = open && !self.core.closed.load(Relaxed);
         match (polls, open) {
             (true, _) => {}
@@ -261,6 +262,7 @@ impl<S> End<S> {
             return Ok(());
         }
         visit.call(&self.event_loop)?;
+        self.fd.traverse(visit)?;
         self.state
             .peek(|state| {
                 visit.call(&state.pipe)?;

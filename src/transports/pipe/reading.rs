@@ -6,6 +6,7 @@
 //! as asyncio's is; pausing costs no system call.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -67,7 +68,7 @@ impl ReadPipeTransport {
         let Some((protocol, size)) = reading else {
             return Ok(());
         };
-        match receiving::receive(&end.core, py, size, |buffer| sys::read(end.fd(), buffer)) {
+        match receiving::receive(&end.core, py, size, |buffer| sys::read(end.fd()?, buffer)) {
             // No memory: nothing was read.
             Err(error) => Self::read_on(slf).and(Err(error)),
             Ok(Ok((_, 0))) => Self::read_end(slf, &protocol),
@@ -75,7 +76,7 @@ impl ReadPipeTransport {
                 end.state.with(py, |state| {
                     state.side.size.adapt(count);
                     if count >= capacity::USUAL {
-                        state.capacity.grow(end.fd());
+                        state.capacity.grow(&end.fd);
                     }
                 });
                 let told = protocol.call_method1(&end.core.names.data_received, (data,));
@@ -99,7 +100,11 @@ impl ReadPipeTransport {
         let Some(token) = token else {
             return Ok(());
         };
-        let asked = match sys::is_readable(end.fd) {
+        let fd = match end.fd() {
+            Ok(fd) => fd,
+            Err(error) => return Self::read_failed(slf, &error),
+        };
+        let asked = match sys::is_readable(fd.as_raw_fd()) {
             Ok(true) => {
                 end.core.requeue(py, token, Readiness::READABLE);
                 return Ok(());
@@ -154,7 +159,7 @@ impl ReadPipeTransport {
     }
 
     fn watch(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().end.watch(slf.as_any(), slf.get().end.fd, &KIND)
+        slf.get().end.watch(slf.as_any(), slf.get().end.fd.number(), &KIND)
     }
 
     fn describe(&self, py: Python<'_>) -> String {

@@ -146,7 +146,7 @@ impl WritePipeTransport {
         if !end.state.with(py, |state| state.side.is_blocked_unwatched()) {
             return Ok(());
         }
-        let twin = end.fd().try_clone_to_owned().map_err(|error| os_error(py, &error))?;
+        let twin = end.fd().and_then(|fd| fd.try_clone_to_owned()).map_err(|error| os_error(py, &error))?;
         let number = twin.as_raw_fd();
         end.state.with(py, |state| state.side.twin = Some(twin));
         end.watch(slf.as_any(), number, &KIND)
@@ -181,17 +181,17 @@ impl End<Writing> {
             let (result, offered) = side.queue.with_front(usize::MAX, |slices| {
                 let slices = if side.by_record { &slices[..1] } else { slices };
                 let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-                (sys::write(self.fd(), slices), offered)
+                (self.fd().and_then(|fd| sys::write(fd, slices)), offered)
             });
             match result {
                 Ok(sent) => {
                     side.queue.advance(sent);
                     // A pipe or a stream that takes less is full. A device may take the rest.
                     let full = sent < offered && (!side.by_record || sent == 0);
-                    side.blocked = full && !capacity.grow(self.fd());
+                    side.blocked = full && !capacity.grow(&self.fd);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    side.blocked = !capacity.grow(self.fd())
+                    side.blocked = !capacity.grow(&self.fd)
                 }
                 Err(error) => return Err(error),
             }

@@ -278,7 +278,7 @@ impl WritePipeTransport {
     /// The second step, after `connection_made`: from here on it shows when the reader goes away.
     fn _start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
         let end = &slf.get().end;
-        if end.is_closing(slf.py()) { Ok(()) } else { end.watch(slf.as_any(), end.fd, &KIND) }
+        if end.is_closing(slf.py()) { Ok(()) } else { end.watch(slf.as_any(), end.fd.number(), &KIND) }
     }
 
     /// The pipe may be made to hold more once it has been full.

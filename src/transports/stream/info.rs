@@ -70,7 +70,8 @@ impl StreamTransport {
         let socket = match (object, own) {
             (Some(object), _) => object,
             (None, Some((fd, kind, true))) => {
-                let object = python_socket(py, &self.core, fd, kind)?;
+                let lent = python_socket(py, &self.core, fd, kind)?;
+                let object = lent.object()?.clone();
                 let python = Socket::from_python(&object)?;
                 let own = self.state.with(py, |state| match &mut state.socket {
                     socket @ Socket::Own { .. } => std::mem::replace(socket, python),
@@ -79,10 +80,10 @@ impl StreamTransport {
                 let Socket::Own { fd, .. } = own else {
                     // Python code has run meanwhile: another thread was faster, or has closed the transport. The fd is
                     // not this object's to close.
-                    object.call_method0("detach")?;
+                    drop(lent);
                     return self.python_socket(py);
                 };
-                hand_over(fd);
+                hand_over(fd, lent);
                 object
             }
             // Asked for the first time after the end: a socket that is closed, as asyncio's would be.

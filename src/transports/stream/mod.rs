@@ -239,7 +239,7 @@ impl State {
     /// Learns what depends on the kind of the socket. `kind` is what Python says; the family may be a guess there, for
     /// an inherited fd for instance, so the kernel's is taken.
     fn look_at_socket(&mut self, kind: SocketKind) {
-        let Some(fd) = self.socket.fd() else {
+        let Ok(Some(fd)) = self.socket.fd() else {
             return;
         };
         self.sockname = sys::local_address(fd).ok();

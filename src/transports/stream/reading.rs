@@ -199,7 +199,7 @@ impl StreamTransport {
 impl State {
     /// One recv, and what it says about the next one.
     fn receive(&mut self, buffer: &mut [std::mem::MaybeUninit<u8>]) -> io::Result<usize> {
-        let Some(fd) = self.socket.fd() else {
+        let Some(fd) = self.socket.fd()? else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let received = sys::recv_stream(fd, buffer, self.short_read);

@@ -70,7 +70,7 @@ impl StreamTransport {
             let mut sent = 0;
             if state.queue.is_empty()
                 && !state.write_blocked
-                && let Some(fd) = state.socket.fd()
+                && let Some(fd) = state.socket.fd()?
             {
                 sent = match sys::send(fd, &[IoSlice::new(data)]) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -229,7 +229,7 @@ impl StreamTransport {
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.state
-            .with(py, |state| state.socket.fd().map_or(Ok(()), sys::shutdown_write))
+            .with(py, |state| state.socket.fd()?.map_or(Ok(()), sys::shutdown_write))
             .map_err(|error| os_error(py, &error))
     }
 }
@@ -334,9 +334,13 @@ impl State {
     /// Sends a chunk with an empty queue before it; queues what the kernel does not take.
     #[inline]
     fn send_chunk(&mut self, chunk: Chunk) -> Written {
-        let Some(fd) = self.socket.fd() else {
-            self.queue.push(chunk);
-            return Written::Queued;
+        let fd = match self.socket.fd() {
+            Ok(Some(fd)) => fd,
+            Ok(None) => {
+                self.queue.push(chunk);
+                return Written::Queued;
+            }
+            Err(error) => return Written::Flushed(Err(error)),
         };
         let count = match sys::send(fd, &[IoSlice::new(chunk.as_ref())]) {
             Ok(count) if count == chunk.as_ref().len() => return Written::Sent(chunk),
@@ -352,7 +356,7 @@ impl State {
     /// Gives the kernel what it takes of the queue.
     pub(super) fn send(&mut self, core: &LoopCore) -> io::Result<()> {
         while self.keeps_back() {
-            let Some(fd) = self.socket.fd() else {
+            let Some(fd) = self.socket.fd()? else {
                 return Ok(());
             };
             let (result, offered) = self.queue.with_front(usize::MAX, |slices| {
