@@ -257,6 +257,8 @@ fn run_io(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, token
         Some((readiness, Source::Native(Native { object, kind }))) => {
             (kind.on_ready)(&object.into_bound(py), readiness)
         }
+        // `take_due` gives the object itself.
+        Some((_, Source::Idle(_))) => Ok(()),
         Some((_, Source::Callbacks(due))) => {
             let mut result = Ok(());
             for waiter in [&due.read_waiter, &due.write_waiter].into_iter().flatten() {
@@ -290,7 +292,9 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
         Entry::Handle(handle) => Some(handle.bind(py).clone().into_any()),
         Entry::Io(token) => core.state.with(py, |state| {
             state.reactor.source(*token).and_then(|source| match source {
-                Source::Native(native) => Some(native.object.bind(py).clone()),
+                Source::Native(_) | Source::Idle(_) => {
+                    source.native(py).map(|native| native.object.into_bound(py))
+                }
                 Source::Callbacks(FdCallbacks { reader, writer, .. }) => {
                     reader.as_ref().or(writer.as_ref()).map(|handle| handle.bind(py).clone().into_any())
                 }

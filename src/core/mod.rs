@@ -39,7 +39,7 @@ use crate::reactor::waker::Waker;
 pub use host::{AtClose, Host, Job};
 pub use scratch::Buffer;
 use scratch::Scratch;
-pub use sources::{FdCallbacks, Kind, Native, Source};
+pub use sources::{FdCallbacks, Idle, Kind, Native, Source};
 
 /// How often a loop that does not block looks at how long it has kept the interpreter.
 const POLLS_BETWEEN_LOOKS: u32 = 64;

@@ -2,6 +2,7 @@
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use crate::handle::Handle;
 use crate::reactor::readiness::Readiness;
@@ -11,6 +12,8 @@ pub enum Source {
     /// Callbacks of `add_reader` and `add_writer`.
     Callbacks(FdCallbacks),
     Native(Native),
+    /// A native object that waits for nothing: the collector may have it, which ends the registration.
+    Idle(Idle),
 }
 
 /// Who waits for one fd on behalf of the user: callbacks of `add_reader` and `add_writer`, or futures of the `sock_*`
@@ -79,6 +82,24 @@ pub struct Native {
     pub kind: &'static Kind,
 }
 
+/// A [`Native`] by a weak reference.
+pub struct Idle {
+    reference: Py<PyWeakrefReference>,
+    kind: &'static Kind,
+}
+
+impl Idle {
+    pub fn new(object: &Bound<'_, PyAny>, kind: &'static Kind) -> PyResult<Self> {
+        Ok(Self { reference: PyWeakrefReference::new(object)?.unbind(), kind })
+    }
+
+    /// None: the object is being deallocated.
+    pub fn upgrade(&self, py: Python<'_>) -> Option<Native> {
+        let object = self.reference.bind(py).upgrade()?.unbind();
+        Some(Native { object, kind: self.kind })
+    }
+}
+
 /// How to call a [`Native`]: plain functions, so that the core need not know the classes.
 pub struct Kind {
     /// The fd is ready. Err: SystemExit or KeyboardInterrupt, which leave the loop.
@@ -96,6 +117,15 @@ impl Native {
 }
 
 impl Source {
+    /// The native object, if it is one and still there.
+    pub fn native(&self, py: Python<'_>) -> Option<Native> {
+        match self {
+            Self::Native(native) => Some(native.clone_ref(py)),
+            Self::Idle(idle) => idle.upgrade(py),
+            Self::Callbacks(_) => None,
+        }
+    }
+
     /// Cancels the callbacks, if that is what it is.
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         if let Self::Callbacks(callbacks) = self {
@@ -116,6 +146,7 @@ impl Source {
                 visit.call(&callbacks.file)
             }
             Self::Native(native) => visit.call(&native.object),
+            Self::Idle(idle) => visit.call(&idle.reference),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use pyo3::prelude::*;
 
-use super::{Entry, LoopCore, Native, Source};
+use super::{Entry, Idle, Kind, LoopCore, Native, Source};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::reactor::Mode;
@@ -71,6 +71,23 @@ impl LoopCore {
         drop(self.state.with(py, |state| state.reactor.deregister(token)));
     }
 
+    /// Holds the owner of `token`, or lets the collector have it for as long as it waits for nothing. False if it cannot be
+    /// let go of.
+    pub fn hold(&self, object: &Bound<'_, PyAny>, kind: &'static Kind, token: Token, held: bool) -> bool {
+        let source = match held {
+            true => Source::Native(Native { object: object.clone().unbind(), kind }),
+            false => match Idle::new(object, kind) {
+                Ok(idle) => Source::Idle(idle),
+                Err(_) => return false,
+            },
+        };
+        let previous = self.state.with(object.py(), |state| {
+            state.reactor.source_mut(token).map(|place| std::mem::replace(place, source))
+        });
+        drop(previous);
+        true
+    }
+
     /// Has the owner of `token` told of `readiness` in the next turn.
     pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
         self.state.with(py, |state| {
@@ -87,6 +104,7 @@ impl LoopCore {
             let readiness = state.reactor.take_ready(token);
             match state.reactor.source_mut(token)? {
                 Source::Native(native) => Some((readiness, Source::Native(native.clone_ref(py)))),
+                Source::Idle(idle) => Some((readiness, Source::Native(idle.upgrade(py)?))),
                 Source::Callbacks(callbacks) => {
                     let due = callbacks.due(py, readiness);
                     if due.read_waiter.is_some() || due.write_waiter.is_some() {
@@ -123,6 +141,8 @@ impl LoopCore {
                 Source::Native(native) => {
                     (fd, Some(native.object.clone_ref(py)), Some(native.object.clone_ref(py)))
                 }
+                // As asyncio, which has neither a reader nor a writer for it.
+                Source::Idle(_) => (fd, None, None),
                 Source::Callbacks(callbacks) => {
                     let any = |handle: &Option<Py<Handle>>, waiter: &Option<Py<PyAny>>| {
                         let handle = handle.as_ref().map(|handle| handle.clone_ref(py).into_any());
@@ -142,10 +162,11 @@ impl LoopCore {
     /// The native object that `fd` belongs to, so that nobody else may watch it.
     pub fn owner_of<'py>(&self, py: Python<'py>, fd: i32) -> Option<Bound<'py, PyAny>> {
         let native = self.state.with(py, |state| {
-            match state.reactor.token_of(fd).and_then(|token| state.reactor.source(token)) {
-                Some(Source::Native(native)) => Some(native.clone_ref(py)),
-                _ => None,
-            }
+            state
+                .reactor
+                .token_of(fd)
+                .and_then(|token| state.reactor.source(token))
+                .and_then(|it| it.native(py))
         })?;
         let object = native.object.into_bound(py);
         (native.kind.owns_fd)(&object).then_some(object)

@@ -87,6 +87,9 @@ impl Drop for DatagramTransport {
     fn drop(&mut self) {
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
+        if let Some(token) = self.state.get_mut().token.take() {
+            self.core.deregister(py, token);
+        }
         if !self.state.get_mut().socket.is_closed() {
             let text = self.describe(py);
             unclosed(py, &text, || self.release(py));

@@ -71,6 +71,8 @@ struct State {
     socket: Socket,
     /// The registration; none once `connection_lost` is scheduled.
     token: Option<Token>,
+    /// Does the loop hold the transport? See `hold`.
+    held: bool,
     /// None once `connection_lost` was called.
     protocol: Option<Py<PyAny>>,
     /// Where protocol callbacks run.
@@ -180,6 +182,23 @@ impl DatagramTransport {
         })
     }
 
+    /// The loop holds the transport for as long as there is anything to do or to tell, as that of streams.
+    fn hold(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let change = this.state.with(slf.py(), |state| {
+            let wanted = state.life.may_read() || !state.queue.is_empty();
+            state
+                .token
+                .filter(|_| std::mem::replace(&mut state.held, wanted) != wanted)
+                .map(|token| (token, wanted))
+        });
+        if let Some((token, held)) = change
+            && !this.core.hold(slf.as_any(), &KIND, token, held)
+        {
+            this.state.with(slf.py(), |state| state.held = !held);
+        }
+    }
+
     fn owns_fd(object: &Bound<'_, PyAny>) -> bool {
         let Ok(slf) = object.cast::<Self>() else {
             return false;
@@ -232,6 +251,7 @@ impl State {
             context: context::copy_current(sock.py())?.unbind(),
             socket: Socket::from_python(sock)?,
             token: None,
+            held: true,
             protocol: Some(protocol.unbind()),
             life: Lifecycle::new(),
             flow: Flow::new(),
@@ -321,6 +341,7 @@ impl DatagramTransport {
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.state.with(slf.py(), |state| state.life.pause_reading()) {
+            Self::hold(slf);
             this.log_debug(slf, "%r pauses reading")?;
         }
         Ok(())
@@ -336,6 +357,7 @@ impl DatagramTransport {
         let context = context::copy_current(py)?.unbind();
         let previous = this.state.with(py, |state| std::mem::replace(&mut state.context, context));
         drop(previous);
+        Self::hold(slf);
         this.read_on(py);
         this.log_debug(slf, "%r resumes reading")
     }
@@ -440,6 +462,7 @@ impl DatagramTransport {
             state.life.start_reading();
             state.token
         });
+        Self::hold(slf);
         match token.map(|token| this.core.activate(py, token)) {
             Some(Err(error)) => Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched."),
             _ => Ok(()),

@@ -306,6 +306,7 @@ impl DatagramTransport {
             let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context };
             this.core.call_at(this.event_loop.bind(py), when, callback)?;
         }
+        Self::hold(slf);
         told.and(Self::perform(slf, action, None))
     }
 
@@ -359,6 +360,7 @@ impl DatagramTransport {
             // What is kept back does not count: the kernel may take all of it.
             state.flow.grown(if state.write_blocked { state.queue.size() } else { 0 })
         });
+        Self::hold(slf);
         signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
     }
 }

@@ -56,6 +56,8 @@ struct State<S> {
     protocol: Option<Py<PyAny>>,
     /// The registration: none before `connection_made` was called and once `connection_lost` is scheduled.
     token: Option<Token>,
+    /// Does the loop hold the transport? See `End::hold`.
+    held: bool,
     /// Where the protocol is called: in a copy of the context that was current when the fd was first watched.
     context: Py<PyAny>,
     extra: Py<PyDict>,
@@ -85,6 +87,7 @@ impl<S> End<S> {
             pipe: Some(parts.pipe.clone().unbind()),
             protocol: Some(parts.protocol.clone().unbind()),
             token: None,
+            held: true,
             context: context::copy_current(py)?.unbind(),
             extra: extra.unbind(),
             life: Lifecycle::new(),
@@ -126,8 +129,30 @@ impl<S> End<S> {
         drop(self.state.with(py, |state| std::mem::replace(&mut state.context, context)));
         let native = Native { object: transport.clone().unbind(), kind };
         let token = self.core.register(py, fd, Mode::Edge, Source::Native(native))?;
-        self.state.with(py, |state| state.token = Some(token));
+        self.state.with(py, |state| (state.token, state.held) = (Some(token), true));
         Ok(())
+    }
+
+    /// The loop holds the transport for as long as there is anything to do or to tell (`wanted`), as that of streams.
+    fn hold(
+        &self,
+        transport: &Bound<'_, PyAny>,
+        kind: &'static Kind,
+        wanted: impl FnOnce(&State<S>) -> bool,
+    ) {
+        let py = transport.py();
+        let change = self.state.with(py, |state| {
+            let wanted = wanted(state);
+            state
+                .token
+                .filter(|_| std::mem::replace(&mut state.held, wanted) != wanted)
+                .map(|token| (token, wanted))
+        });
+        if let Some((token, held)) = change
+            && !self.core.hold(transport, kind, token, held)
+        {
+            self.state.with(py, |state| state.held = !held);
+        }
     }
 
     /// The fd. EBADF when the program has closed its pipe object behind our back.
@@ -241,6 +266,10 @@ impl<S> End<S> {
 
     /// For `Drop`: warns of a transport that nobody closed, as asyncio does, and closes its pipe object.
     fn dropped(&mut self, py: Python<'_>, text: String) {
+        let state = self.state.get_mut();
+        if let Some(token) = state.token.take() {
+            self.core.deregister(py, token);
+        }
         let Some(pipe) = self.state.get_mut().pipe.take() else {
             return;
         };

@@ -162,6 +162,10 @@ impl ReadPipeTransport {
         slf.get().end.watch(slf.as_any(), slf.get().end.fd.number(), &KIND)
     }
 
+    fn hold(slf: &Bound<'_, Self>) {
+        slf.get().end.hold(slf.as_any(), &KIND, |state| state.life.may_read());
+    }
+
     fn describe(&self, py: Python<'_>) -> String {
         self.end.state.with(py, |state| {
             let (mut text, polls) = self.end.describe(NAME, state);
@@ -197,6 +201,7 @@ impl ReadPipeTransport {
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let end = &slf.get().end;
         if end.state.with(slf.py(), |state| state.life.pause_reading()) {
+            Self::hold(slf);
             end.reporter(slf.as_any()).debug("%r pauses reading")?;
         }
         Ok(())
@@ -214,6 +219,7 @@ impl ReadPipeTransport {
             // As in asyncio, where resuming adds a new reader, whose context is a copy of the caller's.
             let context = context::copy_current(py)?.unbind();
             drop(end.state.with(py, |state| std::mem::replace(&mut state.context, context)));
+            Self::hold(slf);
             Self::read_on(slf)?;
         }
         end.reporter(slf.as_any()).debug("%r resumes reading")

@@ -106,7 +106,8 @@ impl WritePipeTransport {
         let sent = end.state.with(slf.py(), |state| {
             let result = end.send(state);
             state.side.habit.sent(|| end.core.clock.now_ns());
-            let quiet = !state.side.flow.is_paused() && !state.life.is_closing();
+            let held_as_ever = state.side.tells_end || state.side.twin.is_none();
+            let quiet = held_as_ever && !state.side.flow.is_paused() && !state.life.is_closing();
             result.map(|()| quiet && !state.side.is_blocked_unwatched())
         });
         match sent {
@@ -137,7 +138,13 @@ impl WritePipeTransport {
         let action = end.state.with(py, |state| {
             if state.side.queue.is_empty() { state.life.on(Event::Drained) } else { Action::Nothing }
         });
+        Self::hold(slf);
         told.and(end.perform(slf.as_any(), action, None))
+    }
+
+    fn hold(slf: &Bound<'_, Self>) {
+        let waits = |state: &State<Writing>| state.side.tells_end || !state.side.queue.is_empty();
+        slf.get().end.hold(slf.as_any(), &KIND, waits);
     }
 
     /// Watches a file that has just blocked for the first time, and is not watched from the start.
@@ -159,6 +166,7 @@ impl WritePipeTransport {
             // What is kept back does not count: the kernel may take all of it.
             side.flow.grown(if side.blocked { side.queue.len() } else { 0 })
         });
+        Self::hold(slf);
         Self::tell_flow(slf, signal)
     }
 

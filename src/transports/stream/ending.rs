@@ -106,6 +106,9 @@ impl Drop for StreamTransport {
         let py = unsafe { Python::assume_attached() };
         let text = self.describe(py);
         let state = self.state.get_mut();
+        if let Some(token) = state.token.take() {
+            self.core.deregister(py, token);
+        }
         if state.socket.is_closed() {
             return;
         }

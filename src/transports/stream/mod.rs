@@ -54,6 +54,8 @@ struct State {
     socket: Socket,
     /// The registration; none once `connection_lost` is scheduled.
     token: Option<Token>,
+    /// Does the loop hold the transport? See `hold`.
+    held: bool,
     /// None once `connection_lost` was called.
     protocol: Option<Py<PyAny>>,
     /// Is the protocol a `BufferedProtocol`?
@@ -128,6 +130,7 @@ impl StreamTransport {
         let (py, names) = (event_loop.py(), core.names);
         let mut state = State {
             token: None,
+            held: true,
             protocol: None,
             buffered: false,
             tls: None,
@@ -227,6 +230,24 @@ impl StreamTransport {
         Ok(())
     }
 
+    /// The loop holds the transport for as long as there is anything to do or to tell: as on asyncio, one that the program
+    /// has dropped while reading was paused is collected, and closed by that.
+    fn hold(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let change = this.state.with(slf.py(), |state| {
+            let wanted = state.waits_for_something();
+            state
+                .token
+                .filter(|_| std::mem::replace(&mut state.held, wanted) != wanted)
+                .map(|token| (token, wanted))
+        });
+        if let Some((token, held)) = change
+            && !this.core.hold(slf.as_any(), &KIND, token, held)
+        {
+            this.state.with(slf.py(), |state| state.held = !held);
+        }
+    }
+
     fn owns_fd(object: &Bound<'_, PyAny>) -> bool {
         let Ok(slf) = object.cast::<Self>() else {
             return false;
@@ -236,6 +257,10 @@ impl StreamTransport {
 }
 
 impl State {
+    fn waits_for_something(&self) -> bool {
+        self.life.may_read() || !self.queue.is_empty() || self.sent_waiter.is_some()
+    }
+
     /// Learns what depends on the kind of the socket. `kind` is what Python says; the family may be a guess there, for
     /// an inherited fd for instance, so the kernel's is taken.
     fn look_at_socket(&mut self, kind: SocketKind) {
@@ -309,6 +334,7 @@ impl StreamTransport {
     pub(in crate::transports) fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.state.with(slf.py(), |state| state.life.pause_reading()) {
+            Self::hold(slf);
             this.log_debug(slf, "%r pauses reading")?;
         }
         Ok(())
@@ -326,6 +352,7 @@ impl StreamTransport {
             if state.own_context { context } else { std::mem::replace(&mut state.context, context) }
         });
         drop(unused);
+        Self::hold(slf);
         this.read_on(py);
         this.log_debug(slf, "%r resumes reading")
     }
@@ -458,6 +485,7 @@ impl StreamTransport {
             state.life.start_reading();
             state.token
         });
+        Self::hold(slf);
         match token.map(|token| this.core.activate(py, token)) {
             Some(Err(error)) => Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched."),
             _ => Ok(()),
@@ -486,8 +514,8 @@ impl StreamTransport {
         Self::wait_writable(slf)
     }
 
-    fn _end_sendfile(&self, py: Python<'_>) {
-        self.end_sendfile(py);
+    fn _end_sendfile(slf: &Bound<'_, Self>) {
+        Self::end_sendfile(slf);
     }
 
     /// What asyncio's TLS layer calls to end the connection.

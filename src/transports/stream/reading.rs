@@ -174,7 +174,10 @@ impl StreamTransport {
         let logged = this.log_debug(slf, "%r received EOF");
         let keep = logged.and_then(|()| calls::method(&reading.protocol, &names.eof_received, []));
         match keep.and_then(|keep| keep.is_truthy()) {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                Self::hold(slf);
+                Ok(())
+            }
             Ok(false) => Self::close_gracefully(slf),
             Err(error) if leaves_the_loop(py, &error) => {
                 // As on asyncio, the protocol is told once more when the loop runs on.

@@ -14,21 +14,23 @@ impl StreamTransport {
             return Err(PyRuntimeError::new_err("Empty waiter is already set"));
         }
         Self::send_queued(slf)?;
-        this.wait_until_sent(py)
+        Self::wait_until_sent(slf)
     }
 
     /// The kernel has just refused to take more: a future that is completed once it takes some again.
     pub(super) fn wait_writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().state.with(slf.py(), |state| state.write_blocked = true);
         slf.get().watch_writing(slf.py())?;
-        slf.get().wait_until_sent(slf.py())
+        Self::wait_until_sent(slf)
     }
 
-    fn wait_until_sent<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let future = self.event_loop.bind(py).call_method0("create_future")?;
-        let previous = self.state.with(py, |state| state.sent_waiter.replace(future.clone().unbind()));
+    fn wait_until_sent<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let future = this.event_loop.bind(py).call_method0("create_future")?;
+        let previous = this.state.with(py, |state| state.sent_waiter.replace(future.clone().unbind()));
         drop(previous);
-        self.tell_sent_waiter(py)?;
+        Self::hold(slf);
+        this.tell_sent_waiter(py)?;
         Ok(future)
     }
 
@@ -52,11 +54,12 @@ impl StreamTransport {
         Ok(())
     }
 
-    pub(super) fn end_sendfile(&self, py: Python<'_>) {
-        let waiter = self.state.with(py, |state| {
+    pub(super) fn end_sendfile(slf: &Bound<'_, Self>) {
+        let waiter = slf.get().state.with(slf.py(), |state| {
             state.in_sendfile = false;
             state.sent_waiter.take()
         });
         drop(waiter);
+        Self::hold(slf);
     }
 }

@@ -199,6 +199,7 @@ impl StreamTransport {
             let message = "Fatal error: shutdown of the sending side failed.";
             result = result.and(this.report(slf, message, error));
         }
+        Self::hold(slf);
         result.and(Self::perform(slf, action, None))
     }
 
@@ -220,6 +221,7 @@ impl StreamTransport {
             // What is kept back does not count: the kernel may take all of it.
             state.flow.grown(if state.write_blocked { state.queue.len() } else { 0 })
         });
+        Self::hold(slf);
         Self::tell_flow(slf, signal)
     }
 
