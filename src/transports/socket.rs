@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyCFunction, PyDict};
 
 use crate::core::LoopCore;
 use crate::py::names::names;
@@ -71,6 +71,8 @@ pub enum Socket {
     Python {
         object: Py<PyAny>,
         fd: RawFd,
+        /// Are its own methods to be called instead of the system's?
+        by_methods: bool,
     },
     /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
@@ -94,7 +96,17 @@ impl Socket {
         if let Ok(references) = object.getattr("_io_refs") {
             object.setattr("_io_refs", references.add(1)?)?;
         }
-        Ok(Self::Python { object: object.clone().unbind(), fd })
+        Ok(Self::Python { object: object.clone().unbind(), fd, by_methods: false })
+    }
+
+    /// As [`Socket::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
+    /// called, as on asyncio.
+    pub fn for_stream(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut socket = Self::from_python(object)?;
+        if let Self::Python { by_methods, .. } = &mut socket {
+            *by_methods = has_own_methods(object)?;
+        }
+        Ok(socket)
     }
 
     /// The fd's number, also once it is closed.
@@ -109,11 +121,27 @@ impl Socket {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The fd, unless it is closed.
+    /// The fd for system calls that send and receive; none if it is closed, or its own methods are to be called.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Python { by_methods: true, .. } => None,
+            _ => self.any_fd(),
+        }
+    }
+
+    /// The fd, unless it is closed.
+    pub fn any_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             // SAFETY: the object keeps the fd open: `from_python` has counted us in, `close` has not been called.
             _ if !self.is_closed() => Some(unsafe { BorrowedFd::borrow_raw(self.number()) }),
+            _ => None,
+        }
+    }
+
+    /// The object, if its own methods are to be called.
+    pub fn by_methods(&self) -> Option<&Py<PyAny>> {
+        match self {
+            Self::Python { object, by_methods: true, .. } => Some(object),
             _ => None,
         }
     }
@@ -157,6 +185,16 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// Is one of the methods by which asyncio's streams send and receive not that of `_socket.socket`?
+fn has_own_methods(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = object.py();
+    if object.get_type().is(names(py)?.socket_class.bind(py)) {
+        return Ok(false);
+    }
+    let is_own = |name| matches!(object.getattr(name), Ok(method) if !method.is_instance_of::<PyCFunction>());
+    Ok(["recv", "recv_into", "send"].into_iter().any(is_own))
 }
 
 /// Makes the Python object for an accepted socket. It owns the fd from here on, and so `fd` is not closed by us.
