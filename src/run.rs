@@ -59,7 +59,7 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let result = queued.and_then(|()| run_ready(event_loop, core));
     // Also when an exception leaves the loop: asyncio would have given all of it to the kernel by now.
     core.end_turn();
-    result.and(send_gathered(event_loop, core, true))
+    if core.gathers() { result.and(send_gathered(event_loop, core, true)) } else { result }
 }
 
 /// Nanoseconds that the poll may wait; `None`: until something happens.
@@ -93,28 +93,27 @@ fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Opti
 
 /// Asks the kernel what is ready, and queues the owners of what it has found.
 fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
+    let py = event_loop.py();
+    // When nothing but the loop's own fds is registered, whatever they could say has been seen already.
+    let nothing_to_find =
+        || core.state.with(py, |state| !state.reactor.watches_io() && !state.reactor.has_found());
+    if timeout == Some(0) && nothing_to_find() {
+        return py.check_signals();
+    }
     let polled = find(event_loop, core, timeout);
     // Also when an exception leaves the loop here: what was found does not come again.
-    if !matches!(polled, Ok(false)) {
-        queue_io(event_loop.py(), core);
-    }
-    polled.map(drop)
+    queue_io(py, core);
+    polled
 }
 
-/// Asks the kernel what is ready; false if there was no need to. The interpreter is let go of only when this can block.
-/// Err: also the exception of a signal's Python handler.
-fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<bool> {
+/// Asks the kernel what is ready. The interpreter is let go of only when this can block. Err: also the exception of a
+/// signal's Python handler.
+fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
     let py = event_loop.py();
-    let level = core.state.with(py, |state| {
-        // When nothing but the loop's own fds is registered, whatever they could say has been seen already.
-        let needless = timeout == Some(0) && !state.reactor.watches_io() && !state.reactor.has_found();
-        if needless { None } else { Some(state.reactor.recheck_level()) }
-    });
-    let timeout = match level {
-        None => return py.check_signals().map(|()| false),
-        Some(Err(error)) => return Err(os_error(py, &error)),
-        Some(Ok(true)) => Some(0),
-        Some(Ok(false)) => before_waiting(event_loop, core, timeout)?,
+    let timeout = match core.state.with(py, |state| state.reactor.recheck_level()) {
+        Err(error) => return Err(os_error(py, &error)),
+        Ok(true) => Some(0),
+        Ok(false) => before_waiting(event_loop, core, timeout)?,
     };
     let polled = match core.state.with(py, |state| state.reactor.take_poller()) {
         Some(poller) => wait(py, core, poller, timeout),
@@ -126,7 +125,7 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
     }
     match polled {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(py, &error)),
-        _ => signals.map(|()| true),
+        _ => signals,
     }
 }
 
@@ -363,7 +362,7 @@ pub fn find_for_program(
         !state.ready.is_empty() || !state.reactor.found().is_empty() || core.stopping.load(SeqCst)
     });
     let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };
-    sent.and_then(|()| find(event_loop, core, timeout)).map(drop)
+    sent.and_then(|()| find(event_loop, core, timeout))
 }
 
 /// Queues what [`find_for_program`] has found, and the timers that are due.

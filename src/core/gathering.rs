@@ -49,6 +49,12 @@ impl LoopCore {
         self.gather_due.store(self.gather_due.load(Relaxed).min(due), Relaxed);
     }
 
+    /// Is there a transport that keeps a write back?
+    #[inline]
+    pub fn gathers(&self) -> bool {
+        self.gather_due.load(Relaxed) != NOTHING
+    }
+
     /// Is there a transport to flush as soon as the current callback has returned?
     #[inline]
     pub fn has_gathered(&self) -> bool {
@@ -58,9 +64,6 @@ impl LoopCore {
 
     /// The next transport to flush: one that is due, or any (`all`).
     pub fn next_gathered(&self, py: Python<'_>, all: bool) -> Option<Native> {
-        if self.gather_due.load(Relaxed) == NOTHING {
-            return None;
-        }
         self.state.with(py, |state| {
             let next = state.gathered.pop_front().or_else(|| {
                 let (due, _) = state.gathered_until.front()?;

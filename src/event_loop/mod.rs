@@ -248,7 +248,7 @@ impl EventLoop {
         let bare = sock.cast::<BareSocket>().ok().and_then(|bare| bare.get().take(slf.py()));
         let (socket, kind, peername) = match bare {
             Some(taken) => taken,
-            None => (Socket::from_python(sock)?, SocketKind::of(sock)?, None),
+            None => (Socket::for_stream(sock)?, SocketKind::of(sock)?, None),
         };
         StreamTransport::start(Parts {
             core: &slf.get().core,

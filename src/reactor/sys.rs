@@ -249,9 +249,18 @@ pub fn poll_readiness(fd: &PollFd) -> Readiness {
 
 /// True if a read of `fd` would not block right now, as a level-triggered poll says it.
 pub fn is_readable(fd: RawFd) -> io::Result<bool> {
-    let mut fds = [poll_fd(fd, Readiness::READABLE)];
+    is_ready(fd, Readiness::READABLE)
+}
+
+/// True if a write to `fd` would not block right now, as a level-triggered poll says it.
+pub fn is_writable(fd: RawFd) -> io::Result<bool> {
+    is_ready(fd, Readiness::WRITABLE)
+}
+
+fn is_ready(fd: RawFd, direction: Readiness) -> io::Result<bool> {
+    let mut fds = [poll_fd(fd, direction)];
     poll_now(&mut fds)?;
-    Ok(poll_readiness(&fds[0]).contains(Readiness::READABLE))
+    Ok(poll_readiness(&fds[0]).contains(direction))
 }
 
 // ---------------------------------------------------------------------------------------------- files
