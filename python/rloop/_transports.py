@@ -117,9 +117,19 @@ def _high_water(transport: Any) -> int:
     return transport.get_write_buffer_limits()[1]  # type: ignore[no-any-return]
 
 
+class _Attribute:
+    """A property that can be set: what a program has set is in the transport's dictionary, and wins."""
+
+    def __init__(self, getter: Callable[[Any], Any]) -> None:
+        self._getter = getter
+
+    def __get__(self, transport: Any, owner: type | None = None) -> Any:
+        return self if transport is None else self._getter(transport)
+
+
 def _add(native: type, **getters: Callable[[Any], Any]) -> None:
     for name, getter in getters.items():
-        setattr(native, name, property(getter))
+        setattr(native, name, _Attribute(getter))
     # On asyncio it is an attribute that some programs set.
     native._protocol = property(native.get_protocol, native.set_protocol)  # type: ignore[attr-defined]
 
