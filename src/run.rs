@@ -63,10 +63,20 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
 }
 
 /// Nanoseconds that the poll may wait; `None`: until something happens.
+#[inline]
 fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Option<u64>> {
-    let py = event_loop.py();
     // Wakes up to here are answered by looking at the inbox now.
     core.waker.unpark();
+    let busy = core.state.with(event_loop.py(), |state| {
+        state.ready.receive(&core.inbox);
+        !state.ready.is_empty() && !state.timers.is_mostly_dead()
+    });
+    if busy { Ok(Some(0)) } else { time_to_next(event_loop, core) }
+}
+
+/// The same where there may be nothing to run, or where the dead timers are to go.
+fn time_to_next(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Option<u64>> {
+    let py = event_loop.py();
     let deadline = loop {
         let mut garbage = Vec::new();
         let deadline = core.state.with(py, |state| {
@@ -177,11 +187,16 @@ fn queue_io(py: Python<'_>, core: &LoopCore) {
 }
 
 /// Queues the timers whose time has come, earliest first.
+#[inline]
 fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    let py = event_loop.py();
-    if core.state.with(py, |state| state.timers.is_empty()) {
+    if core.state.with(event_loop.py(), |state| state.timers.is_empty()) {
         return Ok(());
     }
+    queue_timers(event_loop, core)
+}
+
+fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+    let py = event_loop.py();
     let now = core.now_ns(event_loop)?;
     let mut garbage = Vec::new();
     core.state.with(py, |state| {
