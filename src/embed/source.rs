@@ -1,6 +1,6 @@
 //! `register`: event sources of the host, such as mio's sockets, on the loop's reactor.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use mio::Interest;
 use mio::event::Source as EventSource;
@@ -13,6 +13,7 @@ use crate::core::{Kind, Native, Source};
 use crate::error::os_error;
 use crate::py::cell::LoopCell;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
 use crate::reactor::token::Token;
 
 impl LoopHandle {
@@ -101,13 +102,19 @@ where
     }
 }
 
-/// The same, as the reactor's table knows it.
+/// The same, as the reactor's table knows it. The host's code (the source's methods too) runs while nothing of the loop's
+/// is borrowed.
 #[pyclass(frozen, module = "rloop._rloop")]
 struct Watched {
     handle: LoopHandle,
-    /// None while the callback runs, and after the end.
+    interest: Interest,
+    token: Token,
+    /// None while the host's code runs, and after the end.
     watching: LoopCell<Option<Box<dyn Watching>>>,
-    token: LoopCell<Option<Token>>,
+    /// What came while the host's code ran.
+    missed: LoopCell<Option<Readiness>>,
+    /// `sys::forks()` when the source was registered.
+    forks: AtomicU32,
     ended: AtomicBool,
 }
 
@@ -121,26 +128,57 @@ impl Watched {
         interest: Interest,
     ) -> PyResult<Registration> {
         let core = handle.core();
+        // The object needs its token and the table its object: the token comes first, for an owner of no effect.
+        let nobody = Native { object: py.None(), kind: &NOBODY };
+        let token = core.state.with(py, |state| state.reactor.insert(Source::Native(nobody)));
         let this = Self {
             handle: handle.clone(),
+            interest,
+            token,
             watching: LoopCell::default(),
-            token: LoopCell::default(),
+            missed: LoopCell::default(),
+            forks: AtomicU32::new(sys::forks()),
             ended: AtomicBool::new(false),
         };
-        let this = Bound::new(py, this)?;
-        let native = Native { object: this.clone().into_any().unbind(), kind: &KIND };
-        let (token, activated) = core.state.with(py, |state| {
-            let token = state.reactor.insert(Source::Native(native));
-            (token, state.reactor.activate_source(token, watching.source(), interest))
+        let registered = Bound::new(py, this).and_then(|this| {
+            let object = this.clone().into_any().unbind();
+            let nobody = core.state.with(py, |state| match state.reactor.source_mut(token) {
+                Some(Source::Native(native)) => {
+                    Some(std::mem::replace(native, Native { object, kind: &KIND }))
+                }
+                _ => None,
+            });
+            drop(nobody);
+            this.get().make_known(py, &mut *watching)?;
+            Ok(this)
         });
-        if let Err(error) = activated {
+        let this = registered.inspect_err(|_| {
             drop(core.state.with(py, |state| state.reactor.deregister(token)));
-            return Err(os_error(py, &error));
-        }
-        this.get().token.with(py, |place| *place = Some(token));
-        this.get().watching.with(py, |place| *place = Some(watching));
+        })?;
         core.host.sources.fetch_add(1, Relaxed);
+        this.get().put_back(py, watching);
         Ok(Registration { watched: this.unbind() })
+    }
+
+    /// Registers the source with the reactor.
+    fn make_known(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
+        let core = self.handle.core();
+        let failed = |error| os_error(py, &error);
+        let registry = core.state.with(py, |state| state.reactor.registry()).map_err(failed)?;
+        self.forks.store(sys::forks(), Relaxed);
+        let mut register = || watching.source().register(&registry, self.token.to_mio(), self.interest);
+        caught(|| register().map_err(failed))?;
+        core.state.with(py, |state| state.reactor.note_active(self.token));
+        Ok(())
+    }
+
+    /// The same in a fork's child, whose reactor has a poll of its own by now.
+    fn make_known_again(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
+        if let Ok(registry) = self.handle.core().state.with(py, |state| state.reactor.registry()) {
+            // mio's sources remember in debug builds that they are registered; on the new poll there is nothing to undo.
+            let _ = watching.source().deregister(&registry);
+        }
+        self.make_known(py, watching)
     }
 
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
@@ -149,30 +187,52 @@ impl Watched {
             Err(_) => return Ok(()),
         };
         let Some(mut watching) = this.watching.with(py, Option::take) else {
+            this.missed.with(py, |missed| *missed = Some(missed.unwrap_or(Readiness::NONE) | readiness));
             return Ok(());
         };
-        let result = caught(|| watching.ready(py, readiness));
-        this.watching.with(py, |place| *place = Some(watching));
-        if this.ended.load(Relaxed) {
-            this.end(py);
-        }
+        let result = caught(|| {
+            if this.forks.load(Relaxed) != sys::forks() {
+                this.make_known_again(py, &mut *watching)?;
+            }
+            if readiness.is_none() { Ok(()) } else { watching.ready(py, readiness) }
+        });
+        this.put_back(py, watching);
         result.or_else(|error| {
             let event_loop = this.handle.event_loop(py);
             report(event_loop, "Exception in the callback of a source of the host", error)
         })
     }
 
-    /// Deregisters and drops the source; if its callback is running, `on_ready` does so afterwards.
+    /// The host's code has run.
+    fn put_back(&self, py: Python<'_>, watching: Box<dyn Watching>) {
+        self.watching.with(py, |place| *place = Some(watching));
+        if self.ended.load(Relaxed) {
+            self.end(py);
+        } else if let Some(missed) = self.missed.with(py, Option::take) {
+            let core = self.handle.core();
+            core.requeue(py, self.token, missed);
+            // This may be another thread than the loop's. Fails only where the loop's own fd is gone.
+            let _ = core.waker.wake();
+        }
+    }
+
+    /// Deregisters and drops the source; if the host's code is running, that follows when it has run.
     fn end(&self, py: Python<'_>) {
         self.ended.store(true, Relaxed);
-        let (Some(mut watching), Some(token)) =
-            (self.watching.with(py, Option::take), self.token.with(py, |token| *token))
-        else {
+        let Some(mut watching) = self.watching.with(py, Option::take) else {
             return;
         };
         let core = self.handle.core();
-        drop(core.state.with(py, |state| state.reactor.remove_source(token, watching.source())));
+        let removed = core.state.with(py, |state| state.reactor.remove(self.token));
+        if let Some((_, Some(registry))) = &removed {
+            // Fails only where there is nothing to take back.
+            let _ = caught(|| Ok(watching.source().deregister(registry)));
+        }
+        drop(removed);
         core.host.sources.fetch_sub(1, Relaxed);
         let_go(watching);
     }
 }
+
+/// For a token that has no owner yet.
+static NOBODY: Kind = Kind { on_ready: |_, _| Ok(()), flush: |_| Ok(()), owns_fd: |_| false };

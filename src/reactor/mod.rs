@@ -11,7 +11,8 @@
 //!
 //! A fork's child shares the poll with its parent: whatever it registers or deregisters there, and every edge that it
 //! takes, would be the parent's loss. So it deregisters nothing there, and before anything else gets a poll of its own
-//! with the same registrations ([`Reactor::make_own`]).
+//! with the same registrations ([`Reactor::make_own`]). Who registers something in its own way does so again when it is
+//! next told of readiness, which is at once.
 
 pub mod clock;
 pub mod moment;
@@ -123,6 +124,7 @@ impl<S> Reactor<S> {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         self.waker.renew(&registry, WAKER)?;
+        let mut poller = Poller::new(poll);
         for (fd, &token) in &self.tokens {
             let Some(registration) = self.slots.get_mut(token).filter(|registration| registration.active)
             else {
@@ -134,7 +136,11 @@ impl<S> Reactor<S> {
                 self.watched -= usize::from(registration.mode != Mode::Internal);
             }
         }
-        (self.poller, self.registry) = (Some(Poller::new(poll)), Some(registry));
+        // What is registered without an fd of ours: its owners are told, of nothing.
+        let foreign =
+            self.slots.tokens().filter(|(_, registration)| registration.active && registration.fd < 0);
+        poller.found.extend(foreign.map(|(token, _)| (token, Readiness::NONE)));
+        (self.poller, self.registry) = (Some(poller), Some(registry));
         self.forks = sys::forks();
         Ok(())
     }
@@ -203,31 +209,31 @@ impl<S> Reactor<S> {
         })
     }
 
-    /// Watches a source that has its own way of being registered, on behalf of the owner of `token`, which
-    /// [`Reactor::insert`] gave.
+    /// Where to register a source that has its own way of that, with a token of [`Reactor::insert`]: foreign code, which
+    /// is called without a hold on the reactor. [`Reactor::note_active`] follows.
     #[cfg(feature = "embed")]
-    pub fn activate_source(
-        &mut self,
-        token: Token,
-        source: &mut dyn mio::event::Source,
-        interest: mio::Interest,
-    ) -> io::Result<()> {
-        let registry = self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        registry.register(source, token.to_mio(), interest)?;
-        self.watched += 1;
-        Ok(())
+    pub fn registry(&mut self) -> io::Result<mio::Registry> {
+        self.make_own()?;
+        self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
     }
 
-    /// Takes back [`Reactor::activate_source`], and gives the owner back. None if the reactor is closed.
+    /// Notes that a source is registered for `token`.
     #[cfg(feature = "embed")]
-    pub fn remove_source(&mut self, token: Token, source: &mut dyn mio::event::Source) -> Option<S> {
-        let owner = self.deregister(token)?;
-        if let Some(registry) = &self.registry {
-            // As in `deregister`: fails only where there is nothing to take back.
-            let _ = registry.deregister(source);
-            self.watched -= 1;
+    pub fn note_active(&mut self, token: Token) {
+        if let Some(registration) = self.slots.get_mut(token)
+            && !std::mem::replace(&mut registration.active, true)
+        {
+            self.watched += 1;
         }
-        Some(owner)
+    }
+
+    /// Ends the registration of such a source: gives its owner back, and where to deregister the source, which is not
+    /// done for a parent. None if the reactor is closed.
+    #[cfg(feature = "embed")]
+    pub fn remove(&mut self, token: Token) -> Option<(S, Option<mio::Registry>)> {
+        let registry = self.registry.as_ref().filter(|_| self.is_own());
+        let registry = registry.and_then(|registry| registry.try_clone().ok());
+        Some((self.deregister(token)?, registry))
     }
 
     /// Has the kernel watch the fd for just these directions: a system call if the fd is watched for others now, and
@@ -273,7 +279,7 @@ impl<S> Reactor<S> {
     pub fn deregister(&mut self, token: Token) -> Option<S> {
         let registration = self.slots.remove(token)?;
         if let Some(registry) = self.registry.as_ref().filter(|_| registration.active) {
-            if self.is_own() {
+            if self.is_own() && registration.fd >= 0 {
                 // Fails only where the fd is gone, and with it the registration.
                 let _ = registry.deregister(&mut SourceFd(&registration.fd));
             }
@@ -620,7 +626,7 @@ mod tests {
     fn regular_file_is_refused_and_owner_given_back() {
         let (mut reactor, _waker) = Reactor::new().expect("reactor");
         let file = std::fs::File::open(std::env::current_exe().expect("exe")).expect("open");
-        let (error, source) = reactor.register(file.as_raw_fd(), Mode::Level, "file").err().expect("refused");
+        let (error, source) = reactor.register(file.as_raw_fd(), Mode::Level, "file").expect_err("refused");
         assert_eq!((error.kind(), source), (io::ErrorKind::PermissionDenied, "file"));
         assert!(!reactor.watches_io() && reactor.token_of(file.as_raw_fd()).is_none());
     }

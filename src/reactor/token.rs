@@ -84,6 +84,14 @@ impl<T> Slots<T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
+    /// The values with their tokens, in no order that means anything.
+    pub fn tokens(&self) -> impl Iterator<Item = (Token, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let token = Token { index: index as u32, generation: slot.generation };
+            slot.value.as_ref().map(|value| (token, value))
+        })
+    }
+
     /// Takes every value out; all tokens are void from here on.
     pub fn drain(&mut self) -> Vec<T> {
         let mut values = Vec::new();

@@ -147,3 +147,176 @@ fn what_cannot_be_watched_is_refused() {
     assert!(text_of(&error).starts_with("PermissionError"), "{}", text_of(&error));
     assert_eq!(event_loop.metrics().sources, 0);
 }
+
+/// A source whose methods use the loop, and may take their time.
+struct Busy(UnixStream, Py<PyAny>);
+
+impl Busy {
+    fn use_loop(&self) {
+        Python::attach(|py| {
+            self.1.call_method1(py, "call_soon_threadsafe", (py.get_type::<pyo3::types::PyList>(),)).unwrap();
+            self.1.call_method1(py, "call_later", (60, py.get_type::<pyo3::types::PyList>())).unwrap();
+        });
+    }
+}
+
+impl rloop::embed::mio::event::Source for Busy {
+    fn register(
+        &mut self,
+        registry: &rloop::embed::mio::Registry,
+        token: rloop::embed::mio::Token,
+        interest: Interest,
+    ) -> std::io::Result<()> {
+        self.0.register(registry, token, interest)?;
+        self.use_loop();
+        // The loop's thread may find something in the meantime.
+        Python::attach(|py| py.detach(|| std::thread::sleep(Duration::from_millis(20))));
+        Ok(())
+    }
+    fn reregister(
+        &mut self,
+        registry: &rloop::embed::mio::Registry,
+        token: rloop::embed::mio::Token,
+        interest: Interest,
+    ) -> std::io::Result<()> {
+        self.0.reregister(registry, token, interest)
+    }
+    fn deregister(&mut self, registry: &rloop::embed::mio::Registry) -> std::io::Result<()> {
+        self.use_loop();
+        self.0.deregister(registry)
+    }
+}
+
+#[test]
+fn the_methods_of_a_source_may_use_the_loop() {
+    let event_loop = start();
+    let (receiver, mut sender) = UnixStream::pair().unwrap();
+    let object = Python::attach(|py| event_loop.event_loop(py).clone().unbind());
+    sender.write_all(b"x").unwrap();
+    let (tell, told) = channel();
+    let guard = event_loop
+        .register(Busy(receiver, object), Interest::READABLE, move |_, busy, _| {
+            let mut buffer = [0; 8];
+            while let Ok(count @ 1..) = busy.0.read(&mut buffer) {
+                tell.send(buffer[..count].to_vec()).unwrap();
+            }
+            Ok(())
+        })
+        .unwrap();
+    // It was there before the callback was in its place.
+    assert_eq!(told.recv_timeout(SOON).unwrap(), b"x");
+    sender.write_all(b"y").unwrap();
+    assert_eq!(told.recv_timeout(SOON).unwrap(), b"y");
+    drop(guard);
+    assert_eq!(event_loop.metrics().sources, 0);
+}
+
+/// Runs a test of this program that forks: in a process where it is alone.
+#[test]
+fn forks_in_a_process_of_their_own() {
+    let program = std::env::current_exe().unwrap();
+    for test in [
+        "sources::a_fork_s_child_has_sources_of_its_own",
+        "sources::a_fork_s_child_leaves_its_parent_s_alone",
+    ] {
+        let output = std::process::Command::new(&program)
+            .args(["--exact", test, "--ignored", "--test-threads=1"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+/// A source on the loop that runs `main(wait, send, end)`: `wait` is a coroutine function that waits until something was
+/// received, `send` sends, `end` ends the registration.
+fn run_with_a_source(main: &str) {
+    let main = function(main, "main");
+    Python::attach(|py| {
+        let (receiver, sender) = UnixStream::pair().unwrap();
+        let mut parts = Some((receiver, sender));
+        let result = rloop::embed::run(py, |handle| {
+            let (receiver, sender) = parts.take().unwrap();
+            let received = py.import("asyncio")?.getattr("Queue")?.call0()?.unbind();
+            let put = received.clone_ref(py);
+            let guard = handle.register(receiver, Interest::READABLE, move |py, socket, _| {
+                let mut buffer = [0; 8];
+                while let Ok(count @ 1..) = socket.read(&mut buffer) {
+                    put.call_method1(py, "put_nowait", (&buffer[..count],))?;
+                }
+                Ok(())
+            })?;
+            let guard = Mutex::new(Some(guard));
+            let send = move |args: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+                PyResult::Ok((&sender).write(&args.get_item(0)?.extract::<Vec<u8>>()?)?)
+            };
+            let end = move |_: &Bound<'_, pyo3::types::PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+                drop(guard.lock().unwrap().take());
+                PyResult::Ok(())
+            };
+            let send = pyo3::types::PyCFunction::new_closure(py, None, None, send)?;
+            let end = pyo3::types::PyCFunction::new_closure(py, None, None, end)?;
+            main.bind(py).call1((received.getattr(py, "get")?, send, end))
+        });
+        result.map_err(|error| error.display(py)).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "forks: run by `forks_in_a_process_of_their_own`"]
+fn a_fork_s_child_has_sources_of_its_own() {
+    run_with_a_source(
+        "
+import asyncio, os, traceback, warnings
+warnings.simplefilter('ignore')
+async def receive(get, send, data):
+    send(data)
+    async with asyncio.timeout(10):
+        assert bytes(await get()) == data
+async def main(get, send, end):
+    await receive(get, send, b'before')
+    loop = asyncio.get_running_loop()
+    child = os.fork()
+    if child == 0:
+        try:
+            # asyncio has forgotten it.
+            asyncio._set_running_loop(loop)
+            # Once more, for an edge that came behind the registration.
+            await receive(get, send, b'child')
+            await asyncio.sleep(0.01)
+            await receive(get, send, b'again')
+            end()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    await receive(get, send, b'parent')
+",
+    );
+}
+
+#[test]
+#[ignore = "forks: run by `forks_in_a_process_of_their_own`"]
+fn a_fork_s_child_leaves_its_parent_s_alone() {
+    run_with_a_source(
+        "
+import asyncio, os, warnings
+warnings.simplefilter('ignore')
+async def main(get, send, end):
+    await asyncio.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        end()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    send(b'parent')
+    async with asyncio.timeout(10):
+        assert bytes(await get()) == b'parent'
+",
+    );
+}
