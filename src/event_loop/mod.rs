@@ -167,6 +167,7 @@ impl EventLoop {
         scheduling::look_at_time(slf)?;
         core.read_switch_interval(slf.py())?;
         if until_stopped {
+            sys::sigpipe::look();
             run::run_until_stopped(slf.as_any(), core)
         } else {
             run::run_turn(slf.as_any(), core)
@@ -200,6 +201,11 @@ impl EventLoop {
     /// Gives the kernel what transports keep back.
     fn _send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
         run::send_gathered(slf.as_any(), &slf.get().core, true)
+    }
+
+    /// Has SIGPIPE its default action, which ends the process?
+    fn _sigpipe_ends_process(&self) -> bool {
+        sys::sigpipe::look()
     }
 
     /// For native objects that Python makes for this loop.
@@ -248,7 +254,7 @@ impl EventLoop {
         let bare = sock.cast::<BareSocket>().ok().and_then(|bare| bare.get().take(slf.py()));
         let (socket, kind, peername) = match bare {
             Some(taken) => taken,
-            None => (Socket::from_python(sock)?, SocketKind::of(sock)?, None),
+            None => (Socket::for_stream(sock)?, SocketKind::of(sock)?, None),
         };
         StreamTransport::start(Parts {
             core: &slf.get().core,

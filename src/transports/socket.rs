@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyCFunction, PyDict};
 
 use crate::core::LoopCore;
 use crate::py::file_fd::FileFd;
@@ -72,6 +72,8 @@ pub enum Socket {
         kind: SocketKind,
     },
     Python(FileFd),
+    /// A Python socket whose own methods are to be called instead of the system's.
+    ByMethods(FileFd),
     /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
         fd: RawFd,
@@ -96,11 +98,20 @@ impl Socket {
         Ok(Self::Python(fd))
     }
 
+    /// As [`Socket::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
+    /// called, as on asyncio.
+    pub fn for_stream(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        match Self::from_python(object)? {
+            Self::Python(fd) if has_own_methods(object)? => Ok(Self::ByMethods(fd)),
+            socket => Ok(socket),
+        }
+    }
+
     /// The fd's number, also once it is closed.
     pub fn number(&self) -> RawFd {
         match self {
             Self::Own { fd, .. } => fd.as_raw_fd(),
-            Self::Python(fd) => fd.number(),
+            Self::Python(fd) | Self::ByMethods(fd) => fd.number(),
             Self::Closed { fd, .. } => *fd,
         }
     }
@@ -109,13 +120,30 @@ impl Socket {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The fd, unless it is closed. EBADF if the program has taken it away from its socket.
+    /// The fd for system calls that send and receive; none if it is closed, or its own methods are to be called. EBADF if
+    /// the program has taken it away from its socket.
     #[inline]
     pub fn fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
             Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
             Self::Python(fd) => fd.get().map(Some),
-            Self::Closed { .. } => Ok(None),
+            Self::ByMethods(_) | Self::Closed { .. } => Ok(None),
+        }
+    }
+
+    /// The fd for other calls: none if it is closed.
+    pub fn any_fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
+        match self {
+            Self::ByMethods(fd) => fd.get().map(Some),
+            _ => self.fd(),
+        }
+    }
+
+    /// The object, if its own methods are to be called.
+    pub fn by_methods(&self) -> Option<&Py<PyAny>> {
+        match self {
+            Self::ByMethods(fd) => Some(fd.object()),
+            _ => None,
         }
     }
 
@@ -124,7 +152,7 @@ impl Socket {
         let fd = self.number();
         let was = match self {
             Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
-            Self::Python(fd) => Was::Python(fd.object().clone_ref(py)),
+            Self::Python(fd) | Self::ByMethods(fd) => Was::Python(fd.object().clone_ref(py)),
             Self::Closed { was: Was::Python(object), .. } => Was::Python(object.clone_ref(py)),
         };
         std::mem::replace(self, Self::Closed { fd, was })
@@ -133,7 +161,7 @@ impl Socket {
     /// The Python object, if there is one.
     pub fn object(&self) -> Option<&Py<PyAny>> {
         match self {
-            Self::Python(fd) => Some(fd.object()),
+            Self::Python(fd) | Self::ByMethods(fd) => Some(fd.object()),
             Self::Closed { was: Was::Python(object), .. } => Some(object),
             _ => None,
         }
@@ -141,7 +169,7 @@ impl Socket {
 
     /// Closes the fd; a Python socket by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        let Self::Python(fd) = self else {
+        let (Self::Python(fd) | Self::ByMethods(fd)) = self else {
             return Ok(());
         };
         let object = fd.object().bind(py);
@@ -158,6 +186,16 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// Is one of the methods by which asyncio's streams send and receive not that of `_socket.socket`?
+fn has_own_methods(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = object.py();
+    if object.get_type().is(names(py)?.socket_class.bind(py)) {
+        return Ok(false);
+    }
+    let is_own = |name| matches!(object.getattr(name), Ok(method) if !method.is_instance_of::<PyCFunction>());
+    Ok(["recv", "recv_into", "send"].into_iter().any(is_own))
 }
 
 /// A Python object that has been given the fd of a socket which is not its own yet: unless it is kept, it loses the

@@ -7,6 +7,7 @@
 //! Here are the class, how one is made, and Python's view of it; `reading.rs`, `writing.rs`, `ending.rs` and `info.rs`
 //! have the rest. The rule for every method: look at the state and change it inside one `state.with`, call Python only outside.
 
+mod by_methods;
 mod ending;
 mod info;
 mod reading;
@@ -82,6 +83,8 @@ struct State {
     write_blocked: bool,
     /// The kernel watches for that edge; always, except on UNIX sockets (`Reactor::watch`).
     write_watched: bool,
+    /// The socket's own `send` is being called, if that is what sends: what it writes itself is queued.
+    in_send: bool,
     /// A file is being sent: writes are refused.
     in_sendfile: bool,
     /// Completed once the queue is empty and the kernel takes more.
@@ -149,6 +152,7 @@ impl StreamTransport {
             read_closed: false,
             write_blocked: false,
             write_watched: true,
+            in_send: false,
             in_sendfile: false,
             sent_waiter: None,
             gathering: false,
@@ -264,7 +268,7 @@ impl State {
     /// Learns what depends on the kind of the socket. `kind` is what Python says; the family may be a guess there, for
     /// an inherited fd for instance, so the kernel's is taken.
     fn look_at_socket(&mut self, kind: SocketKind) {
-        let Ok(Some(fd)) = self.socket.fd() else {
+        let Ok(Some(fd)) = self.socket.any_fd() else {
             return;
         };
         self.sockname = sys::local_address(fd).ok();

@@ -10,6 +10,7 @@ use crate::error::{leaves_the_loop, os_error};
 use crate::py::bytes::Writable;
 use crate::py::calls;
 use crate::py::context;
+use crate::py::names::Names;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
@@ -17,12 +18,26 @@ use crate::transports::receiving;
 use crate::transports::tls::{Received, TlsLayer};
 
 /// What one read needs of the state.
-struct Reading<'py> {
-    protocol: Bound<'py, PyAny>,
+pub(super) struct Reading<'py> {
+    pub(super) protocol: Bound<'py, PyAny>,
     tls: Option<Bound<'py, TlsLayer>>,
-    buffered: bool,
+    pub(super) buffered: bool,
+    /// The socket, if its own methods are to be called.
+    socket: Option<Bound<'py, PyAny>>,
     /// As [`super::State::read_size`] says.
     size: usize,
+}
+
+impl<'py> Reading<'py> {
+    /// The buffer of a `BufferedProtocol`.
+    pub(super) fn lend(&self, names: &Names) -> PyResult<Bound<'py, PyAny>> {
+        let hint = (-1_i32).into_pyobject(self.protocol.py())?.into_any();
+        let lent = calls::method(&self.protocol, &names.get_buffer, [&hint])?;
+        if lent.len()? == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        Ok(lent)
+    }
 }
 
 impl StreamTransport {
@@ -65,12 +80,18 @@ impl StreamTransport {
                 protocol: protocol.bind(py).clone(),
                 tls: state.tls.as_ref().map(|layer| layer.bind(py).clone()),
                 buffered: state.buffered,
+                socket: state.socket.by_methods().map(|object| object.bind(py).clone()),
                 size: state.read_size.get(),
             })
         });
         let Some(reading) = reading else {
             return Ok(());
         };
+        if let Some(socket) = &reading.socket {
+            let result = Self::read_by_method(slf, socket, &reading);
+            this.read_on(py);
+            return result;
+        }
         if let Some(layer) = &reading.tls {
             return Self::read_tls(slf, &reading, layer);
         }
@@ -125,18 +146,7 @@ impl StreamTransport {
 
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let lent = || {
-            let buffer = calls::method(
-                &reading.protocol,
-                &names.get_buffer,
-                [&(-1_i32).into_pyobject(py)?.into_any()],
-            )?;
-            if buffer.len()? == 0 {
-                return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
-            }
-            Ok(buffer)
-        };
-        let lent = match lent() {
+        let lent = match reading.lend(names) {
             Ok(lent) => lent,
             Err(error) => {
                 return Self::fatal_error(slf, error, "Fatal error: protocol.get_buffer() call failed.");
@@ -168,7 +178,7 @@ impl StreamTransport {
     }
 
     /// The peer has sent its last byte.
-    fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
+    pub(super) fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         this.state.with(py, |state| state.life.end_reading());
         let logged = this.log_debug(slf, "%r received EOF");

@@ -81,10 +81,15 @@ impl StreamTransport {
             if sent < data.len() {
                 state.queue.push(Chunk::from_vec(data[sent..].to_vec()));
             }
-            Ok(())
+            Ok(state.keeps_back())
         });
-        if let Err(error) = sent {
-            return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+        match sent {
+            Ok(false) => {}
+            // For the socket's own `send`.
+            Ok(true) => Self::send_queued(slf)?,
+            Err(error) => {
+                return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+            }
         }
         if let Err(error) = this.watch_writing(py) {
             return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
@@ -106,7 +111,13 @@ impl StreamTransport {
                 this.core.gather(slf.as_any(), &KIND, due);
                 Ok(())
             }
-            Written::Queued => Self::queue_grown(slf),
+            Written::Queued => {
+                if this.state.with(py, |state| state.keeps_back()) {
+                    // For the socket's own `send`.
+                    Self::send_queued(slf)?;
+                }
+                Self::queue_grown(slf)
+            }
             Written::Flushed(result) => {
                 Self::sent(slf, result)?;
                 Self::queue_grown(slf)
@@ -170,8 +181,9 @@ impl StreamTransport {
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if let Err(error) = result {
-            return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+        let sent = result.map_err(|error| os_error(py, &error)).and_then(|()| this.send_by_method(py));
+        if let Err(error) = sent {
+            return Self::fatal_error(slf, error, "Fatal write error on socket transport");
         }
         if let Err(error) = this.watch_writing(py) {
             return Self::fatal_error(slf, error, "Fatal error: the socket cannot be watched.");
@@ -231,7 +243,7 @@ impl StreamTransport {
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.state
-            .with(py, |state| state.socket.fd()?.map_or(Ok(()), sys::shutdown_write))
+            .with(py, |state| state.socket.any_fd()?.map_or(Ok(()), sys::shutdown_write))
             .map_err(|error| os_error(py, &error))
     }
 }
@@ -279,6 +291,11 @@ impl State {
         Ok(!self.life.drops_writes())
     }
 
+    /// False if the socket's own methods are called, which is for each write.
+    fn may_keep_back(&self) -> bool {
+        self.socket.by_methods().is_none()
+    }
+
     fn must_watch_writing(&self) -> bool {
         self.write_blocked && !self.write_watched
     }
@@ -301,7 +318,7 @@ impl State {
         if self.queue.is_empty() && !self.write_blocked {
             return Ok(match self.habit.write(core.moment(), || core.clock.now_ns()) {
                 When::Now => self.send_chunk(chunk),
-                When::With(due) if chunk.as_ref().len() < LARGE => {
+                When::With(due) if chunk.as_ref().len() < LARGE && self.may_keep_back() => {
                     self.queue.push(chunk);
                     self.keep(due)
                 }
@@ -324,7 +341,7 @@ impl State {
             return Written::Queued;
         }
         match self.habit.write(core.moment(), || core.clock.now_ns()) {
-            When::With(due) if self.queue.len() < LARGE => self.keep(due),
+            When::With(due) if self.queue.len() < LARGE && self.may_keep_back() => self.keep(due),
             _ => Written::Flushed(self.send(core)),
         }
     }
