@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
 from asyncio import base_events, exceptions
 from collections.abc import Callable
@@ -180,7 +181,7 @@ class SocketMethods(LoopBase):
         async def writable() -> None:
             await self._writable(sock)
 
-        return await _sendfile(sock, file, offset, count, writable)
+        return await _sendfile(self, sock, file, offset, count, writable)
 
     async def _sock_sendfile_fallback(
         self, sock: socket.socket, file: IO[bytes], offset: int, count: int | None
@@ -203,11 +204,26 @@ class SocketMethods(LoopBase):
         transp.pause_reading()
         try:
             await sent
-            return await _sendfile(sock, file, offset, count, transp._writable)
+            return await _sendfile(self, sock, file, offset, count, transp._writable)
         finally:
             transp._end_sendfile()
             if resume:
                 transp.resume_reading()
+
+
+def _sendfile_quietly(*args: Any) -> int:
+    """sendfile(2) without the SIGPIPE of a peer that has gone: its default action would end the process."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        # One that waits already is somebody else's.
+        waited = signal.SIGPIPE in signal.sigpending()
+        try:
+            return _os_sendfile(*args)
+        finally:
+            if not waited and signal.SIGPIPE in signal.sigpending():
+                signal.sigwait({signal.SIGPIPE})
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _rewind(file: IO[bytes], offset: int) -> None:
@@ -216,7 +232,9 @@ def _rewind(file: IO[bytes], offset: int) -> None:
         file.seek(offset)
 
 
-async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: int | None, writable: Any) -> int:
+async def _sendfile(
+    loop: LoopBase, sock: socket.socket, file: IO[bytes], offset: int, count: int | None, writable: Any
+) -> int:
     """Send a part of `file` by sendfile(2); the file's position ends behind what was sent.
 
     Raises SendfileNotAvailableError if the kernel cannot send this file, before anything of it was sent.
@@ -236,7 +254,8 @@ async def _sendfile(sock: socket.socket, file: IO[bytes], offset: int, count: in
                 return sent
             try:
                 # By its present number: the socket may have been closed meanwhile, and the old one be another's.
-                block = _os_sendfile(sock.fileno(), source, offset + sent, min(left, _SENDFILE_BLOCK))
+                call = _sendfile_quietly if loop._sigpipe_ends_process() else _os_sendfile
+                block = call(sock.fileno(), source, offset + sent, min(left, _SENDFILE_BLOCK))
             except (BlockingIOError, InterruptedError):
                 await writable()
                 continue

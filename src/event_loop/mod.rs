@@ -167,6 +167,7 @@ impl EventLoop {
         scheduling::look_at_time(slf)?;
         core.read_switch_interval(slf.py())?;
         if until_stopped {
+            sys::sigpipe::look();
             run::run_until_stopped(slf.as_any(), core)
         } else {
             run::run_turn(slf.as_any(), core)
@@ -200,6 +201,11 @@ impl EventLoop {
     /// Gives the kernel what transports keep back.
     fn _send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
         run::send_gathered(slf.as_any(), &slf.get().core, true)
+    }
+
+    /// Has SIGPIPE its default action, which ends the process?
+    fn _sigpipe_ends_process(&self) -> bool {
+        sys::sigpipe::look()
     }
 
     /// For native objects that Python makes for this loop.

@@ -16,6 +16,7 @@ pub use addresses::{Address, SocketAddress, ipv6_host};
 
 mod addresses;
 pub mod datagrams;
+pub mod sigpipe;
 
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -257,6 +258,16 @@ pub fn is_writable(fd: RawFd) -> io::Result<bool> {
     is_ready(fd, Readiness::WRITABLE)
 }
 
+/// True if the peer of a connected socket sends no more. What it has sent may still wait to be received.
+pub fn peer_has_ended(fd: RawFd) -> bool {
+    #[cfg(target_os = "linux")]
+    const END: libc::c_short = libc::POLLRDHUP;
+    #[cfg(not(target_os = "linux"))]
+    const END: libc::c_short = libc::POLLHUP;
+    let mut fds = [libc::pollfd { fd, events: END, revents: 0 }];
+    poll_now(&mut fds).is_ok() && fds[0].revents & END != 0
+}
+
 fn is_ready(fd: RawFd, direction: Readiness) -> io::Result<bool> {
     let mut fds = [poll_fd(fd, direction)];
     poll_now(&mut fds)?;
@@ -273,9 +284,13 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<us
     })
 }
 
-/// Writes the buffers as one to a file of any kind, as far as the kernel takes them.
+/// Writes the buffers as one to a file of any kind, as far as the kernel takes them. Raises no SIGPIPE that ends the process.
 pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    retry(|| match slices {
+    sigpipe::quietly(|| retry(|| write_once(fd, slices)))
+}
+
+fn write_once(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    match slices {
         [slice] => {
             // SAFETY: the slice is readable for its length.
             check(unsafe { libc::write(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len()) })
@@ -285,7 +300,7 @@ pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize
             // SAFETY: `IoSlice` has the layout of an iovec; the first `count` are live, and writev only reads.
             check(unsafe { libc::writev(fd.as_raw_fd(), slices.as_ptr().cast(), count) })
         }
-    })
+    }
 }
 
 /// Has a pipe hold `len` bytes; true if it held fewer before. False where the kernel has no such thing; an error if it

@@ -71,11 +71,9 @@ pub enum Socket {
         fd: OwnedFd,
         kind: SocketKind,
     },
-    Python {
-        fd: FileFd,
-        /// Are its own methods to be called instead of the system's?
-        by_methods: bool,
-    },
+    Python(FileFd),
+    /// A Python socket whose own methods are to be called instead of the system's.
+    ByMethods(FileFd),
     /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
         fd: RawFd,
@@ -97,24 +95,23 @@ impl Socket {
         if let Ok(references) = object.getattr("_io_refs") {
             object.setattr("_io_refs", references.add(1)?)?;
         }
-        Ok(Self::Python { fd, by_methods: false })
+        Ok(Self::Python(fd))
     }
 
     /// As [`Socket::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
     /// called, as on asyncio.
     pub fn for_stream(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let mut socket = Self::from_python(object)?;
-        if let Self::Python { by_methods, .. } = &mut socket {
-            *by_methods = has_own_methods(object)?;
+        match Self::from_python(object)? {
+            Self::Python(fd) if has_own_methods(object)? => Ok(Self::ByMethods(fd)),
+            socket => Ok(socket),
         }
-        Ok(socket)
     }
 
     /// The fd's number, also once it is closed.
     pub fn number(&self) -> RawFd {
         match self {
             Self::Own { fd, .. } => fd.as_raw_fd(),
-            Self::Python { fd, .. } => fd.number(),
+            Self::Python(fd) | Self::ByMethods(fd) => fd.number(),
             Self::Closed { fd, .. } => *fd,
         }
     }
@@ -128,25 +125,24 @@ impl Socket {
     #[inline]
     pub fn fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
-            Self::Python { by_methods: true, .. } => Ok(None),
-            _ => self.any_fd(),
+            Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
+            Self::Python(fd) => fd.get().map(Some),
+            Self::ByMethods(_) | Self::Closed { .. } => Ok(None),
         }
     }
 
-    /// The fd, unless it is closed. EBADF if the program has taken it away from its socket.
-    #[inline]
+    /// The fd for other calls: none if it is closed.
     pub fn any_fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
-            Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
-            Self::Python { fd, .. } => fd.get().map(Some),
-            Self::Closed { .. } => Ok(None),
+            Self::ByMethods(fd) => fd.get().map(Some),
+            _ => self.fd(),
         }
     }
 
     /// The object, if its own methods are to be called.
     pub fn by_methods(&self) -> Option<&Py<PyAny>> {
         match self {
-            Self::Python { fd, by_methods: true } => Some(fd.object()),
+            Self::ByMethods(fd) => Some(fd.object()),
             _ => None,
         }
     }
@@ -156,7 +152,7 @@ impl Socket {
         let fd = self.number();
         let was = match self {
             Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
-            Self::Python { fd, .. } => Was::Python(fd.object().clone_ref(py)),
+            Self::Python(fd) | Self::ByMethods(fd) => Was::Python(fd.object().clone_ref(py)),
             Self::Closed { was: Was::Python(object), .. } => Was::Python(object.clone_ref(py)),
         };
         std::mem::replace(self, Self::Closed { fd, was })
@@ -165,7 +161,7 @@ impl Socket {
     /// The Python object, if there is one.
     pub fn object(&self) -> Option<&Py<PyAny>> {
         match self {
-            Self::Python { fd, .. } => Some(fd.object()),
+            Self::Python(fd) | Self::ByMethods(fd) => Some(fd.object()),
             Self::Closed { was: Was::Python(object), .. } => Some(object),
             _ => None,
         }
@@ -173,7 +169,7 @@ impl Socket {
 
     /// Closes the fd; a Python socket by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        let Self::Python { fd, .. } = self else {
+        let (Self::Python(fd) | Self::ByMethods(fd)) = self else {
             return Ok(());
         };
         let object = fd.object().bind(py);

@@ -58,6 +58,8 @@ pub struct DatagramTransport {
     connected: bool,
     /// Has the peer a name? Then addresses are not even looked at, as on asyncio.
     named_peer: bool,
+    /// A SOCK_SEQPACKET, whose peer can end it.
+    sequenced: bool,
     /// The address family, where it and the socket are ones that system calls of ours can serve.
     native: Option<i32>,
     extra: Py<PyDict>,
@@ -87,6 +89,8 @@ struct State {
     max_size: usize,
     /// A receive may find something: an edge came, and no receive since has found the end of what is there.
     readable: bool,
+    /// The peer of a SOCK_SEQPACKET has ended it: it is closed once everything before is delivered.
+    ended: bool,
     /// The last edge told of an error: it comes before the data, and hides how much of that there is.
     failed: bool,
     /// The kernel takes no more: wait for its edge. Invariant: a paused protocol implies this.
@@ -149,6 +153,7 @@ impl DatagramTransport {
             address,
             connected,
             named_peer,
+            sequenced: kind.kind == libc::SOCK_SEQPACKET,
             native: Some(kind.family).filter(|family| plain && families.contains(family)),
             extra: extra.unbind(),
             state: LoopCell::new(state),
@@ -260,6 +265,7 @@ impl State {
             peers: Peers::new(),
             max_size: MAX_DATAGRAM,
             readable: false,
+            ended: false,
             failed: false,
             write_blocked: false,
             watching_writes: false,

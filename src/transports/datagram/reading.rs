@@ -1,5 +1,6 @@
 //! Bytes in: a batch of datagrams a turn, each given to the protocol with its sender's address.
 
+use std::collections::VecDeque;
 use std::io;
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError};
@@ -11,13 +12,15 @@ use crate::error::{leaves_the_loop, os_error};
 use crate::py::calls;
 use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
-use crate::reactor::sys::SocketAddress;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
+use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 
 /// A datagram on its way to the protocol.
 pub(super) struct Received {
     data: Py<PyAny>,
+    /// Has it no bytes?
+    empty: bool,
     sender: Sender,
 }
 
@@ -61,7 +64,13 @@ impl DatagramTransport {
             },
             None => Self::receive_by_python(slf),
         };
+        if this.sequenced {
+            drop(this.state.with(py, State::look_for_the_end));
+        }
         let delivered = received.and_then(|()| Self::deliver(slf));
+        if this.state.with(py, |state| state.ended && state.received.is_empty() && state.life.may_read()) {
+            return delivered.and(Self::close_gracefully(slf));
+        }
         this.read_on(py);
         delivered
     }
@@ -88,7 +97,7 @@ impl DatagramTransport {
             let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
             Some((protocol.bind(py).clone(), state.received.pop_front()?))
         };
-        while let Some((protocol, Received { data, sender })) = this.state.with(py, next) {
+        while let Some((protocol, Received { data, sender, .. })) = this.state.with(py, next) {
             let address = this.address_of(py, sender)?;
             if let Err(error) =
                 calls::method(&protocol, &names.datagram_received, [data.bind(py), address.as_any()])
@@ -116,27 +125,49 @@ impl DatagramTransport {
         Ok(address)
     }
 
-    /// Receives one datagram by the socket's own method, whose form of the address is the right one.
+    /// Receives one datagram by the socket's own method, whose form of the address is the right one. More where an empty
+    /// one may be the end, to see what is behind it.
     fn receive_by_python(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let Some(socket) = this.python_socket(py) else {
             return Ok(());
         };
-        let received = socket.call_method1(&this.core.names.recvfrom, (this.max_size(py),));
-        match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
-            Ok((data, address)) => {
-                let received = Received { data, sender: Sender::Known(address) };
-                this.state.with(py, |state| state.received.push_back(received));
-                Ok(())
-            }
-            Err(error) if error.is_instance_of::<PyBlockingIOError>(py) => {
+        let fd = this.state.with(py, |state| state.socket.number());
+        for _ in 0..RECEIVE_BATCH {
+            // Whoever else has the same open file can have made the call blocking.
+            if matches!(sys::is_readable(fd), Ok(false)) {
                 this.state.with(py, |state| state.readable = false);
-                Ok(())
+                return Ok(());
             }
-            Err(error) if error.is_instance_of::<PyInterruptedError>(py) => Ok(()),
-            Err(error) if error.is_instance_of::<PyOSError>(py) => Self::error_received(slf, error),
-            Err(error) => Self::fatal_error(slf, error, "Fatal read error on datagram transport"),
+            let received = socket.call_method1(&this.core.names.recvfrom, (this.max_size(py),));
+            match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
+                Ok((data, address)) => {
+                    let empty = this.sequenced && !data.is_truthy(py)?;
+                    let received = Received { data, empty, sender: Sender::Known(address) };
+                    this.state.with(py, |state| state.received.push_back(received));
+                    if !empty || !sys::peer_has_ended(fd) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Self::receive_failed(slf, error),
+            }
         }
+        Ok(())
+    }
+
+    fn receive_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if error.is_instance_of::<PyBlockingIOError>(py) {
+            slf.get().state.with(py, |state| state.readable = false);
+            return Ok(());
+        }
+        if error.is_instance_of::<PyInterruptedError>(py) {
+            return Ok(());
+        }
+        if error.is_instance_of::<PyOSError>(py) {
+            return Self::error_received(slf, error);
+        }
+        Self::fatal_error(slf, error, "Fatal read error on datagram transport")
     }
 
     /// Tells the protocol of an error that does not end the endpoint. Err: what leaves the loop.
@@ -196,13 +227,33 @@ impl State {
                 None if sender.is_empty() => Sender::Known(py.None()),
                 None => Sender::New(Box::new(sender.clone())),
             };
-            self.received.push_back(Received { data: PyBytes::new(py, data).into_any().unbind(), sender });
+            let empty = data.is_empty();
+            self.received.push_back(Received {
+                data: PyBytes::new(py, data).into_any().unbind(),
+                empty,
+                sender,
+            });
         }
         Ok(())
     }
 
+    /// On a SOCK_SEQPACKET that the peer has ended, receives go on to give empty datagrams. One that the peer has sent as
+    /// its very last cannot be told from those.
+    ///
+    /// Gives those back, for the caller to drop.
+    fn look_for_the_end(&mut self) -> VecDeque<Received> {
+        let last_is_empty = self.received.back().is_some_and(|received| received.empty);
+        if !last_is_empty || !sys::peer_has_ended(self.socket.number()) {
+            return VecDeque::new();
+        }
+        (self.ended, self.readable) = (true, false);
+        let last = self.received.iter().rposition(|received| !received.empty);
+        self.received.split_off(last.map_or(0, |last| last + 1))
+    }
+
     /// The token to queue when there is more to read and somebody to give it to.
     fn more_to_read(&self) -> Option<Token> {
-        self.token.filter(|_| (self.readable || !self.received.is_empty()) && self.life.may_read())
+        let more = self.readable || self.ended || !self.received.is_empty();
+        self.token.filter(|_| more && self.life.may_read())
     }
 }

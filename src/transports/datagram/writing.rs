@@ -313,7 +313,8 @@ impl DatagramTransport {
     /// Has the kernel tell of writability exactly while something waits for it.
     fn watch_writing(&self, py: Python<'_>) {
         let wanted = self.state.with(py, |state| {
-            let on = state.write_blocked && !state.queue.is_empty();
+            // Where the kernel does not say, each try brings an edge of no use, which would bring the next try.
+            let on = state.write_blocked && !state.needs_retry && !state.queue.is_empty();
             let token = state.token.filter(|_| on != state.watching_writes)?;
             state.watching_writes = on;
             Some((token, if on { Readiness::BOTH } else { Readiness::READABLE }))

@@ -15,6 +15,7 @@ use crate::core::Kind;
 use crate::py::bytes::{self, Chunk};
 use crate::py::context;
 use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
 use crate::transports::flow::Flow;
 use crate::transports::habit::Habit;
 use crate::transports::inside::Inside;
@@ -70,6 +71,7 @@ impl WritePipeTransport {
             by_record,
             twin: None,
         };
+        sys::sigpipe::look();
         let end = End::new(&parts, writing)?;
         let transport = Bound::new(parts.event_loop.py(), Self { end })?;
         End::<Writing>::start(parts, transport.as_any(), tells_end)?;
