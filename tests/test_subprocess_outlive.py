@@ -107,9 +107,7 @@ async def test_wait_is_for_the_child_alone():
     """Before 3.14 asyncio waits for whoever has inherited a pipe, too."""
     if sys.version_info < (3, 14) and type(asyncio.get_running_loop()).__module__.startswith("asyncio."):
         pytest.skip("waits for the grandchild")
-    process = await asyncio.create_subprocess_exec(
-        *shell("sleep 20 & echo $!; exit 5"), stdin=DEVNULL, stdout=PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*shell("sleep 20 & echo $!; exit 5"), stdin=DEVNULL, stdout=PIPE)
     grandchild = int(await process.stdout.readline())
     try:
         assert await asyncio.wait_for(process.wait(), 10) == 5
