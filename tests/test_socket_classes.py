@@ -1,5 +1,5 @@
-"""Connections over a socket of the program's own class: its `recv`, `recv_into` and `send` are called, whatever they do,
-as by asyncio's transports.
+"""Connections over a socket of the program's own class: its `recv`, `recv_into` and `send` are called, whatever they
+do, as by asyncio's transports.
 """
 
 import asyncio
@@ -70,9 +70,7 @@ def of_class(sock, made_by):
 async def connection(made_by, factory=Recorder, pair=socket_pair):
     near, far = pair()
     with Peer(far) as peer:
-        transport, protocol = await asyncio.get_running_loop().create_connection(
-            factory, sock=of_class(near, made_by)
-        )
+        transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=of_class(near, made_by))
         try:
             yield transport, protocol, peer
         finally:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from children import DEVNULL, PIPE, shell
+from children import PIPE, shell
 
 PRELUDE = """
     import asyncio.subprocess, gc, os, time
@@ -108,12 +108,16 @@ async def test_wait_is_for_the_child_alone():
     if sys.version_info < (3, 14) and type(asyncio.get_running_loop()).__module__.startswith("asyncio."):
         pytest.skip("waits for the grandchild")
     process = await asyncio.create_subprocess_exec(
-        *shell("sleep 20 & echo $!; exit 5"), stdin=DEVNULL, stdout=PIPE
+        *shell("sleep 20 & echo $!; read line; exit 5"), stdin=PIPE, stdout=PIPE
     )
     grandchild = int(await process.stdout.readline())
     try:
-        assert await asyncio.wait_for(process.wait(), 10) == 5
+        waiting = asyncio.create_task(process.wait())
+        await asyncio.sleep(0)
+        process.stdin.write(b"go on\n")
+        assert await asyncio.wait_for(waiting, 10) == 5
         assert process.returncode == 5
     finally:
         os.kill(grandchild, 9)
     assert await process.stdout.read() == b""
+    process.stdin.close()

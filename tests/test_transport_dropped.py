@@ -107,9 +107,7 @@ async def test_datagrams():
         pytest.skip("asyncio closes the socket of one that it keeps")
     with recorded_warnings() as warned:
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(
-            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
-        )
+        transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
         transport.pause_reading()
         reference = weakref.ref(transport)
         del transport
@@ -123,9 +121,7 @@ async def test_reading_end():
     with recorded_warnings() as warned:
         read_end, write_end = os.pipe()
         with open(write_end, "wb", 0) as file:
-            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                asyncio.Protocol, open(read_end, "rb", 0)
-            )
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(asyncio.Protocol, open(read_end, "rb", 0))
             await settle()
             transport.pause_reading()
             reference = weakref.ref(transport)
