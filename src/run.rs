@@ -3,6 +3,7 @@
 //! The order is asyncio's (`BaseEventLoop._run_once`): what is ready runs, then the poll; what the poll found comes
 //! before the timers that are due; exactly the entries that are present when the batch starts are run.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -13,7 +14,7 @@ use pyo3::types::PyDict;
 use pyo3::types::PyString;
 
 use crate::core::{Entry, FdCallbacks, LoopCore, Native, Source, is_live};
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::handle::Handle;
 use crate::py::calls;
 use crate::py::context::{EmptyBatch, EmptyContext};
@@ -50,8 +51,8 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
         true => {
             let waited = wait_by_program(event_loop, core, timeout);
             // As in `poll`.
-            queue_io(event_loop.py(), core);
-            waited?;
+            let queued = queue_io(event_loop.py(), core);
+            waited.and(queued)?;
         }
     }
     core.begin_turn();
@@ -112,8 +113,8 @@ fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
     }
     let polled = find(event_loop, core, timeout);
     // Also when an exception leaves the loop here: what was found does not come again.
-    queue_io(py, core);
-    polled
+    let queued = queue_io(py, core);
+    polled.and(queued)
 }
 
 /// Asks the kernel what is ready. The interpreter is let go of only when this can block. Err: also the exception of a
@@ -125,7 +126,14 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         Ok(true) => Some(0),
         Ok(false) => before_waiting(event_loop, core, timeout)?,
     };
-    let polled = match core.state.with(py, |state| state.reactor.take_poller()) {
+    let poller = core.state.with(py, |state| {
+        if timeout != Some(0) {
+            state.ready.shrink();
+            state.timers.shrink();
+        }
+        state.reactor.take_poller()
+    });
+    let polled = match poller {
         Some(poller) => wait(py, core, poller, timeout),
         None => Ok(()),
     };
@@ -177,13 +185,17 @@ fn wait(py: Python<'_>, core: &LoopCore, mut poller: Poller, timeout: Option<u64
     result
 }
 
-/// Queues the owners of what the poll found.
-fn queue_io(py: Python<'_>, core: &LoopCore) {
-    core.state.with(py, |state| {
+/// Queues the owners of what the poll found. Without memory for that it stays found, for the next turn.
+fn queue_io(py: Python<'_>, core: &LoopCore) -> PyResult<()> {
+    let queued = core.state.with(py, |state| {
         state.ready.receive(&core.inbox);
         let ready = &mut state.ready;
-        state.reactor.report_found(|token| ready.push(Entry::Io(token)));
+        ready.reserve(state.reactor.found_count())?;
+        // There is room for all of it.
+        state.reactor.report_found(|token| drop(ready.push(Entry::Io(token))));
+        Ok(())
     });
+    queued.map_err(|_: TryReserveError| no_memory())
 }
 
 /// Queues the timers whose time has come, earliest first.
@@ -199,14 +211,19 @@ fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> 
     let py = event_loop.py();
     let now = core.now_ns(event_loop)?;
     let mut garbage = Vec::new();
-    core.state.with(py, |state| {
-        while let Some(timer) = state.timers.pop_due(now, is_live, &mut garbage) {
+    let queued = core.state.with(py, |state| {
+        loop {
+            // Room first: a timer that is taken out and finds none would be lost.
+            state.ready.reserve(1)?;
+            let Some(timer) = state.timers.pop_due(now, is_live, &mut garbage) else {
+                return Ok(());
+            };
             timer.get().unschedule();
-            state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind()));
+            drop(state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind())));
         }
     });
     core.discard(py, garbage);
-    Ok(())
+    queued.map_err(|_: TryReserveError| no_memory())
 }
 
 /// Runs the entries that are present now, and none that they add.
@@ -382,7 +399,7 @@ pub fn find_for_program(
 
 /// Queues what [`find_for_program`] has found, and the timers that are due.
 pub fn queue_found(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    queue_io(event_loop.py(), core);
+    queue_io(event_loop.py(), core)?;
     queue_due_timers(event_loop, core)
 }
 

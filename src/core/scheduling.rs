@@ -7,11 +7,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat};
 
 use super::{Entry, LoopCore, closed_error, is_live};
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::gc::untrack;
 use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
+use crate::reactor::ready::Refused;
 
 /// Most handles, and most timers, that a loop keeps to use again.
 const SPARE_HANDLES: usize = 8192;
@@ -31,7 +32,7 @@ impl LoopCore {
         callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, Handle>> {
         let handle = self.handle(event_loop, callback)?;
-        self.push(event_loop.py(), Entry::Handle(handle.clone().unbind()));
+        self.push(event_loop.py(), Entry::Handle(handle.clone().unbind()))?;
         Ok(handle)
     }
 
@@ -49,12 +50,13 @@ impl LoopCore {
         }
         let entry = Entry::Handle(handle.clone().unbind());
         if self.is_own_thread() {
-            self.push(py, entry);
+            self.push(py, entry)?;
         } else {
-            if self.inbox.send(entry).is_err() {
-                return Err(closed_error());
+            match self.inbox.send(entry) {
+                Ok(()) => self.wake(py)?,
+                Err(Refused::Closed(_)) => return Err(closed_error()),
+                Err(Refused::NoMemory(_)) => return Err(no_memory()),
             }
-            self.wake(py)?;
         }
         Ok(handle)
     }
@@ -111,7 +113,8 @@ impl LoopCore {
             }
         };
         let entry = timer.clone().unbind();
-        self.state.with(py, |state| state.timers.push(deadline, entry));
+        let refused = self.state.with(py, |state| state.timers.push(deadline, entry));
+        refused.map_err(|_| no_memory())?;
         Ok(timer)
     }
 
@@ -161,11 +164,13 @@ impl LoopCore {
 
     /// Adds an entry behind everything that any thread has added before.
     #[inline]
-    pub fn push(&self, py: Python<'_>, entry: Entry) {
-        self.state.with(py, |state| {
+    pub fn push(&self, py: Python<'_>, entry: Entry) -> PyResult<()> {
+        let refused = self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
-            state.ready.push(entry);
+            state.ready.push(entry)
         });
+        // What is refused is dropped here, where nothing is borrowed.
+        refused.map_err(|_| no_memory())
     }
 
     /// Makes a loop that is parked in its poll go on; from any thread. What it is to find has been left for it already,

@@ -3,6 +3,8 @@
 use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
 
+use crate::reactor::sys;
+
 /// The size of the scratch, in bytes.
 pub const SCRATCH: usize = 64 * 1024;
 /// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used cost nothing.
@@ -10,11 +12,10 @@ const BUFFER: usize = 256 * 1024;
 
 /// Memory to receive into, aligned to a page: the kernel copies up to twice as slowly into addresses that are 16
 /// past a multiple of 64, which is what a large allocation gets.
-pub struct Scratch(Box<[Page]>);
+pub struct Scratch(Box<[MaybeUninit<Page>]>);
 
 #[repr(C, align(4096))]
-#[derive(Clone)]
-struct Page([MaybeUninit<u8>; 4096]);
+struct Page([u8; 4096]);
 
 impl Scratch {
     pub fn new() -> Result<Self, TryReserveError> {
@@ -22,11 +23,7 @@ impl Scratch {
     }
 
     fn with_capacity(bytes: usize) -> Result<Self, TryReserveError> {
-        let mut pages = Vec::new();
-        pages.try_reserve_exact(bytes / 4096)?;
-        // SAFETY: room for so many was reserved, and a page's bytes may be uninitialised.
-        unsafe { pages.set_len(bytes / 4096) };
-        Ok(Self(pages.into_boxed_slice()))
+        Ok(Self(sys::uninit_slice(bytes / 4096)?))
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {

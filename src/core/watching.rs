@@ -91,9 +91,12 @@ impl LoopCore {
     /// Has the owner of `token` told of `readiness` in the next turn.
     pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
         self.state.with(py, |state| {
-            if state.reactor.report(token, readiness) {
-                state.ready.receive(&self.inbox);
-                state.ready.push(Entry::Io(token));
+            state.ready.receive(&self.inbox);
+            if state.ready.reserve(1).is_err() {
+                // As if the poll had found it: the next turn queues it.
+                state.reactor.find(token, readiness);
+            } else if state.reactor.report(token, readiness) {
+                drop(state.ready.push(Entry::Io(token)));
             }
         });
     }

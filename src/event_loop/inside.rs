@@ -13,6 +13,7 @@ use pyo3::types::{PyIterator, PyList};
 
 use super::EventLoop;
 use crate::core::{Entry, LoopCore, is_live};
+use crate::error::no_memory;
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::gc::{track, untrack};
@@ -84,7 +85,10 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(What::Entry(entry)) = self.what.get_mut().take() {
             // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
-            self.core.push(unsafe { Python::assume_attached() }, entry);
+            let py = unsafe { Python::assume_attached() };
+            if let Err(error) = self.core.push(py, entry) {
+                error.write_unraisable(py, None);
+            }
         }
     }
 }
@@ -128,12 +132,11 @@ impl ReadyHandles {
         }
         untrack(&handle);
         let entry = Entry::Handle(handle.unbind());
-        if first {
-            core.state.with(py, |state| state.ready.push_front(entry));
-        } else {
-            core.push(py, entry);
+        if !first {
+            return core.push(py, entry);
         }
-        Ok(())
+        let refused = core.state.with(py, |state| state.ready.push_front(entry));
+        refused.map_err(|_| no_memory())
     }
 
     /// Every entry, in order. What was no handle is one from then on.
@@ -152,11 +155,11 @@ impl ReadyHandles {
                 Err(error) => failed = Some(error),
             }
         }
-        core.state.with(py, |state| {
-            for handle in handles.iter().rev() {
-                state.ready.push_front(Entry::Handle(handle.clone().unbind()));
-            }
+        let refused = core.state.with(py, |state| {
+            let mut entries = handles.iter().rev().map(|handle| Entry::Handle(handle.clone().unbind()));
+            entries.try_for_each(|entry| state.ready.push_front(entry))
         });
+        refused.map_err(|_| no_memory())?;
         failed.map_or(Ok(handles), Err)
     }
 
@@ -239,7 +242,7 @@ impl ReadyHandles {
     }
 
     /// Drops the handles. What the poll found stays: with asyncio's selector the next turn would find it again.
-    fn clear(&self, py: Python<'_>) {
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let core = &self.event_loop.get().core;
         let (handles, others): (Vec<_>, Vec<_>) = core
             .state
@@ -249,12 +252,14 @@ impl ReadyHandles {
             })
             .into_iter()
             .partition(|entry| matches!(entry, Entry::Handle(_)));
-        core.state.with(py, |state| others.into_iter().for_each(|entry| state.ready.push(entry)));
+        let refused =
+            core.state.with(py, |state| others.into_iter().try_for_each(|entry| state.ready.push(entry)));
         for entry in &handles {
             if let Entry::Handle(handle) = entry {
                 track(handle.bind(py));
             }
         }
+        refused.map_err(|_| no_memory())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -313,9 +318,10 @@ impl Timers {
             return Err(PyValueError::new_err("not a timer of this loop, or scheduled already"));
         }
         let deadline = deadline_ns(timer.get().seconds(py));
+        let refused = core.state.with(py, |state| state.timers.push(deadline, timer.clone().unbind()));
+        refused.map_err(|_| no_memory())?;
         timer.get().schedule();
         untrack(timer);
-        core.state.with(py, |state| state.timers.push(deadline, timer.clone().unbind()));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod scheduling;
 mod sockets;
 mod watching;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -22,6 +23,7 @@ use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
+use crate::py::made::Made;
 use crate::py::names::names;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
@@ -38,11 +40,23 @@ pub use scheduling::add_raw_methods;
 
 /// The native half of `rloop.Loop`.
 #[pyclass(subclass, frozen, module = "rloop._rloop")]
-pub struct EventLoop {
+pub struct EventLoop(Made<Fields>);
+
+/// What an [`EventLoop`] holds.
+pub struct Fields {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,
     /// `{"loop": self}`, what a future is made with; from the first one until the loop is closed.
     future_keywords: LoopCell<Option<Py<PyDict>>>,
+}
+
+impl Deref for EventLoop {
+    type Target = Fields;
+
+    #[inline(always)]
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
 }
 
 #[cfg(feature = "embed")]
@@ -97,11 +111,11 @@ impl EventLoop {
         _args: &Bound<'_, PyTuple>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        Ok(Self {
+        Ok(Self(Made::new(Fields {
             core: LoopCore::new(py)?,
             task_factory: LoopCell::new(None),
             future_keywords: LoopCell::new(None),
-        })
+        })))
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
@@ -123,7 +137,8 @@ impl EventLoop {
 
     /// True once the loop was closed.
     fn is_closed(&self) -> bool {
-        self.core.closed.load(Relaxed)
+        // The finalizer of one that was not made to the end asks as well.
+        self.0.get().is_none_or(|this| this.core.closed.load(Relaxed))
     }
 
     /// True in debug mode.
@@ -478,9 +493,12 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.core.traverse(&visit)?;
-        self.future_keywords.peek(|keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
-        self.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
+        let Some(this) = self.0.get() else {
+            return Ok(());
+        };
+        this.core.traverse(&visit)?;
+        this.future_keywords.peek(|keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
+        this.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
     }
 
     fn __clear__(&self, py: Python<'_>) {

@@ -72,7 +72,7 @@ impl EventLoop {
     /// The fd under which a file object was registered before it was closed.
     fn fd_of_closed_file(&self, file: &Bound<'_, PyAny>) -> Option<i32> {
         self.core.state.with(file.py(), |state| {
-            state.reactor.find(|source| match source {
+            state.reactor.fd_of(|source| match source {
                 Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
                 _ => false,
             })

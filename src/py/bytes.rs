@@ -1,5 +1,6 @@
 //! Python's bytes: making them in place, keeping them unchanged, and lending writable buffers to the kernel.
 
+use std::collections::TryReserveError;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -116,6 +117,14 @@ impl Chunk {
         // A vector's payload stays where it is when the vector is moved.
         let (start, len) = (memory.as_ptr(), memory.len());
         Self { owner: Owner::Memory { _payload: memory }, start, len }
+    }
+
+    /// A copy in memory that is not Python's.
+    pub fn copy(data: &[u8]) -> Result<Self, TryReserveError> {
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(data.len())?;
+        memory.extend_from_slice(data);
+        Ok(Self::from_vec(memory))
     }
 
     /// The same without its first `count` bytes.

@@ -11,6 +11,7 @@ pub mod fastcall;
 pub mod file_fd;
 pub mod gc;
 pub mod interpreter;
+pub mod made;
 pub mod names;
 pub mod profiling;
 pub mod sockaddr;

@@ -92,7 +92,7 @@ impl<S> Reactor<S> {
         let registry = poll.registry().try_clone()?;
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
-            poller: Some(Poller::new(poll)),
+            poller: Some(Poller::new(poll)?),
             registry: Some(registry),
             slots: Slots::new(),
             tokens: HashMap::new(),
@@ -124,7 +124,7 @@ impl<S> Reactor<S> {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
         self.waker.renew(&registry, WAKER)?;
-        let mut poller = Poller::new(poll);
+        let mut poller = Poller::new(poll)?;
         for (fd, &token) in &self.tokens {
             let Some(registration) = self.slots.get_mut(token).filter(|registration| registration.active)
             else {
@@ -314,7 +314,7 @@ impl<S> Reactor<S> {
     }
 
     /// The fd of the first registration whose owner `is_it`.
-    pub fn find(&self, is_it: impl Fn(&S) -> bool) -> Option<RawFd> {
+    pub fn fd_of(&self, is_it: impl Fn(&S) -> bool) -> Option<RawFd> {
         self.slots.iter().find(|registration| is_it(&registration.source)).map(|registration| registration.fd)
     }
 
@@ -346,6 +346,18 @@ impl<S> Reactor<S> {
         }
         registration.ready |= readiness;
         !std::mem::replace(&mut registration.queued, true)
+    }
+
+    /// Notes `readiness` as a poll does.
+    pub fn find(&mut self, token: Token, readiness: Readiness) {
+        if let Some(poller) = &mut self.poller {
+            poller.found.push((token, readiness));
+        }
+    }
+
+    /// How many events the polls have found that are not reported yet.
+    pub fn found_count(&self) -> usize {
+        self.poller.as_ref().map_or(0, |poller| poller.found.len())
     }
 
     /// Notes everything that the last poll found; `queue` gets the tokens that have to be queued, in order.

@@ -26,18 +26,18 @@ pub struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(poll: mio::Poll) -> Self {
+    pub(super) fn new(poll: mio::Poll) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         let by_mio = sys::is_wait_replaced();
         #[cfg(not(target_os = "linux"))]
         let by_mio = true;
-        Self {
+        Ok(Self {
             poll,
             events: by_mio.then(|| mio::Events::with_capacity(MAX_EVENTS)),
             #[cfg(target_os = "linux")]
-            raw: Box::new_uninit_slice(MAX_EVENTS),
+            raw: sys::uninit_slice(MAX_EVENTS)?,
             found: Vec::new(),
-        }
+        })
     }
 
     /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.

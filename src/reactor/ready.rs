@@ -4,9 +4,16 @@
 //! the whole inbox into the queue before it adds or takes anything itself, so that the order of arrival is kept.
 //! Entries are only moved here, never run or dropped under the lock.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// So much memory, in bytes, a queue keeps at most for the next burst: that of tens of thousands of entries.
+const KEPT: usize = 1024 * 1024;
+
+fn is_large<T>(queue: &VecDeque<T>) -> bool {
+    queue.capacity() * size_of::<T>() > KEPT
+}
 
 /// What is to run, in order.
 pub struct ReadyQueue<T> {
@@ -18,8 +25,27 @@ impl<T> ReadyQueue<T> {
         Self { queue: VecDeque::new() }
     }
 
-    pub fn push(&mut self, entry: T) {
+    /// Adds an entry at the end. Gives it back if there is no memory.
+    #[inline]
+    pub fn push(&mut self, entry: T) -> Result<(), T> {
+        if self.queue.len() == self.queue.capacity() && self.queue.try_reserve(1).is_err() {
+            return Err(entry);
+        }
         self.queue.push_back(entry);
+        Ok(())
+    }
+
+    /// Makes room for so many entries.
+    pub fn reserve(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.queue.try_reserve(more)
+    }
+
+    /// Gives the memory of a burst back. To be called when the loop has nothing to do.
+    #[inline]
+    pub fn shrink(&mut self) {
+        if self.queue.is_empty() && is_large(&self.queue) {
+            self.queue = VecDeque::new();
+        }
     }
 
     pub fn pop(&mut self) -> Option<T> {
@@ -27,8 +53,12 @@ impl<T> ReadyQueue<T> {
     }
 
     /// Adds an entry before all others.
-    pub fn push_front(&mut self, entry: T) {
+    pub fn push_front(&mut self, entry: T) -> Result<(), T> {
+        if self.queue.try_reserve(1).is_err() {
+            return Err(entry);
+        }
         self.queue.push_front(entry);
+        Ok(())
     }
 
     /// Takes the last entry.
@@ -50,14 +80,28 @@ impl<T> ReadyQueue<T> {
         self.queue.is_empty()
     }
 
-    /// Moves in what other threads have sent, in their order.
+    /// Moves in what other threads have sent, in their order. It stays in the inbox for now if there is no memory.
     #[inline]
     pub fn receive(&mut self, inbox: &Inbox<T>) {
         if !inbox.is_empty() {
-            let mut sent = inbox.lock();
-            self.queue.append(&mut sent.queue);
-            inbox.filled.store(false, Ordering::SeqCst);
+            self.receive_from(inbox);
         }
+    }
+
+    fn receive_from(&mut self, inbox: &Inbox<T>) {
+        let mut sent = inbox.lock();
+        if self.queue.is_empty() {
+            std::mem::swap(&mut self.queue, &mut sent.queue);
+        } else if self.queue.try_reserve(sent.queue.len()).is_ok() {
+            self.queue.append(&mut sent.queue);
+        } else {
+            return;
+        }
+        if is_large(&sent.queue) {
+            // The memory of a burst, without entries.
+            sent.queue = VecDeque::new();
+        }
+        inbox.filled.store(false, Ordering::SeqCst);
     }
 
     /// Takes everything out.
@@ -83,6 +127,13 @@ pub struct Inbox<T> {
     filled: AtomicBool,
 }
 
+/// Why an inbox does not take an entry, which it gives back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused<T> {
+    Closed(T),
+    NoMemory(T),
+}
+
 struct Sent<T> {
     queue: VecDeque<T>,
     closed: bool,
@@ -100,11 +151,14 @@ impl<T> Inbox<T> {
         !self.filled.load(Ordering::SeqCst)
     }
 
-    /// Leaves `entry` for the loop, or gives it back when the inbox is closed. The caller wakes the loop afterwards.
-    pub fn send(&self, entry: T) -> Result<(), T> {
+    /// Leaves `entry` for the loop, or gives it back. The caller wakes the loop afterwards.
+    pub fn send(&self, entry: T) -> Result<(), Refused<T>> {
         let mut sent = self.lock();
         if sent.closed {
-            return Err(entry);
+            return Err(Refused::Closed(entry));
+        }
+        if sent.queue.len() == sent.queue.capacity() && sent.queue.try_reserve(1).is_err() {
+            return Err(Refused::NoMemory(entry));
         }
         sent.queue.push_back(entry);
         self.filled.store(true, Ordering::SeqCst);
@@ -145,10 +199,10 @@ mod tests {
     fn order_of_arrival_is_kept_across_threads() {
         let inbox = Inbox::new();
         let mut ready = ReadyQueue::new();
-        ready.push(1);
+        ready.push(1).expect("memory");
         inbox.send(2).expect("open");
         ready.receive(&inbox);
-        ready.push(3);
+        ready.push(3).expect("memory");
         assert_eq!(ready.drain(), [1, 2, 3]);
         assert!(inbox.is_empty());
     }
@@ -156,8 +210,8 @@ mod tests {
     #[test]
     fn both_ends_and_the_middle() {
         let mut ready = ReadyQueue::new();
-        [1, 2, 3, 4].into_iter().for_each(|entry| ready.push(entry));
-        ready.push_front(0);
+        [1, 2, 3, 4].into_iter().for_each(|entry| ready.push(entry).expect("memory"));
+        ready.push_front(0).expect("memory");
         assert_eq!(
             (ready.pop_back(), ready.remove(|&entry| entry == 2), ready.remove(|&entry| entry == 9)),
             (Some(4), Some(2), None)
@@ -170,7 +224,7 @@ mod tests {
         let inbox = Inbox::new();
         inbox.send(1).expect("open");
         assert_eq!(inbox.close(), [1]);
-        assert_eq!(inbox.send(2), Err(2));
+        assert_eq!(inbox.send(2), Err(Refused::Closed(2)));
         assert!(inbox.is_empty());
     }
 
@@ -195,5 +249,28 @@ mod tests {
             }
         }
         senders.into_iter().for_each(|sender| sender.join().expect("sender"));
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let inbox = Inbox::new();
+        let mut ready = ReadyQueue::new();
+        (0..200_000_u64).for_each(|n| ready.push(n).expect("memory"));
+        (0..200_000_u64).for_each(|n| inbox.send(n).expect("open"));
+        ready.receive(&inbox);
+        assert_eq!(ready.len(), 400_000);
+        assert_eq!(inbox.lock().queue.capacity(), 0);
+        while ready.len() > 1 {
+            ready.pop();
+        }
+        ready.shrink();
+        assert!(ready.queue.capacity() >= 400_000, "not while it is used");
+        ready.pop();
+        ready.shrink();
+        assert_eq!(ready.queue.capacity(), 0);
+        // The inbox's memory is not copied, and does not stay with either.
+        (0..200_000_u64).for_each(|n| inbox.send(n).expect("open"));
+        ready.receive(&inbox);
+        assert_eq!((ready.len(), inbox.lock().queue.capacity()), (200_000, 0));
     }
 }

@@ -3,6 +3,7 @@
 //! Thin and safe: each function is one system call with its result as `io::Result`, plus the portable way where the
 //! call is Linux's own. EINTR is handled in one place, [`retry`]; "would block" is the caller's business.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::mem::MaybeUninit;
 #[cfg(target_os = "linux")]
@@ -39,6 +40,15 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: `now` is a valid timespec for the duration of the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Memory for so many values. Rust's own way to get it ends the process when there is none.
+pub fn uninit_slice<T>(len: usize) -> Result<Box<[MaybeUninit<T>]>, TryReserveError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(len)?;
+    // SAFETY: there is room for so many, and the values need not be initialised.
+    unsafe { memory.set_len(len) };
+    Ok(memory.into_boxed_slice())
 }
 
 // ---------------------------------------------------------------------------------------------- forks

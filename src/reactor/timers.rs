@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// So much memory, in bytes, a heap keeps at most for the next burst: that of tens of thousands of timers.
+const KEPT: usize = 1024 * 1024;
+
 /// Timers of some owner `T`, by deadline in nanoseconds of the loop's clock.
 pub struct TimerHeap<T> {
     heap: BinaryHeap<Timer<T>>,
@@ -39,9 +42,23 @@ impl<T> TimerHeap<T> {
     }
 
     /// Adds a timer that is due at `deadline` nanoseconds.
-    pub fn push(&mut self, deadline: u64, owner: T) {
+    /// Gives it back if there is no memory.
+    pub fn push(&mut self, deadline: u64, owner: T) -> Result<(), T> {
+        if self.heap.len() == self.heap.capacity() && self.heap.try_reserve(1).is_err() {
+            return Err(owner);
+        }
         self.sequence += 1;
         self.heap.push(Timer { deadline, sequence: self.sequence, owner });
+        Ok(())
+    }
+
+    /// Gives the memory of a burst back. To be called when the loop has nothing to do.
+    #[inline]
+    pub fn shrink(&mut self) {
+        let capacity = self.heap.capacity();
+        if capacity * size_of::<Timer<T>>() > KEPT && self.heap.len() < capacity / 4 {
+            self.heap.shrink_to(self.heap.len() * 2);
+        }
     }
 
     /// The counter to add one to when an entry of this heap is cancelled, once per entry.
@@ -77,6 +94,10 @@ impl<T> TimerHeap<T> {
     /// Moves every cancelled entry to `garbage`. As it removes more than half of what it looks at when called for
     /// [`TimerHeap::is_mostly_dead`], a cancelled timer costs constant time.
     pub fn compact(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) {
+        if garbage.try_reserve(self.dead.load(Relaxed)).is_err() {
+            // They stay for now.
+            return;
+        }
         let mut timers = std::mem::take(&mut self.heap).into_vec();
         let mut at = 0;
         while at < timers.len() {
@@ -88,6 +109,7 @@ impl<T> TimerHeap<T> {
         }
         self.heap = BinaryHeap::from(timers);
         self.dead.store(0, Relaxed);
+        self.shrink();
     }
 
     /// How many entries are not cancelled.
@@ -178,7 +200,7 @@ mod tests {
     fn by_deadline_and_first_in_first_out_among_equals() {
         let mut timers = TimerHeap::new();
         for (deadline, owner) in [(30, 1), (10, 2), (30, 3), (20, 4), (10, 5)] {
-            timers.push(deadline, owner);
+            timers.push(deadline, owner).expect("memory");
         }
         assert_eq!(timers.next_deadline(|_| true, &mut Vec::new()), Some(10));
         assert_eq!(drain_due(&mut timers, 30), [2, 5, 4, 1, 3]);
@@ -189,7 +211,7 @@ mod tests {
     fn what_is_removed_is_not_due() {
         let mut timers = TimerHeap::new();
         for (deadline, owner) in [(30, 3), (10, 1), (40, 4), (20, 2)] {
-            timers.push(deadline, owner);
+            timers.push(deadline, owner).expect("memory");
         }
         timers.dead().fetch_add(1, Relaxed);
         let is_live = |&owner: &u32| owner != 4;
@@ -206,7 +228,7 @@ mod tests {
     #[test]
     fn never_early() {
         let mut timers = TimerHeap::new();
-        timers.push(100, 1);
+        timers.push(100, 1).expect("memory");
         assert!(drain_due(&mut timers, 99).is_empty());
         assert_eq!(drain_due(&mut timers, 100), [1]);
     }
@@ -214,8 +236,8 @@ mod tests {
     #[test]
     fn cancelled_head_does_not_set_the_deadline() {
         let mut timers = TimerHeap::new();
-        timers.push(10, 1);
-        timers.push(20, 2);
+        timers.push(10, 1).expect("memory");
+        timers.push(20, 2).expect("memory");
         timers.dead().fetch_add(1, Relaxed);
         let mut garbage = Vec::new();
         assert_eq!(timers.next_deadline(|&owner| owner != 1, &mut garbage), Some(20));
@@ -224,11 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut timers = TimerHeap::new();
+        (0..200_000).for_each(|n| timers.push(n, n).expect("memory"));
+        timers.shrink();
+        assert!(timers.heap.capacity() >= 200_000, "not while it is used");
+        let dead = |&owner: &u64| owner % 20 != 0;
+        timers.dead().fetch_add(190_000, Relaxed);
+        timers.compact(|owner| !dead(owner), &mut Vec::new());
+        assert!(timers.heap.capacity() <= 20_000, "{}", timers.heap.capacity());
+        assert_eq!(timers.drain().len(), 10_000);
+    }
+
+    #[test]
     fn compaction_when_more_than_half_are_dead() {
         let mut timers = TimerHeap::new();
         let flags: Vec<_> = (0..1000).map(|_| Rc::new(Cell::new(true))).collect();
         for (at, flag) in flags.iter().enumerate() {
-            timers.push(at as u64, flag.clone());
+            timers.push(at as u64, flag.clone()).expect("memory");
         }
         let (mut garbage, mut compactions) = (Vec::new(), 0);
         for flag in flags.iter().take(600) {

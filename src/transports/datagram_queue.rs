@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// So much memory, in bytes, an empty queue keeps.
+const KEPT: usize = 16 * 1024;
+
 /// Datagrams waiting to be sent, and their size as asyncio counts it.
 pub struct DatagramQueue<D> {
     datagrams: VecDeque<D>,
@@ -35,9 +38,14 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         datagram.as_ref().len() + self.header
     }
 
-    pub fn push(&mut self, datagram: D) {
+    /// Adds a datagram at the end; gives it back if there is no memory.
+    pub fn push(&mut self, datagram: D) -> Result<(), D> {
+        if self.datagrams.try_reserve(1).is_err() {
+            return Err(datagram);
+        }
         self.size += self.size_of(&datagram);
         self.datagrams.push_back(datagram);
+        Ok(())
     }
 
     /// Gives back what [`DatagramQueue::pop`] has taken.
@@ -49,6 +57,10 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
     pub fn pop(&mut self) -> Option<D> {
         let datagram = self.datagrams.pop_front()?;
         self.size -= self.size_of(&datagram);
+        if self.datagrams.is_empty() && self.datagrams.capacity() * size_of::<D>() > KEPT {
+            // That of a long queue.
+            self.datagrams = VecDeque::new();
+        }
         Some(datagram)
     }
 
@@ -71,7 +83,7 @@ mod tests {
     #[test]
     fn size_is_that_of_what_is_queued() {
         let mut queue = DatagramQueue::new(8);
-        ["one", "", "three"].into_iter().for_each(|datagram| queue.push(datagram));
+        ["one", "", "three"].into_iter().for_each(|datagram| queue.push(datagram).expect("memory"));
         assert_eq!((queue.len(), queue.size()), (3, 8 + 3 * 8));
         let one = queue.pop().expect("three queued");
         assert_eq!((one, queue.size()), ("one", 5 + 2 * 8));
@@ -80,5 +92,13 @@ mod tests {
         assert_eq!(queue.size(), 8 + 3 * 8);
         assert_eq!(queue.take(), ["one", "", "three"]);
         assert_eq!((queue.len(), queue.size(), queue.pop()), (0, 0, None));
+    }
+
+    #[test]
+    fn the_memory_of_a_long_queue_is_given_back() {
+        let mut queue = DatagramQueue::new(0);
+        (0..10_000).for_each(|_| queue.push("x").expect("memory"));
+        while queue.pop().is_some() {}
+        assert_eq!(queue.datagrams.capacity(), 0);
     }
 }

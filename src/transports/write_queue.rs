@@ -1,12 +1,15 @@
 //! The bytes that a transport has still to send: chunks in order, the first perhaps sent in part. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
 /// So many chunks are sent from a short array.
 const FEW: usize = 4;
 /// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
 const SLICES: usize = 64;
+
+/// So much memory, in bytes, an empty queue keeps: a program may have a queue for each of many connections.
+const KEPT: usize = 4096;
 
 /// Chunks of bytes waiting to be sent.
 pub struct WriteQueue<C> {
@@ -31,12 +34,32 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         self.len == 0
     }
 
-    /// Adds a chunk at the end. Empty ones are of no use and are dropped.
-    pub fn push(&mut self, chunk: C) {
+    /// Adds a chunk at the end. Empty ones are of no use and are dropped. Err: there is no memory.
+    pub fn push(&mut self, chunk: C) -> Result<(), TryReserveError> {
         let len = chunk.as_ref().len();
         if len > 0 {
+            self.chunks.try_reserve(1)?;
             self.chunks.push_back(chunk);
             self.len += len;
+        }
+        Ok(())
+    }
+
+    /// Adds all of these, or none where there is no memory.
+    pub fn push_all<I>(&mut self, chunks: I) -> Result<(), TryReserveError>
+    where
+        I: IntoIterator<Item = C, IntoIter: ExactSizeIterator>,
+    {
+        let mut chunks = chunks.into_iter();
+        self.chunks.try_reserve(chunks.len())?;
+        chunks.try_for_each(|chunk| self.push(chunk))
+    }
+
+    /// A chunk has gone. Once none is left, a connection does not keep the memory of a long queue.
+    #[inline]
+    fn shrink(&mut self) {
+        if self.chunks.is_empty() && self.chunks.capacity() * size_of::<C>() > KEPT {
+            self.chunks = VecDeque::new();
         }
     }
 
@@ -78,6 +101,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
             self.sent -= len;
             self.chunks.pop_front();
         }
+        self.shrink();
     }
 
     /// How much is left of the first chunk.
@@ -90,6 +114,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         let chunk = self.chunks.pop_front()?;
         let sent = std::mem::take(&mut self.sent);
         self.len -= chunk.as_ref().len() - sent;
+        self.shrink();
         Some((chunk, sent))
     }
 
@@ -104,15 +129,16 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     }
 
     /// Takes out what comes next, up to `limit` bytes, as a copy in one piece.
-    pub fn gather(&mut self, limit: usize) -> Vec<u8> {
-        let mut gathered = Vec::with_capacity(limit.min(self.len));
+    pub fn gather(&mut self, limit: usize) -> Result<Vec<u8>, TryReserveError> {
+        let mut gathered = Vec::new();
+        gathered.try_reserve_exact(limit.min(self.len))?;
         while let Some(chunk) = self.chunks.front().filter(|_| gathered.len() < limit) {
             let rest = &chunk.as_ref()[self.sent..];
             let count = rest.len().min(limit - gathered.len());
             gathered.extend_from_slice(&rest[..count]);
             self.advance(count);
         }
-        gathered
+        Ok(gathered)
     }
 
     /// Copies of the chunks, without what has been sent.
@@ -123,7 +149,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        self.chunks.clear();
+        self.chunks = VecDeque::new();
         (self.sent, self.len) = (0, 0);
     }
 }
@@ -141,7 +167,7 @@ mod tests {
     #[test]
     fn front_keeps_to_its_limit() {
         let mut queue = WriteQueue::new();
-        ["one", "two", "three"].into_iter().for_each(|chunk| queue.push(chunk));
+        ["one", "two", "three"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         let lengths = |limit| {
             queue.with_front(limit, |slices| slices.iter().map(|slice| slice.len()).collect::<Vec<_>>())
@@ -166,7 +192,7 @@ mod tests {
     fn any_split_sends_the_same_bytes_once() {
         for step in 1..=9 {
             let mut queue = WriteQueue::new();
-            ["ab", "", "c", "defg", "hi"].into_iter().for_each(|chunk| queue.push(chunk));
+            ["ab", "", "c", "defg", "hi"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
             let mut sent = String::new();
             while !queue.is_empty() {
                 let rest = wire(&queue);
@@ -183,7 +209,7 @@ mod tests {
     #[test]
     fn slices_are_filled_in_order_as_far_as_they_go() {
         let mut queue = WriteQueue::new();
-        ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk));
+        ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         let mut slices = [IoSlice::new(b""); 2];
         let used: Vec<&[u8]> = queue.front(usize::MAX, &mut slices).iter().map(|slice| &**slice).collect();
@@ -193,24 +219,44 @@ mod tests {
     #[test]
     fn chunks_are_gathered_across_their_borders() {
         let mut queue = WriteQueue::new();
-        ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk));
+        ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
-        assert_eq!(queue.gather(5), b"bcdef");
+        assert_eq!(queue.gather(5).expect("memory"), b"bcdef");
         assert_eq!((queue.len(), queue.front_len()), (2, 2));
         assert_eq!(queue.take_front(), Some(("fgh", 1)));
         queue.put_back("xyz");
-        queue.push("!");
-        assert_eq!(queue.gather(100), b"xyz!");
+        queue.push("!").expect("memory");
+        assert_eq!(queue.gather(100).expect("memory"), b"xyz!");
         assert!(queue.is_empty() && queue.take_front().is_none());
     }
 
     #[test]
     fn clear_forgets_a_partly_sent_chunk() {
         let mut queue = WriteQueue::new();
-        queue.push("abc");
+        queue.push("abc").expect("memory");
         queue.advance(1);
         queue.clear();
-        queue.push("xy");
+        queue.push("xy").expect("memory");
         assert_eq!((wire(&queue).as_str(), queue.len()), ("xy", 2));
+    }
+
+    #[test]
+    fn the_memory_of_a_long_queue_is_given_back() {
+        for take in [false, true] {
+            let mut queue = WriteQueue::new();
+            queue.push_all(vec!["x"; 100_000]).expect("memory");
+            queue.advance(99_999);
+            assert!(queue.chunks.capacity() >= 100_000, "not while it is used");
+            if take {
+                assert_eq!(queue.take_front(), Some(("x", 0)));
+            } else {
+                queue.advance(1);
+            }
+            assert_eq!((queue.len(), queue.chunks.capacity()), (0, 0));
+            // That of a short one is used again.
+            queue.push_all(vec!["x"; 10]).expect("memory");
+            queue.advance(10);
+            assert!(queue.chunks.capacity() >= 10);
+        }
     }
 }

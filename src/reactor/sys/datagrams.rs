@@ -1,12 +1,13 @@
 //! Datagrams: on Linux many in one system call, elsewhere one by one. A part of `sys.rs`, whose rules hold here too.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{SocketAddress, check, retry};
+use super::{SocketAddress, check, retry, uninit_slice};
 
 /// Most datagrams received by one call.
 pub const RECEIVE_BATCH: usize = 16;
@@ -39,31 +40,25 @@ pub struct ReceiveBatch {
     buffers: Box<[MaybeUninit<Page>]>,
     senders: Box<[SocketAddress; RECEIVE_BATCH]>,
     lengths: [usize; RECEIVE_BATCH],
-    #[cfg(target_os = "linux")]
-    headers: linux::Headers,
     /// What ended a batch of [`Self::receive_each`] early, by socket: the system tells of it only once.
     errors: Vec<(RawFd, io::Error)>,
 }
 
 impl ReceiveBatch {
-    pub fn new() -> Self {
-        let mut buffers = Box::new_uninit_slice(RECEIVE_BATCH * MAX_DATAGRAM / PAGE);
-        let mut senders = Box::new(std::array::from_fn(|_| SocketAddress::empty()));
-        Self {
-            #[cfg(target_os = "linux")]
-            headers: linux::Headers::new(&mut buffers, &mut senders),
-            buffers,
-            senders,
+    pub fn new() -> Result<Self, TryReserveError> {
+        Ok(Self {
+            buffers: uninit_slice(RECEIVE_BATCH * MAX_DATAGRAM / PAGE)?,
+            senders: Box::new(std::array::from_fn(|_| SocketAddress::empty())),
             lengths: [0; RECEIVE_BATCH],
             errors: Vec::new(),
-        }
+        })
     }
 
     /// Receives what waits, at least one datagram; returns how many. Fewer than [`RECEIVE_BATCH`]: there is no more.
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         #[cfg(target_os = "linux")]
         if HAS_BATCHES.load(Relaxed) {
-            match self.headers.receive(fd, &mut self.senders, &mut self.lengths) {
+            match self.receive_many(fd) {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                     HAS_BATCHES.store(false, Relaxed);
                 }
@@ -71,6 +66,39 @@ impl ReceiveBatch {
             }
         }
         self.receive_each(fd)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn receive_many(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut slices = [const { MaybeUninit::<libc::iovec>::uninit() }; RECEIVE_BATCH];
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; RECEIVE_BATCH];
+        let buffers = self.buffers.chunks_exact_mut(MAX_DATAGRAM / PAGE);
+        let places = buffers.zip(self.senders.iter_mut()).zip(&mut slices).zip(&mut headers);
+        for (((buffer, sender), slice), header) in places {
+            let slice =
+                slice.write(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: MAX_DATAGRAM });
+            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+            let header = header.write(unsafe { MaybeUninit::zeroed().assume_init() });
+            header.msg_hdr.msg_name = std::ptr::from_mut(&mut sender.storage).cast();
+            header.msg_hdr.msg_namelen = ADDRESS_SIZE;
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
+        let count = retry(|| {
+            // SAFETY: all headers are filled in, each with a buffer of MAX_DATAGRAM bytes and a sockaddr_storage, which
+            // nobody else touches meanwhile.
+            check(unsafe {
+                let (batch, flags) = (RECEIVE_BATCH as libc::c_uint, libc::MSG_DONTWAIT);
+                libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags as _, std::ptr::null_mut()) as isize
+            })
+        })?;
+        for (at, (sender, length)) in self.senders.iter_mut().zip(&mut self.lengths).take(count).enumerate() {
+            // SAFETY: one of the headers, which the kernel has brought up to date.
+            let header = unsafe { &*headers.add(at) };
+            (*length, sender.length) = (header.msg_len as usize, header.msg_hdr.msg_namelen);
+        }
+        Ok(count)
     }
 
     /// The portable way.
@@ -112,92 +140,6 @@ impl ReceiveBatch {
         let start = self.buffers[at * MAX_DATAGRAM / PAGE..].as_ptr().cast::<u8>();
         // SAFETY: the kernel has filled in that many bytes of this buffer, MAX_DATAGRAM at most; 0 before any call.
         (unsafe { std::slice::from_raw_parts(start, self.lengths[at]) }, &self.senders[at])
-    }
-}
-
-impl Default for ReceiveBatch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod linux {
-    use super::*;
-
-    /// What recvmmsg wants to know, made once: where the buffers and the senders are.
-    pub struct Headers {
-        headers: Box<[libc::mmsghdr; RECEIVE_BATCH]>,
-        _slices: Box<[libc::iovec; RECEIVE_BATCH]>,
-    }
-
-    // SAFETY: the pointers are into allocations that belong to the same `ReceiveBatch`, and move with it.
-    unsafe impl Send for Headers {}
-
-    impl Headers {
-        pub fn new(buffers: &mut [MaybeUninit<Page>], senders: &mut [SocketAddress; RECEIVE_BATCH]) -> Self {
-            let mut slices: Box<[libc::iovec; RECEIVE_BATCH]> = Box::new(std::array::from_fn(|at| {
-                let start = buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr();
-                libc::iovec { iov_base: start.cast(), iov_len: MAX_DATAGRAM }
-            }));
-            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
-            let mut headers: Box<[libc::mmsghdr; RECEIVE_BATCH]> =
-                Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
-            for ((header, slice), sender) in headers.iter_mut().zip(slices.iter_mut()).zip(senders) {
-                header.msg_hdr.msg_name = std::ptr::from_mut(&mut sender.storage).cast();
-                header.msg_hdr.msg_namelen = ADDRESS_SIZE;
-                header.msg_hdr.msg_iov = slice;
-                header.msg_hdr.msg_iovlen = 1;
-            }
-            Self { headers, _slices: slices }
-        }
-
-        pub fn receive(
-            &mut self,
-            fd: BorrowedFd<'_>,
-            senders: &mut [SocketAddress; RECEIVE_BATCH],
-            lengths: &mut [usize; RECEIVE_BATCH],
-        ) -> io::Result<usize> {
-            let headers = self.headers.as_mut_ptr();
-            let count = retry(|| {
-                // SAFETY: each header points to one buffer of MAX_DATAGRAM bytes and one sockaddr_storage, which only
-                // the kernel touches meanwhile.
-                check(unsafe {
-                    let (batch, flags) = (RECEIVE_BATCH as libc::c_uint, libc::MSG_DONTWAIT);
-                    libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags as _, std::ptr::null_mut()) as isize
-                })
-            })?;
-            let received = self.headers[..count].iter_mut().zip(senders).zip(lengths);
-            for ((header, sender), length) in received {
-                *length = header.msg_len as usize;
-                sender.length = std::mem::replace(&mut header.msg_hdr.msg_namelen, ADDRESS_SIZE);
-            }
-            Ok(count)
-        }
-    }
-
-    /// Sends what the headers point to, which is alive while they are, by one call.
-    pub fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
-        retry(|| {
-            let (start, count) = (headers.as_mut_ptr(), headers.len() as libc::c_uint);
-            // SAFETY: the headers point to live data and addresses, which the kernel only reads.
-            check(unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize })
-        })
-    }
-
-    /// The same where that call does not exist.
-    pub fn send_headers_each(fd: BorrowedFd<'_>, headers: &[libc::mmsghdr]) -> io::Result<usize> {
-        for (at, header) in headers.iter().enumerate() {
-            // SAFETY: as above.
-            let send = || check(unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) });
-            match retry(send) {
-                Ok(_) => {}
-                Err(error) if at == 0 => return Err(error),
-                // Met again by the next call, which begins with this one.
-                Err(_) => return Ok(at),
-            }
-        }
-        Ok(headers.len())
     }
 }
 
@@ -256,14 +198,40 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
     // SAFETY: the first `count` are filled in.
     let headers = unsafe { std::slice::from_raw_parts_mut(headers.as_mut_ptr().cast(), count) };
     if HAS_BATCHES.load(Relaxed) {
-        match linux::send_headers(fd, headers) {
+        match send_headers(fd, headers) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => HAS_BATCHES.store(false, Relaxed),
             // A packet filter has refused the first datagram, or a sandbox the call: one by one it shows which.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             result => return result,
         }
     }
-    linux::send_headers_each(fd, headers)
+    send_headers_each(fd, headers)
+}
+
+/// Sends what the headers point to, which is alive while they are, by one call.
+#[cfg(target_os = "linux")]
+fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    retry(|| {
+        let (start, count) = (headers.as_mut_ptr(), headers.len() as libc::c_uint);
+        // SAFETY: the headers point to live data and addresses, which the kernel only reads.
+        check(unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize })
+    })
+}
+
+/// The same where that call does not exist.
+#[cfg(target_os = "linux")]
+fn send_headers_each(fd: BorrowedFd<'_>, headers: &[libc::mmsghdr]) -> io::Result<usize> {
+    for (at, header) in headers.iter().enumerate() {
+        // SAFETY: as above.
+        let send = || check(unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) });
+        match retry(send) {
+            Ok(_) => {}
+            Err(error) if at == 0 => return Err(error),
+            // Met again by the next call, which begins with this one.
+            Err(_) => return Ok(at),
+        }
+    }
+    Ok(headers.len())
 }
 
 /// The portable way.
@@ -312,7 +280,8 @@ mod tests {
                     send_each(one.as_fd(), outgoing)
                 };
                 assert_eq!(count.expect("sent"), 40);
-                let (mut batch, mut counts, mut received) = (ReceiveBatch::new(), Vec::new(), Vec::new());
+                let (mut batch, mut counts, mut received) =
+                    (ReceiveBatch::new().expect("memory"), Vec::new(), Vec::new());
                 while received.len() < 40 {
                     let count = receive(&mut batch, two.as_fd()).expect("received");
                     counts.push(count);
@@ -339,7 +308,7 @@ mod tests {
         assert_eq!(send_each(one.as_fd(), datagrams.into_iter()).expect("one"), 1);
         let error = send_datagrams(one.as_fd(), datagrams.into_iter().skip(1)).expect_err("too large");
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
-        let mut batch = ReceiveBatch::new();
+        let mut batch = ReceiveBatch::new().expect("memory");
         assert_eq!(batch.receive(two.as_fd()).expect("received"), 2);
     }
 
@@ -359,16 +328,16 @@ mod tests {
             header.msg_hdr.msg_namelen = to.length;
             header
         });
-        assert_eq!(linux::send_headers(one.as_fd(), &mut headers).expect("sent"), 3);
-        assert_eq!(linux::send_headers_each(one.as_fd(), &headers).expect("sent"), 3);
-        let mut batch = ReceiveBatch::new();
+        assert_eq!(send_headers(one.as_fd(), &mut headers).expect("sent"), 3);
+        assert_eq!(send_headers_each(one.as_fd(), &headers).expect("sent"), 3);
+        let mut batch = ReceiveBatch::new().expect("memory");
         assert_eq!(batch.receive(two.as_fd()).expect("received"), 6);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|at| batch.datagram(at).0[0]), [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
     fn an_error_behind_datagrams_is_kept() {
-        let mut batch = ReceiveBatch::new();
+        let mut batch = ReceiveBatch::new().expect("memory");
         let (one, two, _) = pair();
         batch.errors.push((two.as_raw_fd(), io::Error::from_raw_os_error(libc::ECONNREFUSED)));
         let error = batch.receive_each(one.as_fd()).expect_err("of another socket");
@@ -383,7 +352,7 @@ mod tests {
     fn a_sender_without_a_name() {
         let (near, far) = UnixDatagram::pair().expect("pair");
         near.send(b"hello").expect("send");
-        let mut batch = ReceiveBatch::new();
+        let mut batch = ReceiveBatch::new().expect("memory");
         assert_eq!(batch.receive(far.as_fd()).expect("received"), 1);
         let (data, sender) = batch.datagram(0);
         assert_eq!((data, sender.is_empty()), (&b"hello"[..], true));

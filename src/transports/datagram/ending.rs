@@ -85,12 +85,16 @@ impl DatagramTransport {
 impl Drop for DatagramTransport {
     /// A transport that nobody closed: warned about as asyncio does, and its socket is closed.
     fn drop(&mut self) {
+        if self.0.get().is_none() {
+            return;
+        }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        if let Some(token) = self.state.get_mut().token.take() {
+        let (token, closed) = self.state.with(py, |state| (state.token.take(), state.socket.is_closed()));
+        if let Some(token) = token {
             self.core.deregister(py, token);
         }
-        if !self.state.get_mut().socket.is_closed() {
+        if !closed {
             let text = self.describe(py);
             unclosed(py, &text, || self.release(py));
         }

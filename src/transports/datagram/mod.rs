@@ -15,6 +15,7 @@ mod reading;
 mod writing;
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -37,6 +38,7 @@ use crate::py::bytes::join;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::MAX_DATAGRAM;
 use crate::reactor::token::Token;
@@ -49,7 +51,10 @@ const HEADER: usize = 8;
 
 /// A datagram socket and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
-pub struct DatagramTransport {
+pub struct DatagramTransport(Made<Endpoint>);
+
+/// What a [`DatagramTransport`] holds.
+pub struct Endpoint {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
     /// The only address that `sendto` takes, if the endpoint was made for one.
@@ -64,9 +69,15 @@ pub struct DatagramTransport {
     native: Option<i32>,
     extra: Py<PyDict>,
     state: LoopCell<State>,
-    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
-    /// between, and the collection that this may start sees such an object.
-    filled: bool,
+}
+
+impl Deref for DatagramTransport {
+    type Target = Endpoint;
+
+    #[inline(always)]
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
 }
 
 struct State {
@@ -147,7 +158,7 @@ impl DatagramTransport {
         let state = State::new(core, sock, protocol)?;
         let fd = state.socket.number();
         let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
-        let transport = Self {
+        let endpoint = Endpoint {
             core: core.clone(),
             event_loop: event_loop.clone().unbind(),
             address,
@@ -157,9 +168,8 @@ impl DatagramTransport {
             native: Some(kind.family).filter(|family| plain && families.contains(family)),
             extra: extra.unbind(),
             state: LoopCell::new(state),
-            filled: true,
         };
-        let transport = Bound::new(py, transport)?;
+        let transport = Bound::new(py, Self(Made::new(endpoint)))?;
         let native = Native { object: transport.clone().into_any().unbind(), kind: &KIND };
         let token = core.reserve(py, fd, native)?;
         // For writability only while something waits for it.
@@ -496,13 +506,13 @@ impl DatagramTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.filled {
+        let Some(this) = self.0.get() else {
             return Ok(());
-        }
-        visit.call(&self.event_loop)?;
-        visit.call(&self.address)?;
-        visit.call(&self.extra)?;
-        self.state
+        };
+        visit.call(&this.event_loop)?;
+        visit.call(&this.address)?;
+        visit.call(&this.extra)?;
+        this.state
             .peek(|state| {
                 visit.call(&state.protocol)?;
                 visit.call(&state.context)?;

@@ -59,6 +59,8 @@ impl DatagramTransport {
         let received = match this.native {
             _ if left_over => Ok(()),
             Some(_) => match this.receive(py) {
+                // Not for as many of any size; perhaps for one.
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Self::receive_by_python(slf),
                 Err(error) => Self::error_received(slf, os_error(py, &error)),
                 Ok(()) => Ok(()),
             },
@@ -85,7 +87,10 @@ impl DatagramTransport {
     /// Receives a batch. No garbage collection can start in here: bytes are not tracked.
     fn receive(&self, py: Python<'_>) -> io::Result<()> {
         self.core.datagrams.with(py, |batch| {
-            let batch = batch.get_or_insert_with(ReceiveBatch::new);
+            let batch = match batch {
+                Some(batch) => batch,
+                None => batch.insert(ReceiveBatch::new()?),
+            };
             self.state.with(py, |state| state.receive(py, batch))
         })
     }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::{DatagramTransport, KIND, State};
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::{self, Arguments};
@@ -68,6 +68,8 @@ impl Datagram {
 
 /// What follows from a datagram that was queued.
 enum Next {
+    /// There was no memory to queue it.
+    Refuse(#[expect(dead_code, reason = "kept until the state is no longer borrowed")] Datagram),
     /// The kernel takes no more.
     Wait,
     Send,
@@ -147,7 +149,9 @@ impl DatagramTransport {
         }
         let next = this.state.with(py, |state| {
             let by_python = this.native.is_none() || datagram.outgoing().is_none();
-            state.queue.push(datagram);
+            if let Err(refused) = state.queue.push(datagram) {
+                return Next::Refuse(refused);
+            }
             if state.write_blocked {
                 return Next::Wait;
             }
@@ -161,6 +165,8 @@ impl DatagramTransport {
             }
         });
         match next {
+            // Its address may have a finalizer: it is dropped here, where nothing is borrowed.
+            Next::Refuse(_) => Err(no_memory()),
             Next::Keep => Ok(()),
             Next::Gather(due) => {
                 this.core.gather(slf.as_any(), &KIND, due);

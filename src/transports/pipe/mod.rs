@@ -44,9 +44,6 @@ struct End<S> {
     event_loop: Py<PyAny>,
     fd: FileFd,
     state: LoopCell<State<S>>,
-    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
-    /// between, and the collection that this may start sees such an object.
-    filled: bool,
 }
 
 struct State<S> {
@@ -99,7 +96,6 @@ impl<S> End<S> {
             event_loop: parts.event_loop.clone().unbind(),
             fd: FileFd::with_number(&parts.pipe, parts.fd)?,
             state: LoopCell::new(state),
-            filled: true,
         })
     }
 
@@ -287,9 +283,6 @@ impl<S> End<S> {
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.filled {
-            return Ok(());
-        }
         visit.call(&self.event_loop)?;
         self.fd.traverse(visit)?;
         self.state

@@ -16,6 +16,7 @@ use crate::core::Kind;
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
 use crate::py::context;
+use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::inside::Inside;
@@ -27,7 +28,7 @@ const NAME: &str = "ReadPipeTransport";
 /// The reading end of a pipe and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
 pub struct ReadPipeTransport {
-    end: End<Reading>,
+    end: Made<End<Reading>>,
 }
 
 /// What only the reading end has.
@@ -45,7 +46,7 @@ impl ReadPipeTransport {
     /// Makes the transport and schedules its start.
     pub fn open<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
         let end = End::new(&parts, Reading::default())?;
-        let transport = Bound::new(parts.event_loop.py(), Self { end })?;
+        let transport = Bound::new(parts.event_loop.py(), Self { end: Made::new(end) })?;
         End::<Reading>::start(parts, transport.as_any(), true)?;
         Ok(transport)
     }
@@ -308,7 +309,7 @@ impl ReadPipeTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.end.traverse(&visit)
+        self.end.get().map_or(Ok(()), |end| end.traverse(&visit))
     }
 
     fn __clear__(&self, py: Python<'_>) {
@@ -318,9 +319,14 @@ impl ReadPipeTransport {
 
 impl Drop for ReadPipeTransport {
     fn drop(&mut self) {
+        if self.end.get().is_none() {
+            return;
+        }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
         let text = self.describe(py);
-        self.end.dropped(py, text);
+        if let Some(end) = self.end.get_mut() {
+            end.dropped(py, text);
+        }
     }
 }

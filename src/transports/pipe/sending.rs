@@ -1,6 +1,7 @@
 //! The bytes of a writing end: given to the kernel by `write` at once, or kept back for what the same callback writes
 //! next (`habit.rs`); queued while the kernel takes no more.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -9,7 +10,7 @@ use pyo3::prelude::*;
 
 use super::writing::{KIND, WritePipeTransport, Writing};
 use super::{End, State};
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
@@ -38,19 +39,20 @@ impl WritePipeTransport {
             return Self::write_dropped(slf);
         }
         let core = &end.core;
-        let (send, gather) = end.state.with(py, |state| {
+        let queued = end.state.with(py, |state| {
             let side = &mut state.side;
-            side.queue.push(chunk);
+            side.queue.push(chunk)?;
             if side.blocked {
-                return (false, None);
+                return Ok((false, None));
             }
-            match side.habit.write(core.moment(), || core.clock.now_ns()) {
+            Ok(match side.habit.write(core.moment(), || core.clock.now_ns()) {
                 When::With(due) if side.queue.len() < LARGE && !side.by_record => {
                     (false, (!std::mem::replace(&mut side.gathering, true)).then_some(due))
                 }
                 _ => (true, None),
-            }
+            })
         });
+        let (send, gather) = queued.map_err(|_: TryReserveError| no_memory())?;
         if let Some(due) = gather {
             core.gather(slf.as_any(), &KIND, due);
         }

@@ -14,6 +14,7 @@ use super::{End, Parts};
 use crate::core::Kind;
 use crate::py::bytes::{self, Chunk};
 use crate::py::context;
+use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Flow;
@@ -28,7 +29,7 @@ const NAME: &str = "WritePipeTransport";
 /// The writing end of a pipe and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
 pub struct WritePipeTransport {
-    pub(super) end: End<Writing>,
+    pub(super) end: Made<End<Writing>>,
 }
 
 /// What only the writing end has.
@@ -73,7 +74,7 @@ impl WritePipeTransport {
         };
         sys::sigpipe::look();
         let end = End::new(&parts, writing)?;
-        let transport = Bound::new(parts.event_loop.py(), Self { end })?;
+        let transport = Bound::new(parts.event_loop.py(), Self { end: Made::new(end) })?;
         End::<Writing>::start(parts, transport.as_any(), tells_end)?;
         Ok(transport)
     }
@@ -296,7 +297,7 @@ impl WritePipeTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.end.traverse(&visit)
+        self.end.get().map_or(Ok(()), |end| end.traverse(&visit))
     }
 
     fn __clear__(&self, py: Python<'_>) {
@@ -306,9 +307,14 @@ impl WritePipeTransport {
 
 impl Drop for WritePipeTransport {
     fn drop(&mut self) {
+        if self.end.get().is_none() {
+            return;
+        }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
         let text = self.describe(py);
-        self.end.dropped(py, text);
+        if let Some(end) = self.end.get_mut() {
+            end.dropped(py, text);
+        }
     }
 }

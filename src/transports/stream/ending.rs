@@ -102,17 +102,23 @@ impl StreamTransport {
 impl Drop for StreamTransport {
     /// A transport that nobody closed: warned about as asyncio does, and its fd is closed.
     fn drop(&mut self) {
+        if self.0.get().is_none() {
+            return;
+        }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
         let text = self.describe(py);
-        let state = self.state.get_mut();
-        if let Some(token) = state.token.take() {
+        let (token, left) = self.state.with(py, |state| {
+            let left = (!state.socket.is_closed())
+                .then(|| (state.socket.take(py), state.server.take(), state.protocol.take()));
+            (state.token.take(), left)
+        });
+        if let Some(token) = token {
             self.core.deregister(py, token);
         }
-        if state.socket.is_closed() {
+        let Some((socket, server, protocol)) = left else {
             return;
-        }
-        let (socket, server, protocol) = (state.socket.take(py), state.server.take(), state.protocol.take());
+        };
         unclosed(py, &text, || {
             let closed = socket.close(py);
             // Since 3.13 the server holds its transports weakly, and has lost this one already. A server that is

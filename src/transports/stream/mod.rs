@@ -14,6 +14,7 @@ mod reading;
 mod sendfile;
 mod writing;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -35,6 +36,7 @@ use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, ShortRead, SocketAddress};
 use crate::reactor::token::Token;
@@ -42,13 +44,22 @@ pub use writing::add_raw_methods;
 
 /// A connected stream socket and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
-pub struct StreamTransport {
+pub struct StreamTransport(Made<Stream>);
+
+/// What a [`StreamTransport`] holds.
+pub struct Stream {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
     state: LoopCell<State>,
-    /// False only in memory that CPython has zeroed and PyO3 not yet filled: the instance's dictionary is made in
-    /// between, and the collection that this may start sees such an object.
-    filled: bool,
+}
+
+impl Deref for StreamTransport {
+    type Target = Stream;
+
+    #[inline(always)]
+    fn deref(&self) -> &Stream {
+        &self.0
+    }
 }
 
 struct State {
@@ -168,12 +179,11 @@ impl StreamTransport {
         let fd = state.socket.number();
         let transport = Bound::new(
             py,
-            Self {
+            Self(Made::new(Stream {
                 core: core.clone(),
                 event_loop: event_loop.clone().unbind(),
                 state: LoopCell::new(state),
-                filled: true,
-            },
+            })),
         )?;
         let this = transport.get();
         let prepare = || {
@@ -528,11 +538,11 @@ impl StreamTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.filled {
+        let Some(this) = self.0.get() else {
             return Ok(());
-        }
-        visit.call(&self.event_loop)?;
-        self.state
+        };
+        visit.call(&this.event_loop)?;
+        this.state
             .peek(|state| {
                 visit.call(&state.protocol)?;
                 visit.call(&state.tls)?;

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyMemoryView};
 
 use super::{KIND, State, StreamTransport};
 use crate::core::LoopCore;
-use crate::error::os_error;
+use crate::error::{no_memory, os_error};
 use crate::py::bytes::{Chunk, join};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
@@ -55,7 +55,7 @@ impl StreamTransport {
         // The iterable may have ended the connection.
         let written = this.state.with(py, |state| {
             let accepted = state.accepts_writes("writelines()")?;
-            PyResult::Ok(if accepted { state.write_all(chunks, &this.core) } else { Written::Dropped })
+            if accepted { state.write_all(chunks, &this.core) } else { Ok(Written::Dropped) }
         });
         Self::written(slf, written?)
     }
@@ -79,7 +79,7 @@ impl StreamTransport {
                 state.write_blocked = sent < data.len();
             }
             if sent < data.len() {
-                state.queue.push(Chunk::from_vec(data[sent..].to_vec()));
+                state.queue.push(Chunk::copy(&data[sent..])?)?;
             }
             Ok(state.keeps_back())
         });
@@ -319,7 +319,7 @@ impl State {
             return Ok(match self.habit.write(core.moment(), || core.clock.now_ns()) {
                 When::Now => self.send_chunk(chunk),
                 When::With(due) if chunk.as_ref().len() < LARGE && self.may_keep_back() => {
-                    self.queue.push(chunk);
+                    self.queue.push(chunk).map_err(|_| no_memory())?;
                     self.keep(due)
                 }
                 When::With(_) => {
@@ -328,22 +328,25 @@ impl State {
                 }
             });
         }
-        Ok(self.write_all([chunk], core))
+        self.write_all([chunk], core)
     }
 
     /// Several chunks as one write, behind what is queued.
-    fn write_all(&mut self, chunks: impl IntoIterator<Item = Chunk>, core: &LoopCore) -> Written {
-        chunks.into_iter().for_each(|chunk| self.queue.push(chunk));
+    fn write_all<I>(&mut self, chunks: I, core: &LoopCore) -> PyResult<Written>
+    where
+        I: IntoIterator<Item = Chunk, IntoIter: ExactSizeIterator>,
+    {
+        self.queue.push_all(chunks).map_err(|_| no_memory())?;
         if self.queue.is_empty() {
-            return Written::Kept;
+            return Ok(Written::Kept);
         }
         if self.write_blocked {
-            return Written::Queued;
+            return Ok(Written::Queued);
         }
-        match self.habit.write(core.moment(), || core.clock.now_ns()) {
+        Ok(match self.habit.write(core.moment(), || core.clock.now_ns()) {
             When::With(due) if self.queue.len() < LARGE && self.may_keep_back() => self.keep(due),
             _ => Written::Flushed(self.send(core)),
-        }
+        })
     }
 
     fn keep(&mut self, due: u64) -> Written {
@@ -356,8 +359,10 @@ impl State {
         let fd = match self.socket.fd() {
             Ok(Some(fd)) => fd,
             Ok(None) => {
-                self.queue.push(chunk);
-                return Written::Queued;
+                return match self.queue.push(chunk) {
+                    Ok(()) => Written::Queued,
+                    Err(error) => Written::Flushed(Err(error.into())),
+                };
             }
             Err(error) => return Written::Flushed(Err(error)),
         };
@@ -368,8 +373,8 @@ impl State {
             Err(error) => return Written::Flushed(Err(error)),
         };
         self.write_blocked = true;
-        self.queue.push(chunk.skip(count));
-        Written::Flushed(Ok(()))
+        // Half of it has left: without memory for the rest the connection is lost.
+        Written::Flushed(self.queue.push(chunk.skip(count)).map_err(io::Error::from))
     }
 
     /// Gives the kernel what it takes of the queue.

@@ -16,6 +16,7 @@ mod reading;
 mod transport;
 mod writing;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -31,6 +32,7 @@ use crate::core::{CoreRef, Kind, LoopCore};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
+use crate::py::made::Made;
 use engine::Engine;
 use reading::End;
 pub use reading::Received;
@@ -64,7 +66,10 @@ impl Phase {
 
 /// The layer. A protocol to the transport below.
 #[pyclass(subclass, frozen, module = "rloop._rloop")]
-pub struct TlsLayer {
+pub struct TlsLayer(Made<Layer>);
+
+/// What a [`TlsLayer`] holds.
+pub struct Layer {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
     /// Set once, by `_open`.
@@ -73,6 +78,15 @@ pub struct TlsLayer {
     /// A call that reads what is left of what was received is scheduled.
     reads_on: AtomicBool,
     state: LoopCell<State>,
+}
+
+impl Deref for TlsLayer {
+    type Target = Layer;
+
+    #[inline(always)]
+    fn deref(&self) -> &Layer {
+        &self.0
+    }
 }
 
 struct State {
@@ -218,7 +232,7 @@ impl TlsLayer {
         _args: &Bound<'_, PyAny>,
         _kwargs: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        Ok(Self {
+        Ok(Self(Made::new(Layer {
             core: event_loop.getattr("_core")?.cast::<CoreRef>()?.get().0.clone(),
             event_loop: event_loop.clone().unbind(),
             engine: OnceLock::new(),
@@ -238,7 +252,7 @@ impl TlsLayer {
                 gathering: false,
                 conn_lost: 0,
             }),
-        })
+        })))
     }
 
     /// Gives the layer what it works with. True: by OpenSSL itself.
@@ -366,11 +380,14 @@ impl TlsLayer {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.event_loop)?;
-        if let Some(engine) = self.engine.get() {
+        let Some(this) = self.0.get() else {
+            return Ok(());
+        };
+        visit.call(&this.event_loop)?;
+        if let Some(engine) = this.engine.get() {
             engine.traverse(&visit)?;
         }
-        self.state
+        this.state
             .peek(|state| {
                 visit.call(&state.protocol)?;
                 match &state.lower {

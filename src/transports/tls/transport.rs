@@ -1,5 +1,6 @@
 //! What a program holds of a TLS connection: asyncio's `_SSLProtocolTransport`. Thin methods over the layer.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -12,19 +13,30 @@ use crate::core::LoopCore;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
+use crate::py::made::Made;
 use crate::transports::flow::Flow;
 use crate::transports::report::{not_implemented, unclosed, water_marks, wrong_marks};
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
-pub struct TlsTransport {
+pub struct TlsTransport(Made<Top>);
+
+/// What a [`TlsTransport`] holds.
+pub struct Top {
     /// None once the transport was closed twice, as in asyncio: a program that keeps it keeps nothing else then.
     layer: LoopCell<Option<Py<TlsLayer>>>,
     loop_core: Arc<LoopCore>,
     /// `close()` or `abort()` was called, or the connection is lost.
     closed: AtomicBool,
-    /// See `StreamTransport`.
-    filled: bool,
+}
+
+impl Deref for TlsTransport {
+    type Target = Top;
+
+    #[inline(always)]
+    fn deref(&self) -> &Top {
+        &self.0
+    }
 }
 
 impl TlsTransport {
@@ -75,12 +87,11 @@ impl TlsTransport {
 impl TlsTransport {
     #[new]
     fn new(layer: &Bound<'_, TlsLayer>) -> Self {
-        Self {
+        Self(Made::new(Top {
             layer: LoopCell::new(Some(layer.clone().unbind())),
             loop_core: layer.get().core.clone(),
             closed: AtomicBool::new(false),
-            filled: true,
-        }
+        }))
     }
 
     /// Queues all of `list_of_data`, an iterable of bytes-like objects.
@@ -297,17 +308,15 @@ impl TlsTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if !self.filled {
-            return Ok(());
-        }
-        self.layer.peek(|layer| visit.call(layer)).unwrap_or(Ok(()))
+        let layer = self.0.get().and_then(|this| this.layer.peek(|layer| visit.call(layer)));
+        layer.unwrap_or(Ok(()))
     }
 }
 
 impl Drop for TlsTransport {
     /// A transport that nobody closed is warned about; the one below closes the connection.
     fn drop(&mut self) {
-        if self.closed.load(Relaxed) {
+        if self.0.get().is_none_or(|this| this.closed.load(Relaxed)) {
             return;
         }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.

@@ -1,10 +1,13 @@
 //! Bytes out: encrypted by `write` and sent by the transport below at once, or kept back for what the same callback
 //! writes next (`habit.rs`), to share a record with it; queued while the transport below takes no more.
 
+use std::collections::TryReserveError;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::{KIND, Phase, State, TlsLayer};
+use crate::error::no_memory;
 use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
@@ -20,25 +23,29 @@ const BATCH: usize = 256 * 1024;
 
 impl TlsLayer {
     /// Queues what was written, unless the connection is closing.
-    pub(super) fn write(slf: &Bound<'_, Self>, chunks: impl IntoIterator<Item = Chunk>) -> PyResult<()> {
+    pub(super) fn write<I>(slf: &Bound<'_, Self>, chunks: I) -> PyResult<()>
+    where
+        I: IntoIterator<Item = Chunk, IntoIter: ExactSizeIterator>,
+    {
         let (py, this) = (slf.py(), slf.get());
         let phase = this.phase();
         if this.drops_writes() {
             return this.write_dropped(py);
         }
         let core = &this.core;
-        let (now, gather) = this.state.with(py, |state| {
-            chunks.into_iter().for_each(|chunk| state.queue.push(chunk));
+        let queued = this.state.with(py, |state| {
+            state.queue.push_all(chunks)?;
             if phase != Phase::Wrapped || state.queue.is_empty() || state.lower_paused {
-                return (false, None);
+                return Ok((false, None));
             }
-            match state.habit.write(core.moment(), || core.clock.now_ns()) {
+            Ok(match state.habit.write(core.moment(), || core.clock.now_ns()) {
                 When::With(due) if state.queue.len() < LARGE => {
                     (false, (!std::mem::replace(&mut state.gathering, true)).then_some(due))
                 }
                 _ => (true, None),
-            }
+            })
         });
+        let (now, gather) = queued.map_err(|_: TryReserveError| no_memory())?;
         if let Some(due) = gather {
             core.gather(slf.as_any(), &KIND, due);
         }
@@ -127,7 +134,8 @@ impl TlsLayer {
             if encrypted >= BATCH {
                 return Ok(true);
             }
-            let Some(chunk) = self.state.with(py, |state| state.next_chunk(all)) else {
+            let next = self.state.with(py, |state| state.next_chunk(all));
+            let Some(chunk) = next.map_err(|_| no_memory())? else {
                 return Ok(false);
             };
             let engine = self.engine()?;
@@ -218,14 +226,14 @@ impl TlsLayer {
 
 impl State {
     /// What to encrypt next: a large chunk as it is, small ones together.
-    fn next_chunk(&mut self, all: bool) -> Option<Chunk> {
+    fn next_chunk(&mut self, all: bool) -> Result<Option<Chunk>, TryReserveError> {
         if self.lower_paused && !all {
-            return None;
+            return Ok(None);
         }
         let first = self.queue.front_len();
         if first == self.queue.len() || first >= RECORD {
-            return self.queue.take_front().map(|(chunk, sent)| chunk.skip(sent));
+            return Ok(self.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
         }
-        Some(Chunk::from_vec(self.queue.gather(RECORD)))
+        Ok(Some(Chunk::from_vec(self.queue.gather(RECORD)?)))
     }
 }
