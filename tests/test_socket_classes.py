@@ -34,6 +34,10 @@ class Translating(socket.socket):
     def send(self, data, *flags):
         return super().send(translate(data), *flags)
 
+    def sendmsg(self, buffers):
+        """asyncio's, since 3.12, for what it has queued."""
+        return self.send(b"".join(buffers))
+
 
 class Little(socket.socket):
     """Takes and gives a few bytes at a time, and nothing each second time."""
