@@ -64,6 +64,9 @@ impl LoopCore {
 
     /// The next transport to flush: one that is due, or any (`all`).
     pub fn next_gathered(&self, py: Python<'_>, all: bool) -> Option<Native> {
+        if !self.gathers() {
+            return None;
+        }
         self.state.with(py, |state| {
             let next = state.gathered.pop_front().or_else(|| {
                 let (due, _) = state.gathered_until.front()?;
