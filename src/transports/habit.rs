@@ -81,6 +81,12 @@ impl Habit {
         self.write_in_pieces(last, moment, now())
     }
 
+    /// A write that can only be sent at once, or is to be announced by [`Habit::write`]: true if it is to be sent.
+    pub fn sends_at_once(&mut self, moment: Option<Moment>, now: impl FnOnce() -> u64) -> bool {
+        let keeps_back = matches!(self.step, Step::Pieces | Step::Spread);
+        (moment.is_none() || !keeps_back) && self.write(moment, now) == When::Now
+    }
+
     fn write_in_pieces(&mut self, last: Moment, moment: Moment, now: u64) -> When {
         let (same_turn, same_callback) = (last.turn() == moment.turn(), last == moment);
         let first = !(same_callback || same_turn && self.step != Step::Pieces);

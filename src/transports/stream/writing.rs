@@ -3,14 +3,15 @@
 
 use std::io::{self, IoSlice};
 
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyMemoryView};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use super::{KIND, State, StreamTransport};
 use crate::core::LoopCore;
 use crate::error::{no_memory, os_error};
-use crate::py::bytes::{Chunk, join};
+use crate::py::bytes::{Chunk, join, readable};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::reactor::readiness::Readiness;
@@ -24,11 +25,42 @@ use crate::transports::tls::TlsLayer;
 impl StreamTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
+        if !data.is_exact_instance_of::<PyBytes>() && Self::write_lent(slf, &data)? {
+            return Ok(slf.py().None().into_bound(slf.py()));
+        }
         let Some(chunk) = Chunk::from_write(&data)? else {
             return Err(refuse(&data));
         };
         Self::write_chunk(slf, chunk)?;
         Ok(slf.py().None().into_bound(slf.py()))
+    }
+
+    /// Sends what somebody could change afterwards, a bytearray for instance, straight out of its memory, where a write
+    /// of bytes would be sent at once. A copy is made of the part that the kernel does not take. False: nothing was done.
+    fn write_lent(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (py, this) = (slf.py(), slf.get());
+        if !(data.is_instance_of::<PyByteArray>() || data.is_instance_of::<PyMemoryView>()) {
+            return Ok(false);
+        }
+        let buffer = PyUntypedBuffer::get(data)?;
+        if !buffer.is_c_contiguous() {
+            return Ok(false);
+        }
+        let len = buffer.len_bytes();
+        let sent = this.state.with(py, |state| {
+            // SAFETY: only the system call runs while the slice lives.
+            state.send_lent(unsafe { readable(&buffer, py) }, &this.core)
+        });
+        match sent {
+            None => Ok(false),
+            Some(Ok(count)) if count == len => Ok(true),
+            Some(Ok(count)) => {
+                let rest = Chunk::from_buffer(data)?.skip(count);
+                let queued = this.state.with(py, |state| state.queue.push(rest));
+                Self::written(slf, Written::Flushed(queued.map_err(io::Error::from))).map(|()| true)
+            }
+            Some(Err(error)) => Self::written(slf, Written::Flushed(Err(error))).map(|()| true),
+        }
     }
 
     #[inline]
@@ -329,6 +361,24 @@ impl State {
             });
         }
         self.write_all([chunk], core)
+    }
+
+    /// One write out of memory that is not ours: how much of it the kernel has taken. None if it is not to be sent now.
+    fn send_lent(&mut self, data: &[u8], core: &LoopCore) -> Option<io::Result<usize>> {
+        let accepted = matches!(self.accepts_writes("write()"), Ok(true));
+        if !accepted || data.is_empty() || !self.queue.is_empty() || self.write_blocked {
+            return None;
+        }
+        let fd = self.socket.fd().ok()??;
+        if !self.habit.sends_at_once(core.moment(), || core.clock.now_ns()) {
+            return None;
+        }
+        let sent = match sys::send(fd, &[IoSlice::new(data)]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
+        };
+        self.write_blocked = matches!(sent, Ok(count) if count < data.len());
+        Some(sent)
     }
 
     /// Several chunks as one write, behind what is queued.
