@@ -273,8 +273,8 @@ def program(name):
     )
 
 
-# Runs a row many times: each is a fork of an interpreter that has imported nearly everything, and ends as any other does.
-# `certificates` has a folder that goes with the process: each child imports it by itself.
+# Runs a row many times: each is a fork of an interpreter that has imported nearly everything, and ends as any other
+# does. `certificates` has a folder that goes with the process: each child imports it by itself.
 FORKER = """
 import json, os, sys, time
 sys.path.insert(0, {tests!r})
