@@ -71,8 +71,8 @@ impl LoopCore {
         drop(self.state.with(py, |state| state.reactor.deregister(token)));
     }
 
-    /// Holds the owner of `token`, or lets the collector have it for as long as it waits for nothing. False if it cannot be
-    /// let go of.
+    /// Makes the registration's reference to its owner strong (`held`) or weak. A transport that waits for nothing is held
+    /// weakly, so that it can be collected once the program has dropped it. False if no weak reference can be made.
     pub fn hold(&self, object: &Bound<'_, PyAny>, kind: &'static Kind, token: Token, held: bool) -> bool {
         let source = match held {
             true => Source::Native(Native { object: object.clone().unbind(), kind }),

@@ -1,5 +1,6 @@
-//! A loop's queues as programs find them that look inside: asyncio keeps its handles in a deque (`loop._ready`) and a
-//! heap (`loop._scheduled`), and waits by a selector. `nest_asyncio` has a turn of its own made of these three.
+//! Views of a loop's native queues, for programs that use asyncio's private attributes. asyncio keeps its handles in a
+//! deque (`loop._ready`) and a heap (`loop._scheduled`), and waits by a selector (`loop._selector`). `nest_asyncio` runs
+//! turns of its own by means of these three.
 //!
 //! Cold: a loop that nobody looks into uses nothing of this.
 

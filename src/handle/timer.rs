@@ -169,7 +169,8 @@ impl TimerHandle {
         self.scheduled.load(Relaxed)
     }
 
-    /// Says that instances have the collector's header, as those of [`Handle`], whose own method is called as well.
+    /// Nothing of its own to visit. The class must have this method, so that its instances take part in garbage
+    /// collection as those of [`Handle`] do; the method of `Handle` is called as well.
     fn __traverse__(&self, _visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         Ok(())
     }

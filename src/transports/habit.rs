@@ -2,8 +2,8 @@
 //!
 //! The rule is asyncio's: a write leaves at once. One system call for each piece of a message is dear, though, and many
 //! programs write in pieces: a head, then a body. So a connection that has been seen to do so may keep a piece back
-//! and send it with the next. [`Habit`] is what is known of one connection; it is learned in two turns of the loop, and
-//! forgotten as soon as it does not hold.
+//! and send it with the next. [`Habit`] is what is known of one connection; it is learned within two turns of the loop,
+//! and forgotten when it no longer holds.
 //!
 //! What is kept back is sent when the callback that wrote it returns. Where the pieces come from several callbacks of
 //! one turn (many tasks that share a connection), it is sent `SPREAD_NS` after the first of them at the latest, as soon

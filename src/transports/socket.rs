@@ -201,7 +201,7 @@ fn has_own_methods(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// A Python object that has been given the fd of a socket which is not its own yet: unless it is kept, it loses the
 /// number again when this is dropped, and its finalizer closes nothing.
 pub struct Lent<'py> {
-    /// None once it is kept.
+    /// None once [`Lent::keep`] was called.
     object: Option<Bound<'py, PyAny>>,
     names: &'static Names,
 }

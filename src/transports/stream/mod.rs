@@ -284,7 +284,7 @@ impl State {
         self.sockname = sys::local_address(fd).ok();
         self.peername = self.peername.take().or_else(|| sys::peer_address(fd).ok());
         let kind = self.sockname.as_ref().map_or(kind, |name| kind.of_family(name.family()));
-        // A wish, not a condition: who refuses it is no TCP socket, or its peer is gone already.
+        // A failure ends nothing: the socket is not a TCP socket then, or its peer has gone already.
         let is_tcp = kind.is_tcp() && sys::set_nodelay(fd).is_ok();
         self.is_unix = kind.is_unix();
         self.write_watched = !self.is_unix;

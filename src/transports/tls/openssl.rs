@@ -228,9 +228,9 @@ pub struct Connection {
 }
 
 // SAFETY: `owner` keeps the `SSL` alive. All methods that use it take the token of the interpreter, which orders them
-// among each other. Where `_ssl` lets go of the interpreter while it uses the `SSL`, it is by a method of the
-// `ssl.SSLObject` that runs on the loop's thread, where no method of this struct can run meanwhile, or that the program
-// has called on another thread, which `_ssl` allows as little for a connection in use.
+// among each other. `_ssl` lets go of the interpreter while it uses the `SSL`, in methods of the `ssl.SSLObject`. One
+// that the layer calls runs on the loop's thread, where no method of this struct can run meanwhile. A program must not
+// call one on another thread while the connection is in use: `_ssl` itself does not allow it.
 unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}

@@ -1,5 +1,6 @@
-//! Bytes out: encrypted by `write` and sent by the transport below at once, or kept back for what the same callback
-//! writes next (`habit.rs`), to share a record with it; queued while the transport below takes no more.
+//! Bytes out. `write` encrypts them, and the transport below sends them at once. A connection that writes in pieces may
+//! keep a piece back, so that it shares a record with what the same callback writes next (`habit.rs`). While the
+//! transport below takes no more, bytes are queued.
 
 use std::collections::TryReserveError;
 
