@@ -196,7 +196,7 @@ impl Handle {
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        self.call.peek(|call| call.traverse(visit)).unwrap_or(Ok(()))
+        self.call.peek(visit, |call| call.traverse(visit)).unwrap_or(Ok(()))
     }
 
     pub fn belongs_to(&self, event_loop: &Py<PyAny>) -> bool {
