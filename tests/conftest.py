@@ -6,7 +6,6 @@ No test lives here, and nothing that only one test file needs.
 import contextlib
 import faulthandler
 import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -16,8 +15,10 @@ import time
 
 import pytest
 
-# RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
-LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+from support.loops import LOOPS, new_loop, open_files
+
+# Where `support` is.
+TESTS = os.path.dirname(os.path.abspath(__file__))
 
 # A shell starts its background jobs with Ctrl-C ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -31,10 +32,6 @@ GRACE = 15
 # Contexts given to the exception handlers of this test's loops. One list, emptied for each test, because
 # pytest-asyncio makes its loops from a hook that runs before any fixture.
 _errors = []
-
-
-def new_loop(name):
-    return importlib.import_module(name).new_event_loop()
 
 
 def new_watched_loop(name):
@@ -76,15 +73,15 @@ def loop(loop_name):
 def child(loop_name):
     """Runs source in a fresh interpreter: what may crash, or is decided when an interpreter starts or ends.
 
-    The source finds `asyncio`, and `new_event_loop` of the loop under test. Warnings are shown, not raised. Without
-    `close_fds` the child has the files that are inheritable.
+    The source finds `asyncio`, `new_event_loop` of the loop under test, and the modules of `support`. Warnings are
+    shown, not raised. Without `close_fds` the child has the files that are inheritable.
     """
 
     def run(source, *flags, close_fds=True, **environ):
         prelude = f"import asyncio\nfrom {loop_name} import new_event_loop\n"
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *flags, "-c", prelude + textwrap.dedent(source)],
-            env={**os.environ, **environ},
+            env={**os.environ, "PYTHONPATH": TESTS, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -133,17 +130,6 @@ def no_child_left():
 
 def describe(context):
     return ", ".join(f"{key}={value!r}" for key, value in context.items())
-
-
-def open_files():
-    """(number, what it is) of every open file of this process."""
-    linux = os.path.isdir("/proc/self/fd")
-    files = set()
-    for name in os.listdir("/proc/self/fd" if linux else "/dev/fd"):
-        with contextlib.suppress(OSError):
-            os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
-            files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
-    return files
 
 
 # --- the limit of time ---

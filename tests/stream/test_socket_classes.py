@@ -1,0 +1,246 @@
+"""Connections over a socket of the program's own class: its `recv`, `recv_into` and `send` are called, whatever they
+do, as by asyncio's transports.
+"""
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from support.peers import BufferedRecorder, Peer, Recorder, released, socket_pair
+from support.tls_peers import TlsPeer, gone
+from support.tls_peers import connect as connect_tls
+
+KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
+PAIRS = pytest.mark.parametrize("pair", [socket_pair, socket.socketpair], ids=["tcp", "unix"])
+
+
+def translate(data):
+    return bytes(data).translate(bytes(range(255, -1, -1)))
+
+
+class Translating(socket.socket):
+    """Inverts every bit on its way."""
+
+    def recv(self, size, *flags):
+        return translate(super().recv(size, *flags))
+
+    def recv_into(self, buffer, *args):
+        count = super().recv_into(buffer, *args)
+        buffer[:count] = translate(buffer[:count])
+        return count
+
+    def send(self, data, *flags):
+        return super().send(translate(data), *flags)
+
+    def sendmsg(self, buffers):
+        """asyncio's, since 3.12, for what it has queued."""
+        return self.send(b"".join(buffers))
+
+
+class Little(socket.socket):
+    """Takes and gives a few bytes at a time, and nothing each second time."""
+
+    calls = 0
+
+    def _look(self):
+        self.calls += 1
+        if self.calls % 2:
+            raise BlockingIOError
+
+    def recv(self, size):
+        self._look()
+        return super().recv(min(size, 3))
+
+    def recv_into(self, buffer):
+        self._look()
+        return super().recv_into(memoryview(buffer)[:3])
+
+    def send(self, data):
+        self._look()
+        return super().send(bytes(data[:3]))
+
+
+class Plain(socket.socket):
+    """Has nothing of its own."""
+
+
+def of_class(sock, made_by):
+    return made_by(sock.family, sock.type, sock.proto, fileno=sock.detach())
+
+
+@contextlib.asynccontextmanager
+async def connection(made_by, factory=Recorder, pair=socket_pair):
+    near, far = pair()
+    with Peer(far) as peer:
+        transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=of_class(near, made_by))
+        try:
+            yield transport, protocol, peer
+        finally:
+            # Before 3.14, abort() of an asyncio transport whose last bytes left after close() fails.
+            if transport.get_extra_info("socket").fileno() != -1:
+                transport.abort()
+            await released(transport)
+
+
+@KINDS
+@PAIRS
+async def test_every_byte_passes_through(factory, pair):
+    async with connection(Translating, factory, pair) as (transport, protocol, peer):
+        peer.send(translate(b"hello"))
+        assert await protocol.read(5) == b"hello"
+        transport.write(b"some")
+        transport.write(b"thing")
+        transport.writelines([b" and", bytearray(b" more")])
+        assert translate(await peer.read(18)) == b"something and more"
+        transport.write_eof()
+        assert await peer.read(1) == b""
+        peer.close()
+        assert await protocol.lost is None
+        assert protocol.calls.count("eof_received") == 1
+
+
+@KINDS
+@PAIRS
+async def test_much(factory, pair):
+    data = bytes(range(256)) * 16384
+    async with connection(Translating, factory, pair) as (transport, protocol, peer):
+        sending = asyncio.create_task(peer.send_all(translate(data)))
+        assert await protocol.read(len(data)) == data
+        await sending
+        transport.write(data)
+        assert "pause_writing" in protocol.calls
+        transport.close()
+        assert translate(await peer.read_until_eof()) == data
+        assert await protocol.lost is None
+        assert protocol.calls.count("connection_lost") == 1
+
+
+@KINDS
+@PAIRS
+async def test_little_at_a_time(factory, pair):
+    """Whatever is left is asked for again, though nothing new has happened."""
+    data = b"a few bytes and a few more"
+    async with connection(Little, factory, pair) as (transport, protocol, peer):
+        peer.send(data)
+        assert await protocol.read(len(data)) == data
+        transport.write(data)
+        transport.write(data)
+        assert await peer.read(2 * len(data)) == 2 * data
+        transport.write(data)
+        transport.close()
+        assert await peer.read_until_eof() == data
+        assert await protocol.lost is None
+
+
+async def test_streams():
+    near, far = socket_pair()
+    with Peer(far) as peer:
+        reader, writer = await asyncio.open_connection(sock=of_class(near, Translating))
+        for _ in range(3):
+            writer.write(b"hel")
+            writer.write(b"lo")
+            await writer.drain()
+            assert translate(await peer.read(5)) == b"hello"
+            peer.send(translate(b"answer\n"))
+            assert await reader.readline() == b"answer\n"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_paused():
+    async with connection(Translating) as (transport, protocol, peer):
+        transport.pause_reading()
+        peer.send(translate(b"hello"))
+        await asyncio.sleep(0.01)
+        assert not protocol.data
+        transport.resume_reading()
+        assert await protocol.read(5) == b"hello"
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+async def test_tls(server_side):
+    near, far = socket_pair()
+
+    class Peculiar(TlsPeer):
+        """The other end of a translation."""
+
+        def __init__(self, sock, *args, **kwargs):
+            super().__init__(of_class(sock, Translating), *args, **kwargs)
+
+        def flush(self):
+            if records := self._outgoing.read():
+                self.send_raw(records)
+
+        def send_raw(self, data):
+            while data:
+                data = data[self.sock.send(data) :]
+
+    with Peculiar(far, server_side=not server_side) as peer:
+        shaking = asyncio.create_task(peer.handshake())
+        sock = of_class(near, Translating)
+        transport, protocol = await connect_tls(Recorder, sock, server_side=server_side)
+        await shaking
+        peer.send(b"hello")
+        assert await protocol.read(5) == b"hello"
+        transport.write(b"answer")
+        assert await peer.read(6) == b"answer"
+        transport.abort()
+        await gone(sock)
+
+
+@pytest.mark.parametrize("method", ["recv", "send"])
+@pytest.mark.parametrize("kind", [OSError, ZeroDivisionError])
+async def test_errors(method, kind, loop_errors):
+    error = kind("mine")
+
+    def fail(self, *args):
+        raise error
+
+    made_by = type("Failing", (socket.socket,), {method: fail})
+    async with connection(made_by) as (transport, protocol, peer):
+        peer.send(b"hello")
+        transport.write(b"hello")
+        assert await protocol.lost is error
+    reported = [context["exception"] for context in loop_errors]
+    loop_errors.clear()
+    assert reported == ([] if isinstance(error, OSError) else [error])
+
+
+async def test_method_of_one_socket():
+    """An attribute of the object, as a test may set it."""
+    near, far = socket_pair()
+    sock = of_class(near, Plain)
+    sock.recv = lambda size: translate(Plain.recv(sock, size))
+    with Peer(far) as peer:
+        transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=sock)
+        peer.send(translate(b"hello"))
+        assert await protocol.read(5) == b"hello"
+        transport.abort()
+        await released(transport)
+        del sock.recv
+
+
+async def test_send_that_writes():
+    """Not into itself, and in order."""
+
+    class Talking(socket.socket):
+        transport = None
+
+        def send(self, data):
+            if self.transport is not None:
+                transport, self.transport = self.transport, None
+                transport.write(b" behind it")
+            return super().send(data)
+
+    near, far = socket_pair()
+    sock = of_class(near, Talking)
+    with Peer(far) as peer:
+        transport, _ = await asyncio.get_running_loop().create_connection(Recorder, sock=sock)
+        sock.transport = transport
+        transport.write(b"first")
+        received = await peer.read(15)
+        assert sorted(received) == sorted(b"first behind it")
+        transport.abort()
+        await released(transport)
