@@ -5,6 +5,8 @@ use pyo3::prelude::*;
 
 use super::{Due, Entry, Idle, Kind, LoopCore, Native, Source};
 use crate::error::os_error;
+#[cfg(feature = "embed")]
+use crate::reactor::Registry;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 use crate::reactor::{Mode, Watch};
@@ -173,7 +175,7 @@ impl LoopCore {
     }
 
     /// Where a source that registers itself can do so. When it has, [`LoopCore::set_active`] follows.
-    pub fn registry(&self, py: Python<'_>) -> std::io::Result<mio::Registry> {
+    pub fn registry(&self, py: Python<'_>) -> std::io::Result<Registry> {
         self.state.with(py, |state| state.reactor.registry())
     }
 
@@ -184,7 +186,7 @@ impl LoopCore {
 
     /// Ends the registration of such a source. Returns the registry to deregister the source from, if it is to be
     /// deregistered: see [`Reactor::deregister_foreign`](crate::reactor::Reactor::deregister_foreign).
-    pub fn deregister_foreign(&self, py: Python<'_>, token: Token) -> Option<mio::Registry> {
+    pub fn deregister_foreign(&self, py: Python<'_>, token: Token) -> Option<Registry> {
         let (owner, registry) = self.state.with(py, |state| state.reactor.deregister_foreign(token))?;
         drop(owner);
         registry

@@ -5,6 +5,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use super::exit::end_at_exit;
+
 /// The modules of python/rloop. `tests/project/test_layering.py` checks that none is missing.
 macro_rules! sources {
     ($($module:literal: $file:literal),* $(,)?) => {

@@ -4,8 +4,8 @@ use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// ImportError in a subinterpreter. CPython itself refuses those that are isolated; the others (mod_wsgi has them) would
-/// share classes and names with the main interpreter, and take them along when they end.
+/// ImportError in a subinterpreter. CPython itself refuses those that are isolated; the others (mod_wsgi has them)
+/// would share classes and names with the main interpreter, and take them along when they end.
 pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
     // SAFETY: the interpreter is held; both only read a pointer.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {

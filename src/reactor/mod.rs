@@ -35,6 +35,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+#[cfg(feature = "embed")]
+pub use mio::Registry;
 use mio::unix::SourceFd;
 
 pub use poller::Poller;
