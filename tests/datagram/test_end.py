@@ -330,7 +330,7 @@ async def test_methods_after_the_end():
         assert transport.is_closing() is True
         assert transport.get_write_buffer_size() == 0
         assert transport.get_write_buffer_limits() == (16384, 65536)
-        assert isinstance(repr(transport), str)
+        assert "closed" in repr(transport)
         await still(protocol)
 
 

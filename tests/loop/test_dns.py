@@ -106,7 +106,7 @@ async def test_flags(host, flags):
 )
 async def test_wrong_types(args):
     error, _ = await assert_same_addrinfo(*args)
-    assert issubclass(error, Exception)
+    assert error is not None
 
 
 async def test_types_of_the_result():

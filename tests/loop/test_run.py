@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 
 import pytest
 
@@ -135,13 +134,6 @@ def test_repr(loop, loop_name):
         f"<{name} running=True closed=False debug=True>",
         f"<{name} running=False closed=True debug=True>",
     ]
-
-
-def test_time_is_monotonic_time(loop):
-    before = time.monotonic()
-    now = loop.time()
-    assert before <= now <= time.monotonic()
-    assert isinstance(now, float)
 
 
 def test_new_loops_are_independent(loop, loop_factory):

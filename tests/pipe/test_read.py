@@ -297,7 +297,7 @@ async def test_methods_after_the_end():
         transport.resume_reading()
         assert transport.is_closing() is True
         assert transport.is_reading() is False
-        assert isinstance(repr(transport), str)
+        assert "closed" in repr(transport)
         await settle()
         assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]
 

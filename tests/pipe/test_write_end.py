@@ -140,7 +140,7 @@ async def test_methods_after_the_end(caplog):
         transport.writelines([b"x"])
         assert transport.get_write_buffer_size() == 0
         assert transport.is_closing() is True
-        assert isinstance(repr(transport), str)
+        assert "closed" in repr(transport)
         await settle()
         assert protocol.calls == ["connection_made", "connection_lost"]
         assert caplog.records == []

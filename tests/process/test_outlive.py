@@ -12,15 +12,9 @@ from support.children import PIPE, shell
 
 PRELUDE = """
     import asyncio.subprocess, gc, os, time
+    from support.children import has_children
     gc.disable()
     count = 12
-
-    def has_children():
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        return True
 
     def all_reaped():
         deadline = time.monotonic() + 10

@@ -51,7 +51,7 @@ def test_transport_of_a_closed_loop(loop_factory):
     with TlsPeer(far) as peer:
         transport = unclosed(loop, peer, near)
         loop.close()
-        assert isinstance(repr(transport), str)
+        assert "Transport" in repr(transport)
         assert transport.is_closing() is False
         assert transport.get_extra_info("ssl_object").version() == "TLSv1.3"
         transport.pause_reading()
