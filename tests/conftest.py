@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from support import sendfile
 from support.loops import LOOPS, new_loop, open_files
 
 # Where `support` is.
@@ -90,6 +91,28 @@ def child(loop_name):
         )
 
     return run
+
+
+@pytest.fixture
+def data_path(tmp_path):
+    """A file that is larger than what the kernel keeps of a connection, for sendfile."""
+    path = tmp_path / "file"
+    path.write_bytes(sendfile.DATA)
+    return path
+
+
+@pytest.fixture
+def data_file(data_path):
+    with open(data_path, "rb") as file:
+        yield file
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    with open(tmp_path / "small", "w+b") as file:
+        file.write(sendfile.SMALL)
+        file.seek(0)
+        yield file
 
 
 @pytest.fixture(autouse=True)

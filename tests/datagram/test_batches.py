@@ -13,6 +13,7 @@ import pytest
 
 from support.datagrams import (
     Datagrams,
+    Echo,
     bound,
     endpoint,
     pair,
@@ -287,10 +288,6 @@ async def test_pause_reading_in_datagram_received(then):
 
 async def test_answers_between_datagrams():
     """Each answer goes to whom it is for, however many peers have sent into one batch."""
-
-    class Echo(Datagrams):
-        def datagram_received(self, data, addr):
-            self.transport.sendto(data, addr)
 
     near = udp_socket()
     address = near.getsockname()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from support.datagrams import Datagrams, bound, endpoint, pair, receive, udp_socket
+from support.datagrams import Echo, bound, endpoint, pair, receive, udp_socket
 from support.peers import HOST, has_ipv6, on_asyncio
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
@@ -17,12 +17,6 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 HOSTS = pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=needs_ipv6)])
 
 LARGEST_UDP = {HOST: 65507, "::1": 65527}
-
-
-class Echo(Datagrams):
-    def datagram_received(self, data, addr):
-        super().datagram_received(data, addr)
-        self.transport.sendto(data, addr)
 
 
 # --- sizes ---

@@ -1,7 +1,8 @@
 """The end of a datagram endpoint: close and abort at any moment, connection_lost exactly once, what becomes
 of what is queued, what a transport does when it is over.
 
-What is left of thousands is in test_lifetime.py.
+When connection_lost is called, and how often, is in stream/test_end.py; what is left of thousands is in
+test_lifetime.py.
 """
 
 import asyncio
@@ -21,53 +22,15 @@ from support.datagrams import (
     udp_socket,
     unix_socket,
 )
-from support.peers import HOST, on_asyncio, released, settle
+from support.loops import logged
+from support.peers import HOST, on_asyncio, released, settle, still
 
 ENDS = pytest.mark.parametrize("end", ["close", "abort"])
 
 BUFFER = 4096
 
 
-async def still(protocol):
-    """Nothing more is called, whatever the loop finds."""
-    before = list(protocol.calls)
-    await settle()
-    assert protocol.calls == before
-
-
 # --- connection_lost ---
-
-
-@ENDS
-async def test_connection_lost_is_called_soon(end):
-    """Not inside the call, and in its place among the callbacks."""
-    loop = asyncio.get_running_loop()
-    async with pair() as (transport, protocol, _):
-        assert transport.is_closing() is False
-        loop.call_soon(protocol.calls.append, "before")
-        assert getattr(transport, end)() is None
-        loop.call_soon(protocol.calls.append, "after")
-        assert transport.is_closing() is True
-        assert protocol.calls == ["connection_made"]
-        assert await protocol.lost is None
-        await settle()
-        assert protocol.calls == ["connection_made", "before", "connection_lost", "after"]
-        assert transport.is_closing() is True
-
-
-@pytest.mark.parametrize(
-    "ends", [("close",) * 3, ("abort",) * 3, ("close", "abort"), ("abort", "close")], ids=str
-)
-async def test_connection_lost_is_called_once(ends):
-    async with pair() as (transport, protocol, _):
-        for end in ends:
-            getattr(transport, end)()
-        assert await protocol.lost is None
-        await released(transport)
-        for end in ends:
-            getattr(transport, end)()
-        await still(protocol)
-        assert protocol.calls == ["connection_made", "connection_lost"]
 
 
 @ENDS
@@ -283,11 +246,11 @@ async def test_sendto_after_the_end(end, caplog):
                 transport.sendto(b"dropped")
             await protocol.lost
             await released(transport)
-            messages = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+            messages = logged(caplog)
             assert "socket.send() raised exception." not in messages
             for _ in range(6):
                 transport.sendto(b"dropped")
-            messages = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+            messages = logged(caplog)
             assert messages.count("socket.send() raised exception.") == 6
             assert receive_waiting(peer) == []
             await still(protocol)

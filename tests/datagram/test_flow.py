@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from support.datagrams import Datagrams, bound, endpoint, pair, receive, receive_waiting, udp_socket, unix_socket
+from support.datagrams import Datagrams, Echo, bound, endpoint, pair, receive, receive_waiting, udp_socket, unix_socket
 from support.peers import PATIENCE, on_asyncio, settle
 
 # Of what the transport sends the kernel keeps a dozen small datagrams, and few of SIZE.
@@ -383,12 +383,7 @@ async def test_unconnected_peer_that_goes_while_datagrams_wait(tmp_path):
 async def test_endless_datagrams_starve_nobody():
     """An endpoint that answers itself has always something to read."""
 
-    class Endless(Datagrams):
-        def datagram_received(self, data, addr):
-            super().datagram_received(data, addr)
-            self.transport.sendto(data, addr)
-
-    async with bound(Endless) as (busy, protocol), pair() as (_, quiet, far):
+    async with bound(Echo) as (busy, protocol), pair() as (_, quiet, far):
         for _ in range(50):
             busy.sendto(b"again", busy.get_extra_info("sockname"))
         for count in range(1, 101):

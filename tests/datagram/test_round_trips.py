@@ -17,6 +17,7 @@ import pytest
 
 from support.datagrams import (
     Datagrams,
+    Echo,
     bound,
     endpoint,
     pair,
@@ -30,12 +31,6 @@ from support.peers import HOST, PATIENCE, has_ipv6, on_asyncio, settle
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
 HOSTS = pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=needs_ipv6)])
-
-
-class Echo(Datagrams):
-    def datagram_received(self, data, addr):
-        super().datagram_received(data, addr)
-        self.transport.sendto(data, addr)
 
 
 # --- there and back ---

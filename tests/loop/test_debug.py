@@ -9,11 +9,8 @@ import time
 
 import pytest
 
+from support.loops import logged
 from support.turns import turn
-
-
-def texts(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 def slow(*args):
@@ -84,7 +81,7 @@ def test_slow_callback(impatient, caplog):
     handle = impatient.call_soon(slow, 1)
     impatient.call_soon(int)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     match = re.fullmatch(r"Executing (<Handle slow\(1\) at .* created at .*>) took (\d\.\d{3}) seconds", text)
     assert match[1] == repr(handle)
     assert float(match[2]) >= 0.02
@@ -94,7 +91,7 @@ def test_slow_callback(impatient, caplog):
 def test_slow_timer(impatient, caplog):
     impatient.call_later(-1, slow)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert re.fullmatch(r"Executing <TimerHandle when=.* slow\(\) at .*> took \d+\.\d{3} seconds", text)
 
 
@@ -104,7 +101,7 @@ def test_slow_task(impatient, caplog):
 
     task = impatient.create_task(step(), name="too slow")
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     # The step of a task is described by the task.
     assert re.fullmatch(r"Executing <Task finished name='too slow' coro=<.*> took \d+\.\d{3} seconds", text)
     assert task.done()
@@ -118,7 +115,7 @@ def test_slow_and_failing_callback(impatient, loop_errors, caplog):
     impatient.call_soon(fail)
     turn(impatient)
     assert isinstance(loop_errors.pop()["exception"], ZeroDivisionError)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Executing <Handle test_slow_and_failing_callback.<locals>.fail() at ")
 
 
@@ -129,7 +126,7 @@ def test_slow_callback_that_cancels_itself(impatient, caplog):
 
     handle = impatient.call_soon(callback)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Executing <Handle cancelled test_slow_callback_that_cancels_itself.")
 
 
@@ -137,14 +134,14 @@ def test_duration_is_adjustable(impatient, caplog):
     impatient.slow_callback_duration = 3600
     impatient.call_soon(slow)
     turn(impatient)
-    assert texts(caplog) == []
+    assert logged(caplog) == []
 
 
 def test_no_slow_callback_without_debug_mode(impatient, caplog):
     impatient.set_debug(False)
     impatient.call_soon(slow)
     turn(impatient)
-    assert texts(caplog) == []
+    assert logged(caplog) == []
 
 
 # --- coroutines given where a function is expected ---
@@ -258,4 +255,4 @@ def test_close_is_logged(loop, caplog):
     caplog.set_level(logging.DEBUG, "asyncio")
     loop.set_debug(True)
     loop.close()
-    assert f"Close {loop!r}" in texts(caplog)  # described when it is logged, which is after it is closed
+    assert f"Close {loop!r}" in logged(caplog)  # described when it is logged, which is after it is closed

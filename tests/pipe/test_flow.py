@@ -1,6 +1,8 @@
-"""Water marks of a pipe that is written: when pause_writing and resume_writing are called, and the size."""
+"""Water marks of a pipe that is written: when pause_writing and resume_writing are called, and the size.
 
-import asyncio
+That they are called in turn is in stream/test_flow_control.py.
+"""
+
 
 import pytest
 
@@ -88,53 +90,6 @@ async def test_zero_limits():
         assert await far.read(5 + len(PLENTY)) == b"hello" + PLENTY
         await settle()
         assert protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
-
-
-async def test_pairs():
-    """Paused and resumed in turn, however often, and never twice the same."""
-
-    class Paired(WriteRecorder):
-        def pause_writing(self):
-            super().pause_writing()
-            assert may_write.is_set()
-            may_write.clear()
-
-        def resume_writing(self):
-            super().resume_writing()
-            assert not may_write.is_set()
-            may_write.set()
-
-    may_write = asyncio.Event()
-    may_write.set()
-    total = 8 * 1024 * 1024
-    async with write_pipe(factory=Paired) as (transport, protocol, far):
-        reading = asyncio.create_task(far.read(total))
-        for _ in range(total // 4096):
-            await may_write.wait()
-            transport.write(b"x" * 4096)
-            assert transport.get_write_buffer_size() <= 65536 + 4096
-        assert await reading == b"x" * total
-        await settle()
-        flow = protocol.calls[1:]
-        assert flow == ["pause_writing", "resume_writing"] * (len(flow) // 2)
-        assert flow
-
-
-async def test_write_in_resume_writing():
-    class Eager(WriteRecorder):
-        rounds = 5
-
-        def resume_writing(self):
-            super().resume_writing()
-            self.rounds -= 1
-            if self.rounds:
-                self.transport.write(PLENTY)
-
-    async with write_pipe(factory=Eager) as (transport, protocol, far):
-        transport.write(PLENTY)
-        assert await far.read(5 * len(PLENTY)) == PLENTY * 5
-        await settle()
-        assert protocol.calls == ["connection_made"] + ["pause_writing", "resume_writing"] * 5
 
 
 @pytest.mark.parametrize("end", ["close", "write_eof", "abort"])

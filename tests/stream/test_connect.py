@@ -6,20 +6,16 @@ What the transport does once it is there is in test_transport.py.
 import asyncio
 import errno
 import gc
-import os
 import socket
 import ssl
 import sys
 
 import pytest
 
+from support.loops import open_files
 from support.peers import HOST, Recorder, has_ipv6, refusing_port, released, serving, silent_address, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
-
-
-def open_file_count():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def addresses(*pairs):
@@ -361,14 +357,14 @@ async def test_protocol_factory_that_raises_with_a_socket():
 async def test_cancel_leaves_no_file(options):
     loop = asyncio.get_running_loop()
     with silent_address() as (host, port):
-        before = open_file_count()
+        before = len(open_files())
         task = asyncio.create_task(loop.create_connection(Recorder, host, port, **options))
-        while open_file_count() == before:
+        while len(open_files()) == before:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert open_file_count() == before
+        assert len(open_files()) == before
 
 
 async def test_cancel_once_connected_closes_the_transport():

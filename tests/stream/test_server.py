@@ -13,15 +13,9 @@ import sys
 
 import pytest
 
-from support.peers import HOST, Peer, Recorder, has_ipv6, released, serving, socket_pair
+from support.peers import HOST, Echo, Peer, Recorder, has_ipv6, released, serving, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
 
 
 def names(server):

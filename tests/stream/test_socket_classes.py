@@ -3,12 +3,11 @@ do, as by asyncio's transports.
 """
 
 import asyncio
-import contextlib
 import socket
 
 import pytest
 
-from support.peers import BufferedRecorder, Peer, Recorder, released, socket_pair
+from support.peers import BufferedRecorder, Peer, Recorder, connection, released, socket_pair
 from support.tls_peers import TlsPeer, gone
 from support.tls_peers import connect as connect_tls
 
@@ -70,24 +69,16 @@ def of_class(sock, made_by):
     return made_by(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
-@contextlib.asynccontextmanager
-async def connection(made_by, factory=Recorder, pair=socket_pair):
+def served(made_by, factory=Recorder, pair=socket_pair):
+    """A connection whose near end is a socket of this class."""
     near, far = pair()
-    with Peer(far) as peer:
-        transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=of_class(near, made_by))
-        try:
-            yield transport, protocol, peer
-        finally:
-            # Before 3.14, abort() of an asyncio transport whose last bytes left after close() fails.
-            if transport.get_extra_info("socket").fileno() != -1:
-                transport.abort()
-            await released(transport)
+    return connection(factory, ends=(of_class(near, made_by), far))
 
 
 @KINDS
 @PAIRS
 async def test_every_byte_passes_through(factory, pair):
-    async with connection(Translating, factory, pair) as (transport, protocol, peer):
+    async with served(Translating, factory, pair) as (transport, protocol, peer):
         peer.send(translate(b"hello"))
         assert await protocol.read(5) == b"hello"
         transport.write(b"some")
@@ -105,7 +96,7 @@ async def test_every_byte_passes_through(factory, pair):
 @PAIRS
 async def test_much(factory, pair):
     data = bytes(range(256)) * 16384
-    async with connection(Translating, factory, pair) as (transport, protocol, peer):
+    async with served(Translating, factory, pair) as (transport, protocol, peer):
         sending = asyncio.create_task(peer.send_all(translate(data)))
         assert await protocol.read(len(data)) == data
         await sending
@@ -122,7 +113,7 @@ async def test_much(factory, pair):
 async def test_little_at_a_time(factory, pair):
     """Whatever is left is asked for again, though nothing new has happened."""
     data = b"a few bytes and a few more"
-    async with connection(Little, factory, pair) as (transport, protocol, peer):
+    async with served(Little, factory, pair) as (transport, protocol, peer):
         peer.send(data)
         assert await protocol.read(len(data)) == data
         transport.write(data)
@@ -150,7 +141,7 @@ async def test_streams():
 
 
 async def test_paused():
-    async with connection(Translating) as (transport, protocol, peer):
+    async with served(Translating) as (transport, protocol, peer):
         transport.pause_reading()
         peer.send(translate(b"hello"))
         await asyncio.sleep(0.01)
@@ -199,7 +190,7 @@ async def test_errors(method, kind, loop_errors):
         raise error
 
     made_by = type("Failing", (socket.socket,), {method: fail})
-    async with connection(made_by) as (transport, protocol, peer):
+    async with served(made_by) as (transport, protocol, peer):
         peer.send(b"hello")
         transport.write(b"hello")
         assert await protocol.lost is error

@@ -8,28 +8,7 @@ import asyncio
 import pytest
 
 from support.peers import HOST, Peer, echo, released, socket_pair
-
-
-class Streams:
-    """A server with `handler`, as an asynchronous context manager that gives its address."""
-
-    def __init__(self, handler, **kwargs):
-        self.handler = handler
-        self.kwargs = kwargs
-        self.handled = []
-
-    async def handle(self, reader, writer):
-        self.handled.append(asyncio.current_task())
-        await self.handler(reader, writer)
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self.handle, HOST, 0, **self.kwargs)
-        return self.server.sockets[0].getsockname()
-
-    async def __aexit__(self, *exc_info):
-        self.server.close()
-        await asyncio.gather(*self.handled)
-        await self.server.wait_closed()
+from support.streams import Streams
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1023, 1024, 4096, 65535, 65536, 65537, 262_144, 1_048_576])

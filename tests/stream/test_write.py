@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from support.loops import logged
 from support.peers import (
     Recorder,
     connection,
@@ -20,10 +21,6 @@ from support.peers import (
 )
 
 LOST = "socket.send() raised exception."
-
-
-def warnings_of(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 # --- what may be written ---
@@ -301,12 +298,12 @@ async def test_write_after_close(caplog):
         transport.close()
         for number in range(1, 11):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert await protocol.lost is None
         transport.write(b"too late")
-        assert warnings_of(caplog) == [LOST] * 7
+        assert logged(caplog) == [LOST] * 7
         transport.write(b"")  # not counted
-        assert warnings_of(caplog) == [LOST] * 7
+        assert logged(caplog) == [LOST] * 7
         assert await peer.read_until_eof() == b"in time"
 
 
@@ -316,7 +313,7 @@ async def test_write_after_abort(caplog):
         transport.abort()
         for number in range(1, 8):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert transport.get_write_buffer_size() == 0
         assert await protocol.lost is None
 
@@ -328,7 +325,7 @@ async def test_write_after_the_connection_is_lost(caplog):
         assert isinstance(await protocol.lost, ConnectionResetError)
         for number in range(1, 8):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
 
 
 async def test_writelines_after_close(caplog):
@@ -339,6 +336,6 @@ async def test_writelines_after_close(caplog):
         transport.close()
         for number in range(1, 8):
             transport.writelines([b"too", b"late"])
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert await protocol.lost is None
         assert await peer.read_until_eof() == b""

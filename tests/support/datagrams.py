@@ -72,6 +72,14 @@ class Datagrams(asyncio.DatagramProtocol):
         return self.errors
 
 
+class Echo(Datagrams):
+    """Sends back what it receives."""
+
+    def datagram_received(self, data, addr):
+        super().datagram_received(data, addr)
+        self.transport.sendto(data, addr)
+
+
 def raising_in(method, error):
     """A protocol whose `method` raises after it has been written down."""
     return raising(method, error, Datagrams)

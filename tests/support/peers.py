@@ -74,6 +74,14 @@ class Recorder(Calls, asyncio.Protocol):
         self.received(data)
 
 
+class Echo(Recorder):
+    """Sends back what it receives."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
 class BufferedRecorder(Calls, asyncio.BufferedProtocol):
     """Receives into one buffer of `size` bytes."""
 
@@ -182,9 +190,12 @@ def socket_pair(*, buffers=None):
 
 
 @contextlib.asynccontextmanager
-async def connection(factory=Recorder, *, buffers=None):
-    """A connection that the running loop owns, as (transport, protocol, peer). Gone after the block."""
-    near, far = socket_pair(buffers=buffers)
+async def connection(factory=Recorder, *, buffers=None, ends=None):
+    """A connection that the running loop owns, as (transport, protocol, peer). Gone after the block.
+
+    `ends`: the two connected sockets, if they are not to be of TCP.
+    """
+    near, far = ends or socket_pair(buffers=buffers)
     with Peer(far) as peer:
         transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=near)
         try:
@@ -268,6 +279,13 @@ async def settle():
         os.close(read_end)
         os.close(write_end)
         await asyncio.sleep(0)
+
+
+async def still(protocol):
+    """Nothing more is told to the protocol, whatever the loop finds."""
+    before = list(protocol.calls)
+    await settle()
+    assert protocol.calls == before
 
 
 @contextlib.contextmanager

@@ -77,6 +77,18 @@ class TlsPeer(Peer):
     def blocking_handshake(self):
         self._until_done(self.tls.do_handshake)
 
+    def blocking_handshake_and_send(self, *data):
+        """Sends each of `data` as a record, all in one segment with the last message of the handshake."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.receive()
+            else:
+                self.send_raw(b"".join([self.pending(), *map(self.encrypt, data)]))
+                return
+
     def blocking_read(self, count):
         """Exactly `count` bytes, or fewer when the other end finishes before."""
         data = bytearray()

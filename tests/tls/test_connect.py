@@ -170,18 +170,7 @@ async def test_data_that_comes_with_the_end_of_the_handshake(factory):
     with TlsPeer(far) as peer:
         task = asyncio.create_task(connect(factory, near, context=context))
 
-        def serve():
-            while True:
-                try:
-                    peer.tls.do_handshake()
-                except ssl.SSLWantReadError:
-                    peer.flush()
-                    peer.receive()
-                else:
-                    peer.send_raw(peer.pending() + peer.encrypt(b"first ") + peer.encrypt(b"second"))
-                    return
-
-        await asyncio.to_thread(serve)
+        await asyncio.to_thread(peer.blocking_handshake_and_send, b"first ", b"second")
         transport, protocol = await task
         assert await protocol.read(12) == b"first second"
         assert protocol.calls[0] == "connection_made"

@@ -81,19 +81,7 @@ async def test_data_that_comes_with_the_end_of_the_handshake(factory):
     """The client's Finished and its first data in one segment."""
     async with Accepting(factory) as accepting:
         with accepting.dial() as peer:
-
-            def dial():
-                while True:
-                    try:
-                        peer.tls.do_handshake()
-                    except ssl.SSLWantReadError:
-                        peer.flush()
-                        peer.receive()
-                    else:
-                        peer.send_raw(peer.pending() + peer.encrypt(b"first ") + peer.encrypt(b"second"))
-                        return
-
-            await asyncio.to_thread(dial)
+            await asyncio.to_thread(peer.blocking_handshake_and_send, b"first ", b"second")
             (protocol,) = accepting.protocols
             assert await protocol.read(12) == b"first second"
             assert protocol.calls[0] == "connection_made"

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from support.peers import Recorder
+from support.peers import Echo
 from support.tls_peers import tls_connection
 
 SIDES = pytest.mark.parametrize("server_side", [False, True])
@@ -113,11 +113,6 @@ async def test_many_small_writes_in_one_turn():
 
 
 async def test_write_in_data_received():
-    class Echo(Recorder):
-        def data_received(self, data):
-            super().data_received(data)
-            self.transport.write(data)
-
     async with tls_connection(Echo) as (_, _, peer):
         for number in range(20):
             peer.send(b"message %d" % number)

@@ -20,11 +20,6 @@ class CountingSocket(socket.socket):
         return super().connect(address)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
 @contextlib.contextmanager
 def full(path, kind=socket.SOCK_STREAM):
     """A listener with a full backlog."""

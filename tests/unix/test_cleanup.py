@@ -3,51 +3,19 @@
 How it comes to be is in test_server.py.
 """
 
-import asyncio
 import logging
 import os
 import pathlib
-import socket
 import sys
 
 import pytest
 
-from support.peers import Peer
+from support.unix_peers import bound, connect, serve
 
 # Since 3.13 the file goes with the server.
 CLEANS = sys.version_info >= (3, 13)
 
 since_3_13 = pytest.mark.skipif(not CLEANS, reason="cleanup_socket is new in 3.13")
-
-
-class Echo(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        self.transport.write(data)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def bound(path):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    return sock
-
-
-def connect(path):
-    """The peer's end of a new connection."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
-    return Peer(sock)
-
-
-async def serve(*args, **kwargs):
-    return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)
 
 
 async def test_file_after_the_server(path):

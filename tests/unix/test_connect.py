@@ -13,19 +13,9 @@ import struct
 
 import pytest
 
+from support.loops import open_files
 from support.peers import Peer, Recorder, released
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def abstract_name():
-    """A name that the kernel finds, as nobody else has it."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind("")
-        return sock.getsockname() + b" and more"
+from support.unix_peers import abstract_name
 
 
 @contextlib.contextmanager
@@ -226,11 +216,11 @@ async def test_errors_are_those_of_connect(tmp_path, monkeypatch, name):
 
 async def test_refused_connections_leave_nothing(path):
     loop = asyncio.get_running_loop()
-    files = os.listdir("/proc/self/fd")
+    files = len(open_files())
     for _ in range(200):
         with pytest.raises(FileNotFoundError):
             await loop.create_unix_connection(asyncio.Protocol, path)
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(open_files()) == files
 
 
 # --- misuse ---
@@ -330,7 +320,7 @@ async def test_cancel_after_some_turns(path, turns):
         return protocols[-1]
 
     with listening(path):
-        files = os.listdir("/proc/self/fd")
+        files = len(open_files())
         task = asyncio.create_task(loop.create_unix_connection(factory, path))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -345,4 +335,4 @@ async def test_cancel_after_some_turns(path, turns):
                 await protocol.lost
                 await released(protocol.transport)
                 assert protocol.calls == ["connection_made", "connection_lost"]
-        assert len(os.listdir("/proc/self/fd")) == len(files)
+        assert len(open_files()) == files

@@ -17,53 +17,18 @@ import sys
 
 import pytest
 
-from support.peers import Peer, Recorder, released, settle
+from support.loops import open_files
+from support.peers import Echo, Peer, Recorder, released, settle
+from support.unix_peers import abstract_name, bound, connect, serve
 
 # Since 3.13 the file goes with the server.
 CLEANS = sys.version_info >= (3, 13)
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def abstract_name():
-    """A name that the kernel finds, as nobody else has it."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind("")
-        return sock.getsockname() + b" and more"
-
-
-def connect(path):
-    """The peer's end of a new connection."""
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-        sock.connect(path)
-        stack.pop_all()
-    return Peer(sock)
 
 
 async def echo(path):
     with connect(path) as peer:
         peer.send(b"hello")
         assert await peer.read(5) == b"hello"
-
-
-def bound(path):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    return sock
-
-
-async def serve(*args, **kwargs):
-    return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)
 
 
 # --- where it listens ---
@@ -241,12 +206,12 @@ async def test_errors_are_those_of_bind(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError) as expected:
         sock.bind(name)
-    files = os.listdir("/proc/self/fd")
+    files = len(open_files())
     with pytest.raises(OSError) as info:
         await serve(name)
     assert type(info.value) is type(expected.value)
     assert str(info.value) == str(expected.value)
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(open_files()) == files
 
 
 # --- what it accepts ---

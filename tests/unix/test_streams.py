@@ -13,16 +13,13 @@ import socket
 
 import pytest
 
+from support.loops import open_files
 from support.peers import BufferedRecorder, Peer, Recorder, arrived, echo, raising, released, settle
+from support.streams import Streams
 
 PLENTY = bytes(range(256)) * 16384  # 4 MiB, more than the kernel takes
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
 
 
 @contextlib.asynccontextmanager
@@ -256,33 +253,22 @@ async def test_pause_reading_holds_the_peer():
 # --- asyncio's streams ---
 
 
-class Streams:
-    """A server with `handler`, as an asynchronous context manager. Waits for its handlers."""
-
+class UnixStreams(Streams):
     def __init__(self, handler, path, **kwargs):
-        self.handler = handler
+        super().__init__(handler, **kwargs)
         self.path = path
-        self.kwargs = kwargs
-        self.handled = []
 
-    async def handle(self, reader, writer):
-        self.handled.append(asyncio.current_task())
-        await self.handler(reader, writer)
+    async def start(self):
+        return await asyncio.start_unix_server(self.handle, self.path, **self.kwargs)
 
-    async def __aenter__(self):
-        self.server = await asyncio.start_unix_server(self.handle, self.path, **self.kwargs)
+    def target(self):
         return self.server
-
-    async def __aexit__(self, *exc_info):
-        self.server.close()
-        await asyncio.gather(*self.handled)
-        await self.server.wait_closed()
 
 
 @pytest.mark.parametrize("size", [1, 1024, 65536, 65537, 1 << 20])
 async def test_streams(path, size):
     data = PLENTY[:size]
-    async with Streams(echo, path):
+    async with UnixStreams(echo, path):
         reader, writer = await asyncio.open_unix_connection(path)
         assert writer.get_extra_info("peername") == path
         for _ in range(3):
@@ -303,7 +289,7 @@ async def test_streams_with_a_limit(path):
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(serve, path, limit=100):
+    async with UnixStreams(serve, path, limit=100):
         reader, writer = await asyncio.open_unix_connection(path, limit=100)
         writer.write(b"x" * 1000 + b"\n")
         writer.write_eof()
@@ -337,15 +323,15 @@ async def test_hundred_clients(path):
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(echo, path) as server:
-        files = os.listdir("/proc/self/fd")
+    async with UnixStreams(echo, path) as server:
+        files = len(open_files())
         await asyncio.gather(*(client(number) for number in range(100)))
         assert len(server.sockets) == 1
-    assert len(os.listdir("/proc/self/fd")) == len(files) - 1  # without the listener
+    assert len(open_files()) == files - 1  # without the listener
 
 
 async def test_server_closed_while_clients_talk(path):
-    async with Streams(echo, path) as server:
+    async with UnixStreams(echo, path) as server:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
