@@ -281,18 +281,22 @@ async def test_profiler_sees_that_a_task_waits():
         seen.append("woken")
         loop.call_soon_threadsafe(woken.set_result, None)
 
+    def called_by_the_task():
+        pass
+
     var.set("in the task")
     thread = threading.Thread(target=wake)
     thread.start()
     sys.setprofile(profile)
     try:
+        called_by_the_task()
         await woken
     finally:
         sys.setprofile(None)
     thread.join()
-    before, after = seen[: seen.index("woken")], seen[seen.index("woken") + 1 :]
-    assert before[-1] == after[0] == "outside"
-    assert "in the task" in before
+    wake_up = seen.index("woken")
+    assert seen[0] == "in the task"
+    assert seen[wake_up - 1] == seen[wake_up + 1] == "outside"
 
 
 async def test_profiler_that_schedules_something():

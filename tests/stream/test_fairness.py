@@ -161,7 +161,7 @@ async def test_accept_goes_on():
 async def test_a_flood_of_writes_does_not_starve():
     """A peer that reads as fast as the transport writes, without end."""
     loop = asyncio.get_running_loop()
-    near, far = socket_pair()
+    near, far = socket_pair(buffers=65536)
 
     class Writing(Recorder):
         def resume_writing(self):
@@ -182,7 +182,7 @@ async def test_a_flood_of_writes_does_not_starve():
         thread = threading.Thread(target=drain)
         thread.start()
         transport.write(chunk)
-        while protocol.calls.count("resume_writing") < 50:
+        while protocol.calls.count("resume_writing") < 3:
             await asyncio.sleep(0)
         transport.abort()
         await protocol.lost
