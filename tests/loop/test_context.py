@@ -1,4 +1,4 @@
-"""contextvars: the context of a callback, by every way to schedule one. Protocols: stream/test_context.py."""
+"""contextvars: the context in which callbacks run, for every way to schedule one. Protocols: stream/test_context.py."""
 
 import asyncio
 import concurrent.futures
@@ -154,7 +154,7 @@ def test_exception_handler_runs_in_the_context_of_the_callback(loop, schedule):
 
 
 def test_files_in_a_context_that_was_empty(loop):
-    """A reader is one handle, so that each call of it sees what the last one has left."""
+    """A reader is one handle, so that each call sees what the call before has set."""
 
     def callback():
         got.append(var.get())
@@ -249,7 +249,7 @@ async def test_executors():
 
 
 class SetsVariable:
-    """Sets the variable when it dies: in whatever context that happens to be."""
+    """Sets the variable when it is freed, in whatever context that happens."""
 
     def __del__(self):
         var.set("by a finalizer")
@@ -272,7 +272,7 @@ def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
 
 
 def test_callbacks_in_a_row(loop):
-    """Empty contexts and others in turn, each callback with its own."""
+    """Some callbacks have an empty context, some do not. Each must see its own."""
     got = []
 
     def note_and_set(value):
@@ -298,7 +298,7 @@ def test_callbacks_in_a_row(loop):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_exception_handler(loop, keep):
-    """Since CPython 3.12 it runs in the context of what failed."""
+    """Since CPython 3.12 the handler runs in the context of the callback that failed."""
     got = []
 
     def fail():

@@ -67,7 +67,7 @@ def test_switched_on_from_outside(child, flags, environ, debug):
 
 @pytest.fixture
 def impatient(loop):
-    """The loop in debug mode, for which all of the callback `slow` is too long."""
+    """The loop in debug mode. It takes the callback `slow` for too slow."""
     loop.set_debug(True)
     loop.slow_callback_duration = 0.01
     return loop
@@ -102,7 +102,7 @@ def test_slow_task(impatient, caplog):
     task = impatient.create_task(step(), name="too slow")
     turn(impatient)
     [text] = logged(caplog)
-    # The step of a task is described by the task.
+    # The report of a slow step describes the task.
     assert re.fullmatch(r"Executing <Task finished name='too slow' coro=<.*> took \d+\.\d{3} seconds", text)
     assert task.done()
 
@@ -240,7 +240,7 @@ def test_unclosed_loop(loop_factory, debug):
     with pytest.warns(ResourceWarning) as warned:
         del loop
         gc.collect()
-    # asyncio's own loop has sockets inside, which are dropped with it and say so.
+    # asyncio's own loop contains sockets. They are freed with the loop, and warn as well.
     assert [str(warning.message) for warning in warned if "event loop" in str(warning.message)] == [text]
 
 
@@ -255,4 +255,4 @@ def test_close_is_logged(loop, caplog):
     caplog.set_level(logging.DEBUG, "asyncio")
     loop.set_debug(True)
     loop.close()
-    assert f"Close {loop!r}" in logged(caplog)  # described when it is logged, which is after it is closed
+    assert f"Close {loop!r}" in logged(caplog)  # formatted after the loop was closed

@@ -92,13 +92,13 @@ def test_exception_in_callback_in_debug_mode(default, caplog):
     first, *lines = text.split("\n")
     assert first.startswith("Exception in callback fail() at ")
     assert "source_traceback: Object created at (most recent call last):" in lines
-    # The innermost frame comes last, and none of the loop's own follow.
+    # The innermost frame comes last. No frame of the loop's own code may come behind it.
     assert lines[-2].endswith(", in test_exception_in_callback_in_debug_mode")
     assert lines[-1].strip() == "default.call_soon(fail)"
 
 
 def test_handle_traceback_in_debug_mode(default, caplog):
-    """A report from inside a callback tells where that callback was scheduled."""
+    """In debug mode a report made inside a callback tells where that callback was scheduled."""
     default.set_debug(True)
     default.call_soon(lambda: default.call_exception_handler({"message": "text"}))
     turn(default)

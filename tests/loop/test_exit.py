@@ -1,4 +1,4 @@
-"""The end of the interpreter: whatever a loop is in the middle of, it comes soon, with its own exit code, and quietly.
+"""The interpreter ends while a loop is in the middle of something: soon, quietly, and with the program's exit code.
 
 support/exits.py has the programs that end in the middle of their own code, and runs each many times.
 examples/exits.py runs ends with threads that post to a loop, 500 times.
@@ -8,7 +8,7 @@ import pytest
 
 from support import exits
 
-# Before CPython 3.14 a daemon thread ends by unwinding its stack when the interpreter has ended; since then it stops.
+# Before CPython 3.14 a daemon thread unwinds its stack once the interpreter has ended. Since then it just stops.
 IN_A_DAEMON_THREAD = """
     import sys, threading, time
     loop = new_event_loop()
@@ -259,7 +259,7 @@ def test_says_nothing_but_warnings(child):
 
 
 def test_warns_of_signal_handlers_left_at_exit(child):
-    """They cannot be removed any more."""
+    """Signal handlers that are left when the interpreter ends cannot be removed any more."""
     result = child(
         """
         import signal, sys

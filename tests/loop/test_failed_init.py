@@ -48,7 +48,7 @@ def fails_after_use(base):
 
 
 def fails_in_the_middle(base):
-    """The `__init__` that raises is called by another one, which does not."""
+    """A class whose `__init__` calls another one, which raises."""
 
     class Middle(base):
         def __init__(self):
@@ -67,7 +67,7 @@ CLASSES = pytest.mark.parametrize("make", [fails_before, fails_after, fails_afte
 
 @CLASSES
 def test_subclass_that_fails_leaves_nothing(make, recwarn, capsys):
-    """The fixtures look for open files; warnings are errors, and one out of `__del__` would be reported."""
+    """The fixtures look for open files and for reports, and a warning out of `__del__` would be reported."""
     cls = make(rloop.Loop)
     with pytest.raises(Failed):
         cls()

@@ -17,7 +17,7 @@ import pytest
 from support.peers import on_asyncio
 
 HOSTS = [
-    # Addresses, in every way of writing them.
+    # Addresses, in every notation.
     None,
     "0.0.0.0",
     "127.0.0.1",
@@ -68,7 +68,7 @@ HOSTS = [
     b"127.1",
     b"fe80::1%lo",
     bytearray(b"127.0.0.1"),
-    # Nearly addresses, and not at all.
+    # Hosts that are nearly addresses, and some that are nothing like one.
     "",
     b"",
     "127.0.0.256",
@@ -143,7 +143,7 @@ HOSTS = [
 
 
 def is_address(host):
-    """Whether libc answers without asking anybody."""
+    """Whether it is an address for libc, which then answers without asking a server."""
     try:
         return bool(socket.getaddrinfo(host, 80, flags=socket.AI_NUMERICHOST))
     except (OSError, TypeError, ValueError):
@@ -236,18 +236,18 @@ FLAGS = SINGLE_FLAGS + [
 
 
 def explain(outcome):
-    """As text, so that a number in the place of an enum's member is a difference."""
+    """The answer as text, in which an enum member and a plain number differ."""
     if isinstance(outcome, Exception):
         return f"{type(outcome).__qualname__} {outcome.args!r} {getattr(outcome, 'errno', None)!r}"
     return repr(outcome)
 
 
 async def differences(questions):
-    """What the loop answers to (host, port, family, type, proto, flags) and the socket module does not."""
+    """The questions (host, port, family, type, proto, flags) that the loop and the socket module answer differently."""
     loop = asyncio.get_running_loop()
     found = []
     for host, port, family, kind, proto, flags in questions:
-        # By identity, because bytes equal other buffers of the same content.
+        # Compared by identity, because bytes are equal to other buffers with the same content.
         if any(host is other for other in OTHERS):
             flags |= socket.AI_NUMERICHOST
         try:
@@ -275,7 +275,7 @@ STREAM, DGRAM, TCP = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.IPPROTO_TCP
 
 
 async def test_hosts_and_ports():
-    """As create_connection asks."""
+    """These are the questions of create_connection."""
     await check(itertools.product(HOSTS, PORTS, [0], [STREAM], [0], [0]))
 
 
@@ -308,7 +308,7 @@ async def test_everything_at_random():
 
 
 async def test_every_byte_of_an_address():
-    """Each way of writing a number, in each place of an IPv4 address, and each group of IPv6."""
+    """Each notation of a number, in each place of an IPv4 address and in each group of an IPv6 address."""
     numbers = [
         "0",
         "00",
@@ -354,14 +354,14 @@ async def test_random_addresses():
 
 
 async def test_random_text():
-    """Made of what addresses are made of, so that some are."""
+    """The text consists of the characters of addresses, so that some of it is an address."""
     rng = random.Random(8)
     hosts = ["".join(rng.choices("0123456789afAFxg.:%::.. ", k=rng.randrange(1, 20))) for _ in range(2000)]
     await check(itertools.product(hosts, [80], [0], [STREAM], [0], [socket.AI_NUMERICHOST]))
 
 
 async def test_answers_are_new():
-    """Nobody else's, so that a program may change the list."""
+    """Each answer is a new list, which a program may change."""
     loop = asyncio.get_running_loop()
     first = await loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
     second = await loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
@@ -408,7 +408,7 @@ class Counting(concurrent.futures.ThreadPoolExecutor):
 
 
 async def submissions(questions):
-    """How many of the questions, whatever their answers, went to the default executor."""
+    """How many of the questions went to the default executor. Their answers do not matter."""
     loop = asyncio.get_running_loop()
     executor = Counting()
     loop.set_default_executor(executor)
@@ -449,7 +449,7 @@ async def test_addresses_need_no_thread():
 
 
 async def test_answer_at_once():
-    """Nothing else runs before the answer is there."""
+    """The answer is there without another turn of the loop."""
     if on_asyncio():
         pytest.skip("asyncio asks a thread")
     coroutine = asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=STREAM)
@@ -459,7 +459,7 @@ async def test_answer_at_once():
 
 
 async def test_what_could_differ_is_left_to_libc():
-    """Zone ids, odd spellings, every error, and what has more than one answer."""
+    """The loop leaves to libc zone ids, unusual notations, every error, and questions with more than one answer."""
     odd = [host for host in HOSTS if type(host) is not str or not is_usual(host)]
     questions = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
     ports = [port for port in PORTS if type(port) is not int or not 0 <= port <= 65535]
@@ -473,7 +473,7 @@ async def test_what_could_differ_is_left_to_libc():
 
 
 def is_usual(host):
-    """Whether it is an address as inet_pton knows them: four decimal numbers, or IPv6 without a zone."""
+    """Whether inet_pton takes it: four decimal numbers, or an IPv6 address without a zone."""
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     except (OSError, ValueError):
@@ -512,7 +512,7 @@ def test_closed_loop(loop):
 
 
 def test_audit_hooks(child):
-    """They see every question, and can refuse it (PEP 578)."""
+    """Audit hooks see every question, and can refuse it (PEP 578)."""
     result = child(
         """
         import socket, sys

@@ -1,6 +1,6 @@
-"""In which interpreters rloop runs: the main one, with its GIL. Everywhere else it says so.
+"""rloop runs in the main interpreter, with the GIL. Everywhere else importing it says so.
 
-Only on rloop: asyncio is Python.
+rloop only: asyncio is written in Python and runs in every interpreter.
 """
 
 import ctypes

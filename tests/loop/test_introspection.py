@@ -91,7 +91,7 @@ def test_tasks_seen_from_another_thread(loop):
 
 
 async def test_current_task_in_callbacks():
-    """A callback belongs to no task, whoever has scheduled it."""
+    """A callback belongs to no task, even if a task has scheduled it."""
     seen = []
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -300,7 +300,7 @@ async def test_profiler_sees_that_a_task_waits():
 
 
 async def test_profiler_that_schedules_something():
-    """It is called when the loop is about to wait, which then does not."""
+    """The profiler is called when the loop is about to wait. Because of the new callback it then does not wait."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
 

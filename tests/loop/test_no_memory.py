@@ -1,4 +1,4 @@
-"""No memory is a MemoryError, or another exception that Python makes of it. It is never the end of the process."""
+"""If there is no memory, a program gets a MemoryError or another exception. The process never ends for it."""
 
 import pytest
 
@@ -46,7 +46,7 @@ LIMITED = """
 
 @pytest.mark.parametrize("what", ["endpoint", "stream"])
 def test_little_memory(child, what):
-    """Address space is limited, as by `ulimit -v`."""
+    """The address space is limited, as `ulimit -v` does it."""
     result = child(LIMITED.format(what=what))
     assert result.returncode == 0, result.stderr
     assert "done" in result.stdout

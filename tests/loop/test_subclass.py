@@ -46,7 +46,7 @@ def test_plain_subclass(base, new):
 
     loop = new(Loop)
     assert loop.run_until_complete(asyncio.sleep(0, "value")) == "value"
-    # asyncio says the bare name; rloop says whose it is.
+    # asyncio shows the bare name; rloop shows the module as well.
     name = "Loop" if base.__module__.startswith("asyncio.") else f"{__name__}.{Loop.__qualname__}"
     assert repr(loop) == f"<{name} running=False closed=False debug=False>"
 
@@ -139,7 +139,7 @@ def test_call_at_overridden(base, new):
 
 
 def test_time_overridden(base, new):
-    """A clock that only moves when it is told to, as tests of other programs have it."""
+    """A clock that moves only when the test moves it. Test suites of programs have such loops."""
 
     class Loop(base):
         now = 1000.0

@@ -49,7 +49,7 @@ def test_exception_that_nobody_asks_for(loop, loop_errors):
 
 
 def test_class_that_asyncio_was_given(loop, monkeypatch):
-    """Programs replace asyncio's classes, by Python's versions of them for example."""
+    """Programs replace asyncio's classes, for example by those written in Python."""
 
     class Future(asyncio.Future):
         pass
@@ -294,7 +294,7 @@ def test_what_is_no_factory(loop, factory):
 )
 @pytest.mark.parametrize("more", [{}, {"eager_start": False}] if ANY_KEYWORD else [{}], ids=str)
 def test_what_a_factory_is_given(loop, name, context, more):
-    """What is passed on differs from version to version, even by patch release: ask asyncio's own loop."""
+    """Versions differ in what they pass on, even patch releases. So the test asks asyncio's own loop."""
 
     def given(loop):
         def factory(loop, coro, **kwargs):

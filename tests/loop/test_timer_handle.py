@@ -321,7 +321,7 @@ class When(float):
 
 
 def test_the_finalizer_of_when_may_use_the_loop(loop):
-    """More timers at once than a loop keeps to use again."""
+    """There are more timers at once than the loop keeps for use again."""
     left, ran = [], []
 
     class Scheduling(float):

@@ -1,4 +1,4 @@
-"""tools/task.py, as far as it decides: what is missing, and that nothing is installed into the system unasked."""
+"""The decisions of tools/task.py: what is missing, and that nothing is installed into the system unasked."""
 
 import importlib.util
 import pathlib
@@ -16,7 +16,7 @@ def task(monkeypatch):
     """The module, on a machine whose Python has no tests of asyncio; `task.ran` is what it would have run."""
     spec = importlib.util.spec_from_file_location("task", ROOT / "tools" / "task.py")
     module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks for the module it is in.
+    # The dataclass in it looks for its module in sys.modules.
     monkeypatch.setitem(sys.modules, "task", module)
     spec.loader.exec_module(module)
     module.ran = []
@@ -68,7 +68,7 @@ def test_nothing_missing_is_not_said(task, capsys):
 
 
 def test_test_says_what_it_skips_at_both_ends_and_skips_it(task, python, monkeypatch, capsys):
-    """Every step is replaced by its name, so that what is left is the order."""
+    """Every step only prints its name, so that the output shows the order."""
     steps = ["lint", "hosting", "python_tests", "source_distribution", "conformance_of", "run_demo"]
     for step in steps:
         monkeypatch.setattr(task, step, lambda *_, step=step: print(step))

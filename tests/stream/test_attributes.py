@@ -137,7 +137,7 @@ def test_datagrams(loop):
 
 @pytest.mark.parametrize("connected", [False, True])
 def test_buffer_of_datagrams(loop, tmp_path, connected):
-    """UNIX, where a receiver that does not read makes the sender wait."""
+    """Uses a UNIX socket, where a receiver that does not read makes the sender wait."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = str(tmp_path / "receiver")
         receiver.bind(path)

@@ -19,7 +19,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
 
 def addresses(*pairs):
-    """What getaddrinfo would say of (host, port) pairs, in this order."""
+    """An answer of getaddrinfo with these (host, port) pairs, in this order."""
     infos = []
     for host, port in pairs:
         if ":" in host:
@@ -202,7 +202,7 @@ async def test_happy_eyeballs_overtakes_a_silent_address():
 )
 async def test_interleave(interleave, order):
     loop = asyncio.get_running_loop()
-    # Two ports, so that no two errors are the same and asyncio lists them all, in order of the attempts.
+    # There are two ports so that all errors differ: asyncio lists them all then, in the order of the attempts.
     with refusing_port("::1", socket.AF_INET6) as one, refusing_port("127.0.0.2") as two:
         resolve_to(loop, addresses(("::1", one), ("::1", two), ("127.0.0.1", one), ("127.0.0.2", two)))
         with pytest.raises(OSError) as info:
@@ -224,7 +224,7 @@ async def test_connection_refused():
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("options", [{}, {"local_addr": (HOST, 0)}])
 async def test_refusal_is_in_no_list(debug, options):
-    """A list that a frame of the traceback refers to would keep the exception until a collection."""
+    """The traceback refers to no list with the exception. That would be a cycle, freed only by a collection."""
     loop = asyncio.get_running_loop()
     loop.set_debug(debug)
     with refusing_port() as port, pytest.raises(ConnectionRefusedError) as info:
@@ -325,7 +325,7 @@ async def test_unknown_keyword():
         await asyncio.get_running_loop().create_connection(Recorder, HOST, 1, nonsense=True)
 
 
-# Before 3.14 asyncio leaves the socket to be closed by its finalizer.
+# Before 3.14 asyncio does not close the socket; its finalizer does.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_protocol_factory_that_raises():
     loop = asyncio.get_running_loop()
@@ -377,7 +377,7 @@ async def test_cancel_once_connected_closes_the_transport():
         class Cancelling(Recorder):
             def connection_made(self, transport):
                 super().connection_made(transport)
-                task.cancel()  # it waits for this very call to be over
+                task.cancel()  # the task waits for this call to return
                 made.append(self)
 
         task = asyncio.create_task(loop.create_connection(Cancelling, sock=near))
@@ -390,7 +390,7 @@ async def test_cancel_once_connected_closes_the_transport():
 
 
 async def test_connecting_is_audited():
-    """PEP 578: the hook sees the address. Hooks stay for good, so that this one is in a child."""
+    """PEP 578: the audit hook sees the address. A hook cannot be removed, so that this one is set in a child."""
     code = (
         "import asyncio, sys, socket\n"
         "seen = []\n"

@@ -1,4 +1,5 @@
-"""Context variables in the callbacks of protocols: what they see, and whom they do not disturb.
+"""Context variables in the callbacks of protocols: what callbacks see, and that they do not change the context of
+others.
 
 Contexts of call_soon and of tasks are in loop/test_context.py.
 """
@@ -92,7 +93,7 @@ async def test_callbacks_see_the_context_of_create_server(base):
 
 @KINDS
 async def test_what_a_callback_sets_is_its_connection_s(base):
-    """It is there in the next read of this connection, and nowhere else."""
+    """A variable that a callback sets is still set in the next read of this connection, and nowhere else."""
 
     class Remembering(base):
         def received(self, data):
@@ -163,7 +164,7 @@ async def test_server_s_connections_do_not_see_each_other():
 
 
 async def test_callbacks_of_the_writer_s_task():
-    """pause_writing is called by write, and so in the context of whoever writes."""
+    """write() calls pause_writing, so that this runs in the context of the task that writes."""
     seen = []
 
     class Pausing(Recorder):

@@ -19,7 +19,7 @@ PAIRS = pytest.mark.parametrize("pair", [socket_pair, socket.socketpair], ids=["
 
 
 async def collected(*references):
-    """Whether the objects go."""
+    """Whether the objects are freed."""
     await settle()
     gc.collect()
     return [reference() for reference in references] == [None] * len(references)
@@ -47,7 +47,7 @@ async def test_stream(pair, written):
 
 
 async def test_streams():
-    """A StreamReader that is full pauses its transport."""
+    """A StreamReader that is full has paused its transport."""
     with recorded_warnings() as warned:
         near, far = socket_pair()
         with Peer(far) as peer:
@@ -183,7 +183,7 @@ async def test_one_that_writes(pair):
             del transport
             assert not await collected(reference)
             assert len(await peer.read(len(data))) == len(data)
-            # Now it has nothing to do any more.
+            # Now the transport has nothing to do any more.
             while not await collected(reference):
                 pass
     assert any(text.startswith("unclosed transport <") for text in warned)

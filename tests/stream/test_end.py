@@ -23,7 +23,7 @@ OPENED = pytest.mark.parametrize("opened", [connection, pair], ids=["stream", "d
 @OPENED
 @ENDS
 async def test_connection_lost_is_called_soon(opened, end):
-    """Not inside the call, and in its place among the callbacks."""
+    """connection_lost is not called inside close() or abort(). It has its place among the callbacks of the loop."""
     loop = asyncio.get_running_loop()
     async with opened() as (transport, protocol, _):
         assert transport.is_closing() is False
@@ -91,7 +91,7 @@ async def test_end_inside_a_callback(method, end):
 @ENDS
 @pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 async def test_end_inside_data_received_is_the_end_of_data(factory, end):
-    """Though the kernel holds much more."""
+    """No data is received after that, though the kernel holds much more."""
 
     class Ending(factory):
         def received(self, data):
@@ -113,7 +113,7 @@ async def test_end_inside_data_received_is_the_end_of_data(factory, end):
 
 @ENDS
 async def test_end_by_another_callback_of_the_same_turn(end):
-    """The data has arrived, and whoever runs first ends the connection: nothing more is received."""
+    """The data has arrived, but the callback that runs first ends the connection: nothing is received any more."""
     loop = asyncio.get_running_loop()
     async with connection() as (first, one, peer), connection() as (second, two, other):
 
@@ -176,7 +176,7 @@ async def test_abort_while_flushing():
 
 
 async def test_abort_sends_what_the_kernel_takes():
-    """asyncio has given small writes to the kernel by then."""
+    """Data that the kernel takes has been sent before abort(), as on asyncio."""
     async with connection() as (transport, protocol, peer):
         transport.write(b"small")
         transport.abort()
@@ -197,7 +197,7 @@ async def test_nothing_is_read_while_flushing():
 
 
 async def test_eof_while_flushing():
-    """The peer sends its FIN, and still reads all."""
+    """The peer sends its FIN, and still reads all that was written."""
     async with connection(buffers=65536) as (transport, protocol, peer):
         transport.write(PLENTY)
         transport.close()
@@ -210,7 +210,7 @@ async def test_eof_while_flushing():
 
 @ENDS
 async def test_file_is_closed_by_the_loop(end):
-    """By the time that connection_lost is over, not when the garbage collector comes by."""
+    """The file is closed right after connection_lost, not in some later garbage collection."""
     async with connection() as (transport, protocol, peer):
         sock = transport.get_extra_info("socket")
         number = sock.fileno()
@@ -234,7 +234,7 @@ async def test_file_is_closed_by_the_loop(end):
 
 
 async def test_methods_after_the_end():
-    """None of them raises, and none of them does anything."""
+    """After the end no method raises, and none does anything."""
     async with connection() as (transport, protocol, _):
         transport.close()
         await protocol.lost

@@ -17,7 +17,7 @@ PLENTY = bytes(range(256)) * 4096
 
 
 async def fill(transport):
-    """Writes until the kernel takes no more, and the queue holds at least one byte for good."""
+    """Writes until the kernel takes no more and the transport's own queue has data."""
     transport.write(PLENTY)
     await settle()
     assert transport.get_write_buffer_size() > 0
@@ -89,7 +89,7 @@ async def test_pause_when_above_the_high_mark():
             if transport.get_write_buffer_size() > 65536:
                 break
             assert "pause_writing" not in protocol.calls
-        # Called by the write that passed the mark, before it returned.
+        # pause_writing is called by the write that passes the mark, before that returns.
         assert protocol.calls == ["connection_made", "pause_writing"]
         for _ in range(10):
             transport.write(b"x" * 1024)
@@ -128,7 +128,7 @@ async def test_pause_by_lower_limits():
         assert protocol.calls == ["connection_made", "pause_writing"]
         transport.set_write_buffer_limits(high=5)
         assert protocol.calls == ["connection_made", "pause_writing"]
-        # Higher limits do not resume: that is for the moment when data leaves.
+        # Raising the limits does not resume the protocol: that happens when data is sent.
         transport.set_write_buffer_limits(high=2 * len(PLENTY))
         assert protocol.calls == ["connection_made", "pause_writing"]
         assert await peer.read(len(PLENTY)) == PLENTY
@@ -136,7 +136,7 @@ async def test_pause_by_lower_limits():
 
 
 async def test_zero_limits():
-    """Paused by anything that the kernel does not take, resumed when nothing is left."""
+    """Anything that the kernel does not take pauses the protocol, and it is resumed when nothing is left."""
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         transport.set_write_buffer_limits(high=0)
         transport.write(b"hello")
@@ -190,7 +190,7 @@ OPENED = pytest.mark.parametrize("opened", [stream, pipe])
 
 @OPENED
 async def test_pairs(opened):
-    """Paused and resumed in turn, however often, and never twice the same."""
+    """Pauses and resumes alternate, however many there are."""
 
     class Paired(Recorder):
         def pause_writing(self):
@@ -268,12 +268,12 @@ async def test_peer_that_never_reads():
         assert protocol.calls == ["connection_made", "pause_writing"]
         peer.reset()
         assert isinstance(await protocol.lost, (ConnectionResetError, BrokenPipeError))
-        # The end resumes nobody.
+        # resume_writing is not called once the connection is lost.
         assert protocol.calls == ["connection_made", "pause_writing", "connection_lost"]
 
 
 async def test_new_protocol_is_resumed():
-    """The transport is paused, not the protocol: whoever is there when it can go on is told."""
+    """The protocol that is set when writing may go on is resumed, although another one was paused."""
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         await fill(transport)
         successor = Recorder()
@@ -288,7 +288,7 @@ async def test_new_protocol_is_resumed():
 
 @pytest.mark.parametrize("method", ["pause_writing", "resume_writing"])
 async def test_callback_that_raises(method, loop_errors):
-    """Reported, and the connection goes on as if nothing had happened."""
+    """The exception is reported, and the connection goes on as if nothing had happened."""
     error = ZeroDivisionError(method)
 
     class Raising(Recorder):
@@ -321,7 +321,7 @@ async def test_callback_that_raises(method, loop_errors):
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 async def test_exit_out_of_pause_writing(error):
-    """It reaches whoever called write."""
+    """The exception comes out of the call of write()."""
 
     class Leaving(Recorder):
         def pause_writing(self):
@@ -369,7 +369,7 @@ async def test_size_after_abort():
 
 
 async def test_size_counts_bytes():
-    """Not items: a view may be of something larger."""
+    """The size counts bytes, not items: a memoryview may have larger items."""
     if on_asyncio() and sys.version_info >= (3, 12):
         pytest.skip("asyncio counts the items of a view since 3.12")
     async with connection(buffers=BUFFERS) as (transport, _, _):

@@ -1,4 +1,4 @@
-"""What is left of connections that are over, in thousands: no file, no object, no memory.
+"""Thousands of connections have ended: no file, no object and no memory is left of them.
 
 One connection's end is in test_end.py, the contexts of callbacks in test_context.py.
 """
@@ -20,7 +20,7 @@ BATCH = 100
 
 
 async def connections(count, address, counting):
-    """That many connections, a batch at a time; both ends belong to the loop."""
+    """Makes that many connections, a batch at a time. Both ends belong to the loop."""
     loop = asyncio.get_running_loop()
     for _ in range(count // BATCH):
         expected = counting.over + 2 * BATCH
@@ -36,7 +36,7 @@ async def test_five_thousand_connections():
     server = await loop.create_server(lambda: CountedEcho(counting), HOST, 0, backlog=BATCH)
     address = server.sockets[0].getsockname()
     async with server:
-        # What is made once, and kept, is made by the first.
+        # The first connections make whatever is made once and kept.
         await connections(1000, address, counting)
         gc.collect()
         files, memory, objects = len(open_files()), resident(), len(gc.get_objects())
@@ -46,7 +46,7 @@ async def test_five_thousand_connections():
         assert len(counting.alive) == 0
         assert transports_alive() == 0
         assert len(gc.get_objects()) - objects < 100
-        # 8000 transports: a leak of a few hundred bytes each would show.
+        # There were 8000 transports: a leak of a few hundred bytes in each would show.
         assert resident() - memory < 2 << 20
 
 
@@ -62,7 +62,7 @@ async def test_connections_reset_by_the_peer():
             for client in clients:
                 client.sendall(b"unread answer")
             while clients:
-                # Most of them have an answer waiting, so that this is a RST, and some come before the accept.
+                # Most have an unread answer, so that this sends a RST. Some are closed before the server accepts them.
                 clients.pop().close()
             await counting.wait_for(expected)
     gc.collect()
@@ -71,7 +71,7 @@ async def test_connections_reset_by_the_peer():
 
 
 async def test_a_transport_goes_without_the_garbage_collector():
-    """By the end of connection_lost nothing of the loop refers to the transport, nor it to the protocol."""
+    """After connection_lost the loop does not refer to the transport, nor the transport to its protocol."""
     if on_asyncio() and sys.version_info < (3, 12):
         pytest.skip("asyncio's transport refers to a method of its own")
     near, far = socket_pair()
@@ -145,7 +145,7 @@ async def test_refused_connections_leave_nothing():
 
 
 def test_many_loops(loop_factory):
-    """A loop that served is gone with its files once it is closed, though somebody still refers to it."""
+    """A closed loop that served has no open file, even while somebody still refers to it."""
     files = len(open_files())
     loops = []
 

@@ -98,12 +98,12 @@ async def test_peer_goes_away_before_the_file_has_its_turn(data_file, loop_error
         await settle()
         assert protocol.calls.count("connection_lost") == 1
         if on_asyncio():
-            loop_errors.clear()  # it answers one future twice
+            loop_errors.clear()  # it sets the result of one future twice
 
 
 @pytest.mark.parametrize("queued", [b"", PLENTY], ids=["at once", "queued"])
 async def test_cancel(queued, data_file):
-    """What has been sent has been sent; the transport goes on."""
+    """What was sent before the cancel stays sent, and the transport goes on."""
     if on_asyncio() and queued:
         pytest.skip("asyncio never reads again, and refuses every write")
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
@@ -156,7 +156,7 @@ async def test_cancel_and_again(data_path):
 
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_end_meanwhile(end, data_file):
-    """The call ends, whichever way, and so does the connection."""
+    """Both the call and the connection end, in any order."""
     if on_asyncio():
         pytest.skip("asyncio closes the file under the call, which waits for ever")
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
@@ -188,7 +188,7 @@ async def test_file_that_fails():
 
 
 async def test_pipe_as_a_file():
-    """By its size it is empty. With a count asyncio asks the kernel, which refuses."""
+    """A pipe has the size 0, so that nothing is sent. With a count asyncio calls sendfile(2), which refuses."""
     reader, writer = map(os.fdopen, os.pipe(), ("rb", "wb"))
     async with connection() as (transport, _, peer):
         with reader, writer:

@@ -117,7 +117,7 @@ async def test_between_small_writes(native, small_file):
 
 
 def never_paused_by_the_fallback(transport):
-    """Its last block would, if the peer reads slowly, and the protocol would be told to go on twice."""
+    """The last block of the fallback could pause the protocol, which would then be resumed twice."""
     transport.set_write_buffer_limits(high=len(PLENTY) + len(DATA), low=0)
 
 
@@ -143,7 +143,7 @@ async def test_after_much_that_is_queued(native, data_path):
 
 @pytest.mark.parametrize("native", [True, False])
 async def test_close_afterwards(native, data_path):
-    """All of it arrives."""
+    """close() right after sendfile loses nothing."""
     with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, protocol, peer):
             reading = asyncio.create_task(peer.read_until_eof())
@@ -180,7 +180,7 @@ async def test_writes_meanwhile_are_refused(data_file):
 async def test_second_call_meanwhile_is_refused(data_file, small_file):
     async with connection(buffers=BUFFERS) as (transport, _, peer):
         task = await sending(transport, data_file)
-        # What asyncio raises is an accident.
+        # asyncio raises an accidental error here.
         with pytest.raises((RuntimeError, KeyError)):
             await sendfile(transport, small_file)
         assert await peer.read(len(DATA)) == DATA
@@ -229,7 +229,7 @@ async def test_paused_reading_stays_paused(native, small_file):
 
 
 async def test_paused_writing_goes_on():
-    """The protocol learns that it may write again, though the file came in between."""
+    """A protocol that was paused is resumed, though a file was sent in between."""
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         transport.write(PLENTY)
         assert protocol.calls == ["connection_made", "pause_writing"]

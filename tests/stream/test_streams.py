@@ -1,6 +1,6 @@
 """asyncio's streams over the loop's transports: open_connection and start_server, as most programs use TCP.
 
-The streams themselves are asyncio's; what is looked at here is that they find in a transport what they need.
+The streams are asyncio's own code. These tests show that they find in a transport what they need.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ async def test_limit_overrun():
 
 
 async def test_reader_that_does_not_read_stops_the_sender():
-    """The reader pauses its transport at twice its limit, and nothing is lost for it."""
+    """The reader pauses its transport at twice its limit, and nothing is lost."""
     near, far = socket_pair(buffers=65536)
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near, limit=1000)
@@ -175,7 +175,7 @@ async def test_close_and_wait_closed():
 
 
 async def test_half_close():
-    """The stream protocol keeps the connection open when the peer has no more to say."""
+    """The stream protocol keeps the connection open after the peer's EOF."""
     near, far = socket_pair()
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near)
@@ -192,7 +192,7 @@ async def test_half_close():
 
 
 async def test_read_cancelled():
-    """A read that is given up takes nothing away."""
+    """A cancelled read takes no data."""
     near, far = socket_pair()
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near)

@@ -102,7 +102,7 @@ async def test_mutable_data_may_change_after_write():
         data[:] = b"replaced"
         transport.write(memoryview(data))
         data[:] = b"scribble"
-        data.clear()  # nobody holds on to it
+        data.clear()  # a bytearray that somebody views could not be resized
         assert await peer.read(16) == b"originalreplaced"
 
 
@@ -164,7 +164,7 @@ async def test_writelines_of_what_is_no_data(lines):
     async with connection() as (transport, protocol, peer):
         with pytest.raises(TypeError):
             transport.writelines(lines)
-        # Nothing of a refused list is sent.
+        # If a list is refused, none of its pieces is sent.
         transport.write(b"goes on")
         transport.close()
         assert await peer.read_until_eof() == b"goes on"
@@ -172,7 +172,7 @@ async def test_writelines_of_what_is_no_data(lines):
 
 
 async def test_writelines_of_many_large_pieces():
-    """More than one vectored call takes, and more than the kernel takes."""
+    """There are more pieces than one vectored call takes, and more bytes than the kernel takes."""
     pieces = [bytes([number % 256]) * (number % 3000 + 1) for number in range(5000)]
     async with connection() as (transport, _, peer):
         transport.writelines(pieces)
@@ -226,7 +226,7 @@ async def test_large_write_and_close_arrives_whole():
 
 
 async def test_large_echo():
-    """Both directions at once, each more than the kernel holds."""
+    """Data goes in both directions at once, more in each than the kernel holds."""
     data = bytes(range(256)) * 16384
 
     class Echo(Recorder):
@@ -270,7 +270,7 @@ async def test_write_from_connection_made_and_close():
 
 
 async def test_write_from_resume_writing_is_sent():
-    """Whoever refills the queue from the callback is not forgotten."""
+    """Data that resume_writing writes is sent, too."""
 
     class Refilling(Recorder):
         refills = 3
@@ -302,7 +302,7 @@ async def test_write_after_close(caplog):
         assert await protocol.lost is None
         transport.write(b"too late")
         assert logged(caplog) == [LOST] * 7
-        transport.write(b"")  # not counted
+        transport.write(b"")  # an empty write does not count
         assert logged(caplog) == [LOST] * 7
         assert await peer.read_until_eof() == b"in time"
 

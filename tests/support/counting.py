@@ -1,4 +1,4 @@
-"""What counts how many transports have ended, how many are left, and what the process occupies. No test lives here."""
+"""Counts how many transports have ended, how many are left, and how much memory is used. No test lives here."""
 
 import asyncio
 import gc
@@ -7,7 +7,7 @@ import weakref
 
 
 class Counting:
-    """Counts the ends of the transports it is told of, and which of them are still there."""
+    """Counts transports that have ended, and knows which of all its transports are still alive."""
 
     def __init__(self):
         self.over = 0

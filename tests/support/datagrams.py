@@ -10,7 +10,7 @@ import socket
 
 from support.peers import HOST, PATIENCE, raising, released, resolve
 
-# More than any datagram, and what asyncio reads at most.
+# More than any datagram has. asyncio reads no more than this at once.
 LARGEST = 256 * 1024
 
 
@@ -125,7 +125,7 @@ def udp_socket(host=HOST):
 
 
 def refusing_socket(host=HOST):
-    """Connected to itself: the kernel refuses what anybody else sends to its port.
+    """A socket that is connected to itself: the kernel refuses what anybody else sends to its port.
 
     Until it is connected to that other.
     """
@@ -142,7 +142,7 @@ def unix_socket(path):
 
 
 def unix_socket_pair():
-    """A connected pair. Both have names, as asyncio takes a peer without a name for no peer."""
+    """A connected pair. Both have names, because for asyncio a peer without a name is no peer."""
     near, far = unix_socket(""), unix_socket("")
     near.connect(far.getsockname())
     far.connect(near.getsockname())

@@ -116,7 +116,7 @@ def resolve(future, result):
 
 
 class Peer:
-    """A blocking socket. What may have to wait is a coroutine that waits in a thread."""
+    """A blocking socket. Every method that may have to wait is a coroutine, which waits in a thread."""
 
     def __init__(self, sock):
         sock.settimeout(PATIENCE)
@@ -129,7 +129,7 @@ class Peer:
         self.sock.close()
 
     def send(self, data):
-        """For what surely fits the kernel's buffers."""
+        """Sends data that surely fits the kernel's buffers."""
         self.sock.sendall(data)
 
     async def send_all(self, data):
@@ -244,13 +244,13 @@ async def released(transport):
 
 
 async def until(condition):
-    """Waits for what nothing tells the loop of."""
+    """Waits for something that the loop is not told of, by asking again and again."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 def on_asyncio():
-    """Whether asyncio's own loop runs the test: to leave out what some version of it gets wrong."""
+    """Whether asyncio's own loop runs the test. Tests leave out what some version of asyncio gets wrong."""
     return type(asyncio.get_running_loop()).__module__.startswith("asyncio.")
 
 
@@ -267,7 +267,7 @@ async def arrived(transport, count, *, ended=False):
 
 
 async def settle():
-    """Returns when the loop has looked at all its files, and has told what it found."""
+    """Returns when the loop has looked at all its files, and has called everybody who was to hear of them."""
     loop = asyncio.get_running_loop()
     for _ in range(2):
         read_end, write_end = os.pipe()
@@ -290,7 +290,7 @@ async def still(protocol):
 
 @contextlib.contextmanager
 def refusing_port(host=HOST, family=socket.AF_INET):
-    """A port that refuses connections: bound, so that nobody else takes it, and not listening."""
+    """A port that refuses connections. A socket is bound to it, so that nobody else takes it, but does not listen."""
     with socket.socket(family) as sock:
         sock.bind((host, 0))
         yield sock.getsockname()[1]
@@ -298,7 +298,7 @@ def refusing_port(host=HOST, family=socket.AF_INET):
 
 @contextlib.contextmanager
 def silent_address():
-    """An address that answers nothing to a connection: its listener's queue is full, for good."""
+    """An address that never answers a connection, because the queue of its listener is full and nobody accepts."""
     with socket.create_server((HOST, 0), backlog=0) as listener, contextlib.ExitStack() as stack:
         address = listener.getsockname()
         for _ in range(3):

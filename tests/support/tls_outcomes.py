@@ -22,12 +22,12 @@ from support.loops import new_loop
 from support.peers import PATIENCE, Recorder, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_connection
 
-# Short, for ends that nobody answers. No outcome says how long anything took.
+# A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
 BRIEF = 0.05
 
 
 def described(exc):
-    """All that a program can tell about an exception, but for the line of C that raised it."""
+    """Everything that a program can know of an exception, except the line of C code that raised it."""
     if exc is None:
         return None
     seen = {"type": type(exc), "text": re.sub(r" ?\(_ssl\.c:\d+\)", "", str(exc))}
@@ -48,7 +48,7 @@ class LogHandler(logging.Handler):
 
 @dataclass(frozen=True)
 class Setting:
-    """How a scenario is to be played: at which side the loop is, by which protocol, in which version of TLS."""
+    """How to play a scenario: which side the loop is on, with which protocol class and which version of TLS."""
 
     server_side: bool
     version: ssl.TLSVersion
@@ -62,7 +62,7 @@ class Setting:
 
     @contextlib.asynccontextmanager
     async def connection(self, told, base=None, *, context=None, peer_context=None, **kwargs):
-        """A connection as (transport, protocol, peer); what its protocol has been told is in `told` afterwards."""
+        """A connection as (transport, protocol, peer). Afterwards `told` has what its protocol was told."""
         own, other = self.contexts()
         async with tls_connection(
             base or self.base,
@@ -79,12 +79,12 @@ class Setting:
 
 
 def once_each(calls):
-    """How many calls data comes in is the loop's matter."""
+    """The calls, with equal ones in a row as one: a loop may deliver data in as many calls as it likes."""
     return [call for number, call in enumerate(calls) if number == 0 or call != calls[number - 1]]
 
 
 def outcome(loop_name, scenario, setting):
-    """Everything that the program was told on a new loop of that module, as a dict that == compares."""
+    """Everything that the program was told on a new loop of that module. Two such dicts can be compared."""
     told, reports, log = {}, [], LogHandler()
 
     def report(loop, context):
@@ -143,7 +143,7 @@ def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     """
     seen, expected = outcome(loop_name, scenario, setting), dict(asyncio_outcome(scenario, setting))
     if loop_name != "asyncio":
-        # asyncio's TLS does not count what it has handed to the transport below, and pauses nobody for it.
+        # asyncio's TLS does not count what it has given to the transport below, so that it pauses nobody for that.
         flow = ("pause_writing", "resume_writing")
         for told in (seen, expected):
             if "calls" in told:
@@ -187,6 +187,6 @@ async def connect_error(setting, told, play, **kwargs):
 
 
 def without_errors(play, peer):
-    """The peer's errors are not told: asyncio leaves without an alert, and a loop that sends one does no wrong."""
+    """Errors of the peer are left out, because a loop may send an alert where asyncio closes without one."""
     with contextlib.suppress(OSError):
         play(peer)

@@ -38,13 +38,13 @@ class TlsPeer(Peer):
             server_hostname=server_hostname,
             session=session,
         )
-        # How the other end finished: "close_notify", "eof" without one, or None as long as it has not.
+        # How the other end finished: by "close_notify", or by "eof" without one. None until then.
         self.ended = None
 
     # --- by the step ---
 
     def pending(self):
-        """The records that want to leave."""
+        """The records that are still to be sent."""
         return self._outgoing.read()
 
     def flush(self):
@@ -52,7 +52,7 @@ class TlsPeer(Peer):
             self.sock.sendall(records)
 
     def receive(self):
-        """Takes in what comes next. False if nothing more will come."""
+        """Receives what comes next. False if nothing more will come."""
         data = self.sock.recv(RECEIVE)
         if data:
             self._incoming.write(data)
@@ -103,7 +103,7 @@ class TlsPeer(Peer):
         return bytes(data)
 
     def blocking_unwrap(self):
-        """Both close_notify, ours and theirs."""
+        """Sends our close_notify and waits for theirs."""
         self._until_done(self.tls.unwrap)
 
     def _read_some(self, count):
@@ -138,7 +138,7 @@ class TlsPeer(Peer):
         await asyncio.to_thread(self.blocking_unwrap)
 
     def send(self, data):
-        """For what surely fits the kernel's buffers."""
+        """Sends data that surely fits the kernel's buffers."""
         self.send_raw(self.encrypt(data))
 
     async def send_all(self, data):
@@ -151,11 +151,11 @@ class TlsPeer(Peer):
         return await asyncio.to_thread(self.blocking_read, count)
 
     async def read_until_end(self):
-        """All data until the other end finishes; how it did is in `ended`."""
+        """All data until the other end finishes. Afterwards `ended` tells how it did."""
         return await asyncio.to_thread(self.blocking_read_until_end)
 
     async def read_raw_until_eof(self):
-        """What comes, undeciphered; a RST ends it as well."""
+        """All bytes that come, not decrypted, until EOF or a RST."""
         with contextlib.suppress(ConnectionResetError):
             return await super().read_until_eof()
 
@@ -164,7 +164,7 @@ class TlsPeer(Peer):
 
 
 async def connect(factory, sock, *, server_side=False, context=None, **kwargs):
-    """The loop's end over a connected socket. Handshakes: the peer must do so at the same time."""
+    """The loop's end over a connected socket. It makes the handshake, and the peer must do so at the same time."""
     loop = asyncio.get_running_loop()
     if server_side:
         context = context or certificates.server_context()
@@ -258,7 +258,7 @@ def _pair(family):
 
 @contextlib.asynccontextmanager
 async def in_clear(factory=Recorder, *, family=socket.AF_INET, server_side=False, peer_context=None):
-    """A connection that has not begun TLS, as (transport, protocol, peer)."""
+    """A connection on which TLS has not begun, as (transport, protocol, peer)."""
     loop = asyncio.get_running_loop()
     near, far = _pair(family)
     with TlsPeer(far, peer_context, server_side=not server_side) as peer:

@@ -1,6 +1,6 @@
 """The file of a UNIX server after the server, with the differences between Python's versions.
 
-How it comes to be is in test_server.py.
+How the file is made is tested in test_server.py.
 """
 
 import logging
@@ -65,7 +65,7 @@ async def test_cleanup_of_a_file_that_has_gone(path, caplog):
 
 @since_3_13
 async def test_cleanup_that_fails(tmp_path, caplog):
-    """Logged; the server is closed all the same."""
+    """The error is logged, and the server is closed all the same."""
     directory = tmp_path / "directory"
     directory.mkdir()
     path = str(directory / "socket")
@@ -94,7 +94,7 @@ async def test_cleanup_keeps_connections(path):
 
 
 async def test_many_servers_on_one_path(path):
-    """One after the other, whether the file was left behind or not."""
+    """Many servers use one path, one after the other, whether the file was left behind or not."""
     for _ in range(50):
         server = await serve(path)
         with connect(path) as peer:

@@ -82,7 +82,7 @@ async def test_abstract_name(decode):
 
 
 async def test_abstract_name_is_binary():
-    """NUL bytes in the middle, at the end, and what is no text: all part of the name."""
+    """NUL bytes in the middle and at the end belong to the name, and so do bytes that are no text."""
     loop = asyncio.get_running_loop()
     name = abstract_name() + b"\0\xff\0"
     with listening(name) as listener:
@@ -139,7 +139,7 @@ async def test_extra_info(path):
 
 
 async def test_credentials_of_the_peer(path):
-    """As programs ask who is at the other end."""
+    """Programs ask like this who is at the other end."""
     loop = asyncio.get_running_loop()
     with listening(path) as listener:
         transport, _ = await loop.create_unix_connection(Recorder, path)
@@ -200,7 +200,7 @@ async def test_nobody_listens(path, debug):
     "name", ["missing", "file", "file/below", ".", "x" * 200, "datagrams", "", "\0nobody"], ids=repr
 )
 async def test_errors_are_those_of_connect(tmp_path, monkeypatch, name):
-    """No file, no socket, too long, of another type, empty: type, number and text."""
+    """The errors have the type, number and text of connect(): no file, no socket, too long, another type, empty."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, socket.socket(socket.AF_UNIX) as sock:
@@ -272,7 +272,7 @@ async def test_unknown_keyword():
         await asyncio.get_running_loop().create_unix_connection(Recorder, "x", nonsense=True)
 
 
-# Before 3.14 asyncio leaves the socket to be closed by its finalizer.
+# Before 3.14 asyncio does not close the socket; its finalizer does.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_protocol_factory_that_raises(path):
     def factory():
@@ -295,7 +295,7 @@ async def test_cancel_once_connected_closes_the_transport(path):
     class Cancelling(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
-            task.cancel()  # it waits for this very call to be over
+            task.cancel()  # the task waits for this call to return
             made.append(self)
 
     with listening(path) as listener:
@@ -311,7 +311,7 @@ async def test_cancel_once_connected_closes_the_transport(path):
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_cancel_after_some_turns(path, turns):
-    """Wherever it is by then: either it is there, or nothing is left of it."""
+    """The call is cancelled at any point. Either there is a connection, or nothing is left of it."""
     loop = asyncio.get_running_loop()
     protocols = []
 

@@ -1,4 +1,4 @@
-"""What is left of UNIX connections and servers that are over: no file, no object.
+"""UNIX connections and servers have ended: no file and no object is left of them.
 
 One connection's end is in test_streams.py, TCP in stream/test_lifetime.py.
 """

@@ -63,7 +63,7 @@ async def test_abstract_name(decode):
         await echo(name)
     with pytest.raises(ConnectionRefusedError):
         connect(name)
-    # It is free again.
+    # The path can be bound again.
     async with await serve(decode(name)):
         await echo(name)
 
@@ -81,7 +81,7 @@ async def test_socket(path):
 async def test_backlog(path, backlog):
     async with await serve(path, backlog=backlog):
         with contextlib.ExitStack() as stack:
-            # The kernel lets one more wait than it was asked for. Nobody accepts: the loop has no turn.
+            # The kernel lets one more wait than it was asked for. Nobody accepts, because the loop has no turn.
             for _ in range(backlog + 1):
                 stack.enter_context(connect(path))
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -103,7 +103,7 @@ async def test_not_serving_until_told(path):
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o117])
 async def test_permissions(path, umask):
-    """The umask decides, as for every file."""
+    """The umask decides on the permissions, as for every file."""
     before = os.umask(umask)
     try:
         server = await serve(path)
@@ -139,7 +139,7 @@ async def test_stale_file_by_a_pathlike_of_bytes(path):
 
 @pytest.mark.parametrize("serving", [True, False])
 async def test_the_file_of_a_living_server_is_taken_over(path, serving):
-    """Who comes last is found under the name. The first server keeps its connections."""
+    """A second server takes the path of the first one, which keeps its connections."""
     async with await serve(path, start_serving=serving) as first:
         with contextlib.ExitStack() as stack:
             if serving:
@@ -149,7 +149,7 @@ async def test_the_file_of_a_living_server_is_taken_over(path, serving):
             async with await serve(path) as second:
                 await echo(path)
                 first.close()
-                # It is no longer the file that the first one made.
+                # The file is not the one that the first server made.
                 assert stat.S_ISSOCK(os.stat(path).st_mode)
                 await echo(path)
                 assert second.is_serving()
@@ -189,7 +189,7 @@ async def test_abstract_name_in_use(decode):
     "name", [lambda path: path, os.fsencode, pathlib.Path], ids=["str", "bytes", "PathLike"]
 )
 async def test_path_that_cannot_be_looked_at(path, name, caplog):
-    """A stale file there might be; bind() says the last word."""
+    """The loop cannot find out whether there is a stale file. bind() decides."""
     pathlib.Path(path).touch()
     below = path + "/below"
     with pytest.raises(NotADirectoryError) as info:
@@ -248,7 +248,7 @@ async def test_server_that_nobody_keeps(path):
     for _ in range(3):
         await echo(path)
         gc.collect()
-    # Nothing is left to close it by but the loop itself.
+    # Nothing but the loop refers to the server any more.
     asyncio.get_running_loop().remove_reader(sock.fileno())
     sock.close()
 

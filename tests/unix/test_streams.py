@@ -1,6 +1,6 @@
 """Stream connections over UNIX sockets: data, ends, flow control, asyncio's streams, many of them.
 
-The same transport as TCP's, which has tests of its own: looked at here is what the kernel does otherwise. How
+The transport is the same as TCP's, which is tested in stream/. Here is what the kernel does differently. How
 connections are made is in test_connect.py and test_server.py.
 """
 
@@ -55,7 +55,9 @@ async def test_there_and_back(factory, size):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="Linux tells what epoll watches")
 async def test_watched_for_writing_only_while_a_write_waits():
-    """A UNIX socket is reported as writable whenever its peer has read: wake-ups for nothing."""
+    """Epoll reports a UNIX socket as writable whenever its peer has read. A loop that is not sending must not wake for
+    it.
+    """
 
     def watched_for_writing():
         number = transport.get_extra_info("socket").fileno()
@@ -102,7 +104,7 @@ async def test_many_small_writes_keep_their_order():
 
 @pytest.mark.parametrize("close", ["sender", "reader"])
 async def test_data_that_came_with_the_end(close):
-    """The kernel says "closed" and "readable" in one event, and holds much more than one read."""
+    """One event says both "closed" and "readable", and the kernel holds more than one read takes."""
     async with connection() as (transport, protocol, peer):
         transport.pause_reading()
         data = PLENTY[:100_000]
@@ -179,7 +181,7 @@ async def test_abort_drops_what_is_queued():
 
 
 async def test_peer_that_goes_with_unread_data():
-    """For a UNIX socket this is a reset, as by RST."""
+    """For a UNIX socket this is a reset, like a RST of TCP."""
     async with connection() as (transport, protocol, peer):
         transport.write(b"unread")
         await settle()
