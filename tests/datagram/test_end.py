@@ -62,7 +62,7 @@ async def test_end_inside_a_callback(method, end):
 
 @ENDS
 async def test_end_inside_datagram_received_is_the_end_of_data(end):
-    """Though others have come with it."""
+    """Nothing is received after an end in datagram_received, though other datagrams have come."""
 
     class Ending(Datagrams):
         def datagram_received(self, data, addr):
@@ -90,7 +90,7 @@ async def test_nothing_is_received_after_the_end(end):
 
 @ENDS
 async def test_file_is_closed_by_the_loop(end):
-    """By the time that connection_lost is over; its number and its port can be used again."""
+    """The file is closed right after connection_lost. Its number and its port can be used again."""
     async with bound() as (transport, protocol):
         address = transport.get_extra_info("sockname")
         sock = transport.get_extra_info("socket")
@@ -113,7 +113,7 @@ async def test_file_is_closed_by_the_loop(end):
 @ENDS
 @pytest.mark.parametrize("connected", [False, True])
 async def test_end_right_after_sendto(end, connected):
-    """asyncio has given it to the kernel by then."""
+    """A datagram that was sent just before the end is sent, as on asyncio."""
     with udp_socket() as peer:
         address = peer.getsockname()
         where = {"remote_addr": address} if connected else {"local_addr": (HOST, 0)}
@@ -185,7 +185,7 @@ async def test_abort_while_flushing():
 
 
 async def test_peer_that_goes_while_flushing(tmp_path):
-    """What cannot be sent does not keep the endpoint from ending."""
+    """Datagrams that cannot be sent do not keep the endpoint from ending."""
     path = str(tmp_path / "peer")
     with unix_socket(path) as peer:
         async with endpoint(remote_addr=path, family=socket.AF_UNIX) as (transport, protocol):
@@ -217,7 +217,7 @@ async def test_queued_data_is_let_go():
 
 
 async def test_last_words():
-    """Until it is lost, an endpoint that is not connected can still send, as asyncio's can."""
+    """Until connection_lost, an endpoint that is not connected can still send, as on asyncio."""
 
     class Polite(Datagrams):
         def connection_lost(self, exc):
@@ -238,7 +238,7 @@ async def test_last_words():
 
 @ENDS
 async def test_sendto_after_the_end(end, caplog):
-    """Dropped; the fifth and every later one is warned about."""
+    """Datagrams after the end are dropped. The fifth and every later one is logged as a warning."""
     with udp_socket() as peer:
         async with endpoint(remote_addr=peer.getsockname()) as (transport, protocol):
             getattr(transport, end)()
@@ -271,7 +271,7 @@ async def test_sendto_after_the_end_unconnected():
 
 
 async def test_misuse_after_the_end():
-    """What raises before raises then."""
+    """Arguments that are wrong raise after the end as before."""
     with udp_socket() as peer:
         async with endpoint(remote_addr=peer.getsockname()) as (transport, protocol):
             transport.close()
@@ -301,7 +301,7 @@ async def test_methods_after_the_end():
 
 
 def test_sendto_while_the_loop_does_not_run(loop):
-    """It leaves at once, as no turn will send it."""
+    """While the loop does not run, sendto sends at once, because there is no turn that would."""
     with udp_socket() as peer:
         create = loop.create_datagram_endpoint(lambda: protocol, local_addr=(HOST, 0))
         protocol = asyncio.DatagramProtocol()

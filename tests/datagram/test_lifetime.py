@@ -1,4 +1,4 @@
-"""What is left of datagram endpoints that are over, in thousands, and those that nobody closes.
+"""Thousands of datagram endpoints have ended: nothing is left of them. And endpoints that nobody closes.
 
 One endpoint's end is in test_end.py.
 """
@@ -60,7 +60,7 @@ async def test_thousand_endpoints():
 
 
 async def test_endpoint_that_nobody_keeps():
-    """The loop keeps what it serves."""
+    """The loop keeps an endpoint that the program does not refer to."""
     alive, lost = weakref.WeakSet(), asyncio.Queue()
     near, far = unix_socket_pair()
     with far:
@@ -97,5 +97,5 @@ def test_unclosed_transport_warns(loop_factory):
         del transport, create, loop
         gc.collect()
     texts = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
-    # asyncio's socket may give one before the transport does.
+    # asyncio's socket may warn before the transport does.
     assert re.search(rf"^unclosed transport <.*fd={fileno}\b.*>$", "\n".join(texts), re.MULTILINE)

@@ -72,7 +72,7 @@ async def test_set_protocol():
 
 
 async def test_set_protocol_between_two_datagrams():
-    """Both have arrived when the first is told of."""
+    """The protocol is changed between two datagrams, both of which have arrived."""
 
     class Handing(Datagrams):
         def datagram_received(self, data, addr):
@@ -88,7 +88,7 @@ async def test_set_protocol_between_two_datagrams():
 
 
 async def test_method_replaced_on_the_protocol():
-    """What the protocol has when a datagram comes is called."""
+    """The loop calls the method that the protocol has when a datagram comes."""
     async with pair() as (_, protocol, far):
         other = Datagrams()
         far.send(b"one")

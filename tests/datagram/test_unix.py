@@ -1,6 +1,6 @@
 """UNIX sockets with messages: the end of a SOCK_SEQPACKET, and a receiver whose queue is full.
 
-rloop only: asyncio delivers empty datagrams without end in the first case, and does not sleep in either.
+rloop only: at the end asyncio delivers empty datagrams for ever, and it waits busily in both cases.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ async def not_asyncio():
 
 
 class Own(socket.socket):
-    """Served by its own methods."""
+    """A subclass of socket. The loop calls its methods."""
 
 
 async def sequence(made_by=socket.socket, factory=Datagrams):
@@ -79,7 +79,9 @@ async def test_empty_messages_of_a_sequence():
 
 @pytest.mark.parametrize("made_by", [socket.socket, Own])
 async def test_full_receiver_is_no_busy_wait(made_by):
-    """Nobody tells a socket that is not connected that its peer takes more: it is tried now and then."""
+    """A sender that is not connected is not told when its peer takes more. The loop tries now and then, and sleeps
+    between.
+    """
     with unix_socket("") as far:
         address = far.getsockname()
         sock = made_by(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -33,7 +33,7 @@ async def test_pause_and_resume(kind):
     async with write_pipe(kind) as (transport, protocol, far):
         assert transport.get_write_buffer_size() == 0
         transport.write(PLENTY)
-        # Called by the write that passed the mark, before it returned.
+        # pause_writing is called by the write that passes the mark, before that returns.
         assert protocol.calls == ["connection_made", "pause_writing"]
         size = transport.get_write_buffer_size()
         assert 65536 < size <= len(PLENTY)
@@ -47,7 +47,7 @@ async def test_pause_and_resume(kind):
 
 @KINDS
 async def test_resume_when_nothing_is_left(kind):
-    """Not at the low mark, as a stream transport does."""
+    """A pipe resumes when its queue is empty, a stream transport already at the low mark."""
     sizes = []
 
     class Watching(WriteRecorder):
@@ -79,7 +79,7 @@ async def test_no_pause_below_the_high_mark():
 
 
 async def test_zero_limits():
-    """Paused by anything that the kernel does not take, resumed when nothing is left."""
+    """Anything that the kernel does not take pauses the protocol, and it is resumed when nothing is left."""
     async with write_pipe() as (transport, protocol, far):
         transport.set_write_buffer_limits(high=0)
         transport.write(b"hello")
@@ -113,7 +113,7 @@ async def test_end_in_resume_writing(end):
 
 @pytest.mark.parametrize("method", ["pause_writing", "resume_writing"])
 async def test_callback_that_raises(method, loop_errors):
-    """Reported, and the pipe goes on as if nothing had happened."""
+    """The exception is reported, and the pipe goes on as if nothing had happened."""
     error = ZeroDivisionError(method)
 
     def call(self):
@@ -140,7 +140,7 @@ async def test_callback_that_raises(method, loop_errors):
 
 
 async def test_size_counts_bytes():
-    """Not items: a view may be of something larger."""
+    """The size counts bytes, not items: a memoryview may have larger items."""
     async with write_pipe() as (transport, _, _):
         transport.write(PLENTY)
         size = transport.get_write_buffer_size()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_child_left")
 
 @pytest.mark.time_limit(60)
 async def test_many_short_children():
-    """A hundred at a time, some of them killed, some cancelled while they start: each code is its own."""
+    """A hundred children at a time. Some are killed, some are cancelled while they start. Each return code is right."""
     before = await lowest_fd()
     rng = random.Random(1)
     count = 300 if on_asyncio() else 2000
@@ -59,7 +59,7 @@ async def test_many_short_children():
 
 @pytest.mark.time_limit(60)
 async def test_many_cancelled_starts():
-    """At whatever point of the start, one after the other and some at a time."""
+    """Starts are cancelled at any point, one after the other and several at a time."""
     before = await lowest_fd()
     rng = random.Random(2)
     left = 100 if on_asyncio() else 500
@@ -83,7 +83,7 @@ async def test_many_cancelled_starts():
 
 
 async def exit_codes(count, at_a_time=20):
-    """Of children that end with the codes 0, 1, 2 and so on."""
+    """The return codes of children that end with the codes 0, 1, 2 and so on."""
     slots = asyncio.Semaphore(at_a_time)
 
     async def one(code):
@@ -96,7 +96,7 @@ async def exit_codes(count, at_a_time=20):
 
 @pytest.mark.time_limit(60)
 async def test_somebody_reaps_whatever_ends():
-    """A code that somebody else has taken is reported as 255, and nobody waits for it for ever."""
+    """If somebody else has reaped a child, its code is reported as 255, and nobody waits for ever."""
     if on_asyncio() and sys.version_info >= (3, 12):
         pytest.skip("a child that has gone already makes asyncio fail")
     before = await lowest_fd()
@@ -125,7 +125,7 @@ async def test_somebody_reaps_whatever_ends():
 
 @pytest.mark.time_limit(60)
 def test_loops_in_several_threads(loop_factory):
-    """And a handler for SIGCHLD in the main one, which is called and stays."""
+    """Loops in several threads have children. A handler for SIGCHLD in the main thread is called and stays."""
     outcomes, called = [], []
 
     def handler(number, frame):
@@ -154,7 +154,7 @@ def test_loops_in_several_threads(loop_factory):
 
 @pytest.mark.time_limit(60)
 async def test_signals_all_the_time():
-    """No start, no pipe and no wait is disturbed, and every kind of signal is still answered at the end."""
+    """Signals come all the time. No start, pipe or wait is disturbed, and at the end every kind is still handled."""
     loop = asyncio.get_running_loop()
     kinds = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD]
     answered = dict.fromkeys(kinds, 0)

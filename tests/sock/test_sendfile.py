@@ -21,19 +21,19 @@ KINDS = pytest.mark.parametrize("kind", STREAMS)
 # Until some releases of 3.13, asyncio does not touch the file's position when nothing was sent.
 MOVES_ALWAYS = sys.version_info >= (3, 14)
 
-# Before, asyncio reads and sends from where the file is if the offset is 0.
+# Before that, asyncio sends from the file's position if the offset is 0.
 BEGINS_AT_OFFSET = sys.version_info >= (3, 14, 5)
 
 
 class Numbered:
-    """A file that can nothing but tell its number."""
+    """A file whose only method is fileno()."""
 
     def __init__(self, fileno):
         self.fileno = lambda: fileno
 
 
 async def send(sock, *args, **kwargs):
-    """The call's answer; then the peer reads EOF."""
+    """Returns what sock_sendfile returns. Then the peer reads EOF."""
     try:
         return await asyncio.get_running_loop().sock_sendfile(sock, *args, **kwargs)
     finally:
@@ -158,7 +158,7 @@ async def test_file_object_with_a_number_only(data_path):
 
 
 async def test_file_that_grows_during_the_call(data_path):
-    """Without a count, the end of the file is where it is when it is reached."""
+    """Without a count, the file is sent up to the end that it has when that is reached."""
     loop = asyncio.get_running_loop()
     with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file))
@@ -173,7 +173,7 @@ async def test_file_that_shrinks_during_the_call(data_path):
     loop = asyncio.get_running_loop()
     with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file, 0, len(DATA)))
-        os.truncate(data_path, 1000)  # less than has left by now
+        os.truncate(data_path, 1000)  # this is less than has been sent by now
         received = asyncio.create_task(peer.read_until_eof())
         sent = await task
         sock.shutdown(socket.SHUT_WR)
@@ -203,13 +203,13 @@ async def test_peer_goes_away(kind, data_path):
         peer.close()
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             await task
-        # What the kernel has taken, though nobody knows what has arrived.
+        # The position counts what the kernel has taken, though nobody knows what has arrived.
         assert 0 < file.tell() < len(DATA)
         assert not registered(sock)
 
 
 async def test_peer_has_gone_before(small_file):
-    """asyncio takes any error of the first call for a file that sendfile(2) does not like."""
+    """For asyncio any error of the first call means that sendfile(2) does not take the file."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         sock.shutdown(socket.SHUT_WR)
@@ -230,7 +230,7 @@ async def test_cancel(data_path):
         received = await peer.read_until_eof()
         assert 0 < len(received) < len(DATA)
         assert received == DATA[: len(received)]
-        # The file is whole and open, and nothing is sent of it any more.
+        # The file is still open, and no more of it is sent.
         await settle()
         file.seek(0)
         assert file.read() == DATA
@@ -377,7 +377,7 @@ async def test_file_that_the_kernel_refuses(tmp_path):
 
 
 async def test_pipe():
-    """Its size is zero, so it passes for an empty file."""
+    """A pipe has the size zero, so that it counts as an empty file."""
     reader, writer = map(os.fdopen, os.pipe(), ("rb", "wb"))
     with reader, writer, streams() as (sock, peer):
         writer.write(b"hello")

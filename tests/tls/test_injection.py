@@ -1,4 +1,4 @@
-"""What must not pass between clear text and TLS, in whatever segments an attacker lets it come.
+"""Data that must not pass between clear text and TLS, whatever segments an attacker sends it in.
 
 STARTTLS injection: bytes that came in clear are read as if they had come encrypted (CVE-2011-0411 and all since;
 CPython gh-142352). And the reverse, which is no attack but a hang: TLS bytes that came too early are forgotten.
@@ -23,7 +23,7 @@ BRIEF = 0.3
 class Upgrading:
     """A server of streams that starts TLS on command, as an asynchronous context manager that gives its address.
 
-    `lines` are what it has read after that, `error` what start_tls has raised.
+    `lines` is what it has read after that, `error` is what start_tls has raised.
     """
 
     def __init__(self):
@@ -112,7 +112,7 @@ async def test_injected_command():
 
 
 async def test_injected_half_a_command():
-    """What would become a line together with what follows encrypted."""
+    """A part of a line in clear must not be joined with what comes encrypted."""
     needs_protection()
     async with Upgrading() as server:
         with server.dial() as peer:
@@ -129,7 +129,7 @@ async def test_injected_half_a_command():
 
 
 async def test_command_and_hello_in_one_segment():
-    """A client that does not wait for the answer. All its bytes have been read when the handshake begins."""
+    """A client does not wait for the answer. All its bytes have been read when the handshake begins."""
     needs_protection()
     async with Upgrading() as server:
         with server.dial() as peer:
@@ -170,7 +170,7 @@ async def test_command_and_garbage_in_one_segment():
 
 
 async def test_clear_text_after_the_handshake():
-    """Not a byte of it is delivered."""
+    """Clear text that comes after the handshake is not delivered."""
     async with Upgrading() as server:
         with server.dial() as peer:
             peer.send_raw(b"STARTTLS\n")
@@ -208,7 +208,7 @@ async def test_injected_answer(segments):
             peer.send(b"genuine\n")
             lines.append(await reader.readline())
         except (OSError, RuntimeError):
-            pass  # to refuse the connection is as good as to drop what came in clear
+            pass  # the loop may end the connection, or drop what came in clear
         assert b"injected\n" not in lines
         writer.transport.abort()
         await gone(near)

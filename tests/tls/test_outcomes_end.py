@@ -1,4 +1,4 @@
-"""How a TLS connection ends, at all sides and versions: what rloop tells a program is what asyncio tells it.
+"""How a TLS connection ends, at both sides and in all versions: rloop tells a program what asyncio tells it.
 
 What is told is in support/tls_outcomes.py. Ends in a handshake are in test_outcomes_handshake.py, exceptions of the
 protocol in test_outcomes_protocol.py. Expectations that do not come from asyncio are in test_end.py.
@@ -187,7 +187,7 @@ async def close_in_data_received(setting, told):
 
 
 async def data_after_close(setting, told):
-    """Sent before the peer knew: nothing is delivered any more."""
+    """The peer sends data before it knows of the close(). That data is not delivered."""
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         peer.send(b"too late")

@@ -1,4 +1,4 @@
-"""Handshakes that fail, at all sides and versions: connecting raises on rloop what it raises on asyncio.
+"""Handshakes that fail, at both sides and in all versions: connecting raises on rloop what it raises on asyncio.
 
 What is compared is in support/tls_outcomes.py. The server's view of them, with nobody to raise it to, is in
 test_server.py; timeouts are in test_timeouts.py.
@@ -14,7 +14,7 @@ from support.tls_outcomes import SETTINGS, connect_error, same_as_asyncio, scena
 
 
 def drain(peer):
-    """Until the other end has finished, in whatever way."""
+    """Reads until the other end has finished, in whatever way."""
     while peer.sock.recv(65536):
         pass
 
@@ -28,7 +28,7 @@ async def garbage(setting, told):
 
 
 async def http(setting, told):
-    """OpenSSL's servers know this one."""
+    """The peer speaks HTTP in clear, for which OpenSSL's servers have an error of their own."""
 
     def play(peer):
         peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -168,7 +168,7 @@ async def no_common_cipher(setting, told):
 
 
 async def certificates_that_are_refused(setting, told):
-    """By the loop's end if it is the client, by the peer if the loop's end serves."""
+    """The client refuses the certificate: the loop's end if it is the client, and otherwise the peer."""
     for kind in (certificates.other_host, certificates.expired, certificates.self_signed):
         own, other = setting.contexts()
         serving = own if setting.server_side else other
@@ -192,7 +192,7 @@ async def no_certificate_at_the_server(setting, told):
 
 
 async def tampered_handshake(setting, told):
-    """One bit of the peer's second flight, or of its first, is wrong."""
+    """One bit of the peer's handshake messages is wrong."""
 
     def play(peer):
         if setting.server_side:
@@ -218,7 +218,7 @@ async def tampered_handshake(setting, told):
 
 
 async def own_record_reflected(setting, told):
-    """A mirror for a peer."""
+    """The peer sends back what it receives."""
 
     def play(peer):
         if setting.server_side:

@@ -93,7 +93,7 @@ async def connection_lost_after_a_clean_end(setting, told):
 
 
 async def pause_writing(setting, told):
-    """Reported, and nothing more."""
+    """The exception is reported, and nothing else happens."""
 
     async def play(transport, protocol, peer):
         transport.write(PLENTY)
@@ -124,7 +124,7 @@ BUFFERED = [param for param in SETTINGS if param.values[0].base is BufferedRecor
 
 
 async def get_buffer_that_raises(setting, told):
-    """asyncio asks for a buffer as soon as the handshake is done, before there is anything to fill it with."""
+    """asyncio calls get_buffer as soon as the handshake is done, before there is data."""
 
     async def play(transport, protocol, peer):
         with contextlib.suppress(OSError):
@@ -142,7 +142,8 @@ def test_get_buffer_that_raises(loop_name, setting):
 @pytest.mark.parametrize("setting", BUFFERED)
 @pytest.mark.parametrize("answer", [None, "text", 5, b"readonly", memoryview(b"readonly")])
 def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
-    """The errors are the ssl module's own on asyncio. Here: the same type, and one report at most."""
+    """On asyncio the errors are the ssl module's. rloop's have the same type, and there is one report at most.
+    """
 
     async def scenario(setting, told):
         class Giving(setting.base):
@@ -163,7 +164,7 @@ def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
 
 
 async def connection_made(setting, told):
-    """Before anybody could await anything: connecting raises, or the connection goes on, as on asyncio."""
+    """connection_made raises: connecting raises, or the connection goes on, as on asyncio."""
     for kind in KINDS:
         step = told[kind.__name__] = {}
         base = raising("connection_made", kind("why"), setting.base)

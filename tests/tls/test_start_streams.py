@@ -155,7 +155,7 @@ async def test_error_reaches_the_reader():
 
 
 async def test_start_tls_of_both():
-    """The way that the documentation shows."""
+    """Both sides call StreamWriter.start_tls, as the documentation shows."""
 
     async def serve(reader, writer):
         assert await reader.readline() == b"STARTTLS\n"

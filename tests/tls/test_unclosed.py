@@ -45,7 +45,7 @@ def test_unclosed_transport_warns(loop_factory, queued):
 
 
 def test_transport_of_a_closed_loop(loop_factory):
-    """Of no use, but no danger either."""
+    """A transport of a closed loop is useless, but using it must not crash."""
     loop = loop_factory()
     near, far = socket_pair()
     with TlsPeer(far) as peer:
@@ -99,7 +99,7 @@ def run(child, source, **environ):
 
 
 def test_many_live_transports_at_the_end_of_the_interpreter(child):
-    """Nobody closes anything, and the interpreter ends by itself."""
+    """Nobody closes the transports before the interpreter ends."""
     result = run(
         child,
         """
