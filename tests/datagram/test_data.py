@@ -81,8 +81,7 @@ async def test_empty_datagrams_are_sent(host, connected):
 
 
 async def test_max_size():
-    """max_size limits how much of a datagram is received. asyncio does not document it, but its transport has it.
-    """
+    """max_size limits how much of a datagram is received. asyncio does not document it, but its transport has it."""
     async with pair() as (transport, protocol, far):
         assert transport.max_size == 256 * 1024
         transport.max_size = 4

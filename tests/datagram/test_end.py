@@ -34,9 +34,7 @@ BUFFER = 4096
 
 
 @ENDS
-@pytest.mark.parametrize(
-    "method", ["connection_made", "datagram_received", "error_received", "connection_lost"]
-)
+@pytest.mark.parametrize("method", ["connection_made", "datagram_received", "error_received", "connection_lost"])
 async def test_end_inside_a_callback(method, end):
     class Ending(Datagrams):
         pass

@@ -32,8 +32,7 @@ def resolve_to(loop, *addresses):
     async def getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0):
         families = [socket.AF_INET6 if ":" in address[0] else socket.AF_INET for address in addresses]
         return [
-            (family, type, socket.IPPROTO_UDP, "", address)
-            for family, address in zip(families, addresses, strict=True)
+            (family, type, socket.IPPROTO_UDP, "", address) for family, address in zip(families, addresses, strict=True)
         ]
 
     loop.getaddrinfo = getaddrinfo
@@ -179,9 +178,7 @@ async def test_socket_and_options(options):
     with udp_socket() as sock, pytest.raises(ValueError) as info:
         await create(sock=sock, **options)
     shown = ", ".join(f"{name}={value}" for name, value in options.items())
-    assert str(info.value) == (
-        f"socket modifier keyword arguments can not be used when sock is specified. ({shown})"
-    )
+    assert str(info.value) == (f"socket modifier keyword arguments can not be used when sock is specified. ({shown})")
 
 
 async def test_socket_and_options_that_say_nothing():

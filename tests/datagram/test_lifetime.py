@@ -47,8 +47,7 @@ async def test_thousand_endpoints():
         files = len(open_files())
         for _ in range(20):
             creating = [
-                loop.create_datagram_endpoint(lambda: Asking(alive, lost), remote_addr=address)
-                for _ in range(50)
+                loop.create_datagram_endpoint(lambda: Asking(alive, lost), remote_addr=address) for _ in range(50)
             ]
             await asyncio.gather(*creating)
             for _ in range(50):

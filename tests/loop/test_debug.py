@@ -147,9 +147,7 @@ def test_no_slow_callback_without_debug_mode(impatient, caplog):
 # --- coroutines given where a function is expected ---
 
 
-@pytest.mark.parametrize(
-    "method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "run_in_executor"]
-)
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "run_in_executor"])
 @pytest.mark.parametrize("callback", [coroutine_function, Awaitable().method], ids=["function", "method"])
 def test_coroutine_function_is_refused(loop, method, callback):
     loop.set_debug(True)

@@ -101,9 +101,7 @@ async def test_flags(host, flags):
     await assert_same_addrinfo(host, "80", type=socket.SOCK_STREAM, flags=flags)
 
 
-@pytest.mark.parametrize(
-    "args", [(42, 80), (1.5, 80), ("127.0.0.1", 1.5), ("127.0.0.1", []), ("\udc80", 80)], ids=repr
-)
+@pytest.mark.parametrize("args", [(42, 80), (1.5, 80), ("127.0.0.1", 1.5), ("127.0.0.1", []), ("\udc80", 80)], ids=repr)
 async def test_wrong_types(args):
     error, _ = await assert_same_addrinfo(*args)
     assert error is not None

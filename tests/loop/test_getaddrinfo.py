@@ -327,19 +327,13 @@ async def test_every_byte_of_an_address():
         "300",
         "1000",
     ]
-    hosts = [
-        ".".join(["1"] * place + [number] + ["2"] * (3 - place)) for number in numbers for place in range(4)
-    ]
+    hosts = [".".join(["1"] * place + [number] + ["2"] * (3 - place)) for number in numbers for place in range(4)]
     groups = ["0", "00", "0000", "00000", "1", "a", "A", "f0", "fFfF", "10000", "g"]
-    hosts += [
-        ":".join(["1"] * place + [group] + ["2"] * (7 - place)) for group in groups for place in range(8)
-    ]
+    hosts += [":".join(["1"] * place + [group] + ["2"] * (7 - place)) for group in groups for place in range(8)]
     hosts += [f"{'1:' * before}:{':1' * after}" for before in range(1, 9) for after in range(1, 9)]
     hosts += [f"{'1:' * before}:1.2.3.4" for before in range(9)]
     numeric = socket.AI_NUMERICHOST
-    await check(
-        itertools.product(hosts, [80], [0, socket.AF_INET, socket.AF_INET6], [STREAM], [TCP], [numeric])
-    )
+    await check(itertools.product(hosts, [80], [0, socket.AF_INET, socket.AF_INET6], [STREAM], [TCP], [numeric]))
 
 
 async def test_random_addresses():
@@ -376,9 +370,7 @@ async def test_subclasses_of_str_and_int():
     text = type("Text", (str,), {})
     number = type("Number", (int,), {})
     await check([(text("127.0.0.1"), number(80), number(0), number(1), number(0), number(0))])
-    await check(
-        [(text("::1"), text("80"), 0, number(1), 0, 0), (text("name"), 80, 0, 0, 0, socket.AI_NUMERICHOST)]
-    )
+    await check([(text("::1"), text("80"), 0, number(1), 0, 0), (text("name"), 80, 0, 0, 0, socket.AI_NUMERICHOST)])
 
 
 @pytest.mark.parametrize(

@@ -306,10 +306,7 @@ def test_unclosed(loop_factory, direction, kind):
             del transport, protocol, loop
             gc.collect()
         texts = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
-        assert (
-            len([text for text in texts if re.fullmatch(rf"unclosed transport <.*fd={number}\b.*>", text)])
-            == 1
-        )
+        assert len([text for text in texts if re.fullmatch(rf"unclosed transport <.*fd={number}\b.*>", text)]) == 1
         assert is_closed(near)
 
 

@@ -3,7 +3,6 @@
 That they are called in turn is in stream/test_flow_control.py.
 """
 
-
 import pytest
 
 from support.peers import on_asyncio, settle

@@ -321,9 +321,7 @@ async def test_set_protocol():
         assert protocol.calls == ["connection_made", "data_received"]
 
 
-ERRORS = pytest.mark.parametrize(
-    "error", [ZeroDivisionError, OSError, asyncio.CancelledError]
-)
+ERRORS = pytest.mark.parametrize("error", [ZeroDivisionError, OSError, asyncio.CancelledError])
 
 
 @ERRORS

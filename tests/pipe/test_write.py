@@ -142,9 +142,7 @@ async def test_view_of_something_larger_than_bytes():
 async def test_data_of_a_wrong_type(data):
     async with write_pipe() as (transport, _, far):
         # In asyncio this is an assert statement, which python -O leaves out.
-        with pytest.raises(
-            (AssertionError, TypeError), match=re.escape(repr(data)) + "|" + type(data).__name__
-        ):
+        with pytest.raises((AssertionError, TypeError), match=re.escape(repr(data)) + "|" + type(data).__name__):
             transport.write(data)
         transport.write(b"x")
         assert await far.read(1) == b"x"

@@ -255,10 +255,7 @@ async def test_random_cancels_of_receiving(method):
         cancels = 0
         while cancels < 2_000:
             chosen = rng.sample(range(len(pairs)), rng.randrange(1, 6))
-            tasks = [
-                asyncio.create_task(receive(method, pairs[number][0], rng.randrange(1, 200)))
-                for number in chosen
-            ]
+            tasks = [asyncio.create_task(receive(method, pairs[number][0], rng.randrange(1, 200))) for number in chosen]
             for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
             for number in chosen:

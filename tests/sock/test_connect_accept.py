@@ -106,9 +106,7 @@ async def test_address_of_ipv6(tmp_path):
                 assert sock.getpeername() == ("::1", port, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "address", [(HOST,), None, 42, (HOST, "no such service"), ("no\0name", 80), ("::1", 80)]
-)
+@pytest.mark.parametrize("address", [(HOST,), None, 42, (HOST, "no such service"), ("no\0name", 80), ("::1", 80)])
 async def test_wrong_address(address):
     """A wrong address raises, and the socket can still be connected."""
     loop = asyncio.get_running_loop()

@@ -16,9 +16,7 @@ import pytest
 from support.peers import HOST
 from support.sock_peers import DATAGRAMS, STREAMS, available, datagrams, receive, streams, waiting
 
-METHODS = pytest.mark.parametrize(
-    "method", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"]
-)
+METHODS = pytest.mark.parametrize("method", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
 KINDS = pytest.mark.parametrize("kind", STREAMS)
 DATAGRAM_KINDS = pytest.mark.parametrize("kind", available(DATAGRAMS))
 

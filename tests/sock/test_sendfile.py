@@ -74,15 +74,11 @@ async def test_part_of_a_file(offset, count, expected, small_file):
         assert small_file.tell() == offset + len(expected)
 
 
-@pytest.mark.parametrize(
-    ("offset", "count"), [(1000, None), (1000, 1_500_000), (0, 1), (len(DATA) - 1, None)]
-)
+@pytest.mark.parametrize(("offset", "count"), [(1000, None), (1000, 1_500_000), (0, 1), (len(DATA) - 1, None)])
 async def test_part_of_a_large_file(offset, count, data_path):
     end = len(DATA) if count is None else offset + count
     with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
-        sent, received = await asyncio.gather(
-            send(sock, file, offset, count, fallback=False), peer.read_until_eof()
-        )
+        sent, received = await asyncio.gather(send(sock, file, offset, count, fallback=False), peer.read_until_eof())
         assert sent == end - offset
         assert received == DATA[offset:end]
         assert file.tell() == end
@@ -148,9 +144,7 @@ async def test_file_object_with_a_number_only(data_path):
     fileno = os.open(data_path, os.O_RDONLY)
     try:
         with streams(buffers=BUFFERS) as (sock, peer):
-            sent, received = await asyncio.gather(
-                send(sock, Numbered(fileno), fallback=False), peer.read_until_eof()
-            )
+            sent, received = await asyncio.gather(send(sock, Numbered(fileno), fallback=False), peer.read_until_eof())
             assert (sent, received) == (len(DATA), DATA)
             assert os.lseek(fileno, 0, os.SEEK_CUR) == len(DATA)
     finally:

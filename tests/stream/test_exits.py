@@ -353,9 +353,7 @@ def test_end_after_an_exit_in_resume_writing(loop, loop_name, kind, how, error):
         pytest.skip("asyncio fails an assertion then")
     near, far = socket_pair() if kind == "tcp" else socket.socketpair()
     with Peer(far) as peer:
-        transport, protocol = loop.run_until_complete(
-            make(loop, leaving_in_resume_writing(Recorder, error), near)
-        )
+        transport, protocol = loop.run_until_complete(make(loop, leaving_in_resume_writing(Recorder, error), near))
         transport.write(PLENTY)
         getattr(transport, how)()
         reading = loop.create_task(peer.read(len(PLENTY)))

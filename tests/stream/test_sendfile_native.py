@@ -23,9 +23,7 @@ def unix_connection(factory=Recorder):
 # --- what is sent ---
 
 
-@pytest.mark.parametrize(
-    "connect", [lambda: connection(buffers=BUFFERS), unix_connection], ids=["tcp", "unix"]
-)
+@pytest.mark.parametrize("connect", [lambda: connection(buffers=BUFFERS), unix_connection], ids=["tcp", "unix"])
 @pytest.mark.parametrize("fallback", [True, False])
 async def test_whole_file(connect, fallback, data_file):
     async with connect() as (transport, protocol, peer):

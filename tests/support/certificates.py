@@ -242,9 +242,7 @@ def issue(common_name, issuer=None, *, key=None, names=(), addresses=(), authori
     extensions = [
         extension("2.5.29.19", sequence(*([b"\x01\x01\xff"] if authority else [])), critical=True),
         # keyCertSign and cRLSign, or digitalSignature
-        extension(
-            "2.5.29.15", bit_string(b"\x06", 1) if authority else bit_string(b"\x80", 7), critical=True
-        ),
+        extension("2.5.29.15", bit_string(b"\x06", 1) if authority else bit_string(b"\x80", 7), critical=True),
         extension("2.5.29.14", octet_string(key_id(key))),
         extension("2.5.29.35", sequence(tlv(0x80, key_id(signer)))),
     ]

@@ -172,9 +172,7 @@ async def connect_error(setting, told, play, **kwargs):
 
     near, far = socket_pair()
     with TlsPeer(far, other, server_side=not setting.server_side) as peer:
-        task = asyncio.create_task(
-            connect(Noting, near, server_side=setting.server_side, context=own, **kwargs)
-        )
+        task = asyncio.create_task(connect(Noting, near, server_side=setting.server_side, context=own, **kwargs))
         await asyncio.to_thread(without_errors, play, peer)
         (result,) = await asyncio.gather(task, return_exceptions=True)
         if isinstance(result, BaseException):

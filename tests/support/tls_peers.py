@@ -194,9 +194,7 @@ async def tls_connection(
     with TlsPeer(far, peer_context, server_side=not server_side, session=session) as peer:
         shaking = asyncio.create_task(peer.handshake())
         try:
-            transport, protocol = await connect(
-                factory, near, server_side=server_side, context=context, **kwargs
-            )
+            transport, protocol = await connect(factory, near, server_side=server_side, context=context, **kwargs)
         except BaseException:
             await asyncio.gather(shaking, return_exceptions=True)
             raise

@@ -24,8 +24,7 @@ VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1
 
 @VERSIONS
 async def test_sni_callback_swaps_the_context(version):
-    """One listener has a certificate for each name. The first context must live while its callback may be called.
-    """
+    """One listener has a certificate for each name. The first context must live while its callback may be called."""
     first = certificates.server_context(certificates.other_host(), version=version)
     second = certificates.server_context(alpn=["h2"])
     reference = weakref.ref(first)

@@ -161,10 +161,7 @@ async def test_server_closed_during_handshakes():
             made.append(self)
 
     server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context())
-    peers = [
-        TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False)
-        for _ in range(5)
-    ]
+    peers = [TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False) for _ in range(5)]
     with contextlib.ExitStack() as stack:
         for peer in peers:
             stack.enter_context(peer)

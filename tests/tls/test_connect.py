@@ -132,9 +132,7 @@ async def test_default_context(monkeypatch, tmp_path):
     trusted.write_text(certificates.authority().pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     async with Serving() as port:
-        transport, protocol = await asyncio.get_running_loop().create_connection(
-            Recorder, "localhost", port, ssl=True
-        )
+        transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, "localhost", port, ssl=True)
         assert transport.get_extra_info("sslcontext").verify_mode is ssl.CERT_REQUIRED
         assert transport.get_extra_info("sslcontext").check_hostname is True
         await echoed(transport, protocol)
@@ -155,9 +153,7 @@ async def test_default_context_with_no_name_checks_no_name(monkeypatch, tmp_path
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     async with Serving(certificates.other_host()) as port:
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(
-            Recorder, "127.0.0.1", port, ssl=True, server_hostname=""
-        )
+        transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port, ssl=True, server_hostname="")
         assert transport.get_extra_info("sslcontext").check_hostname is False
         await echoed(transport, protocol)
 
@@ -274,9 +270,7 @@ async def test_names_that_cannot_be(name):
     near, far = socket_pair()
     with near, far:
         with pytest.raises(type(expected)) as info:
-            await asyncio.get_running_loop().create_connection(
-                Recorder, sock=near, ssl=context, server_hostname=name
-            )
+            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl=context, server_hostname=name)
         assert str(info.value) == str(expected)
 
 
@@ -284,9 +278,7 @@ async def test_not_a_context():
     near, far = socket_pair()
     with near, far:
         with pytest.raises(AttributeError, match="wrap_bio"):
-            await asyncio.get_running_loop().create_connection(
-                Recorder, sock=near, ssl="tls", server_hostname="x"
-            )
+            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl="tls", server_hostname="x")
 
 
 async def test_server_context_at_the_client():

@@ -258,9 +258,7 @@ async def test_addresses_at_a_server(host):
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Looking, host, 0, ssl=certificates.server_context())
     address = server.sockets[0].getsockname()
-    transport, protocol = await loop.create_connection(
-        Recorder, *address[:2], ssl=certificates.client_context()
-    )
+    transport, protocol = await loop.create_connection(Recorder, *address[:2], ssl=certificates.client_context())
     transport.write(b"hello")
     assert await protocol.read(5) == b"hello"
     assert seen == [(address, transport.get_extra_info("sockname"))]

@@ -106,9 +106,7 @@ async def test_high_limit_of_zero():
     async with tls_connection(buffers=4096) as (transport, protocol, peer):
         transport.set_write_buffer_limits(high=0)
         await settle()
-        while (
-            protocol.calls[-1] == "pause_writing"
-        ):  # asyncio takes a limit of zero as reached by an empty queue
+        while protocol.calls[-1] == "pause_writing":  # asyncio takes a limit of zero as reached by an empty queue
             protocol.calls.pop()
         protocol.calls[1:] = []
         transport.write(bytes(1 << 20))

@@ -68,9 +68,7 @@ def stream(randomness, good):
     if choice == 0:
         data = randomness.randbytes(randomness.randrange(1, 600))
     elif choice == 1:
-        data = b"".join(
-            record(randomness, randomness.randrange(300)) for _ in range(randomness.randrange(1, 8))
-        )
+        data = b"".join(record(randomness, randomness.randrange(300)) for _ in range(randomness.randrange(1, 8)))
     elif choice == 2:  # the good bytes, cut off
         data = good[: randomness.randrange(len(good))]
     elif choice == 3:  # the good bytes with some of them changed
@@ -267,9 +265,7 @@ async def test_handshakes_aborted_anywhere(server_side):
                 transport.abort()
                 await protocol.lost
             else:
-                assert isinstance(result, (ConnectionError, asyncio.CancelledError, ssl.SSLError)), repr(
-                    result
-                )
+                assert isinstance(result, (ConnectionError, asyncio.CancelledError, ssl.SSLError)), repr(result)
             far.close()  # the handshake was just done, so that the connection ends by close_notify
             await gone(near)
 

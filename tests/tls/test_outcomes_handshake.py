@@ -151,9 +151,7 @@ async def no_common_version(setting, told):
     own, other = setting.contexts()
     own.minimum_version = own.maximum_version = TLS_1_2
     other.minimum_version = other.maximum_version = TLS_1_3
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def no_common_cipher(setting, told):
@@ -162,9 +160,7 @@ async def no_common_cipher(setting, told):
     own, other = setting.contexts()
     own.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
     other.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def certificates_that_are_refused(setting, told):
@@ -186,9 +182,7 @@ async def no_certificate_at_the_server(setting, told):
     own, other = setting.contexts()
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own, other = (bare, other) if setting.server_side else (own, bare)
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def tampered_handshake(setting, told):

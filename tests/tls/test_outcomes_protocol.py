@@ -142,8 +142,7 @@ def test_get_buffer_that_raises(loop_name, setting):
 @pytest.mark.parametrize("setting", BUFFERED)
 @pytest.mark.parametrize("answer", [None, "text", 5, b"readonly", memoryview(b"readonly")])
 def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
-    """On asyncio the errors are the ssl module's. rloop's have the same type, and there is one report at most.
-    """
+    """On asyncio the errors are the ssl module's. rloop's have the same type, and there is one report at most."""
 
     async def scenario(setting, told):
         class Giving(setting.base):
@@ -157,9 +156,7 @@ def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
 
     seen, expected = outcome(loop_name, scenario, setting), outcome("asyncio", scenario, setting)
     assert seen["lost"]["type"] is expected["lost"]["type"]
-    assert [report["message"] for report in seen["reports"]] == [
-        report["message"] for report in expected["reports"]
-    ]
+    assert [report["message"] for report in seen["reports"]] == [report["message"] for report in expected["reports"]]
     assert seen["calls"] == expected["calls"]
 
 

@@ -38,8 +38,7 @@ async def test_nothing_while_paused(factory):
 
 
 async def test_pause_in_data_received_among_records():
-    """Several records came together. A pause in data_received holds back those behind the delivered one.
-    """
+    """Several records came together. A pause in data_received holds back those behind the delivered one."""
     async with tls_connection(pausing_after(1, Recorder)) as (transport, protocol, peer):
         records = [peer.encrypt(b"%04d" % number) for number in range(100)]
         peer.send_raw(b"".join(records))

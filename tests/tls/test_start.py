@@ -263,8 +263,7 @@ async def test_flow_control_goes_on():
 @SIDES
 @KINDS
 async def test_tls_in_tls(factory, server_side):
-    """A proxy that speaks TLS makes TLS in TLS. Each layer ends by itself, and no data is lost between them.
-    """
+    """A proxy that speaks TLS makes TLS in TLS. Each layer ends by itself, and no data is lost between them."""
     async with started(factory, server_side=server_side) as (_, outer, protocol, peer):
         inner = TlsInside(peer, server_side=not server_side)
         shaking = asyncio.create_task(asyncio.to_thread(inner.handshake))
@@ -307,9 +306,7 @@ class TlsInside:
         self.outer = outer
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = None if server_side else "localhost"
-        self.tls = context.wrap_bio(
-            self.incoming, self.outgoing, server_side=server_side, server_hostname=name
-        )
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side, server_hostname=name)
 
     def until_done(self, call, *args):
         while True:
@@ -358,9 +355,7 @@ async def test_not_a_context(context):
     async with in_clear() as (transport, protocol, peer):
         with pytest.raises(TypeError) as info:
             await asyncio.get_running_loop().start_tls(transport, protocol, context)
-        assert str(info.value) == (
-            f"sslcontext is expected to be an instance of ssl.SSLContext, got {context!r}"
-        )
+        assert str(info.value) == (f"sslcontext is expected to be an instance of ssl.SSLContext, got {context!r}")
         peer.send_raw(b"still in clear")
         assert await protocol.read(14) == b"still in clear"
 

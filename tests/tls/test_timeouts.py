@@ -55,9 +55,7 @@ async def test_handshake_timeout_at_the_server():
             made.append(self)
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        Noting, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF
-    )
+    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         assert await reader.read() == b""
@@ -71,9 +69,7 @@ async def test_handshake_timeout_at_the_server():
 async def test_handshake_timeout_at_the_server_in_debug_mode(loop_errors):
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    server = await loop.create_server(
-        Recorder, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF
-    )
+    server = await loop.create_server(Recorder, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     while not loop_errors:
         await asyncio.sleep(0.01)
@@ -138,9 +134,7 @@ async def test_shutdown_timeout_of_a_server():
             transport.close()
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        Noting, HOST, 0, ssl=certificates.server_context(), ssl_shutdown_timeout=BRIEF
-    )
+    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context(), ssl_shutdown_timeout=BRIEF)
 
     with TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False) as peer:
         await peer.handshake()

@@ -259,8 +259,6 @@ async def test_another_kind_of_socket(family, kind):
         assert str(info.value) == f"A UNIX Domain Stream Socket was expected, got {sock!r}"
 
 
-
-
 async def test_path_of_a_wrong_type():
     with pytest.raises(TypeError) as info:
         await asyncio.get_running_loop().create_unix_connection(Recorder, 5)

@@ -185,9 +185,7 @@ async def test_abstract_name_in_use(decode):
         await echo(name)
 
 
-@pytest.mark.parametrize(
-    "name", [lambda path: path, os.fsencode, pathlib.Path], ids=["str", "bytes", "PathLike"]
-)
+@pytest.mark.parametrize("name", [lambda path: path, os.fsencode, pathlib.Path], ids=["str", "bytes", "PathLike"])
 async def test_path_that_cannot_be_looked_at(path, name, caplog):
     """The loop cannot find out whether there is a stale file. bind() decides."""
     pathlib.Path(path).touch()
