@@ -45,7 +45,7 @@ async def test_kinds_of_tuples_and_numbers():
     async with bound() as (transport, _):
         with udp_socket() as peer:
             host, port = peer.getsockname()
-            port_enum = enum.IntEnum("Port", {"PEER": port})
+            port_enum = enum.IntEnum("Port", {"PEER": port})  # type: ignore[misc]
             for address in [Named(host, port), (host, port_enum.PEER)]:
                 transport.sendto(b"hello", address)
                 assert [data for data, _ in await receive(peer)] == [b"hello"]

@@ -336,7 +336,7 @@ async def test_a_known_peer_costs_no_new_address():
 class Counting(socket.socket):
     """A subclass of socket, such as one that goes through a proxy."""
 
-    calls = ()
+    calls: tuple[str, ...] = ()
 
     def sendto(self, *args):
         self.calls += ("sendto",)

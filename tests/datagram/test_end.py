@@ -301,7 +301,7 @@ async def test_methods_after_the_end():
 def test_sendto_while_the_loop_does_not_run(loop):
     """While the loop does not run, sendto sends at once, because there is no turn that would."""
     with udp_socket() as peer:
-        create = loop.create_datagram_endpoint(lambda: protocol, local_addr=(HOST, 0))
+        create = loop.create_datagram_endpoint(lambda: protocol, local_addr=(HOST, 0))  # type: ignore[has-type]
         protocol = asyncio.DatagramProtocol()
         transport, _ = loop.run_until_complete(create)
         transport.sendto(b"hello", peer.getsockname())

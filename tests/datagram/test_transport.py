@@ -7,6 +7,7 @@ import asyncio
 import socket
 import sys
 import weakref
+from asyncio import trsock
 
 import pytest
 
@@ -26,7 +27,7 @@ async def test_extra_info():
     with udp_socket() as peer:
         async with endpoint(remote_addr=peer.getsockname()) as (transport, _):
             sock = transport.get_extra_info("socket")
-            assert isinstance(sock, asyncio.trsock.TransportSocket)
+            assert isinstance(sock, trsock.TransportSocket)
             assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_DGRAM)
             assert transport.get_extra_info("sockname") == sock.getsockname()
             assert transport.get_extra_info("peername") == peer.getsockname()

@@ -158,7 +158,7 @@ def test_files_in_a_context_that_was_empty(loop):
 
     def callback():
         got.append(var.get())
-        var.set(len(got))
+        var.set(len(got))  # type: ignore[arg-type]
 
     got = []
     left, right = socket.socketpair()
@@ -264,7 +264,7 @@ def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
         else:
             loop.call_soon(functools.partial(lambda finalized: None, SetsVariable()))
         loop.call_soon(lambda: got.append(var.get()))
-        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))
+        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))  # type: ignore[arg-type]
         turn(loop)
         return got
 
@@ -286,7 +286,7 @@ def test_callbacks_in_a_row(loop):
             loop.call_soon(note_and_set, value)
             loop.call_soon(note_and_set, value, context=given)
             loop.call_soon(lambda: 1 / 0)
-        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))
+        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))  # type: ignore[arg-type]
         turn(loop)
 
     contextvars.Context().run(scheduled)

@@ -27,7 +27,7 @@ def test_run_until_complete_adds_asyncio_s_callback(loop):
     future = Watched(loop=loop)
     loop.call_soon(future.set_result, 1)
     assert loop.run_until_complete(future) == 1
-    assert added == [asyncio.base_events._run_until_complete_cb]
+    assert added == [asyncio.base_events._run_until_complete_cb]  # type: ignore[attr-defined]
 
 
 def test_time_is_monotonic_time(loop):
@@ -165,7 +165,7 @@ async def test_sendfile_misused(file):
     loop = asyncio.get_running_loop()
     async with connection() as (transport, protocol, _):
         with open(file.name) as text, pytest.raises(ValueError, match="binary mode"):
-            await loop.sendfile(transport, text)
+            await loop.sendfile(transport, text)  # type: ignore[arg-type]
         for offset, count in ((-1, None), (0, -1), (0, 0)):
             with pytest.raises(ValueError):
                 await loop.sendfile(transport, file, offset, count)

@@ -83,6 +83,7 @@ def test_slow_callback(impatient, caplog):
     turn(impatient)
     [text] = logged(caplog)
     match = re.fullmatch(r"Executing (<Handle slow\(1\) at .* created at .*>) took (\d\.\d{3}) seconds", text)
+    assert match is not None
     assert match[1] == repr(handle)
     assert float(match[2]) >= 0.02
     assert caplog.records[0].levelno == logging.WARNING
@@ -213,7 +214,7 @@ async def test_origin_of_a_coroutine_that_is_never_awaited():
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.warns(RuntimeWarning, match="Coroutine created at") as warned:
-        coroutine_function()
+        coroutine_function()  # type: ignore[unused-coroutine]
         gc.collect()
     assert "test_origin_of_a_coroutine_that_is_never_awaited" in str(warned[0].message)
 

@@ -126,7 +126,7 @@ async def test_localhost():
 async def test_keywords_only():
     loop = asyncio.get_running_loop()
     with pytest.raises(TypeError):
-        await loop.getaddrinfo("127.0.0.1", 80, socket.AF_INET)
+        await loop.getaddrinfo("127.0.0.1", 80, socket.AF_INET)  # type: ignore[call-arg]
 
 
 async def test_patched_resolver(monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -189,7 +190,9 @@ def test_default_handler_overridden(loop_factory, caplog):
     plain = loop_factory()
     plain.close()
 
-    class Loop(type(plain)):
+    base: Any = type(plain)
+
+    class Loop(base):
         def default_exception_handler(self, context):
             seen.append(context)
             raise LookupError

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
@@ -377,7 +378,7 @@ def test_look_ups_ask_the_executor_that_was_set(loop, look_ups, debug):
     submitted = []
 
     class Executor(concurrent.futures.ThreadPoolExecutor):
-        def submit(self, fn, *args):
+        def submit(self, fn, *args):  # type: ignore[override]
             submitted.append((fn, args))
             return super().submit(fn, *args)
 
@@ -398,7 +399,9 @@ def test_look_ups_go_through_run_in_executor(loop_factory, look_ups):
     unused = loop_factory()
     unused.close()
 
-    class Loop(type(unused)):
+    base: Any = type(unused)
+
+    class Loop(base):
         def run_in_executor(self, executor, func, *args):
             calls.append((executor, func, args))
             return super().run_in_executor(executor, func, *args)

@@ -6,17 +6,18 @@ rloop only: asyncio's own loop says "Exception ignored in __del__" besides, or w
 import asyncio
 import gc
 import inspect
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 
 class Failed(Exception):
     pass
 
 
-def fails_before(base):
+def fails_before(base: Any):
     class Loop(base):
         def __init__(self):
             raise Failed
@@ -24,7 +25,7 @@ def fails_before(base):
     return Loop
 
 
-def fails_after(base):
+def fails_after(base: Any):
     class Loop(base):
         def __init__(self):
             super().__init__()
@@ -34,7 +35,7 @@ def fails_after(base):
     return Loop
 
 
-def fails_after_use(base):
+def fails_after_use(base: Any):
     class Loop(base):
         def __init__(self):
             super().__init__()
@@ -47,7 +48,7 @@ def fails_after_use(base):
     return Loop
 
 
-def fails_in_the_middle(base):
+def fails_in_the_middle(base: Any):
     """A class whose `__init__` calls another one, which raises."""
 
     class Middle(base):

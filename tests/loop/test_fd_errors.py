@@ -66,7 +66,7 @@ def test_closed_number(loop, method):
     sock.close()
     with pytest.raises(OSError) as raised:
         call(loop, method, number)
-    assert raised.value.strerror == os.strerror(raised.value.errno) == "Bad file descriptor"
+    assert raised.value.strerror == os.strerror(raised.value.errno) == "Bad file descriptor"  # type: ignore[arg-type]
     assert call(loop, method.replace("add", "remove"), number) is False
 
 

@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 import socket
+from typing import Any
 
 import pytest
 
@@ -250,6 +251,8 @@ async def differences(questions):
         # Compared by identity, because bytes are equal to other buffers with the same content.
         if any(host is other for other in OTHERS):
             flags |= socket.AI_NUMERICHOST
+        expected: Any
+        answer: Any
         try:
             expected = socket.getaddrinfo(host, port, family, kind, proto, flags)
         except Exception as error:
@@ -453,7 +456,7 @@ async def test_answer_at_once():
 async def test_what_could_differ_is_left_to_libc():
     """The loop leaves to libc zone ids, unusual notations, every error, and questions with more than one answer."""
     odd = [host for host in HOSTS if type(host) is not str or not is_usual(host)]
-    questions = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
+    questions: list[Any] = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
     ports = [port for port in PORTS if type(port) is not int or not 0 <= port <= 65535]
     questions += [("127.0.0.1", port, 0, STREAM, 0, 0) for port in ports]
     questions += [("::1", 80, family, STREAM, 0, 0) for family in FAMILIES if family not in (0, socket.AF_INET6)]

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import sys
+import types
 
 import pytest
 
@@ -89,7 +90,7 @@ def no_blocking(monkeypatch):
         def guarded(*args, **kwargs):
             if asyncio._get_running_loop() is None:
                 return original(*args, **kwargs)
-            frame = sys._getframe(1)
+            frame: types.FrameType | None = sys._getframe(1)
             while frame is not None:
                 name = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
                 if name in ASYNCIO_BLOCKS:

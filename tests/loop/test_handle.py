@@ -6,6 +6,7 @@ import functools
 import gc
 import sys
 import weakref
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from support.turns import turn
 
 class Thing:
     """Can be weakly referenced, which an object() cannot."""
+
+    handle: Any
 
     def method(self, *args):
         pass
@@ -30,7 +33,7 @@ def wrapped(*args):
     pass
 
 
-wrapped.__wrapped__ = function
+wrapped.__wrapped__ = function  # type: ignore[attr-defined]
 
 
 def line():
@@ -301,7 +304,7 @@ def test_get_context(loop):
         wrapped,
         Thing().method,
         Thing(),
-        functools.partial(function, 1, key=2),
+        functools.partial(function, 1, key=2),  # type: ignore[call-arg]
         functools.partial(functools.partial(function, 1), 2),
         print,
         [].append,

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import weakref
+from typing import Any
 
 import pytest
 
@@ -161,7 +162,7 @@ def test_an_event_taken_out_of_the_queue(loop):
 
     with left, right:
         right.send(b"x")
-        loop.add_reader(left, lambda: seen.append(left.recv(10)))
+        loop.add_reader(left, lambda: seen.append(left.recv(10)))  # type: ignore[arg-type]
         loop._ready.append(asyncio.Handle(look, (), loop))
         turn(loop)
         turn(loop)
@@ -177,7 +178,7 @@ def test_an_event_that_is_dropped_comes_again(loop, drop):
     received = []
 
     class Protocol(asyncio.Protocol):
-        data_received = received.append
+        data_received = received.append  # type: ignore[assignment]
 
     def look():
         if drop == "cleared":
@@ -220,7 +221,9 @@ def test_turns_of_a_subclass(loop_factory, loop):
     """If a subclass or one loop has a `_run_once` of its own, it is called for each turn."""
     turns = []
 
-    class Loop(type(loop)):
+    base: Any = type(loop)
+
+    class Loop(base):
         def _run_once(self):
             turns.append(1)
             super()._run_once()
@@ -385,7 +388,7 @@ async def test_time_replaced_while_the_loop_runs():
     loop = asyncio.get_running_loop()
     real, fired = loop.time, loop.create_future()
     loop.call_later(100, fired.set_result, "fired")
-    loop.time = lambda: real() + 200
+    loop.time = lambda: real() + 200  # type: ignore[method-assign]
     try:
         assert await asyncio.wait_for(fired, 100) == "fired"
     finally:
@@ -404,7 +407,9 @@ def test_call_at_replaced_on_one_loop(loop):
 def test_class_replaced(loop):
     """looptime replaces the class of a loop by its own."""
 
-    class Later(type(loop)):
+    base: Any = type(loop)
+
+    class Later(base):
         def time(self):
             return super().time() + 200
 

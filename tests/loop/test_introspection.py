@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -64,14 +65,15 @@ def test_tasks_of_each_loop(loop, loop_factory):
 
 
 def test_tasks_seen_from_another_thread(loop):
-    seen = []
+    seen: list[Any] = []
     started, looked = threading.Event(), threading.Event()
 
     async def main():
-        asyncio.get_running_loop().create_task(forever(), name="waiting")
+        waiting = asyncio.get_running_loop().create_task(forever(), name="waiting")
         await asyncio.sleep(0)
         started.set()
         looked.wait(10)
+        assert not waiting.done()
 
     def look():
         started.wait(10)
@@ -126,12 +128,12 @@ async def test_call_graph_of_a_waiting_task():
     outer = loop.create_task(waits_for(inner), name="outer")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    graph = asyncio.capture_call_graph(inner)
+    graph = asyncio.capture_call_graph(inner)  # type: ignore[attr-defined]
     assert [entry.frame.f_code.co_name for entry in graph.call_stack] == ["wait", "forever"]
     [awaited_by] = graph.awaited_by
     assert awaited_by.future is outer
     assert [entry.frame.f_code for entry in awaited_by.call_stack] == [waits_for.__code__]
-    text = asyncio.format_call_graph(inner)
+    text = asyncio.format_call_graph(inner)  # type: ignore[attr-defined]
     assert re.search(r"Task\(name='inner'.*Awaited by.*Task\(name='outer'.*waits_for", text, re.DOTALL)
     outer.cancel()
     await asyncio.wait([inner, outer])
@@ -139,7 +141,7 @@ async def test_call_graph_of_a_waiting_task():
 
 @CALL_GRAPHS
 async def test_call_graph_of_the_running_task():
-    graph = asyncio.capture_call_graph()
+    graph = asyncio.capture_call_graph()  # type: ignore[attr-defined]
     assert graph.future is asyncio.current_task()
     names = [entry.frame.f_code.co_name for entry in graph.call_stack]
     assert names[0] == "test_call_graph_of_the_running_task"

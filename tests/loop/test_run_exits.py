@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import weakref
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def interrupted_poll(loop, make_ready):
         loop.run_forever()
 
 
-def stopping(base):
+def stopping(base: Any):
     """A protocol that stops the loop when data has come. Nothing else can wake the loop until then."""
 
     class Stopping(base):
@@ -249,7 +250,9 @@ def test_exit_of_one_waiter_and_the_other_of_the_same_event(loop_name):
     """One event wakes both the call that waits to receive and the call that waits to send. It comes only once."""
     armed = []
 
-    class Leaving(importlib.import_module(loop_name).Loop):
+    base: Any = importlib.import_module(loop_name).Loop
+
+    class Leaving(base):
         def call_soon(self, callback, *args, context=None):
             if armed:
                 raise armed.pop()
@@ -272,7 +275,9 @@ def test_exit_of_one_waiter_and_the_other_of_the_same_event(loop_name):
 
 @pytest.mark.usefixtures("only_rloop")
 def test_exit_while_debug_mode_takes_notes(loop_name):
-    class Leaving(importlib.import_module(loop_name).Loop):
+    base: Any = importlib.import_module(loop_name).Loop
+
+    class Leaving(base):
         def __setattr__(self, name, value):
             if name == "_current_handle" and armed:
                 raise armed.pop()

@@ -25,7 +25,7 @@ def test_runner(loop_factory):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="loop_factory is new in Python 3.12")
 def test_run(loop_factory):
-    assert asyncio.run(value(), loop_factory=loop_factory) == "value"
+    assert asyncio.run(value(), loop_factory=loop_factory) == "value"  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("debug", [None, False, True])

@@ -262,7 +262,7 @@ def test_cancel_drops_callback_and_arguments_at_once(loop, debug):
 
 def test_cancel_by_another_timer_of_the_turn(loop):
     ran = []
-    loop.call_later(-2, lambda: timer.cancel())
+    loop.call_later(-2, lambda: timer.cancel())  # type: ignore[has-type]
     timer = loop.call_later(-1, ran.append, 1)
     turn(loop)
     assert ran == []

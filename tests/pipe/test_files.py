@@ -58,7 +58,7 @@ async def test_what_a_pipe_is(direction, kind):
         assert isinstance(transport, asyncio.ReadTransport if direction == "read" else asyncio.WriteTransport)
         assert isinstance(transport, asyncio.Transport) == (direction == "write")
         assert isinstance(protocol, asyncio.BaseProtocol)
-        assert protocol.transport is transport
+        assert protocol.transport is transport  # type: ignore[attr-defined]
         assert transport.get_protocol() is protocol
         assert transport.is_closing() is False
         assert transport.get_extra_info("pipe") is file
@@ -123,7 +123,7 @@ async def test_what_is_no_file(direction):
 async def test_number_of_a_closed_file(direction):
     near, far = make_ends("pipe", direction == "read")
     far.close()
-    gone = type("Gone", (), {"fileno": lambda self: number, "close": lambda self: None})()
+    gone = type("Gone", (), {"fileno": lambda self: number, "close": lambda self: None})()  # type: ignore[has-type]
     number = near.fileno()
     near.close()
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -156,7 +156,7 @@ async def test_transport():
     assert transport.is_closing() is False
     assert re.fullmatch(rf"<\w+ pid={proc.pid} running stdin=<.*> stdout=<.*> stderr=<.*>>", repr(transport))
     transport.get_pipe_transport(0).close()
-    await protocol.lost
+    await protocol.lost  # type: ignore[attr-defined]
     transport.close()
     transport.close()
     assert transport.is_closing() is True

@@ -8,6 +8,7 @@ import asyncio
 import os
 import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def fail():
     raise ZeroDivisionError
 
 
-VALUES = {
+VALUES: dict[str, list[Any]] = {
     "cwd": ["/", "/no/such/folder", b"/usr", pathlib.Path("/usr"), "/etc/passwd", "", 1, "nul\0byte"],
     "env": [{}, {"A": "b"}, {b"A": b"b"}, {"A=B": "c"}, {"A": 1}, {"A": "nul\0byte"}, []],
     "executable": ["/bin/sh", b"/bin/sh", "/no/such/program", "/etc/passwd", "", 1],

@@ -11,11 +11,12 @@ import random
 import signal
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from support.children import PIPE, all_gone, lowest_fd, run, shell
-from support.peers import on_asyncio
+from support.peers import on_asyncio, result_or_error
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
@@ -47,7 +48,7 @@ async def test_many_short_children():
                     await asyncio.sleep(0)
                 too_late = not task.cancel()
                 cancelled.append(not too_late)
-                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                outcome = await result_or_error(task)
                 if too_late:
                     outcome.stdin.close()
                     assert await outcome.wait() == 0
@@ -68,7 +69,7 @@ async def test_many_cancelled_starts():
         nonlocal left
         while left > 0:
             left -= 1
-            pipes = {name: PIPE for name in ("stdin", "stdout", "stderr") if rng.random() < 0.5}
+            pipes: dict[str, Any] = {name: PIPE for name in ("stdin", "stdout", "stderr") if rng.random() < 0.5}
             task = asyncio.create_task(asyncio.create_subprocess_exec("sleep", "100", **pipes))
             for _ in range(rng.randrange(10)):
                 await asyncio.sleep(0)

@@ -35,7 +35,7 @@ async def test_program_is_searched():
 @pytest.mark.parametrize("command", ["echo $((6 * 7))", b"echo 42"])
 async def test_shell(command):
     process = await asyncio.create_subprocess_shell(command, stdout=PIPE)
-    assert await process.communicate() == (b"42\n", None)
+    assert await process.communicate() == (b"42\n", None)  # type: ignore[comparison-overlap]
     assert process.returncode == 0
 
 
@@ -102,11 +102,11 @@ async def test_refused_keywords(keyword, value, text):
 async def test_refused_shells():
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError, match="^shell must be False$"):
-        await loop.subprocess_exec(Recorder, "/bin/true", shell=True)
+        await loop.subprocess_exec(Recorder, "/bin/true", shell=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^shell must be True$"):
-        await loop.subprocess_shell(Recorder, "true", shell=False)
+        await loop.subprocess_shell(Recorder, "true", shell=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^cmd must be a string$"):
-        await loop.subprocess_shell(Recorder, ["true"])
+        await loop.subprocess_shell(Recorder, ["true"])  # type: ignore[arg-type]
 
 
 # --- where the three go ---
@@ -145,11 +145,11 @@ async def test_files_and_numbers(tmp_path):
 async def test_socket_as_stdin():
     near, far = socket.socketpair()
     with near, far:
-        process = await asyncio.create_subprocess_exec("cat", stdin=far, stdout=PIPE)
+        process = await asyncio.create_subprocess_exec("cat", stdin=far, stdout=PIPE)  # type: ignore[arg-type]
         far.close()
         near.sendall(b"over a socket")
         near.shutdown(socket.SHUT_WR)
-        assert await process.communicate() == (b"over a socket", None)
+        assert await process.communicate() == (b"over a socket", None)  # type: ignore[comparison-overlap]
         assert await process.wait() == 0
 
 

@@ -25,7 +25,7 @@ PLENTY = bytes(range(256)) * 16384  # 4 MiB
 
 async def test_communicate():
     process = await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
-    assert await process.communicate(PLENTY) == (PLENTY, None)
+    assert await process.communicate(PLENTY) == (PLENTY, None)  # type: ignore[comparison-overlap]
     assert process.returncode == 0
 
 
@@ -55,7 +55,7 @@ async def test_drain():
         await process.stdin.drain()
         assert process.stdin.transport.get_write_buffer_size() <= 65536 * 2
     process.stdin.close()
-    assert await process.communicate() == (b"%d\n" % len(PLENTY), None)
+    assert await process.communicate() == (b"%d\n" % len(PLENTY), None)  # type: ignore[comparison-overlap]
 
 
 async def test_reader_that_pauses():
@@ -84,7 +84,7 @@ async def test_two_children_in_a_row():
     second = await asyncio.create_subprocess_exec("wc", "-c", stdin=reader, stdout=PIPE)
     os.close(reader)
     await first.communicate(PLENTY)
-    assert await second.communicate() == (b"%d\n" % len(PLENTY), None)
+    assert await second.communicate() == (b"%d\n" % len(PLENTY), None)  # type: ignore[comparison-overlap]
     assert (first.returncode, second.returncode) == (0, 0)
 
 
@@ -256,7 +256,7 @@ async def test_child_that_closes_its_input():
 
 async def test_communicate_with_a_child_that_does_not_listen():
     process = await asyncio.create_subprocess_exec(*shell("exit 5"), stdin=PIPE, stdout=PIPE)
-    assert await process.communicate(PLENTY) == (b"", None)
+    assert await process.communicate(PLENTY) == (b"", None)  # type: ignore[comparison-overlap]
     assert process.returncode == 5
 
 

@@ -11,10 +11,11 @@ import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 POLICIES = sys.version_info < (3, 16)
 # The name in the metadata of this project's wheels.
@@ -135,8 +136,8 @@ asyncio.get_event_loop()
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="loop_factory is new in Python 3.12")
 def test_asyncio_run():
-    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.new_event_loop), rloop.Loop)
-    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.Loop), rloop.Loop)
+    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.new_event_loop), rloop.Loop)  # type: ignore[call-arg]
+    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.Loop), rloop.Loop)  # type: ignore[call-arg]
 
 
 def test_version():
@@ -240,7 +241,7 @@ def test_python_m_rloop():
     """`python -m rloop` tells what is installed, on what it runs, and that it is this project."""
     result = subprocess.run([sys.executable, "-W", "error", "-m", "rloop"], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
-    lines = dict(re.match(r"(\w+): +(.+)", line).groups() for line in result.stdout.splitlines())
+    lines = dict(re.match(r"(\w+): +(.+)", line).groups() for line in result.stdout.splitlines())  # type: ignore[misc]
     assert lines["rloop"].startswith(f"{rloop.__version__}, ")
     assert f" {platform.python_version()}, " in lines["Python"]
     assert lines["platform"].startswith(platform.platform())

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def task(monkeypatch):
     """The module, on a machine whose Python has no tests of asyncio; `task.ran` is what it would have run."""
     spec = importlib.util.spec_from_file_location("task", ROOT / "tools" / "task.py")
-    module = importlib.util.module_from_spec(spec)
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
     # The dataclass in it looks for its module in sys.modules.
     monkeypatch.setitem(sys.modules, "task", module)
     spec.loader.exec_module(module)

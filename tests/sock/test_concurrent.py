@@ -79,7 +79,7 @@ async def test_full_duplex(kind):
         results = await asyncio.gather(
             loop.sock_sendall(sock, data), receive_all(sock), peer.send_all(data[::-1]), peer.read(len(data))
         )
-        assert results == [None, data[::-1], None, data]
+        assert results == [None, data[::-1], None, data]  # type: ignore[comparison-overlap]
 
 
 async def test_both_ends_on_one_loop():

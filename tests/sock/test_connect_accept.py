@@ -29,7 +29,7 @@ def listening(kind, folder):
     """A non-blocking listener."""
     with socket.socket(FAMILIES[kind]) as sock:
         address = {"tcp": (HOST, 0), "tcp6": ("::1", 0), "unix": os.path.join(folder, "path"), "abstract": ""}
-        sock.bind(address[kind])
+        sock.bind(address[kind])  # type: ignore[arg-type]
         sock.listen()
         sock.setblocking(False)
         yield sock
@@ -90,7 +90,7 @@ async def test_port(convert, tmp_path):
     loop = asyncio.get_running_loop()
     with listening("tcp", tmp_path) as listener, fresh() as sock:
         host, port = listener.getsockname()
-        await loop.sock_connect(sock, [host, port] if convert is list else (host, convert(port)))
+        await loop.sock_connect(sock, [host, port] if convert is list else (host, convert(port)))  # type: ignore[arg-type]
         assert sock.getpeername() == (host, port)
 
 
@@ -191,7 +191,7 @@ async def test_errors_of_a_path(tmp_path):
             with pytest.raises(error) as expected:
                 sock.connect(path)
             with pytest.raises(error) as info:
-                await loop.sock_connect(sock, path)
+                await loop.sock_connect(sock, path)  # type: ignore[arg-type]
             assert type(info.value) is type(expected.value)
             assert info.value.args == expected.value.args
 

@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 
-from support.peers import Peer, Recorder, on_asyncio, settle, socket_pair
+from support.peers import Peer, Recorder, on_asyncio, result_or_error, settle, socket_pair
 from support.sock_peers import cancelled, fill, registered, streams, waiting
 
 PLENTY = b"x" * (1 << 20)
@@ -78,7 +78,7 @@ async def ended(task):
     """The result of the task, which is cancelled if it does not end by itself."""
     if not task.done():
         task.cancel()
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    outcome = await result_or_error(task)
     return outcome
 
 

@@ -90,7 +90,7 @@ async def test_keywords(small_file):
         assert await loop.sock_sendfile(sock=sock, file=small_file, offset=2, count=3, fallback=False) == 3
         assert await peer.read(3) == b"234"
         with pytest.raises(TypeError):
-            await loop.sock_sendfile(sock, small_file, 0, None, False)
+            await loop.sock_sendfile(sock, small_file, 0, None, False)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("fallback", [True, False])
@@ -262,7 +262,7 @@ async def test_file_in_text_mode(tmp_path):
     (tmp_path / "text").write_text("text")
     with open(tmp_path / "text") as file, streams() as (sock, _):
         with pytest.raises(ValueError) as info:
-            await asyncio.get_running_loop().sock_sendfile(sock, file)
+            await asyncio.get_running_loop().sock_sendfile(sock, file)  # type: ignore[arg-type]
         assert str(info.value) == "file should be opened in binary mode"
 
 
@@ -364,7 +364,7 @@ async def test_file_that_the_kernel_refuses(tmp_path):
     try:
         with streams() as (sock, peer):
             with pytest.raises(asyncio.SendfileNotAvailableError) as info:
-                await asyncio.get_running_loop().sock_sendfile(sock, Numbered(folder), 0, 5, fallback=False)
+                await asyncio.get_running_loop().sock_sendfile(sock, Numbered(folder), 0, 5, fallback=False)  # type: ignore[arg-type]
             assert str(info.value) == "os.sendfile call failed"
     finally:
         os.close(folder)

@@ -84,7 +84,7 @@ def test_protocol_is_replaced(loop, stream):
     received = []
 
     class Other(asyncio.Protocol):
-        data_received = received.append
+        data_received = received.append  # type: ignore[assignment]
 
     transport.set_protocol(Other())
     assert isinstance(transport._protocol, Other)

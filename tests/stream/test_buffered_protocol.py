@@ -4,6 +4,7 @@ What Protocol and BufferedProtocol have in common is tested for both in the othe
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from support.peers import BufferedRecorder, arrived, connection, settle
 class Into(BufferedRecorder):
     """Receives into the buffers that `make` returns, and keeps all of them."""
 
-    make = None
+    make: Any = None
 
     def get_buffer(self, sizehint):
         self.hint = sizehint

@@ -9,6 +9,7 @@ import gc
 import socket
 import ssl
 import sys
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
 def addresses(*pairs):
     """An answer of getaddrinfo with these (host, port) pairs, in this order."""
-    infos = []
+    infos: list[Any] = []
     for host, port in pairs:
         if ":" in host:
             infos.append((socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)))
@@ -64,7 +65,7 @@ async def test_host_and_port(as_port):
 async def test_port_alone_means_this_machine():
     loop = asyncio.get_running_loop()
     async with serving(asyncio.Protocol) as (_, address):
-        transport, _ = await loop.create_connection(Recorder, None, address[1], family=socket.AF_INET)
+        transport, _ = await loop.create_connection(Recorder, None, address[1], family=socket.AF_INET)  # type: ignore[call-overload]
         assert transport.get_extra_info("peername") == address
         await drop(transport)
 
@@ -251,7 +252,7 @@ async def test_all_errors():
     with refusing_port() as one, refusing_port() as two:
         resolve_to(loop, addresses((HOST, one), (HOST, two)))
         with pytest.raises(ExceptionGroup) as info:
-            await loop.create_connection(Recorder, "two.example", 1, all_errors=True)
+            await loop.create_connection(Recorder, "two.example", 1, all_errors=True)  # type: ignore[call-overload]
     assert info.value.message == "create_connection failed"
     assert [type(exc) for exc in info.value.exceptions] == [ConnectionRefusedError] * 2
 
@@ -269,7 +270,7 @@ async def test_resolver_error_reaches_the_caller():
     async def getaddrinfo(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
-    loop.getaddrinfo = getaddrinfo
+    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
     with pytest.raises(socket.gaierror, match="no such name"):
         await loop.create_connection(Recorder, "none.example", 1)
 
@@ -322,7 +323,7 @@ async def test_ssl_socket():
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_connection(Recorder, HOST, 1, nonsense=True)
+        await asyncio.get_running_loop().create_connection(Recorder, HOST, 1, nonsense=True)  # type: ignore[call-overload]
 
 
 # Before 3.14 asyncio does not close the socket; its finalizer does.

@@ -7,6 +7,7 @@ Contexts of call_soon and of tasks are in loop/test_context.py.
 import asyncio
 import contextvars
 import sys
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ var = contextvars.ContextVar("var", default="default")
 KINDS = pytest.mark.parametrize("base", [Recorder, BufferedRecorder])
 
 
-def seeing(base):
+def seeing(base: Any):
     """A protocol that writes down what `var` was in each of its callbacks."""
 
     class Seeing(base):
@@ -92,13 +93,13 @@ async def test_callbacks_see_the_context_of_create_server(base):
 
 
 @KINDS
-async def test_what_a_callback_sets_is_its_connection_s(base):
+async def test_what_a_callback_sets_is_its_connection_s(base: Any):
     """A variable that a callback sets is still set in the next read of this connection, and nowhere else."""
 
     class Remembering(base):
         def received(self, data):
             self.seen = (*getattr(self, "seen", ()), var.get())
-            var.set(bytes(data))
+            var.set(bytes(data))  # type: ignore[arg-type]
             super().received(data)
 
     async with connection(Remembering) as (_, one, peer), connection(Remembering) as (_, two, other):
@@ -114,7 +115,7 @@ async def test_what_a_callback_sets_is_its_connection_s(base):
 
 @pytest.mark.skipif(sys.version_info < (3, 15), reason="new in 3.15")
 @KINDS
-async def test_all_callbacks_share_one_context(base):
+async def test_all_callbacks_share_one_context(base: Any):
     class Sharing(base):
         def connection_made(self, transport):
             self.seen = []

@@ -53,7 +53,7 @@ async def test_streams():
         with Peer(far) as peer:
             reader, writer = await asyncio.open_connection(sock=near, limit=1)
             peer.send(b"more than two")
-            while writer.transport.is_reading():
+            while writer.transport.is_reading():  # type: ignore[attr-defined]
                 await asyncio.sleep(0)
             reference = weakref.ref(writer.transport)
             del reader, writer
@@ -107,7 +107,7 @@ async def test_datagrams():
     with recorded_warnings() as warned:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
-        transport.pause_reading()
+        transport.pause_reading()  # type: ignore[attr-defined]
         reference = weakref.ref(transport)
         del transport
         assert await collected(reference)

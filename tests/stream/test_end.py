@@ -5,11 +5,12 @@ Connections that end by an error are in test_errors.py.
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
 from support.datagrams import pair
-from support.peers import BufferedRecorder, Recorder, arrived, connection, released, settle, still
+from support.peers import BufferedRecorder, Recorder, arrived, connection, released, result_or_error, settle, still
 
 PLENTY = bytes(range(256)) * 4096
 
@@ -68,7 +69,7 @@ async def test_abort_when_all_is_over():
 @pytest.mark.parametrize("method", ["connection_made", "data_received", "connection_lost"])
 async def test_end_inside_a_callback(method, end):
     class Ending(Recorder):
-        ended = False
+        pass
 
     def call(self, *args):
         getattr(Recorder, method)(self, *args)
@@ -90,7 +91,7 @@ async def test_end_inside_a_callback(method, end):
 
 @ENDS
 @pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
-async def test_end_inside_data_received_is_the_end_of_data(factory, end):
+async def test_end_inside_data_received_is_the_end_of_data(factory: Any, end):
     """No data is received after that, though the kernel holds much more."""
 
     class Ending(factory):
@@ -107,7 +108,7 @@ async def test_end_inside_data_received_is_the_end_of_data(factory, end):
         await still(protocol)
         assert len(protocol.calls) == 3
         assert len(protocol.data) < len(PLENTY)
-        (outcome,) = await asyncio.gather(sending, return_exceptions=True)
+        outcome = await result_or_error(sending)
         assert isinstance(outcome, (ConnectionResetError, BrokenPipeError, type(None)))
 
 

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import socket
+from typing import Any
 
 import pytest
 
@@ -222,7 +223,9 @@ async def test_connection_lost_that_raises_after_a_reset(loop_errors):
 async def test_both_raise(loop_errors):
     first, second = ZeroDivisionError("first"), ValueError("second")
 
-    class Raising(raising("data_received", first)):
+    base: Any = raising("data_received", first)
+
+    class Raising(base):
         def connection_lost(self, exc):
             super().connection_lost(exc)
             raise second

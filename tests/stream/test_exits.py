@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ LEAVING = pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
     ("method", "base"),
     [("data_received", Recorder), ("buffer_updated", BufferedRecorder), ("connection_made", Recorder)],
 )
-def test_exit_keeps_the_connection(loop, method, base, error):
+def test_exit_keeps_the_connection(loop, method, base: Any, error):
     """run_forever raises the exception. Afterwards loop and connection can be used again."""
     made = []
 
@@ -331,7 +332,7 @@ def test_backlog_after_an_exit_in_a_server_factory(loop, error, loop_errors):
 PLENTY = bytes(1 << 22)
 
 
-def leaving_in_resume_writing(base, error):
+def leaving_in_resume_writing(base: Any, error):
     class Leaving(base):
         def connection_made(self, transport):
             super().connection_made(transport)

@@ -5,6 +5,7 @@ EOF while reading is paused is in test_pause_reading.py.
 
 import asyncio
 import sys
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_write_eof_while_the_loop_does_not_run(loop):
 
 @pytest.mark.parametrize("answer", [None, False, 0, ""])
 @KINDS
-async def test_eof_closes(factory, answer):
+async def test_eof_closes(factory: Any, answer):
     class Answering(factory):
         keep_open = answer
 
@@ -168,7 +169,7 @@ async def test_eof_closes(factory, answer):
 
 @pytest.mark.parametrize("answer", [True, 1, "yes"])
 @KINDS
-async def test_eof_that_keeps_open(factory, answer):
+async def test_eof_that_keeps_open(factory: Any, answer):
     class Answering(factory):
         keep_open = answer
 

@@ -89,7 +89,7 @@ async def test_a_transport_goes_without_the_garbage_collector():
             protocol.transport = None
             del protocol
             assert reference() is None
-            reference = weakref.ref(transport)
+            reference = weakref.ref(transport)  # type: ignore[arg-type]
             del transport
             assert reference() is None
         finally:

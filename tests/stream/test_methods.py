@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from asyncio import selector_events, sslproto
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from support.pipe_peers import read_pipe, write_pipe
 from support.signatures import differences, public
 from support.tls_peers import tls_connection
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "stream": connection,
     "TLS": tls_connection,
     "datagram": pair,
@@ -27,7 +28,7 @@ KINDS = {
 STATES = ["open", "paused", "closing", "closed"]
 
 # The arguments of each method. Methods that are not here get none.
-ARGUMENTS = {
+ARGUMENTS: dict[str, list[Any]] = {
     "get_extra_info": [("nothing",), ("nothing", 1), ("pipe",), ("socket",), (None,), ([],), ()],
     "sendto": [(b"data",), (b"data", None), ("text",), (None,), (1, None), (b"data", ("127.0.0.1", 1)), ()],
     "set_protocol": [(asyncio.Protocol(),), ()],
@@ -90,7 +91,7 @@ def asyncio_fails(kind, state, name, args):
     match kind, name:
         case "stream", "writelines":
             # Methods that do not ask whether the connection is lost, in 3.12 and 3.13.
-            method = selector_events._SelectorSocketTransport.__dict__.get(name)
+            method = selector_events._SelectorSocketTransport.__dict__.get(name)  # type: ignore[attr-defined]
             return ended and method is not None and "_conn_lost" not in method.__code__.co_names
         case "TLS", "writelines":
             # In older versions a connection that has failed is not closing.
@@ -115,6 +116,7 @@ async def outcomes(kind, state, calls):
 async def outcome(kind, state, name, args):
     async with KINDS[kind]() as (transport, *_):
         await bring(transport, state)
+        result: Any
         try:
             returned = getattr(transport, name)(*args)
         except Exception as exc:

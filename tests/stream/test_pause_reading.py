@@ -4,6 +4,7 @@ Only reading is paused here; pausing the writer is in test_flow_control.py.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ async def test_pause_when_data_is_already_due(factory):
 
 
 @KINDS
-async def test_pause_inside_the_callback(factory):
+async def test_pause_inside_the_callback(factory: Any):
     """There is one call between two pauses, though the kernel holds more than one read takes."""
     size = 2 * 1024 * 1024
     sent = bytes(range(256)) * (size // 256)
@@ -97,7 +98,7 @@ async def test_pause_inside_the_callback(factory):
 
 
 @KINDS
-async def test_pause_and_resume_inside_the_callback(factory):
+async def test_pause_and_resume_inside_the_callback(factory: Any):
     class Blinking(factory):
         def received(self, data):
             self.transport.pause_reading()
@@ -112,7 +113,7 @@ async def test_pause_and_resume_inside_the_callback(factory):
 
 
 @KINDS
-async def test_pause_in_connection_made(factory):
+async def test_pause_in_connection_made(factory: Any):
     class Shy(factory):
         def connection_made(self, transport):
             super().connection_made(transport)

@@ -203,7 +203,7 @@ async def test_address_in_use():
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_server(Echo, HOST, 0, nonsense=True)
+        await asyncio.get_running_loop().create_server(Echo, HOST, 0, nonsense=True)  # type: ignore[call-overload]
 
 
 # --- what it accepts ---

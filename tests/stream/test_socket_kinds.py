@@ -23,7 +23,7 @@ async def test_a_read_is_a_message(factory):
         for _ in range(3):
             peer.send(b"abc")
         protocol = factory()
-        transport = asyncio.get_running_loop()._make_socket_transport(near, protocol)
+        transport = asyncio.get_running_loop()._make_socket_transport(near, protocol)  # type: ignore[attr-defined]
         assert await protocol.read(9) == b"abcabcabc"
         for _ in range(2):
             peer.send(b"de")

@@ -115,11 +115,11 @@ async def test_reader_that_does_not_read_stops_the_sender():
         data = bytes(range(256)) * 8192
         sending = asyncio.create_task(peer.send_all(data))
         await reader.readexactly(10)
-        while writer.transport.is_reading():
+        while writer.transport.is_reading():  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         assert not sending.done()
         assert await reader.readexactly(len(data) - 10) == data[10:]
-        assert writer.transport.is_reading()
+        assert writer.transport.is_reading()  # type: ignore[attr-defined]
         await sending
         writer.close()
         await writer.wait_closed()

@@ -8,6 +8,8 @@ import asyncio
 import gc
 import socket
 import weakref
+from asyncio import trsock
+from typing import Any
 
 import pytest
 
@@ -93,7 +95,7 @@ async def test_received_bytes_stay_as_they_were():
     """Each piece is an object of its own, not a view of a buffer that is used again."""
 
     class Pieces(Recorder):
-        pieces = ()
+        pieces: tuple[bytes, ...] = ()
 
         def data_received(self, data):
             self.pieces += (data,)
@@ -113,7 +115,7 @@ async def test_received_bytes_stay_as_they_were():
 async def test_extra_info():
     async with connection() as (transport, _, peer):
         sock = transport.get_extra_info("socket")
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert transport.get_extra_info("socket") is sock
         assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
         assert sock.getsockname() == transport.get_extra_info("sockname") == peer.sock.getpeername()
@@ -214,13 +216,13 @@ async def test_its_file_belongs_to_it():
     loop = asyncio.get_running_loop()
     async with connection() as (transport, protocol, _):
         fileno = transport.get_extra_info("socket").fileno()
-        for method in (loop.add_reader, loop.add_writer):
+        for add in (loop.add_reader, loop.add_writer):
             with pytest.raises(RuntimeError) as info:
-                method(fileno, print)
+                add(fileno, print)
             assert str(info.value) == f"File descriptor {fileno} is used by transport {transport!r}"
-        for method in (loop.remove_reader, loop.remove_writer):
+        for remove in (loop.remove_reader, loop.remove_writer):
             with pytest.raises(RuntimeError):
-                method(fileno)
+                remove(fileno)
         transport.close()
         await protocol.lost
 
@@ -254,7 +256,7 @@ async def test_set_protocol(first, second):
 
 @pytest.mark.parametrize("first", [Recorder, BufferedRecorder])
 @pytest.mark.parametrize("second", [Recorder, BufferedRecorder])
-async def test_set_protocol_while_data_is_received(first, second):
+async def test_set_protocol_while_data_is_received(first: Any, second):
     """A protocol sets another one while it receives data, as for an upgrade. Later data goes to the new one."""
     successor = second()
 

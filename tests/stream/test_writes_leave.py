@@ -157,7 +157,11 @@ async def test_standard_input_of_a_child():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", source, stdin=asyncio.subprocess.PIPE, stdout=theirs
+            sys.executable,
+            "-c",
+            source,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=theirs,  # type: ignore[arg-type]
         )
         theirs.close()
         ours.settimeout(PATIENCE)

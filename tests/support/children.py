@@ -6,6 +6,7 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import os
 import sys
+from typing import Any
 
 from support.peers import resolve
 
@@ -29,7 +30,7 @@ class Recorder(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         self.calls = []
         self.data = {1: b"", 2: b""}
-        self.transport = None
+        self.transport: Any = None
         self.exited = loop.create_future()
         self.lost = loop.create_future()
 

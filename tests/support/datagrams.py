@@ -7,6 +7,7 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 from support.peers import HOST, PATIENCE, raising, released, resolve
 
@@ -22,7 +23,7 @@ class Datagrams(asyncio.DatagramProtocol):
         self.calls = []
         self.received = []  # (data, address)
         self.errors = []
-        self.transport = None
+        self.transport: Any = None
         self.lost = loop.create_future()
         self._told = asyncio.Event()
 

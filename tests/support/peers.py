@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 import warnings
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -23,13 +24,13 @@ PATIENCE = 10
 class Calls(asyncio.BaseProtocol):
     """Writes down every call. `ended` (the peer's EOF) and `lost` are futures of the running loop."""
 
-    keep_open = None  # what eof_received answers
+    keep_open: bool | None = None  # what eof_received answers
 
     def __init__(self):
         loop = asyncio.get_running_loop()
         self.calls = []
         self.data = bytearray()
-        self.transport = None
+        self.transport: Any = None
         self.ended = loop.create_future()
         self.lost = loop.create_future()
         self._awaited = []
@@ -241,6 +242,12 @@ async def released(transport):
     sock = transport.get_extra_info("socket")
     while sock.fileno() != -1:
         await asyncio.sleep(0)
+
+
+async def result_or_error(awaitable):
+    """What awaiting it gives, or the exception that this raises."""
+    results: list[Any] = list(await asyncio.gather(awaitable, return_exceptions=True))
+    return results[0]
 
 
 async def until(condition):

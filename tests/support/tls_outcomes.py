@@ -14,12 +14,13 @@ import re
 import ssl
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from support import certificates
 from support.loops import new_loop
-from support.peers import PATIENCE, Recorder, socket_pair
+from support.peers import PATIENCE, Recorder, result_or_error, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_connection
 
 # A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
@@ -130,7 +131,7 @@ def scenarios_of(module):
 
 
 @functools.cache
-def asyncio_outcome(scenario, setting):
+def asyncio_outcome(scenario, setting: Any):
     return outcome("asyncio", scenario, setting)
 
 
@@ -158,7 +159,7 @@ def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     return seen
 
 
-async def connect_error(setting, told, play, **kwargs):
+async def connect_error(setting: Any, told, play, **kwargs):
     """A handshake in which the peer does `play(peer)`, blocking and in a thread; what connecting raises is told."""
     own, other = setting.contexts()
     own, other = kwargs.pop("context", own), kwargs.pop("peer_context", other)
@@ -174,7 +175,7 @@ async def connect_error(setting, told, play, **kwargs):
     with TlsPeer(far, other, server_side=not setting.server_side) as peer:
         task = asyncio.create_task(connect(Noting, near, server_side=setting.server_side, context=own, **kwargs))
         await asyncio.to_thread(without_errors, play, peer)
-        (result,) = await asyncio.gather(task, return_exceptions=True)
+        result = await result_or_error(task)
         if isinstance(result, BaseException):
             told["error"] = described(result)
         else:

@@ -10,7 +10,7 @@ import socket
 import ssl
 
 from support import certificates, peers
-from support.peers import PATIENCE, Peer, Recorder, socket_pair
+from support.peers import PATIENCE, Peer, Recorder, result_or_error, socket_pair
 
 RECEIVE = 65536
 
@@ -198,7 +198,7 @@ async def tls_connection(
         except BaseException:
             await asyncio.gather(shaking, return_exceptions=True)
             raise
-        (failed,) = await asyncio.gather(shaking, return_exceptions=True)
+        failed = await result_or_error(shaking)
         try:
             if failed is not None and not peer_may_fail:
                 raise failed
@@ -228,7 +228,7 @@ async def handshaking(factory=Recorder, *, server_side=False, **kwargs):
             yield task, peer
         finally:
             peer.close()
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 result[0].abort()
             await gone(near)

@@ -3,6 +3,7 @@
 import array
 import asyncio
 import ssl
+from typing import Any
 
 import pytest
 
@@ -148,7 +149,9 @@ async def test_end_after_a_buffer_that_was_filled_exactly():
 
 
 async def test_paused_between_the_pieces_of_a_record():
-    class Pausing(with_buffer(10)):
+    base: Any = with_buffer(10)
+
+    class Pausing(base):
         def buffer_updated(self, nbytes):
             super().buffer_updated(nbytes)
             self.transport.pause_reading()
@@ -191,7 +194,9 @@ async def test_the_buffer_is_written_to_while_it_is_filled():
         while made:
             made.pop().buffer[:] = b"?" * 100
 
-    class Noting(with_buffer(100)):
+    base: Any = with_buffer(100)
+
+    class Noting(base):
         def get_buffer(self, sizehint):
             made[:] = [self]
             return super().get_buffer(sizehint)

@@ -163,11 +163,11 @@ async def test_pre_shared_key(server_side):
     client.verify_mode = ssl.CERT_NONE
     client.maximum_version = TLS_1_2
     client.set_ciphers("PSK")
-    client.set_psk_client_callback(client_key)
+    client.set_psk_client_callback(client_key)  # type: ignore[attr-defined]
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.maximum_version = TLS_1_2
     server.set_ciphers("PSK")
-    server.set_psk_server_callback(server_key, "hint")
+    server.set_psk_server_callback(server_key, "hint")  # type: ignore[attr-defined]
     own, other = (server, client) if server_side else (client, server)
     async with tls_connection(server_side=server_side, context=own, peer_context=other) as (
         transport,
@@ -187,11 +187,11 @@ async def test_pre_shared_key_that_is_wrong():
     client.verify_mode = ssl.CERT_NONE
     client.maximum_version = TLS_1_2
     client.set_ciphers("PSK")
-    client.set_psk_client_callback(lambda hint: ("identity", b"one"))
+    client.set_psk_client_callback(lambda hint: ("identity", b"one"))  # type: ignore[attr-defined]
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.maximum_version = TLS_1_2
     server.set_ciphers("PSK")
-    server.set_psk_server_callback(lambda identity: b"another")
+    server.set_psk_server_callback(lambda identity: b"another")  # type: ignore[attr-defined]
     near, far = socket_pair()
     with TlsPeer(far, client, server_side=False) as peer:
         shaking = asyncio.create_task(peer.handshake())

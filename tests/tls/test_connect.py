@@ -278,7 +278,7 @@ async def test_not_a_context():
     near, far = socket_pair()
     with near, far:
         with pytest.raises(AttributeError, match="wrap_bio"):
-            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl="tls", server_hostname="x")
+            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl="tls", server_hostname="x")  # type: ignore[call-overload]
 
 
 async def test_server_context_at_the_client():

@@ -6,6 +6,7 @@ Protocol methods that raise anything else are in test_outcomes_protocol.py.
 
 import contextlib
 import ssl
+from typing import Any
 
 import pytest
 
@@ -173,7 +174,9 @@ def test_exit_in_connection_made(loop, server_side, error):
 def test_exit_when_reading_is_resumed(loop, error):
     """After the exit, the transport below goes on reading, too."""
 
-    class Pausing(leaving(BufferedRecorder, "buffer_updated", error)):
+    base: Any = leaving(BufferedRecorder, "buffer_updated", error)
+
+    class Pausing(base):
         def buffer_updated(self, nbytes):
             super().buffer_updated(nbytes)
             if len(self.data) == self.size:

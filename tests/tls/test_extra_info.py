@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+from asyncio import trsock
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,7 @@ async def test_names(server_side):
         assert transport.get_extra_info("peername") == peer.sock.getsockname()
         assert transport.get_extra_info("sockname") == peer.sock.getpeername()
         sock = transport.get_extra_info("socket")
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert sock.getpeername() == peer.sock.getsockname()
         assert transport.get_extra_info("nothing") is None
         assert transport.get_extra_info("nothing", 5) == 5
@@ -250,7 +252,9 @@ async def test_statistics_of_the_context():
 async def test_addresses_at_a_server(host):
     seen = []
 
-    class Looking(server_with(lambda transport, data: transport.write(data))):
+    base: Any = server_with(lambda transport, data: transport.write(data))
+
+    class Looking(base):
         def connection_made(self, transport):
             super().connection_made(transport)
             seen.append((transport.get_extra_info("sockname"), transport.get_extra_info("peername")))

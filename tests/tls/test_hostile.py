@@ -18,7 +18,7 @@ import struct
 import pytest
 
 from support import certificates
-from support.peers import HOST, Recorder, on_asyncio, settle, socket_pair
+from support.peers import HOST, Recorder, on_asyncio, result_or_error, settle, socket_pair
 from support.tls_peers import connect, gone
 
 FACTOR = int(os.environ.get("RLOOP_TLS_HOSTILE", "1"))
@@ -150,7 +150,7 @@ async def test_streams_of_bytes(server_side):
             else:
                 with contextlib.suppress(OSError):
                     far.shutdown(socket.SHUT_WR)
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 await result[1].lost
                 kind = "connected"
@@ -259,7 +259,7 @@ async def test_handshakes_aborted_anywhere(server_side):
             else:
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 far.close()
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 transport, protocol = result
                 transport.abort()

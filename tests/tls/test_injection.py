@@ -198,7 +198,7 @@ async def test_injected_answer(segments):
         for segment in segments:
             peer.send_raw(segment)
         assert await reader.readline() == b"go ahead\n"
-        while not reader._buffer:
+        while not reader._buffer:  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         shaking = asyncio.create_task(peer.handshake())
         lines = []

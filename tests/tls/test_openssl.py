@@ -38,7 +38,7 @@ async def running(*arguments):
 
 def start(arguments):
     return subprocess.Popen(
-        [OPENSSL, *map(str, arguments)],
+        [OPENSSL, *map(str, arguments)],  # type: ignore[list-item]
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 """pause_reading of TLS transports is exact: nothing is delivered between it and resume_reading, and nothing is lost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ async def test_pause_in_buffer_updated_among_records():
 
 
 @KINDS
-async def test_pause_in_connection_made(factory):
+async def test_pause_in_connection_made(factory: Any):
     """Reading is paused in connection_made. Our last handshake message is sent all the same."""
     if on_asyncio():
         pytest.skip("asyncio keeps its last message back until reading goes on")

@@ -323,12 +323,12 @@ async def test_timeouts_without_ssl(argument):
     loop = asyncio.get_running_loop()
     message = f"{argument} is only meaningful with ssl"
     with pytest.raises(ValueError) as info:
-        await loop.create_server(Recorder, HOST, 0, **{argument: 1})
+        await loop.create_server(Recorder, HOST, 0, **{argument: 1})  # type: ignore[call-overload]
     assert str(info.value) == message
     near, far = socket_pair()
     with near, far:
         with pytest.raises(ValueError) as info:
-            await loop.connect_accepted_socket(Recorder, near, **{argument: 1})
+            await loop.connect_accepted_socket(Recorder, near, **{argument: 1})  # type: ignore[arg-type]
         assert str(info.value) == message
 
 

@@ -89,7 +89,7 @@ async def test_reader_that_does_not_read_stops_the_sender():
         data = bytes(range(256)) * 16384
         sending = asyncio.create_task(peer.send_all(data))
         assert await reader.readexactly(10) == data[:10]
-        while writer.transport.is_reading():
+        while writer.transport.is_reading():  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         for _ in range(200):
             await asyncio.sleep(0.001)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ async def test_both_sides(path):
     assert writer.get_extra_info("socket").family == socket.AF_UNIX
     writer.close()
     await writer.wait_closed()
-    await asyncio.gather(*handled)
+    await asyncio.gather(*handled)  # type: ignore[arg-type]
     server.close()
     await server.wait_closed()
 
@@ -94,8 +95,9 @@ async def test_arguments_without_ssl(path):
     await refused(ValueError, message, loop.create_unix_connection(Recorder, path, server_hostname="localhost"))
     for argument in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
         message = f"{argument} is only meaningful with ssl"
-        await refused(ValueError, message, loop.create_unix_connection(Recorder, path, **{argument: 1}))
-        await refused(ValueError, message, loop.create_unix_server(Recorder, path, **{argument: 1}))
+        options: dict[str, Any] = {argument: 1}
+        await refused(ValueError, message, loop.create_unix_connection(Recorder, path, **options))
+        await refused(ValueError, message, loop.create_unix_server(Recorder, path, **options))
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -121,5 +123,5 @@ async def test_default_context(path, monkeypatch, tmp_path):
     assert await reader.readexactly(5) == b"hello"
     writer.close()
     await writer.wait_closed()
-    await asyncio.gather(*handled)
+    await asyncio.gather(*handled)  # type: ignore[arg-type]
     server.close()

@@ -10,11 +10,12 @@ import os
 import pathlib
 import socket
 import struct
+from asyncio import trsock
 
 import pytest
 
 from support.loops import open_files
-from support.peers import Peer, Recorder, released
+from support.peers import Peer, Recorder, released, result_or_error
 from support.unix_peers import abstract_name
 
 
@@ -98,7 +99,7 @@ async def test_path_that_is_no_text(tmp_path):
     loop = asyncio.get_running_loop()
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     with listening(path) as listener:
-        transport, protocol = await loop.create_unix_connection(Recorder, path)
+        transport, protocol = await loop.create_unix_connection(Recorder, path)  # type: ignore[arg-type]
         assert transport.get_extra_info("peername") == os.fsdecode(path)
         with accept(listener) as peer:
             await exchange(protocol, peer)
@@ -132,7 +133,7 @@ async def test_extra_info(path):
             assert transport.get_extra_info("sslcontext") is None
             assert transport.get_extra_info("nothing", "default") == "default"
             sock = transport.get_extra_info("socket")
-            assert isinstance(sock, asyncio.trsock.TransportSocket)
+            assert isinstance(sock, trsock.TransportSocket)
             assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
             assert sock.getpeername() == path
             await drop(transport)
@@ -261,13 +262,13 @@ async def test_another_kind_of_socket(family, kind):
 
 async def test_path_of_a_wrong_type():
     with pytest.raises(TypeError) as info:
-        await asyncio.get_running_loop().create_unix_connection(Recorder, 5)
+        await asyncio.get_running_loop().create_unix_connection(Recorder, 5)  # type: ignore[arg-type]
     assert str(info.value) == "expected str, bytes or os.PathLike object, not int"
 
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_unix_connection(Recorder, "x", nonsense=True)
+        await asyncio.get_running_loop().create_unix_connection(Recorder, "x", nonsense=True)  # type: ignore[call-arg]
 
 
 # Before 3.14 asyncio does not close the socket; its finalizer does.
@@ -323,7 +324,7 @@ async def test_cancel_after_some_turns(path, turns):
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        outcome = await result_or_error(task)
         if isinstance(outcome, tuple):
             await drop(outcome[0])
         else:

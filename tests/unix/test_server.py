@@ -14,6 +14,7 @@ import pathlib
 import socket
 import stat
 import sys
+from asyncio import trsock
 
 import pytest
 
@@ -39,7 +40,7 @@ async def test_path(path, name):
     async with await serve(name(path)) as server:
         assert server.is_serving()
         (sock,) = server.sockets
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
         assert sock.getsockname() == path
         assert stat.S_ISSOCK(os.stat(path).st_mode)
