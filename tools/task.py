@@ -207,7 +207,7 @@ def missing() -> list[str]:
     if not is_shared(python):
         lacking.append(f"a shared library of Python {python.name}: the tests of Rust programs that host Python")
     if shutil.which("openssl") is None:
-        lacking.append("the openssl command: TLS with OpenSSL's own client and server (tests/test_tls_openssl.py)")
+        lacking.append("the openssl command: TLS with OpenSSL's own client and server (tests/tls/test_openssl.py)")
     if not has_ipv6():
         lacking.append("the address ::1: what is tested over IPv6")
     return lacking
@@ -259,10 +259,13 @@ def lint() -> None:
         run("cargo", "clippy", *CARGO, *workspace, *STRICT, PYO3_PYTHON=command)
     path = wheel(python)
     say("Python: format, mypy, and the stub against the built extension")
-    inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt")
+    inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt", ROOT / "tests" / "requirements.txt")
     run(*inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools", "src/embed")
     run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools/task.py")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
+    # What later versions of Python have is marked in the tests, so that the oldest one decides what is unknown.
+    oldest = f"{SUPPORTED[0][0]}.{SUPPORTED[0][1]}"
+    run(*inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/conformance", "tests")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
 
@@ -310,7 +313,7 @@ def source_distribution() -> None:
 
 def python_tests() -> None:
     """Every Python's tests, in parts."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     jobs: list[tuple[str, list[str | Path], dict[str, str]]] = []
     for python in pythons().values():
         path = wheel(python)
@@ -319,7 +322,7 @@ def python_tests() -> None:
         for part in range(PARTS):
             jobs.append((f"{python.name}, part {part + 1} of {PARTS}", [*pytest, *files[part::PARTS]], {}))
         if python is default_python():
-            portable = [path for path in files if path.name.startswith("test_tls")]
+            portable = [path for path in files if path.parent.name == "tls"]
             environment = {"RLOOP_TLS_ENGINE": "portable", "RLOOP_TEST_LOOPS": "rloop"}
             jobs.append((f"{python.name}, TLS by the portable engine", [*pytest, *portable], environment))
     say("Python tests: rloop and asyncio, side by side")
