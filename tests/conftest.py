@@ -1,4 +1,4 @@
-"""What every test stands on: the choice of loop, a limit of time, and the search for leaks.
+"""What every test relies on: the choice of the loop, a time limit, and the search for leaks.
 
 No test lives here, and nothing that only one test file needs.
 """
@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+from support import sendfile
 from support.loops import LOOPS, new_loop, open_files
 
 # Where `support` is.
@@ -26,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 DEFAULT_LIMIT = 30
 
-# Beyond the alarm, for a hang that no exception ends: the process is given up with every thread's traceback.
+# So many seconds after the alarm the process is ended, with a traceback of every thread: an exception did not help.
 GRACE = 15
 
 # Contexts given to the exception handlers of this test's loops. One list, emptied for each test, because
@@ -92,6 +93,28 @@ def child(loop_name):
     return run
 
 
+@pytest.fixture
+def data_path(tmp_path):
+    """A file that is larger than what the kernel keeps of a connection, for sendfile."""
+    path = tmp_path / "file"
+    path.write_bytes(sendfile.DATA)
+    return path
+
+
+@pytest.fixture
+def data_file(data_path):
+    with open(data_path, "rb") as file:
+        yield file
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    with open(tmp_path / "small", "w+b") as file:
+        file.write(sendfile.SMALL)
+        file.seek(0)
+        yield file
+
+
 @pytest.fixture(autouse=True)
 def loop_errors():
     """What the loops reported in this test. A test that expects a report takes it out of this list.
@@ -116,7 +139,7 @@ def loop_errors():
 
 @pytest.fixture
 def no_child_left():
-    """Fails a test that leaves a child process, running or as a zombie."""
+    """Fails a test that leaves a child process behind, whether it runs or is a zombie."""
     yield
     deadline = time.monotonic() + 5
     with contextlib.suppress(ChildProcessError):
@@ -192,7 +215,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_finish():
-    # What exists by now is not looked at again: without this a collection for each test takes minutes.
+    # Each test is followed by a collection. Without this they would look at everything that exists now, for minutes.
     gc.collect()
     gc.freeze()
 

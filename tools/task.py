@@ -259,10 +259,13 @@ def lint() -> None:
         run("cargo", "clippy", *CARGO, *workspace, *STRICT, PYO3_PYTHON=command)
     path = wheel(python)
     say("Python: format, mypy, and the stub against the built extension")
-    inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt")
+    inside = venv("lint", python, path, ROOT / "tools" / "requirements-lint.txt", ROOT / "tests" / "requirements.txt")
     run(*inside, "-m", "ruff", "check", "python", "tests", "benchmarks", "examples", "tools", "src/embed")
     run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools/task.py")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
+    # What later versions of Python have is marked in the tests, so that the oldest one decides what is unknown.
+    oldest = f"{SUPPORTED[0][0]}.{SUPPORTED[0][1]}"
+    run(*inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/conformance", "tests")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
 

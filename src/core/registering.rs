@@ -27,7 +27,7 @@ impl LoopCore {
 
     /// Makes the kernel watch a reserved fd.
     pub fn activate(&self, py: Python<'_>, token: Token) -> PyResult<()> {
-        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(py, &error))
+        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(&error))
     }
 
     /// [`LoopCore::reserve`] and [`LoopCore::activate`] in one step, for both directions.
@@ -51,14 +51,14 @@ impl LoopCore {
         previous.map_or(Ok(()), |previous| previous.cancel(py))?;
         result.map_err(|(error, source)| {
             drop(source);
-            os_error(py, &error)
+            os_error(&error)
         })
     }
 
     /// Has the kernel watch a registered fd for these directions and no other: see [`Watch::Only`].
     pub fn watch(&self, py: Python<'_>, token: Token, directions: Readiness) -> PyResult<()> {
         let watched = self.state.with(py, |state| state.reactor.watch(token, Watch::Only(directions)));
-        watched.map_err(|error| os_error(py, &error))
+        watched.map_err(|error| os_error(&error))
     }
 
     /// Has the kernel report anew what a registered fd is ready for.

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat};
+use pyo3::types::PyFloat;
 
 use super::{Entry, LoopCore, closed_error, is_live};
 use crate::error::{no_memory, os_error};
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::gc::untrack;
+use crate::py::new::{self, intern};
 use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
 use crate::reactor::ready::Refused;
@@ -195,19 +196,19 @@ impl LoopCore {
     /// failure is not the caller's: as on asyncio, it is logged in debug mode.
     pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
         match self.waker.wake() {
-            Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(py, &error), py),
+            Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(&error), py),
             _ => Ok(()),
         }
     }
 
     #[cold]
     fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         keywords.set_item("exc_info", error.value(py))?;
         self.names
             .logger
             .bind(py)
-            .call_method("debug", ("The loop could not be woken",), Some(&keywords))
+            .call_method(intern!(py, "debug")?, ("The loop could not be woken",), Some(&keywords))
             .map(drop)
     }
 

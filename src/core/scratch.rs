@@ -2,7 +2,9 @@
 //! Who reads from what, and how much, is not known here.
 
 use std::collections::TryReserveError;
+use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::sync::Once;
 
 use crate::reactor::sys;
 
@@ -10,6 +12,21 @@ use crate::reactor::sys;
 pub const SCRATCH: usize = 64 * 1024;
 /// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used take no memory.
 const BUFFER: usize = 256 * 1024;
+
+/// The size of a block that is larger than any that the loop asks for again and again, in bytes.
+const LARGE_BLOCK: usize = 1024 * 1024;
+
+/// Makes the C library take large blocks from its heap. Called once in a process.
+///
+/// glibc maps memory for each block of 128 KiB or more, and unmaps it when the block is freed, until the program has
+/// freed a block that is as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. A
+/// read cuts off what it has not filled before the block is freed, so that reads alone may never raise the threshold.
+/// Then each read costs a page fault for every 4 KiB, which is several times the cost of the read itself.
+pub fn serve_large_blocks_from_the_heap() {
+    static ONCE: Once = Once::new();
+    // The compiler could leave out an allocation that nobody uses: hence the black box.
+    ONCE.call_once(|| drop(black_box(sys::uninit_slice::<u8>(LARGE_BLOCK))));
+}
 
 /// Memory to receive into, aligned to a page. The kernel copies up to twice as slowly into memory that begins 16 bytes
 /// behind a multiple of 64, as a large block of the allocator does.

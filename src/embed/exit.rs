@@ -6,7 +6,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
@@ -41,5 +40,5 @@ pub(super) fn end_at_exit(py: Python<'_>) -> PyResult<()> {
             let _ = handle.shutdown(GRACE);
         }
     })?;
-    py.import("atexit")?.call_method1(intern!(py, "register"), (end,)).map(drop)
+    py.import("atexit")?.call_method1("register", (end,)).map(drop)
 }

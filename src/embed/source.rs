@@ -154,7 +154,7 @@ impl Watched {
     /// Has the source register itself with the reactor.
     fn register_source(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
         let core = self.handle.core();
-        let failed = |error| os_error(py, &error);
+        let failed = |error| os_error(&error);
         let registry = core.registry(py).map_err(failed)?;
         self.forks.store(sys::forks(), Relaxed);
         let mut register = || watching.source().register(&registry, self.token.to_mio(), self.interest);

@@ -14,7 +14,6 @@ use std::thread::Thread;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::error::LoopClosed;
@@ -22,6 +21,7 @@ use super::guard::{caught, detached};
 use super::handle::LoopHandle;
 use crate::core::{AtClose, LoopCore};
 use crate::py::cell::LoopCell;
+use crate::py::new::intern;
 use crate::reactor::token::Token;
 
 impl LoopHandle {
@@ -192,9 +192,9 @@ impl<T> PyTask<T> {
         };
         if let Some(task) = task {
             // Only a closed loop refuses this, and its tasks have ended.
-            let _ = self
-                .handle
-                .send_to_the_end(None, move |py| task.bind(py).call_method0(intern!(py, "cancel")).map(drop));
+            let _ = self.handle.send_to_the_end(None, move |py| {
+                task.bind(py).call_method0(intern!(py, "cancel")?).map(drop)
+            });
         }
     }
 
@@ -290,7 +290,7 @@ impl<T: Send + 'static> Promise<T> {
             state.cancelled
         };
         if cancelled {
-            task.call_method0(intern!(py, "cancel"))?;
+            task.call_method0(intern!(py, "cancel")?)?;
         }
         Ok(())
     }
@@ -310,10 +310,10 @@ fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<
     let event_loop = handle.event_loop(py);
     // SAFETY: a live object, and the interpreter is held.
     if unsafe { ffi::PyCoro_CheckExact(coroutine.as_ptr()) } != 0 {
-        return event_loop.call_method1(intern!(py, "create_task"), (coroutine,));
+        return event_loop.call_method1(intern!(py, "create_task")?, (coroutine,));
     }
     let keywords = pyo3::types::PyDict::new(py);
-    keywords.set_item(intern!(py, "loop"), event_loop)?;
+    keywords.set_item(intern!(py, "loop")?, event_loop)?;
     py.import("asyncio")?.call_method("ensure_future", (coroutine,), Some(&keywords))
 }
 
@@ -321,11 +321,11 @@ fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<
 fn result_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = future.py();
     // The exception is looked at and not raised, because PyO3 panics when Rust catches a PanicException.
-    let exception = future.call_method0(intern!(py, "exception"))?;
+    let exception = future.call_method0(intern!(py, "exception")?)?;
     if !exception.is_none() {
         return Err(PyErr::from_value(exception));
     }
-    future.call_method0(intern!(py, "result"))
+    future.call_method0(intern!(py, "result")?)
 }
 
 // ---------------------------------------------------------------------------------------------- done callbacks
@@ -353,7 +353,7 @@ where
 {
     let py = future.py();
     let done = Bound::new(py, Done(LoopCell::new(Some(Box::new(callback)))))?;
-    future.call_method1(intern!(py, "add_done_callback"), (done,)).map(drop)
+    future.call_method1(intern!(py, "add_done_callback")?, (done,)).map(drop)
 }
 
 // ---------------------------------------------------------------------------------------------- coroutines
@@ -379,7 +379,7 @@ impl Drop for Coroutine {
         };
         Python::try_attach(|py| {
             let coroutine = coroutine.into_bound(py);
-            if let Ok(close) = coroutine.getattr(intern!(py, "close"))
+            if let Ok(close) = intern!(py, "close").and_then(|name| coroutine.getattr(name))
                 && let Err(error) = close.call0()
             {
                 error.write_unraisable(py, Some(&coroutine));

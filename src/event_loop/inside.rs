@@ -18,6 +18,7 @@ use crate::core::{Entry, LoopCore};
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::gc::{track, untrack};
+use crate::py::new::intern;
 use crate::run;
 
 /// The callback of a handle that stands for something else: an entry of the ready queue that is no handle, or a handle
@@ -52,8 +53,8 @@ impl Pending {
             Some(What::Entry(entry)) => run::run_taken(py, &self.core, entry),
             Some(What::Foreign(handle)) => {
                 let handle = handle.bind(py);
-                if !handle.getattr("_cancelled")?.is_truthy()? {
-                    handle.call_method0("_run")?;
+                if !handle.getattr(intern!(py, "_cancelled")?)?.is_truthy()? {
+                    handle.call_method0(intern!(py, "_run")?)?;
                 }
                 Ok(())
             }
@@ -119,7 +120,7 @@ impl ReadyHandles {
         core.check_closed()?;
         let handle = match handle.cast::<Handle>() {
             Ok(handle) => handle.clone(),
-            Err(_) if handle.hasattr("_run")? => {
+            Err(_) if handle.hasattr(intern!(py, "_run")?)? => {
                 Pending::handle(event_loop, What::Foreign(handle.clone().unbind()))?
             }
             Err(_) => {

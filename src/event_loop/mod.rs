@@ -18,14 +18,16 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyList, PyString, PyTuple};
 
 use crate::core::{CoreRef, LoopCore};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
+use crate::py::fastcall;
 use crate::py::made::Made;
+use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
@@ -113,8 +115,8 @@ impl EventLoop {
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
-    fn time(&self) -> f64 {
-        self.core.clock.now()
+    fn time<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFloat>> {
+        new::float(py, self.core.clock.now())
     }
 
     /// Ends `run_forever()` when the present turn is complete.
@@ -149,7 +151,7 @@ impl EventLoop {
         if let Some(keywords) = known {
             return class.call((), Some(keywords.bind(py)));
         }
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         keywords.set_item(&this.core.names.loop_keyword, slf)?;
         let future = class.call((), Some(&keywords))?;
         if !this.core.closed.load(Relaxed) {
@@ -171,16 +173,18 @@ impl EventLoop {
     /// Runs one turn; if `_begin_run(True)` was called before, turns until `stop()` was called.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         let core = &slf.get().core;
-        let until_stopped = core.until_stopped.swap(false, Relaxed);
-        core.check_closed()?;
-        scheduling::look_at_time(slf)?;
-        core.read_switch_interval(slf.py())?;
-        if until_stopped {
-            sys::sigpipe::look();
-            run::run_until_stopped(slf.as_any(), core)
-        } else {
-            run::run_turn(slf.as_any(), core)
-        }
+        fastcall::caught(|| {
+            let until_stopped = core.until_stopped.swap(false, Relaxed);
+            core.check_closed()?;
+            scheduling::look_at_time(slf)?;
+            core.read_switch_interval(slf.py())?;
+            if until_stopped {
+                sys::sigpipe::look();
+                run::run_until_stopped(slf.as_any(), core)
+            } else {
+                run::run_turn(slf.as_any(), core)
+            }
+        })
     }
 
     /// Native, because asyncio sets attributes in places where an exception would leave the loop "already running" for
@@ -330,8 +334,8 @@ impl EventLoop {
     /// True if this is the fd of a stream socket. A `socket.socket` made to find that out would close the fd if the
     /// caller were interrupted.
     #[staticmethod]
-    fn _is_stream(py: Python<'_>, fd: i32) -> PyResult<bool> {
-        sys::is_stream(fd).map_err(|error| os_error(py, &error))
+    fn _is_stream(fd: i32) -> PyResult<bool> {
+        sys::is_stream(fd).map_err(|error| os_error(&error))
     }
 
     /// A transport for the reading end of a pipe. `fd` is that of `pipe`, and non-blocking.
@@ -470,6 +474,7 @@ impl EventLoop {
         core.thread_id.store(value.unwrap_or(0), Relaxed);
         // Some programs read it from the instance's dictionary, where asyncio has it.
         if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
+            let value = value.map(|id| new::int(slf.py(), id as usize)).transpose()?;
             names.set_item(&core.names._thread_id, value)?;
         }
         Ok(())

@@ -8,6 +8,7 @@ use pyo3::types::PyInt;
 use super::EventLoop;
 use crate::handle::Callback;
 use crate::py::fastcall::Arguments;
+use crate::py::new;
 use crate::reactor::readiness::Readiness;
 
 impl EventLoop {
@@ -95,7 +96,7 @@ impl EventLoop {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), &slf.get().core);
         if core.owner_of(py, fd).is_some() {
-            slf.get().refuse_fd_of_transport(fd.into_pyobject(py)?.as_any(), fd)?;
+            slf.get().refuse_fd_of_transport(new::int(py, fd as usize)?.as_any(), fd)?;
         }
         core.check_closed()?;
         let future = Self::create_future(slf)?;

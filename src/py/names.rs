@@ -2,11 +2,12 @@
 //! standard library, and what the package `rloop` has handed in. Nothing here imports `rloop`: it imports us.
 
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use super::fastcall::caught;
+use super::new::{self, intern};
 use super::profiling::ProfileFunction;
 
 macro_rules! names {
@@ -52,11 +53,11 @@ macro_rules! names {
         impl Names {
             fn load(py: Python<'_>, package: Package) -> PyResult<Self> {
                 Ok(Self {
-                    $($string: PyString::intern(py, stringify!($string)).unbind(),)*
+                    $($string: new::interned(py, stringify!($string))?.unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
                     $($given: package.$given,)*
-                    empty: PyString::intern(py, "").unbind(),
-                    loop_keyword: PyString::intern(py, "loop").unbind(),
+                    empty: new::interned(py, "")?.unbind(),
+                    loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
                         .import("asyncio.constants")?
@@ -86,7 +87,7 @@ macro_rules! names {
 
 names! {
     strings {
-        _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
+        detach, _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         datagram_received, done, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
@@ -119,6 +120,7 @@ names! {
         extract_stack = "asyncio.format_helpers"."extract_stack",
         future_names = "asyncio.futures"."__dict__",
         handle = "asyncio"."Handle",
+        getswitchinterval = "sys"."getswitchinterval",
         logger = "asyncio.log"."logger",
         native_file = "_io"."FileIO",
         native_socket = "_socket"."socket",
@@ -136,13 +138,13 @@ impl Names {
     /// The class of futures. As in asyncio it is looked up each time, because programs replace it.
     #[inline]
     pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        of_module(self.future_names.bind(py), intern!(py, "Future"))
+        of_module(self.future_names.bind(py), intern!(py, "Future")?)
     }
 
     /// The class of tasks. It is looked up each time, as that of futures.
     #[inline]
     pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        of_module(self.task_names.bind(py), intern!(py, "Task"))
+        of_module(self.task_names.bind(py), intern!(py, "Task")?)
     }
 }
 
@@ -155,7 +157,7 @@ static NAMES: PyOnceLock<Names> = PyOnceLock::new();
 
 /// Makes the table. Called once, when the package is imported; if it is imported again, the first table stays.
 pub fn set_package(py: Python<'_>, package: Package) -> PyResult<()> {
-    NAMES.get_or_try_init(py, || Names::load(py, package)).map(drop)
+    NAMES.get_or_try_init(py, || caught(|| Names::load(py, package))).map(drop)
 }
 
 /// The table. Fails only while the package `rloop` is not imported completely.

@@ -1,6 +1,6 @@
 """Addresses in sendto: the forms that asyncio takes, host names, scopes of IPv6, what is no address.
 
-asyncio hands them to socket.sendto, and so its answers are those of a socket: what a plain one does with the
+asyncio passes them to socket.sendto, so that its answers are those of a socket. What a plain one does with the
 same address is looked up in the test.
 """
 
@@ -31,11 +31,11 @@ class Named(NamedTuple):
     ids=repr,
 )
 async def test_hosts(host):
-    """Names and all the ways to write a number, resolved in the call."""
+    """Names and all notations of addresses are resolved in the call of sendto."""
     async with bound() as (transport, protocol):
         with udp_socket() as peer:
             address = (host, peer.getsockname()[1])
-            for number in range(3):  # the second time it may be known already
+            for number in range(3):  # the second time the loop may know it already
                 transport.sendto(b"%d" % number, address)
             assert [data for data, _ in await receive(peer, 3)] == [b"0", b"1", b"2"]
             assert protocol.errors == []
@@ -45,14 +45,14 @@ async def test_kinds_of_tuples_and_numbers():
     async with bound() as (transport, _):
         with udp_socket() as peer:
             host, port = peer.getsockname()
-            port_enum = enum.IntEnum("Port", {"PEER": port})
+            port_enum = enum.IntEnum("Port", {"PEER": port})  # type: ignore[misc]
             for address in [Named(host, port), (host, port_enum.PEER)]:
                 transport.sendto(b"hello", address)
                 assert [data for data, _ in await receive(peer)] == [b"hello"]
 
 
 async def test_equal_hosts_with_other_ports():
-    """Whatever is remembered of an address, it is remembered of the whole."""
+    """A loop may remember resolved addresses, but must not mix up their ports."""
     async with bound() as (transport, _):
         peers = [udp_socket("127.0.0.2"), udp_socket("127.0.0.2"), udp_socket("127.0.0.3")]
         for round_ in range(3):
@@ -79,7 +79,7 @@ async def test_ipv6_hosts(host):
 
 @needs_ipv6
 async def test_ipv6_address_forms():
-    """Flow and scope may be left out, and mean nothing for ::1."""
+    """Flow and scope may be left out, and have no effect for ::1."""
     async with bound(host="::1") as (transport, _):
         with udp_socket("::1") as peer:
             port = peer.getsockname()[1]
@@ -90,7 +90,7 @@ async def test_ipv6_address_forms():
 
 @needs_ipv6
 async def test_ipv4_mapped():
-    """One socket for both families."""
+    """One IPv6 socket sends to both families."""
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", 0))
@@ -112,12 +112,12 @@ async def test_ipv4_mapped():
 
 
 def link_local():
-    """(address, interface) of a link-local address of this machine, or None."""
+    """A link-local address of this machine as (address, interface), or None."""
     try:
         with open("/proc/net/if_inet6") as file:
             for line in file:
                 digits, _, _, scope, flags, interface = line.split()
-                if scope == "20" and not int(flags, 16) & 0x48:  # neither tentative nor a duplicate
+                if scope == "20" and not int(flags, 16) & 0x48:  # not tentative, no duplicate
                     return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)), interface
     except OSError:
         pass
@@ -126,7 +126,7 @@ def link_local():
 
 @pytest.mark.skipif(link_local() is None, reason="no link-local address here")
 async def test_scope_ids():
-    """This machine's own address, so that nothing leaves it, with a scope by name and by number."""
+    """The address is this machine's own, so that nothing leaves it. Its scope is given by name and by number."""
     host, interface = link_local()
     scope = socket.if_nametoindex(interface)
     async with endpoint(local_addr=(f"{host}%{interface}", 0)) as (transport, protocol):
@@ -168,7 +168,7 @@ async def test_another_address():
 
 @needs_ipv6
 async def test_another_form_of_the_address():
-    """What it was resolved to counts, in full."""
+    """A connected endpoint compares an address with the one it was resolved to, in full."""
     with udp_socket("::1") as peer:
         address = peer.getsockname()
         async with endpoint(remote_addr=address[:2]) as (transport, _):
@@ -193,7 +193,7 @@ async def test_another_unix_path(tmp_path):
 
 
 def answer_of_a_socket(family, address):
-    """The exception of a plain socket's sendto."""
+    """The exception that a plain socket's sendto raises for it."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         with pytest.raises(Exception) as info:
             sock.sendto(b"x", address)
@@ -210,7 +210,7 @@ async def unconnected(family, tmp_path):
             yield made
 
 
-# Names that the resolver refuses without asking anybody.
+# Names that the resolver refuses without asking a server.
 UNREACHABLE = [
     (socket.AF_INET, ("a..b", 9)),
     (socket.AF_INET, ("::1", 9)),
@@ -229,7 +229,7 @@ UNREACHABLE = [
 
 @pytest.mark.parametrize(("family", "address"), UNREACHABLE, ids=repr)
 async def test_unreachable(family, address, tmp_path, monkeypatch):
-    """An error of the network, told to the protocol. The endpoint lives."""
+    """An unreachable address is an error of the network. error_received gets it, and the endpoint goes on."""
     monkeypatch.chdir(tmp_path)
     expected = answer_of_a_socket(family, address)
     assert isinstance(expected, OSError)
@@ -283,7 +283,7 @@ NO_ADDRESS = [
 
 @pytest.mark.parametrize(("family", "address"), NO_ADDRESS, ids=repr)
 async def test_no_address(family, address, tmp_path, loop_errors):
-    """A mistake of the program: reported, and the end of the endpoint."""
+    """An object that is no address is a mistake of the program. It is reported, and ends the endpoint."""
     expected = answer_of_a_socket(family, address)
     assert not isinstance(expected, OSError)
     async with unconnected(family, tmp_path) as (transport, protocol):
@@ -306,7 +306,7 @@ async def test_no_address(family, address, tmp_path, loop_errors):
 
 
 async def test_no_address_after_good_ones(loop_errors):
-    """What was sent before is not lost with the endpoint."""
+    """Datagrams that were sent before the mistake are not lost with the endpoint."""
     async with bound() as (transport, protocol):
         with udp_socket() as peer:
             transport.sendto(b"one", peer.getsockname())
@@ -318,7 +318,7 @@ async def test_no_address_after_good_ones(loop_errors):
 
 
 async def test_many_hosts_that_do_not_exist():
-    """The others are sent, in order, and each is an error of its own."""
+    """Hosts that do not exist are an error each. The other datagrams are sent, in order."""
     async with bound() as (transport, protocol):
         with udp_socket() as peer:
             for number in range(20):

@@ -1,6 +1,6 @@
 """Datagrams that leave and arrive many at once: order, limits, and what happens in the middle.
 
-rloop sends what a turn has queued, and receives what has come, in batches. None of it may be seen, so each
+rloop sends what a turn has queued, and receives what has come, in batches. A program must not notice, so each
 test is of something that a batch could get wrong.
 """
 
@@ -13,6 +13,7 @@ import pytest
 
 from support.datagrams import (
     Datagrams,
+    Echo,
     bound,
     endpoint,
     pair,
@@ -48,7 +49,7 @@ async def test_batch_sizes(count):
 
 @pytest.mark.parametrize("name", ["localhost", "127.1", b"127.0.0.1"], ids=repr)
 async def test_names_among_literals_keep_their_place(name):
-    """A host name is resolved in the call; what was queued before it leaves before it."""
+    """A host name is resolved in the call of sendto. What was queued before it is sent before it."""
     async with bound() as (transport, protocol):
         with udp_socket() as peer:
             port = peer.getsockname()[1]
@@ -59,7 +60,7 @@ async def test_names_among_literals_keep_their_place(name):
 
 
 async def test_names_among_literals_keep_their_place_in_a_full_queue(tmp_path, monkeypatch):
-    """A relative path is one that only the socket itself can make sense of."""
+    """The path is a relative one, which only the socket itself can resolve."""
     monkeypatch.chdir(tmp_path)
     path = str(tmp_path / "peer")
     with unix_socket(path) as peer:
@@ -74,7 +75,7 @@ async def test_names_among_literals_keep_their_place_in_a_full_queue(tmp_path, m
 
 
 async def test_a_relative_path_means_what_it_meant(tmp_path, monkeypatch):
-    """Although the directory is another one by the end of the turn."""
+    """A relative path is resolved in the call, although the working directory is another one at the end of the turn."""
     monkeypatch.chdir(tmp_path)
     with unix_socket("peer") as peer:
         async with endpoint(local_addr=str(tmp_path / "own"), family=socket.AF_UNIX) as (transport, protocol):
@@ -101,7 +102,7 @@ async def test_errors_come_in_order_and_everything_else_leaves():
 
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_end_in_error_received(end):
-    """In the middle of a batch: what was given to sendto leaves, as it has on asyncio."""
+    """The endpoint ends in the middle of a batch. What was given to sendto is sent, as on asyncio."""
 
     class Ending(Datagrams):
         def error_received(self, exc):
@@ -136,7 +137,9 @@ async def test_sendto_in_error_received():
 
 
 async def test_sendto_that_fails_in_error_received():
-    """However often: the others get their turn, and the stack has an end."""
+    """error_received calls sendto, which fails again, and so on. Others get their turn, and the stack does not
+    overflow.
+    """
 
     class Stubborn(Datagrams):
         def error_received(self, exc):
@@ -180,7 +183,7 @@ async def test_error_received_that_raises_while_sending(loop_errors):
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_exit_in_error_received_while_sending(loop, kind):
-    """It leaves the loop once everything is sent."""
+    """The exit leaves the loop after everything was sent."""
 
     class Leaving(Datagrams):
         def error_received(self, exc):
@@ -207,7 +210,7 @@ def test_exit_in_error_received_while_sending(loop, kind):
 
 
 async def test_refused_datagrams_do_not_keep_others(loop_errors):
-    """One endpoint's port is closed, another's is not; both have sent in the same turn."""
+    """Two endpoints send in one turn. The port that one of them sends to is closed, the other's is not."""
     with refusing_socket() as closed, udp_socket() as peer:
         async with (
             endpoint(remote_addr=closed.getsockname()) as (one, unlucky),
@@ -222,7 +225,7 @@ async def test_refused_datagrams_do_not_keep_others(loop_errors):
 
 
 async def test_a_queue_that_others_have_filled(tmp_path):
-    """Nothing that the kernel tells: the queue of the peer is full of what somebody else has sent."""
+    """The queue of the peer is full of what somebody else has sent, which the kernel does not report."""
     path = str(tmp_path / "peer")
     with unix_socket(path) as peer, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
@@ -245,7 +248,7 @@ async def test_a_queue_that_others_have_filled(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 32, 33, 60])
 async def test_all_that_waits_is_received(count):
-    """Whether or not it fills a batch; and what comes afterwards too."""
+    """All datagrams that wait are received, whether or not they fill a batch, and those that come afterwards, too."""
     near, far = udp_socket(), udp_socket()
     with far:
         for _ in range(3):
@@ -260,7 +263,7 @@ async def test_all_that_waits_is_received(count):
 
 @pytest.mark.parametrize("then", ["resume", "close", "abort"])
 async def test_pause_reading_in_datagram_received(then):
-    """The next datagram comes after resume_reading."""
+    """After a pause in datagram_received, the next datagram comes after resume_reading."""
 
     class Pausing(Datagrams):
         def datagram_received(self, data, addr):
@@ -286,11 +289,7 @@ async def test_pause_reading_in_datagram_received(then):
 
 
 async def test_answers_between_datagrams():
-    """Each answer goes to whom it is for, however many peers have sent into one batch."""
-
-    class Echo(Datagrams):
-        def datagram_received(self, data, addr):
-            self.transport.sendto(data, addr)
+    """Each answer goes to the right peer, however many peers have sent datagrams of one batch."""
 
     near = udp_socket()
     address = near.getsockname()
@@ -305,7 +304,7 @@ async def test_answers_between_datagrams():
 
 @pytest.mark.time_limit(60)
 async def test_more_peers_than_anybody_remembers(tmp_path):
-    """The addresses are right, and those of peers that come back are right again."""
+    """A loop may remember peers. There are more peers here, and each datagram has the right address."""
     count = 2500
     own = str(tmp_path / "own")
     async with endpoint(local_addr=own, family=socket.AF_UNIX) as (_, protocol):
@@ -335,9 +334,9 @@ async def test_a_known_peer_costs_no_new_address():
 
 
 class Counting(socket.socket):
-    """A socket of somebody else's making, such as one that goes through a proxy."""
+    """A subclass of socket, such as one that goes through a proxy."""
 
-    calls = ()
+    calls: tuple[str, ...] = ()
 
     def sendto(self, *args):
         self.calls += ("sendto",)
@@ -387,7 +386,7 @@ async def test_subclass_of_socket_with_a_full_queue():
 
 
 async def test_subclass_of_socket_whose_methods_raise(loop_errors):
-    """An exception that is none of the network's is the end."""
+    """An exception that is no error of the network ends the endpoint."""
 
     class Raising(Counting):
         def recvfrom(self, *args):

@@ -1,4 +1,4 @@
-"""Context variables in the callbacks of datagram protocols: what they see, and whom they do not disturb.
+"""Context variables in the callbacks of datagram protocols: what they see, and that other contexts stay as they are.
 
 Contexts of stream protocols are in stream/test_context.py.
 """
@@ -11,7 +11,7 @@ var = contextvars.ContextVar("var", default="default")
 
 
 async def test_context_of_the_callbacks():
-    """That of create_datagram_endpoint."""
+    """The callbacks run in the context of create_datagram_endpoint."""
     seen = {}
 
     class Seeing(Datagrams):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from support.datagrams import Datagrams, bound, endpoint, pair, receive, udp_socket
+from support.datagrams import Echo, bound, endpoint, pair, receive, udp_socket
 from support.peers import HOST, has_ipv6, on_asyncio
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
@@ -17,12 +17,6 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 HOSTS = pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=needs_ipv6)])
 
 LARGEST_UDP = {HOST: 65507, "::1": 65527}
-
-
-class Echo(Datagrams):
-    def datagram_received(self, data, addr):
-        super().datagram_received(data, addr)
-        self.transport.sendto(data, addr)
 
 
 # --- sizes ---
@@ -41,11 +35,11 @@ async def test_largest(host):
 
 @pytest.mark.parametrize("size", [65_508, 131_072, 200_000, 262_144])
 async def test_larger_than_udp_allows(size):
-    """Among small ones."""
+    """A datagram that is too large is among small ones."""
     data = random.Random(size).randbytes(size)
     async with pair(buffer=1 << 20) as (transport, protocol, far):
         far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        # What the kernel counts is up to twice the size.
+        # The kernel counts up to twice the size.
         if far.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 4 * size:
             pytest.skip("this system has no such buffers")
         for part in (b"before", data, b"after"):
@@ -57,7 +51,7 @@ async def test_larger_than_udp_allows(size):
 
 @HOSTS
 async def test_empty_datagrams_are_received(host):
-    """Between others, first and last."""
+    """Empty datagrams come between others, and first and last."""
     sent = [b"", b"a", b"", b"", b"b", b""]
     async with bound(host=host) as (transport, protocol):
         with udp_socket(host) as peer:
@@ -87,7 +81,7 @@ async def test_empty_datagrams_are_sent(host, connected):
 
 
 async def test_max_size():
-    """How much of a datagram is received at most: not in asyncio's documentation, but its transport has it."""
+    """max_size limits how much of a datagram is received. asyncio does not document it, but its transport has it."""
     async with pair() as (transport, protocol, far):
         assert transport.max_size == 256 * 1024
         transport.max_size = 4
@@ -97,7 +91,7 @@ async def test_max_size():
 
 
 async def test_received_data_is_the_receiver_s():
-    """It does not change when the next one comes."""
+    """The data that a protocol has received does not change when the next datagram comes."""
     async with pair() as (_, protocol, far):
         for number in range(200):
             far.send(bytes([number]) * 1000)
@@ -129,7 +123,7 @@ async def test_data_may_be_changed_afterwards():
         transport.sendto(data)
         transport.sendto(view)
         data[:4] = b"ORIG"
-        data.extend(b" and more")  # not possible while somebody looks into it
+        data.extend(b" and more")  # a bytearray that somebody views could not be resized
         view[:] = b"A VIEW"
         view.release()
         assert [data for data, _ in await receive(far, 2)] == [b"original", b"a view"]

@@ -16,6 +16,7 @@ import sys
 import pytest
 
 from support.datagrams import Datagrams, bound, endpoint, receive, udp_socket, unix_socket
+from support.loops import open_files
 from support.peers import HOST, has_ipv6, released
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
@@ -31,8 +32,7 @@ def resolve_to(loop, *addresses):
     async def getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0):
         families = [socket.AF_INET6 if ":" in address[0] else socket.AF_INET for address in addresses]
         return [
-            (family, type, socket.IPPROTO_UDP, "", address)
-            for family, address in zip(families, addresses, strict=True)
+            (family, type, socket.IPPROTO_UDP, "", address) for family, address in zip(families, addresses, strict=True)
         ]
 
     loop.getaddrinfo = getaddrinfo
@@ -61,7 +61,7 @@ async def test_local_host_name(name):
 
 
 async def test_remote_host_name():
-    """It is resolved once, and what it was resolved to is the endpoint's address."""
+    """The host name is resolved once. Its address is then the endpoint's remote address."""
     with udp_socket() as peer:
         address = peer.getsockname()
         where = {"remote_addr": ("localhost", address[1]), "family": socket.AF_INET}
@@ -140,7 +140,7 @@ async def test_socket():
 
 
 async def test_connected_socket():
-    """An address in sendto is not looked at: the kernel knows where to."""
+    """A connected socket ignores the address in sendto: the kernel knows where to send."""
     with udp_socket() as peer, udp_socket() as other:
         sock = udp_socket()
         sock.connect(peer.getsockname())
@@ -178,9 +178,7 @@ async def test_socket_and_options(options):
     with udp_socket() as sock, pytest.raises(ValueError) as info:
         await create(sock=sock, **options)
     shown = ", ".join(f"{name}={value}" for name, value in options.items())
-    assert str(info.value) == (
-        f"socket modifier keyword arguments can not be used when sock is specified. ({shown})"
-    )
+    assert str(info.value) == (f"socket modifier keyword arguments can not be used when sock is specified. ({shown})")
 
 
 async def test_socket_and_options_that_say_nothing():
@@ -224,7 +222,7 @@ async def test_unknown_keyword(name):
         await create(local_addr=(HOST, 0), **{name: True})
 
 
-# asyncio leaves the socket to be closed by its finalizer.
+# asyncio does not close the socket; its finalizer does.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_protocol_factory_that_raises():
     def factory():
@@ -242,7 +240,7 @@ async def test_cancelled():
         def connection_made(self, transport):
             super().connection_made(transport)
             made.append(self)
-            task.cancel()  # it waits for this very call to be over
+            task.cancel()  # the task waits for this call to return
 
     task = asyncio.create_task(create(Cancelling, local_addr=(HOST, 0)))
     with pytest.raises(asyncio.CancelledError):
@@ -257,7 +255,7 @@ async def test_cancelled():
 
 @pytest.mark.parametrize("cleaned", [False, True])
 async def test_unix_path(tmp_path, cleaned):
-    """The file stays: nobody but its owner knows when it is no longer of use."""
+    """The loop does not remove the file of a UNIX path. That is the program's task."""
     path = str(tmp_path / "socket")
     async with endpoint(local_addr=path, family=socket.AF_UNIX) as (transport, _):
         assert transport.get_extra_info("sockname") == path
@@ -296,10 +294,10 @@ async def test_unix_path_that_cannot_be_looked_at(tmp_path, caplog):
 
 
 async def test_unix_peer_that_is_not_there(tmp_path):
-    files = os.listdir("/proc/self/fd")
+    files = len(open_files())
     with pytest.raises(FileNotFoundError):
         await create(remote_addr=str(tmp_path / "missing"), family=socket.AF_UNIX)
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(open_files()) == files
 
 
 # --- options ---
@@ -326,7 +324,7 @@ async def test_reuse_port():
         address = one.get_extra_info("sockname")
         async with endpoint(local_addr=address, reuse_port=True) as (two, second):
             assert two.get_extra_info("sockname") == address
-            # The kernel gives each datagram to one of them.
+            # The kernel gives each datagram to one of the endpoints.
             for _ in range(20):
                 with udp_socket() as peer:
                     peer.sendto(b"hello", address)
@@ -335,7 +333,7 @@ async def test_reuse_port():
 
 
 async def test_broadcast():
-    """To the broadcast address of the loopback interface."""
+    """Sends to the broadcast address of the loopback interface."""
     with udp_socket("127.255.255.255") as peer:
         async with endpoint(local_addr=(HOST, 0), allow_broadcast=True) as (transport, _):
             transport.sendto(b"to all", peer.getsockname())
@@ -347,7 +345,7 @@ async def test_broadcast():
 
 
 async def test_broadcast_to_one_address_hears_others():
-    """Such an endpoint has an address to send to, and is not connected."""
+    """An endpoint for broadcasts has a remote address, but its socket is not connected."""
     with udp_socket("127.255.255.255") as peer, udp_socket() as other:
         address = peer.getsockname()
         where = {"remote_addr": address, "allow_broadcast": True}

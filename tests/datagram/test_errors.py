@@ -1,6 +1,6 @@
 """What goes wrong with datagrams: what the kernel refuses, and protocol methods that raise.
 
-None of it ends the endpoint. Addresses that are none do: test_address.py.
+None of it ends the endpoint. Objects that are no address end it: test_address.py.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ HOSTS = pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=needs_i
 
 
 def wait_for_error(sock):
-    """Until the kernel has an error to tell of this socket, which it keeps."""
+    """Waits until the kernel has an error for this socket. The error stays there."""
     poll = select.poll()
     poll.register(sock, 0)
     assert poll.poll(1000 * PATIENCE)
@@ -50,7 +50,7 @@ async def test_port_unreachable(host):
             assert error.args == (errno.ECONNREFUSED, "Connection refused")
             assert not transport.is_closing()
             assert protocol.calls == ["connection_made", "error_received"]
-            # Somebody listens now.
+            # Now the port is open.
             peer.connect(transport.get_extra_info("sockname"))
             transport.sendto(b"question")
             assert await receive(peer) == [(b"question", transport.get_extra_info("sockname"))]
@@ -72,7 +72,9 @@ async def test_port_unreachable_time_and_again():
 
 
 async def test_port_unreachable_for_many_in_one_turn():
-    """The kernel tells of the first by refusing the second: one error for two, as it happens."""
+    """The kernel reports that the first datagram was refused when the second is sent. So there may be one error for
+    two.
+    """
     with refusing_socket() as peer:
         async with endpoint(remote_addr=peer.getsockname()) as (transport, protocol):
             for _ in range(20):
@@ -100,7 +102,7 @@ async def test_unconnected_endpoints_are_not_told():
 
 
 def test_error_and_data_at_once(loop):
-    """The error hides no datagram, nor a datagram the error."""
+    """An error and a datagram arrive at once. The program gets both."""
 
     async def connect():
         return await loop.create_datagram_endpoint(Datagrams, sock=sock)
@@ -150,7 +152,7 @@ async def test_too_large(host, connected):
 
 @pytest.mark.parametrize("position", [0, 1, 49, 50, 99])
 async def test_too_large_among_others(position):
-    """It alone is missing."""
+    """Only the datagram that is too large is not sent."""
     async with bound() as (transport, protocol):
         with udp_socket() as peer:
             sent = [b"%d" % number for number in range(100)]
@@ -191,7 +193,7 @@ async def test_unix_peer_that_has_gone(tmp_path):
 
 
 async def test_connected_unix_peer_that_goes():
-    """What it had sent before it went is received."""
+    """Datagrams that the peer had sent before it closed are received."""
     near, far = unix_socket_pair()
     async with endpoint(sock=near) as (transport, protocol):
         far.send(b"last words")
@@ -200,7 +202,7 @@ async def test_connected_unix_peer_that_goes():
         transport.sendto(b"x")
         (error,) = await protocol.fail()
         assert type(error) is ConnectionRefusedError
-        # From now on it has no peer.
+        # From now on the endpoint has no peer.
         transport.sendto(b"x")
         await protocol.fail(2)
         assert protocol.errors[1].errno == errno.ENOTCONN
@@ -214,7 +216,7 @@ ERRORS = pytest.mark.parametrize("kind", [ZeroDivisionError, OSError, asyncio.Ca
 
 
 def only_report(loop_errors):
-    """The exception of the only report, which is one of a callback's."""
+    """The exception of the only report, which must be about a callback."""
     (context,) = loop_errors
     loop_errors.clear()
     assert context["message"].startswith("Exception in callback ")
@@ -223,7 +225,7 @@ def only_report(loop_errors):
 
 @ERRORS
 async def test_datagram_received_that_raises(kind, loop_errors):
-    """Reported, and every other datagram is received, those that came with it included."""
+    """The exception is reported. Every other datagram is received, including those that came in the same batch."""
     error = kind("why")
 
     class Raising(Datagrams):
@@ -258,7 +260,7 @@ async def test_datagram_received_that_always_raises(loop_errors):
 
 @ERRORS
 async def test_error_received_that_raises(kind, loop_errors):
-    """Told of an error that the kernel had for who reads."""
+    """error_received gets an error of the receiving side, and raises."""
     error = kind("why")
     with refusing_socket() as peer:
         sock = udp_socket()
@@ -338,7 +340,7 @@ LEAVING = pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @LEAVING
 @pytest.mark.parametrize("method", ["connection_made", "datagram_received"])
 def test_exit(loop, method, kind):
-    """It is raised by run_forever; no datagram is lost for it, and loop and endpoint can be used again."""
+    """run_forever raises the exception. No datagram is lost, and loop and endpoint can be used again."""
     sent = [b"%d" % number for number in range(20)]
     near, far = unix_socket_pair()
     with far:
@@ -379,7 +381,7 @@ def test_exit_in_connection_lost(loop, kind):
 
 
 def test_stop_in_datagram_received(loop):
-    """What came in the same turn is received then, or when the loop runs again."""
+    """Datagrams that came in the same turn are received before the stop, or when the loop runs again."""
 
     class Stopping(Datagrams):
         def datagram_received(self, data, addr):

@@ -17,6 +17,7 @@ import pytest
 
 from support.datagrams import (
     Datagrams,
+    Echo,
     bound,
     endpoint,
     pair,
@@ -30,12 +31,6 @@ from support.peers import HOST, PATIENCE, has_ipv6, on_asyncio, settle
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
 HOSTS = pytest.mark.parametrize("host", [HOST, pytest.param("::1", marks=needs_ipv6)])
-
-
-class Echo(Datagrams):
-    def datagram_received(self, data, addr):
-        super().datagram_received(data, addr)
-        self.transport.sendto(data, addr)
 
 
 # --- there and back ---
@@ -85,7 +80,7 @@ async def test_bound_and_connected():
 
 
 async def test_neither_bound_nor_connected():
-    """The kernel gives it a port when it sends for the first time."""
+    """The kernel gives such an endpoint a port when it sends for the first time."""
     async with endpoint(family=socket.AF_INET) as (transport, protocol):
         assert transport.get_extra_info("sockname") == ("0.0.0.0", 0)
         with udp_socket() as peer:
@@ -169,7 +164,7 @@ async def test_unix_pair_without_names():
 
 
 async def test_netlink():
-    """Any family that has datagrams: here the kernel itself answers, and its address has another form."""
+    """Every family with datagrams works. With netlink the kernel itself answers, and addresses have another form."""
     noop, request_and_ack = 1, 5
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
     sock.bind((0, 0))
@@ -225,7 +220,7 @@ async def test_thousand_sent_in_one_turn():
 
 
 async def test_thousand_received():
-    """As fast as the kernel lets the peer send."""
+    """The peer sends as fast as the kernel allows."""
     sent = mixed(1000)
     async with pair() as (_, protocol, far):
         thread = threading.Thread(target=lambda: [far.send(data) for data in sent])
@@ -247,7 +242,7 @@ async def test_thousand_there_and_back():
 
 @HOSTS
 async def test_hundred_that_waited(host):
-    """All in the kernel's buffer before the loop has a look."""
+    """All datagrams are in the kernel's buffer before the loop looks."""
     async with bound(host=host) as (transport, protocol):
         with udp_socket(host) as peer:
             sent = [b"%d" % number for number in range(100)]
@@ -273,7 +268,7 @@ async def test_hundred_in_one_turn(host):
 
 
 async def test_many_peers_in_one_turn():
-    """Each datagram goes to its own peer, whoever else is written to in the same turn."""
+    """Each datagram goes to the right peer, with others sent in the same turn."""
     async with bound() as (transport, _):
         peers = [udp_socket() for _ in range(64)]
         for round_ in range(5):
@@ -286,13 +281,13 @@ async def test_many_peers_in_one_turn():
 
 
 async def test_many_peers_are_told_apart():
-    """Whether a peer is known or new, its address is its own."""
+    """Each datagram comes with the address of its sender, whether or not the loop has seen that before."""
     async with bound() as (transport, protocol):
         own = transport.get_extra_info("sockname")
         peers = [udp_socket(f"127.0.{number % 3}.{number % 5 + 1}") for number in range(300)]
         for count, peer in enumerate(peers * 3, 1):
             peer.sendto(repr(peer.getsockname()).encode(), own)
-            if count % 50 == 0:  # so many fit the kernel's buffer
+            if count % 50 == 0:  # the kernel's buffer has room for this many
                 await protocol.read(count)
         for peer in peers:
             peer.close()
@@ -302,7 +297,7 @@ async def test_many_peers_are_told_apart():
 
 
 async def test_families_in_turn(tmp_path):
-    """Endpoints of several families at work in the same turns."""
+    """Endpoints of several families send in the same turns."""
     own = str(tmp_path / "own")
     async with (
         bound(Echo) as (udp, _),

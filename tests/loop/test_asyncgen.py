@@ -1,4 +1,4 @@
-"""Asynchronous generators: closed when they are dropped, by shutdown_asyncgens, and left alone afterwards."""
+"""Asynchronous generators: the loop closes them when they are dropped, and in shutdown_asyncgens."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ async def generate(ended, name="generator"):
 
 
 async def first(generator):
-    # The hooks in force when anext is called count, so this is called by a running loop.
+    # A generator uses the hooks that are set when anext is called, so that a running loop must call this.
     return await anext(generator)
 
 

@@ -97,7 +97,7 @@ def test_exception_goes_to_the_handler(loop, loop_errors, error, debug):
     loop.set_debug(debug)
     ran = []
     handle = loop.call_soon(fail, 1)
-    # Cut before the arguments, which not every Python version shows.
+    # Only what stands before the arguments, because some versions of Python do not show those.
     described = repr(handle).removeprefix("<Handle ").split(" created at ")[0].removesuffix(">")
     loop.call_soon(ran.append, "after")
     turn(loop)

@@ -1,4 +1,4 @@
-"""Garbage collections at awkward moments. rloop's objects only; what is collected is tested where it belongs."""
+"""Garbage collections while rloop makes its own objects. What a collection frees is tested in the other files."""
 
 import gc
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def eager_collector():
-    """A collection at nearly every allocation of an object that the collector tracks."""
+    """Makes the collector run at nearly every allocation of an object that it tracks."""
     before = gc.get_threshold()
     gc.set_threshold(1)
     yield
@@ -15,7 +15,7 @@ def eager_collector():
 
 
 def test_while_a_loop_is_made(loop_factory, eager_collector):
-    """On Python 3.11 the instance's dictionary is made, and may start a collection, before the native part is."""
+    """Python 3.11 makes the instance's dictionary before the native part exists, and may start a collection there."""
     for _ in range(50):
         loop = loop_factory()
         assert not loop.is_closed()

@@ -1,4 +1,4 @@
-"""contextvars: the context of a callback, by every way to schedule one. Protocols: stream/test_context.py."""
+"""contextvars: the context in which callbacks run, for every way to schedule one. Protocols: stream/test_context.py."""
 
 import asyncio
 import concurrent.futures
@@ -154,11 +154,11 @@ def test_exception_handler_runs_in_the_context_of_the_callback(loop, schedule):
 
 
 def test_files_in_a_context_that_was_empty(loop):
-    """A reader is one handle, so that each call of it sees what the last one has left."""
+    """A reader is one handle, so that each call sees what the call before has set."""
 
     def callback():
         got.append(var.get())
-        var.set(len(got))
+        var.set(len(got))  # type: ignore[arg-type]
 
     got = []
     left, right = socket.socketpair()
@@ -249,7 +249,7 @@ async def test_executors():
 
 
 class SetsVariable:
-    """Sets the variable when it dies: in whatever context that happens to be."""
+    """Sets the variable when it is freed, in whatever context that happens."""
 
     def __del__(self):
         var.set("by a finalizer")
@@ -264,7 +264,7 @@ def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
         else:
             loop.call_soon(functools.partial(lambda finalized: None, SetsVariable()))
         loop.call_soon(lambda: got.append(var.get()))
-        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))
+        loop.call_soon(lambda: got.append(len(contextvars.copy_context())))  # type: ignore[arg-type]
         turn(loop)
         return got
 
@@ -272,7 +272,7 @@ def test_finalizers_leave_nothing_for_the_next_callback(loop, held_as):
 
 
 def test_callbacks_in_a_row(loop):
-    """Empty contexts and others in turn, each callback with its own."""
+    """Some callbacks have an empty context, some do not. Each must see its own."""
     got = []
 
     def note_and_set(value):
@@ -286,7 +286,7 @@ def test_callbacks_in_a_row(loop):
             loop.call_soon(note_and_set, value)
             loop.call_soon(note_and_set, value, context=given)
             loop.call_soon(lambda: 1 / 0)
-        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))
+        loop.set_exception_handler(lambda loop, details: got.append(type(details["exception"])))  # type: ignore[arg-type]
         turn(loop)
 
     contextvars.Context().run(scheduled)
@@ -298,7 +298,7 @@ def test_callbacks_in_a_row(loop):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_exception_handler(loop, keep):
-    """Since CPython 3.12 it runs in the context of what failed."""
+    """Since CPython 3.12 the handler runs in the context of the callback that failed."""
     got = []
 
     def fail():

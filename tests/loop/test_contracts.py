@@ -27,7 +27,7 @@ def test_run_until_complete_adds_asyncio_s_callback(loop):
     future = Watched(loop=loop)
     loop.call_soon(future.set_result, 1)
     assert loop.run_until_complete(future) == 1
-    assert added == [asyncio.base_events._run_until_complete_cb]
+    assert added == [asyncio.base_events._run_until_complete_cb]  # type: ignore[attr-defined]
 
 
 def test_time_is_monotonic_time(loop):
@@ -36,11 +36,11 @@ def test_time_is_monotonic_time(loop):
         before = time.monotonic()
         now = loop.time()
         assert before <= now <= time.monotonic()
-    assert isinstance(now, float)
+    assert type(now) is float
 
 
 async def test_time_moves_within_a_callback():
-    """It is read, not remembered from the start of the turn."""
+    """loop.time() reads the clock. It does not give the time at which the turn began."""
     loop = asyncio.get_running_loop()
     start, wall = loop.time(), time.monotonic()
     while time.monotonic() - wall < 0.002:
@@ -49,7 +49,7 @@ async def test_time_moves_within_a_callback():
 
 
 async def test_protocol_upgrade():
-    """uvicorn's WebSocket upgrade: a new protocol takes the transport, and what came with the request."""
+    """uvicorn upgrades to WebSocket so: a new protocol gets the transport, and the data behind the request."""
 
     class WebSocket(Recorder):
         def __init__(self, transport):
@@ -91,7 +91,7 @@ async def test_head_and_body_in_one_turn():
 
 
 async def test_close_in_the_done_callback_of_a_task():
-    """aiohttp ends a connection from wherever its handler's task ends."""
+    """aiohttp closes the transport in the done callback of the task that handled the connection."""
     async with connection() as (transport, protocol, peer):
 
         async def handler():
@@ -165,7 +165,7 @@ async def test_sendfile_misused(file):
     loop = asyncio.get_running_loop()
     async with connection() as (transport, protocol, _):
         with open(file.name) as text, pytest.raises(ValueError, match="binary mode"):
-            await loop.sendfile(transport, text)
+            await loop.sendfile(transport, text)  # type: ignore[arg-type]
         for offset, count in ((-1, None), (0, -1), (0, 0)):
             with pytest.raises(ValueError):
                 await loop.sendfile(transport, file, offset, count)
@@ -187,7 +187,7 @@ async def test_sendfile_when_the_peer_goes(file):
 
 
 async def test_file_descriptors_are_not_inheritable():
-    """PEP 446: a child process gets none of them."""
+    """PEP 446: no child process inherits a file of the loop."""
     async with connection() as (transport, _, _):
         assert os.get_inheritable(transport.get_extra_info("socket").fileno()) is False
     accepted = asyncio.get_running_loop().create_future()

@@ -9,11 +9,8 @@ import time
 
 import pytest
 
+from support.loops import logged
 from support.turns import turn
-
-
-def texts(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 def slow(*args):
@@ -70,7 +67,7 @@ def test_switched_on_from_outside(child, flags, environ, debug):
 
 @pytest.fixture
 def impatient(loop):
-    """The loop in debug mode, for which all of the callback `slow` is too long."""
+    """The loop in debug mode. It takes the callback `slow` for too slow."""
     loop.set_debug(True)
     loop.slow_callback_duration = 0.01
     return loop
@@ -84,8 +81,9 @@ def test_slow_callback(impatient, caplog):
     handle = impatient.call_soon(slow, 1)
     impatient.call_soon(int)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     match = re.fullmatch(r"Executing (<Handle slow\(1\) at .* created at .*>) took (\d\.\d{3}) seconds", text)
+    assert match is not None
     assert match[1] == repr(handle)
     assert float(match[2]) >= 0.02
     assert caplog.records[0].levelno == logging.WARNING
@@ -94,7 +92,7 @@ def test_slow_callback(impatient, caplog):
 def test_slow_timer(impatient, caplog):
     impatient.call_later(-1, slow)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert re.fullmatch(r"Executing <TimerHandle when=.* slow\(\) at .*> took \d+\.\d{3} seconds", text)
 
 
@@ -104,8 +102,8 @@ def test_slow_task(impatient, caplog):
 
     task = impatient.create_task(step(), name="too slow")
     turn(impatient)
-    [text] = texts(caplog)
-    # The step of a task is described by the task.
+    [text] = logged(caplog)
+    # The report of a slow step describes the task.
     assert re.fullmatch(r"Executing <Task finished name='too slow' coro=<.*> took \d+\.\d{3} seconds", text)
     assert task.done()
 
@@ -118,7 +116,7 @@ def test_slow_and_failing_callback(impatient, loop_errors, caplog):
     impatient.call_soon(fail)
     turn(impatient)
     assert isinstance(loop_errors.pop()["exception"], ZeroDivisionError)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Executing <Handle test_slow_and_failing_callback.<locals>.fail() at ")
 
 
@@ -129,7 +127,7 @@ def test_slow_callback_that_cancels_itself(impatient, caplog):
 
     handle = impatient.call_soon(callback)
     turn(impatient)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Executing <Handle cancelled test_slow_callback_that_cancels_itself.")
 
 
@@ -137,22 +135,20 @@ def test_duration_is_adjustable(impatient, caplog):
     impatient.slow_callback_duration = 3600
     impatient.call_soon(slow)
     turn(impatient)
-    assert texts(caplog) == []
+    assert logged(caplog) == []
 
 
 def test_no_slow_callback_without_debug_mode(impatient, caplog):
     impatient.set_debug(False)
     impatient.call_soon(slow)
     turn(impatient)
-    assert texts(caplog) == []
+    assert logged(caplog) == []
 
 
 # --- coroutines given where a function is expected ---
 
 
-@pytest.mark.parametrize(
-    "method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "run_in_executor"]
-)
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "run_in_executor"])
 @pytest.mark.parametrize("callback", [coroutine_function, Awaitable().method], ids=["function", "method"])
 def test_coroutine_function_is_refused(loop, method, callback):
     loop.set_debug(True)
@@ -218,7 +214,7 @@ async def test_origin_of_a_coroutine_that_is_never_awaited():
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.warns(RuntimeWarning, match="Coroutine created at") as warned:
-        coroutine_function()
+        coroutine_function()  # type: ignore[unused-coroutine]
         gc.collect()
     assert "test_origin_of_a_coroutine_that_is_never_awaited" in str(warned[0].message)
 
@@ -243,7 +239,7 @@ def test_unclosed_loop(loop_factory, debug):
     with pytest.warns(ResourceWarning) as warned:
         del loop
         gc.collect()
-    # asyncio's own loop has sockets inside, which are dropped with it and say so.
+    # asyncio's own loop contains sockets. They are freed with the loop, and warn as well.
     assert [str(warning.message) for warning in warned if "event loop" in str(warning.message)] == [text]
 
 
@@ -258,4 +254,4 @@ def test_close_is_logged(loop, caplog):
     caplog.set_level(logging.DEBUG, "asyncio")
     loop.set_debug(True)
     loop.close()
-    assert f"Close {loop!r}" in texts(caplog)  # described when it is logged, which is after it is closed
+    assert f"Close {loop!r}" in logged(caplog)  # formatted after the loop was closed

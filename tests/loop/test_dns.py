@@ -1,6 +1,6 @@
-"""getaddrinfo and getnameinfo: what the socket module answers, whichever way the loop takes to it.
+"""getaddrinfo and getnameinfo give what the socket module gives, whether or not the loop asks libc.
 
-Only addresses and the local host: no name is looked up in any network.
+Only addresses and localhost are looked up here: no question leaves the machine.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ HOSTS = [
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("kind", [0, socket.SOCK_STREAM, socket.SOCK_DGRAM])
 async def test_hosts(host, kind):
-    # Nothing that looks like a name is asked of a server.
+    # No host here is a name that a DNS server would be asked for.
     numeric = 0 if host in ("localhost", "", None) else socket.AI_NUMERICHOST
     await assert_same_addrinfo(host, 80, type=kind, flags=numeric)
 
@@ -101,12 +101,10 @@ async def test_flags(host, flags):
     await assert_same_addrinfo(host, "80", type=socket.SOCK_STREAM, flags=flags)
 
 
-@pytest.mark.parametrize(
-    "args", [(42, 80), (1.5, 80), ("127.0.0.1", 1.5), ("127.0.0.1", []), ("\udc80", 80)], ids=repr
-)
+@pytest.mark.parametrize("args", [(42, 80), (1.5, 80), ("127.0.0.1", 1.5), ("127.0.0.1", []), ("\udc80", 80)], ids=repr)
 async def test_wrong_types(args):
     error, _ = await assert_same_addrinfo(*args)
-    assert issubclass(error, Exception)
+    assert error is not None
 
 
 async def test_types_of_the_result():
@@ -128,11 +126,11 @@ async def test_localhost():
 async def test_keywords_only():
     loop = asyncio.get_running_loop()
     with pytest.raises(TypeError):
-        await loop.getaddrinfo("127.0.0.1", 80, socket.AF_INET)
+        await loop.getaddrinfo("127.0.0.1", 80, socket.AF_INET)  # type: ignore[call-arg]
 
 
 async def test_patched_resolver(monkeypatch):
-    """Programs replace the socket module's function to answer for names; it counts when it is called."""
+    """Programs replace the socket module's functions to answer for names. The loop must call the replacement."""
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer)
     assert await asyncio.get_running_loop().getaddrinfo("name.invalid", 80) == answer

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
+from support.loops import logged
 from support.turns import turn
 
 ERROR = {"message": "text", "exception": ZeroDivisionError("division")}
@@ -12,10 +14,6 @@ ERROR = {"message": "text", "exception": ZeroDivisionError("division")}
 
 def fail(*args):
     raise ZeroDivisionError("division")
-
-
-def texts(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 @pytest.fixture
@@ -59,13 +57,13 @@ def test_handler_is_not_called_with_the_default(loop, caplog):
     loop.set_exception_handler(lambda loop, context: None)
     loop.call_soon(fail)
     turn(loop)
-    assert texts(caplog) == []
+    assert logged(caplog) == []
 
 
 def test_handler_may_defer_to_the_default(loop, caplog):
     loop.set_exception_handler(lambda loop, context: loop.default_exception_handler(context))
     loop.call_exception_handler({"message": "text"})
-    assert texts(caplog) == ["text"]
+    assert logged(caplog) == ["text"]
 
 
 # --- what the default handler logs ---
@@ -91,21 +89,21 @@ def test_exception_in_callback_in_debug_mode(default, caplog):
     default.set_debug(True)
     default.call_soon(fail)
     turn(default)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     first, *lines = text.split("\n")
     assert first.startswith("Exception in callback fail() at ")
     assert "source_traceback: Object created at (most recent call last):" in lines
-    # The innermost frame comes last, and none of the loop's own follow.
+    # The innermost frame comes last. No frame of the loop's own code may come behind it.
     assert lines[-2].endswith(", in test_exception_in_callback_in_debug_mode")
     assert lines[-1].strip() == "default.call_soon(fail)"
 
 
 def test_handle_traceback_in_debug_mode(default, caplog):
-    """A report from inside a callback tells where that callback was scheduled."""
+    """In debug mode a report made inside a callback tells where that callback was scheduled."""
     default.set_debug(True)
     default.call_soon(lambda: default.call_exception_handler({"message": "text"}))
     turn(default)
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     first, second, *_, last = text.split("\n")
     assert first == "text"
     assert second == "handle_traceback: Handle created at (most recent call last):"
@@ -117,19 +115,19 @@ def test_no_handle_traceback_outside_of_callbacks(default, caplog):
     default.call_soon(lambda: None)
     turn(default)
     default.call_exception_handler({"message": "text"})
-    assert texts(caplog) == ["text"]
+    assert logged(caplog) == ["text"]
 
 
 def test_other_keys_are_logged_in_order(default, caplog):
     default.call_exception_handler({"zebra": 1, "message": "text", "apple": "two", "exception": None})
-    assert texts(caplog) == ["text\napple: 'two'\nzebra: 1"]
+    assert logged(caplog) == ["text\napple: 'two'\nzebra: 1"]
     assert not caplog.records[0].exc_info
 
 
 @pytest.mark.parametrize("context", [{}, {"message": None}, {"message": ""}])
 def test_no_message(default, caplog, context):
     default.call_exception_handler(context)
-    assert texts(caplog) == ["Unhandled exception in event loop"]
+    assert logged(caplog) == ["Unhandled exception in event loop"]
 
 
 def test_source_traceback_of_a_future(default, caplog):
@@ -137,7 +135,7 @@ def test_source_traceback_of_a_future(default, caplog):
     future = default.create_future()
     future.set_exception(ZeroDivisionError())
     del future
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Future exception was never retrieved\nfuture: <Future finished ")
     assert "source_traceback: Object created at (most recent call last):" in text
     assert "future = default.create_future()" in text
@@ -146,7 +144,7 @@ def test_source_traceback_of_a_future(default, caplog):
 @pytest.mark.parametrize("context", [None, 42, []])
 def test_default_handler_given_no_dict(default, caplog, context):
     default.call_exception_handler(context)
-    assert texts(caplog) == ["Exception in default exception handler"]
+    assert logged(caplog) == ["Exception in default exception handler"]
 
 
 # --- handlers that fail ---
@@ -162,7 +160,7 @@ def test_failing_handler(loop, caplog):
     loop.call_soon(ran.append, 1)
     turn(loop)
     assert ran == [1]
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     first, second = text.split("\n")
     assert first == "Unhandled error in exception handler"
     assert second.startswith("context: {'message': 'Exception in callback fail(")
@@ -172,7 +170,7 @@ def test_failing_handler(loop, caplog):
 def test_handler_of_the_wrong_signature(loop, caplog):
     loop.set_exception_handler(lambda: None)
     loop.call_exception_handler({"message": "text"})
-    assert texts(caplog) == ["Unhandled error in exception handler\ncontext: {'message': 'text'}"]
+    assert logged(caplog) == ["Unhandled error in exception handler\ncontext: {'message': 'text'}"]
     assert caplog.records[0].exc_info[0] is TypeError
 
 
@@ -192,7 +190,9 @@ def test_default_handler_overridden(loop_factory, caplog):
     plain = loop_factory()
     plain.close()
 
-    class Loop(type(plain)):
+    base: Any = type(plain)
+
+    class Loop(base):
         def default_exception_handler(self, context):
             seen.append(context)
             raise LookupError
@@ -203,12 +203,12 @@ def test_default_handler_overridden(loop_factory, caplog):
     turn(loop)
     [context] = seen
     assert isinstance(context["exception"], ZeroDivisionError)
-    assert texts(caplog) == ["Exception in default exception handler"]
+    assert logged(caplog) == ["Exception in default exception handler"]
 
     caplog.clear()
     loop.set_exception_handler(fail)
     loop.call_exception_handler({"message": "text"})
-    [text] = texts(caplog)
+    [text] = logged(caplog)
     assert text.startswith("Exception in default exception handler while handling an unexpected error ")
     loop.close()
 

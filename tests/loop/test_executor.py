@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ async def test_cancel():
 
 
 def test_cancelled_before_it_starts(loop):
-    """Then it never does."""
+    """A job that is cancelled before it starts never starts."""
     ran, started, release = [], threading.Event(), threading.Event()
 
     def work():
@@ -97,7 +98,7 @@ def test_executor_that_cancels_what_waits(loop):
 
 @pytest.mark.parametrize("kind", ["CancelledError", "InvalidStateError", "TimeoutError"])
 def test_exceptions_of_concurrent_futures(loop, kind):
-    """They become asyncio's."""
+    """Exceptions of concurrent.futures become those of asyncio."""
 
     def work():
         raise getattr(concurrent.futures, kind)("text")
@@ -115,7 +116,7 @@ def test_exception_that_is_no_error(loop):
 
 
 def test_stop_iteration(loop, loop_errors):
-    """It cannot be raised into a future: asyncio gives up, or says so, by version."""
+    """A future cannot raise StopIteration. Versions of asyncio differ in what they do about it."""
     future = loop.run_in_executor(None, next, iter([]))
     loop.call_later(0.05, loop.stop)
     loop.run_forever()
@@ -143,7 +144,7 @@ def test_result_for_a_closed_loop_is_dropped(loop, caplog):
 
 
 def test_other_kinds_of_executors(loop):
-    """Whatever has submit() will do."""
+    """Any object with a submit() method can be an executor."""
     future = concurrent.futures.Future()
     native = loop.create_future()
 
@@ -265,7 +266,7 @@ def test_shutdown_in_time(loop):
 
 
 class LookUps:
-    """Takes the place of a function of `socket`: stands still until it is released."""
+    """Takes the place of a function of `socket`, and blocks until it is released."""
 
     def __init__(self):
         self.started, self.release = threading.Semaphore(0), threading.Event()
@@ -334,7 +335,7 @@ def test_close_does_not_wait_for_look_ups(loop, look_ups):
 
 
 def test_threads_of_look_ups(loop, look_ups):
-    """Named as others are, made when they are needed, and used again."""
+    """Threads for look-ups have names like others, are made when they are needed, and are used again."""
     tasks = [ask(loop) for _ in range(3)]
     turn(loop)
     assert look_ups.wait(3)
@@ -342,13 +343,13 @@ def test_threads_of_look_ups(loop, look_ups):
     loop.run_until_complete(asyncio.gather(*tasks))
     for _ in range(20):
         loop.run_until_complete(ask(loop))
-    # Each could be asked for a moment before the last one's thread says that it is free.
+    # A look-up could come just before the thread of the last one says that it is free. Then there would be one more.
     assert 3 <= len(set(look_ups.threads)) < 23
     assert all(thread.name.startswith("asyncio_") for thread in look_ups.threads)
 
 
 def test_many_look_ups(loop, look_ups):
-    """As many at a time as there may be threads, the others after them."""
+    """As many look-ups run at a time as there may be threads. The others run after them."""
     count = 100
     tasks = [ask(loop, f"{number}.invalid") for number in range(count)]
     turn(loop)
@@ -359,7 +360,7 @@ def test_many_look_ups(loop, look_ups):
 
 
 def test_look_up_cancelled_before_it_starts(loop, look_ups):
-    """Then it is never made."""
+    """A look-up that is cancelled before it starts is never made."""
     tasks = [ask(loop) for _ in range(40)]
     turn(loop)
     last = tasks.pop()
@@ -377,7 +378,7 @@ def test_look_ups_ask_the_executor_that_was_set(loop, look_ups, debug):
     submitted = []
 
     class Executor(concurrent.futures.ThreadPoolExecutor):
-        def submit(self, fn, *args):
+        def submit(self, fn, *args):  # type: ignore[override]
             submitted.append((fn, args))
             return super().submit(fn, *args)
 
@@ -392,13 +393,15 @@ def test_look_ups_ask_the_executor_that_was_set(loop, look_ups, debug):
 
 
 def test_look_ups_go_through_run_in_executor(loop_factory, look_ups):
-    """Which a subclass may have overridden."""
+    """A subclass may have overridden run_in_executor."""
     calls = []
 
     unused = loop_factory()
     unused.close()
 
-    class Loop(type(unused)):
+    base: Any = type(unused)
+
+    class Loop(base):
         def run_in_executor(self, executor, func, *args):
             calls.append((executor, func, args))
             return super().run_in_executor(executor, func, *args)

@@ -6,17 +6,18 @@ rloop only: asyncio's own loop says "Exception ignored in __del__" besides, or w
 import asyncio
 import gc
 import inspect
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 
 class Failed(Exception):
     pass
 
 
-def fails_before(base):
+def fails_before(base: Any):
     class Loop(base):
         def __init__(self):
             raise Failed
@@ -24,7 +25,7 @@ def fails_before(base):
     return Loop
 
 
-def fails_after(base):
+def fails_after(base: Any):
     class Loop(base):
         def __init__(self):
             super().__init__()
@@ -34,7 +35,7 @@ def fails_after(base):
     return Loop
 
 
-def fails_after_use(base):
+def fails_after_use(base: Any):
     class Loop(base):
         def __init__(self):
             super().__init__()
@@ -47,8 +48,8 @@ def fails_after_use(base):
     return Loop
 
 
-def fails_in_the_middle(base):
-    """The `__init__` that raises is called by another one, which does not."""
+def fails_in_the_middle(base: Any):
+    """A class whose `__init__` calls another one, which raises."""
 
     class Middle(base):
         def __init__(self):
@@ -67,7 +68,7 @@ CLASSES = pytest.mark.parametrize("make", [fails_before, fails_after, fails_afte
 
 @CLASSES
 def test_subclass_that_fails_leaves_nothing(make, recwarn, capsys):
-    """The fixtures look for open files; warnings are errors, and one out of `__del__` would be reported."""
+    """The fixtures look for open files and for reports, and a warning out of `__del__` would be reported."""
     cls = make(rloop.Loop)
     with pytest.raises(Failed):
         cls()

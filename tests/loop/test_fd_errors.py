@@ -1,4 +1,4 @@
-"""add_reader and its family given what they must refuse, and files closed behind the loop's back."""
+"""Wrong arguments of add_reader and its like, and files that are closed without telling the loop."""
 
 import asyncio
 import os
@@ -66,7 +66,7 @@ def test_closed_number(loop, method):
     sock.close()
     with pytest.raises(OSError) as raised:
         call(loop, method, number)
-    assert raised.value.strerror == os.strerror(raised.value.errno) == "Bad file descriptor"
+    assert raised.value.strerror == os.strerror(raised.value.errno) == "Bad file descriptor"  # type: ignore[arg-type]
     assert call(loop, method.replace("add", "remove"), number) is False
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_called(loop, loop_errors, pair):
     ids=["socket", "int", "object"],
 )
 def test_all_names_of_one_file(loop, pair, name):
-    """The number decides, however it is given."""
+    """A file can be named by its number or an object. Both mean the same registration."""
     left, _ = pair
     calls = []
     loop.add_writer(left, calls.append, "old")
@@ -189,7 +189,7 @@ def test_number_used_again_after_removal(loop, pair):
 
 
 def test_number_used_again_without_removal(loop, pair):
-    """The old callback must not hear of the new file."""
+    """A callback for a closed file must not be called for a new file with the same number."""
     left, right = pair
     calls = []
     loop.add_reader(left, calls.append, "old")
@@ -207,7 +207,7 @@ def test_number_used_again_without_removal(loop, pair):
 
 
 def test_closed_by_a_callback_of_the_turn(loop, pair):
-    """Ready, but closed and its number used again before its turn comes."""
+    """A file is ready, but it is closed and its number used again before its callback is called."""
     left, right = pair
     calls = []
     number = left.fileno()
@@ -234,7 +234,7 @@ def test_closed_by_a_callback_of_the_turn(loop, pair):
 
 
 def test_duplicate_of_a_file(loop, pair):
-    """Two numbers of one open file are two files to a loop."""
+    """For a loop, two numbers of one open file are two files."""
     left, right = pair
     calls = []
     with left.dup() as duplicate:

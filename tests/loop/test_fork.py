@@ -1,4 +1,4 @@
-"""Forks: the child has no running loop, can make a new one, and never disturbs its parent's."""
+"""Forks: the child has no running loop, can make a new one, and never disturbs the loop of its parent."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def in_child(function, *args):
 
 
 def check_new_loop(loop_factory):
-    """Everything of a new loop works here."""
+    """Checks in this process that a new loop works in every way."""
 
     async def main():
         left, right = socket.socketpair()
@@ -110,7 +110,7 @@ def test_multiprocessing(loop, loop_factory):
 
 
 def test_of_another_thread_while_the_loop_waits(loop, loop_factory):
-    """The child has only the thread that forked it."""
+    """Another thread forks while the loop waits. The child has only the thread that forked."""
 
     def fork():
         try:
@@ -129,7 +129,7 @@ def test_of_another_thread_while_the_loop_waits(loop, loop_factory):
 
 @contextlib.contextmanager
 def watching(loop):
-    """The loop watches a reader, a transport and another thread; afterwards it still does."""
+    """The loop watches a reader, a transport and another thread. After the block the test checks that it still does."""
     left, right = socket.socketpair()
     transport_end, peer = socket.socketpair()
     for sock in (left, right, transport_end, peer):
@@ -323,7 +323,7 @@ def test_child_leaves_the_running_loop(child):
 @pytest.mark.usefixtures("rloop_only")
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="counts the times that a thread was woken")
 def test_child_does_not_wake_its_parent(loop):
-    """call_soon_threadsafe in the child is none of the parent's business, which waits meanwhile."""
+    """call_soon_threadsafe in the child does not wake the parent, which waits meanwhile."""
 
     def switches():
         with open(f"/proc/self/task/{threading.main_thread().native_id}/status") as file:
@@ -348,7 +348,7 @@ def test_child_does_not_wake_its_parent(loop):
 
 
 if sys.version_info < (3, 12):
-    # As asyncio's own hook does since.
+    # asyncio's own hook does so since then.
     def test_wake_up_fd_of_others_is_left_alone_in_the_child(loop):
         left, right = socket.socketpair()
         right.setblocking(False)

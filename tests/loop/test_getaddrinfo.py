@@ -11,13 +11,14 @@ import itertools
 import logging
 import random
 import socket
+from typing import Any
 
 import pytest
 
 from support.peers import on_asyncio
 
 HOSTS = [
-    # Addresses, in every way of writing them.
+    # Addresses, in every notation.
     None,
     "0.0.0.0",
     "127.0.0.1",
@@ -68,7 +69,7 @@ HOSTS = [
     b"127.1",
     b"fe80::1%lo",
     bytearray(b"127.0.0.1"),
-    # Nearly addresses, and not at all.
+    # Hosts that are nearly addresses, and some that are nothing like one.
     "",
     b"",
     "127.0.0.256",
@@ -143,7 +144,7 @@ HOSTS = [
 
 
 def is_address(host):
-    """Whether libc answers without asking anybody."""
+    """Whether it is an address for libc, which then answers without asking a server."""
     try:
         return bool(socket.getaddrinfo(host, 80, flags=socket.AI_NUMERICHOST))
     except (OSError, TypeError, ValueError):
@@ -236,20 +237,22 @@ FLAGS = SINGLE_FLAGS + [
 
 
 def explain(outcome):
-    """As text, so that a number in the place of an enum's member is a difference."""
+    """The answer as text, in which an enum member and a plain number differ."""
     if isinstance(outcome, Exception):
         return f"{type(outcome).__qualname__} {outcome.args!r} {getattr(outcome, 'errno', None)!r}"
     return repr(outcome)
 
 
 async def differences(questions):
-    """What the loop answers to (host, port, family, type, proto, flags) and the socket module does not."""
+    """The questions (host, port, family, type, proto, flags) that the loop and the socket module answer differently."""
     loop = asyncio.get_running_loop()
     found = []
     for host, port, family, kind, proto, flags in questions:
-        # By identity, because bytes equal other buffers of the same content.
+        # Compared by identity, because bytes are equal to other buffers with the same content.
         if any(host is other for other in OTHERS):
             flags |= socket.AI_NUMERICHOST
+        expected: Any
+        answer: Any
         try:
             expected = socket.getaddrinfo(host, port, family, kind, proto, flags)
         except Exception as error:
@@ -275,7 +278,7 @@ STREAM, DGRAM, TCP = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.IPPROTO_TCP
 
 
 async def test_hosts_and_ports():
-    """As create_connection asks."""
+    """These are the questions of create_connection."""
     await check(itertools.product(HOSTS, PORTS, [0], [STREAM], [0], [0]))
 
 
@@ -308,7 +311,7 @@ async def test_everything_at_random():
 
 
 async def test_every_byte_of_an_address():
-    """Each way of writing a number, in each place of an IPv4 address, and each group of IPv6."""
+    """Each notation of a number, in each place of an IPv4 address and in each group of an IPv6 address."""
     numbers = [
         "0",
         "00",
@@ -327,19 +330,13 @@ async def test_every_byte_of_an_address():
         "300",
         "1000",
     ]
-    hosts = [
-        ".".join(["1"] * place + [number] + ["2"] * (3 - place)) for number in numbers for place in range(4)
-    ]
+    hosts = [".".join(["1"] * place + [number] + ["2"] * (3 - place)) for number in numbers for place in range(4)]
     groups = ["0", "00", "0000", "00000", "1", "a", "A", "f0", "fFfF", "10000", "g"]
-    hosts += [
-        ":".join(["1"] * place + [group] + ["2"] * (7 - place)) for group in groups for place in range(8)
-    ]
+    hosts += [":".join(["1"] * place + [group] + ["2"] * (7 - place)) for group in groups for place in range(8)]
     hosts += [f"{'1:' * before}:{':1' * after}" for before in range(1, 9) for after in range(1, 9)]
     hosts += [f"{'1:' * before}:1.2.3.4" for before in range(9)]
     numeric = socket.AI_NUMERICHOST
-    await check(
-        itertools.product(hosts, [80], [0, socket.AF_INET, socket.AF_INET6], [STREAM], [TCP], [numeric])
-    )
+    await check(itertools.product(hosts, [80], [0, socket.AF_INET, socket.AF_INET6], [STREAM], [TCP], [numeric]))
 
 
 async def test_random_addresses():
@@ -354,14 +351,14 @@ async def test_random_addresses():
 
 
 async def test_random_text():
-    """Made of what addresses are made of, so that some are."""
+    """The text consists of the characters of addresses, so that some of it is an address."""
     rng = random.Random(8)
     hosts = ["".join(rng.choices("0123456789afAFxg.:%::.. ", k=rng.randrange(1, 20))) for _ in range(2000)]
     await check(itertools.product(hosts, [80], [0], [STREAM], [0], [socket.AI_NUMERICHOST]))
 
 
 async def test_answers_are_new():
-    """Nobody else's, so that a program may change the list."""
+    """Each answer is a new list, which a program may change."""
     loop = asyncio.get_running_loop()
     first = await loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
     second = await loop.getaddrinfo("127.0.0.1", 80, type=STREAM)
@@ -376,9 +373,7 @@ async def test_subclasses_of_str_and_int():
     text = type("Text", (str,), {})
     number = type("Number", (int,), {})
     await check([(text("127.0.0.1"), number(80), number(0), number(1), number(0), number(0))])
-    await check(
-        [(text("::1"), text("80"), 0, number(1), 0, 0), (text("name"), 80, 0, 0, 0, socket.AI_NUMERICHOST)]
-    )
+    await check([(text("::1"), text("80"), 0, number(1), 0, 0), (text("name"), 80, 0, 0, 0, socket.AI_NUMERICHOST)])
 
 
 @pytest.mark.parametrize(
@@ -408,7 +403,7 @@ class Counting(concurrent.futures.ThreadPoolExecutor):
 
 
 async def submissions(questions):
-    """How many of the questions, whatever their answers, went to the default executor."""
+    """How many of the questions went to the default executor. Their answers do not matter."""
     loop = asyncio.get_running_loop()
     executor = Counting()
     loop.set_default_executor(executor)
@@ -449,7 +444,7 @@ async def test_addresses_need_no_thread():
 
 
 async def test_answer_at_once():
-    """Nothing else runs before the answer is there."""
+    """The answer is there without another turn of the loop."""
     if on_asyncio():
         pytest.skip("asyncio asks a thread")
     coroutine = asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=STREAM)
@@ -459,9 +454,9 @@ async def test_answer_at_once():
 
 
 async def test_what_could_differ_is_left_to_libc():
-    """Zone ids, odd spellings, every error, and what has more than one answer."""
+    """The loop leaves to libc zone ids, unusual notations, every error, and questions with more than one answer."""
     odd = [host for host in HOSTS if type(host) is not str or not is_usual(host)]
-    questions = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
+    questions: list[Any] = [(host, 80, 0, STREAM, 0, socket.AI_NUMERICHOST) for host in odd]
     ports = [port for port in PORTS if type(port) is not int or not 0 <= port <= 65535]
     questions += [("127.0.0.1", port, 0, STREAM, 0, 0) for port in ports]
     questions += [("::1", 80, family, STREAM, 0, 0) for family in FAMILIES if family not in (0, socket.AF_INET6)]
@@ -473,7 +468,7 @@ async def test_what_could_differ_is_left_to_libc():
 
 
 def is_usual(host):
-    """Whether it is an address as inet_pton knows them: four decimal numbers, or IPv6 without a zone."""
+    """Whether inet_pton takes it: four decimal numbers, or an IPv6 address without a zone."""
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     except (OSError, ValueError):
@@ -512,7 +507,7 @@ def test_closed_loop(loop):
 
 
 def test_audit_hooks(child):
-    """They see every question, and can refuse it (PEP 578)."""
+    """Audit hooks see every question, and can refuse it (PEP 578)."""
     result = child(
         """
         import socket, sys

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import sys
+import types
 
 import pytest
 
@@ -25,7 +26,7 @@ async def serve(reader, writer):
 
 @pytest.fixture
 def no_connections(monkeypatch):
-    """Refuses to connect to anywhere until the test takes it back."""
+    """Refuses every connection until the end of the block."""
 
     def guarded(sock, address):
         raise Refused(address)
@@ -52,7 +53,7 @@ async def test_guarded_connect(no_connections, host, encrypted):
 
 
 async def test_guarded_class(monkeypatch):
-    """`disable_socket`: no socket is made."""
+    """pytest-socket's `disable_socket` replaces the class: no socket can be made."""
 
     class Guarded(socket.socket):
         def __new__(cls, *args, **kwargs):
@@ -71,7 +72,7 @@ async def test_guarded_class(monkeypatch):
 # --- blockbuster: functions that block are refused where a loop runs, but for asyncio's own calls of them ---
 
 
-# Where a call is let through although it can block.
+# The functions in which blockbuster allows a call that can block.
 ASYNCIO_BLOCKS = {
     ("base_events.py", "sendfile"),
     ("base_events.py", "subprocess_exec"),
@@ -89,7 +90,7 @@ def no_blocking(monkeypatch):
         def guarded(*args, **kwargs):
             if asyncio._get_running_loop() is None:
                 return original(*args, **kwargs)
-            frame = sys._getframe(1)
+            frame: types.FrameType | None = sys._getframe(1)
             while frame is not None:
                 name = os.path.basename(frame.f_code.co_filename), frame.f_code.co_name
                 if name in ASYNCIO_BLOCKS:

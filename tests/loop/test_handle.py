@@ -1,4 +1,4 @@
-"""Handle: what call_soon returns. The timer's handle has a file of its own."""
+"""Handle, which call_soon returns. TimerHandle is tested in test_timer_handle.py."""
 
 import asyncio
 import contextvars
@@ -6,6 +6,7 @@ import functools
 import gc
 import sys
 import weakref
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from support.turns import turn
 
 class Thing:
     """Can be weakly referenced, which an object() cannot."""
+
+    handle: Any
 
     def method(self, *args):
         pass
@@ -30,7 +33,7 @@ def wrapped(*args):
     pass
 
 
-wrapped.__wrapped__ = function
+wrapped.__wrapped__ = function  # type: ignore[attr-defined]
 
 
 def line():
@@ -156,7 +159,7 @@ def test_close_drops_what_is_pending(loop, schedule):
 def test_cycle_through_a_handle_is_collected(loop, schedule, state):
     when = (-1,) if schedule == "call_later" else ()
     for _ in range(10):
-        # Memory of handles may be used again, and must then be as good as new.
+        # A loop may use the memory of a handle again for a new one, in which nothing of the old one may be left.
         getattr(loop, schedule)(*when, function)
     turn(loop)
     owner = Thing()
@@ -219,7 +222,7 @@ LINKS = {
 @pytest.mark.parametrize("end", ["close", "run", "cancel"])
 @pytest.mark.parametrize("link", LINKS)
 def test_a_long_chain_of_handles_is_released(child, link, end):
-    """Each is known to the next one only: a deallocation that nests would fill the stack."""
+    """Each handle is held by the next one only. If freeing them were recursive, the stack would overflow."""
     result = child(f"""
         import contextvars, functools, sys
 
@@ -301,7 +304,7 @@ def test_get_context(loop):
         wrapped,
         Thing().method,
         Thing(),
-        functools.partial(function, 1, key=2),
+        functools.partial(function, 1, key=2),  # type: ignore[call-arg]
         functools.partial(functools.partial(function, 1), 2),
         print,
         [].append,
@@ -311,7 +314,7 @@ def test_get_context(loop):
 )
 @pytest.mark.parametrize("args", [(), (1,), ("two", [3, 4]), ("x" * 100,)], ids=["0", "1", "2", "long"])
 def test_repr_is_that_of_asyncio(loop, callback, args):
-    # What a repr shows of the arguments differs between Python's patch releases, so ask asyncio's own.
+    # Patch releases of Python differ in how a repr shows arguments, so that asyncio's own function is asked.
     assert repr(loop.call_soon(callback, *args)) == repr(asyncio.Handle(callback, args, loop))
 
 

@@ -1,11 +1,12 @@
-"""In which interpreters rloop runs: the main one, with its GIL. Everywhere else it says so.
+"""rloop runs in the main interpreter, with the GIL. Everywhere else importing it says so.
 
-Only on rloop: asyncio is Python.
+rloop only: asyncio is written in Python and runs in every interpreter.
 """
 
 import ctypes
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -56,10 +57,10 @@ def test_without_the_gil_no_loop_is_made(monkeypatch):
 @pytest.mark.skipif(sys.version_info[:2] not in ((3, 13), (3, 14)), reason="where a module definition says so")
 def test_the_module_says_that_it_needs_the_gil():
     """A build of CPython without the GIL turns it on for such a module."""
-    init = ctypes.PyDLL(_rloop.__file__).PyInit__rloop
+    init: Any = ctypes.PyDLL(_rloop.__file__).PyInit__rloop
     init.restype = ctypes.c_void_p
     m_slots, py_mod_gil, py_mod_gil_used = 72, 4, 0
-    at = ctypes.c_void_p.from_address(init() + m_slots).value
+    at: Any = ctypes.c_void_p.from_address(init() + m_slots).value
     slots = {}
     while (number := ctypes.c_int.from_address(at).value) != 0:
         slots[number] = ctypes.c_void_p.from_address(at + 8).value or 0

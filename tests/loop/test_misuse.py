@@ -1,13 +1,13 @@
 """Wrong use of every exported class must end in an exception, never in a crash or a panic.
 
-Each round is a child process, so that a crash is seen as one.
+Each test runs in a child process, which may crash.
 """
 
 import sys
 
 import pytest
 
-# What a child starts with: wrong values, and a way to try a call that may do anything but crash.
+# Defines wrong values for the child, and a way to try a call that may do anything but crash.
 PRELUDE = """
 import copy, gc, importlib, os, pickle, signal, socket, sys, threading, warnings, weakref
 
@@ -92,7 +92,7 @@ print("survived", flush=True)
 os._exit(0)
 """
 
-# How to come by one of each, from a loop.
+# Makes one object of each class, by means of a loop.
 THINGS = {
     "loop": "loop",
     "closed loop": "(loop.close(), loop)[1]",
@@ -146,7 +146,7 @@ def test_attributes(child, thing):
 
 @pytest.mark.parametrize("thing", THINGS)
 def test_protocols_of_python(child, thing):
-    """Copies, pickles, comparisons, second initialisations, instances made around the constructor."""
+    """Copies, pickles, compares and initialises objects again, and makes instances without the constructor."""
     assert_survives(
         child,
         CONNECT
@@ -230,7 +230,7 @@ attempt(loop.close)
 
 
 def test_constructor_called_again(child):
-    """On a loop with everything pending, and inside one that runs."""
+    """Calls `__init__` again on a loop with everything pending, and on one that runs."""
     assert_survives(
         child,
         CONNECT
@@ -282,7 +282,7 @@ assert depth
 
 
 def test_loop_used_from_many_threads(child):
-    """Without debug mode nothing refuses this; what comes of it is undefined but for the process."""
+    """Without debug mode nothing refuses this. What happens is undefined, but the process must survive."""
     assert_survives(
         child,
         CONNECT
@@ -321,7 +321,7 @@ attempt(transport.close)
 
 
 def test_interpreter_ends_while_everything_is_open(child):
-    """Nothing is closed: a report about that is fine, a crash is not."""
+    """Nothing is closed. A warning about that is fine, a crash is not."""
     source = PRELUDE + CONNECT
     result = child(
         source

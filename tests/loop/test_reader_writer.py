@@ -88,7 +88,7 @@ def test_called_once_a_turn_while_nothing_is_read(loop, pair):
 
 
 def test_waiting_loop_calls_again_without_a_new_event(loop, pair):
-    """The kernel reports data once to an edge-triggered poll; the loop must remember that some is left."""
+    """An edge-triggered poll reports data only once. The loop must remember that some is left."""
     left, right = pair
     got = []
 
@@ -254,7 +254,7 @@ def test_end_of_the_peer_wakes_both_directions(loop, how):
         loop.add_writer(near, calls.add, "write")
         if how == "reset":
             far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        far.close()  # with data unread in it, which is a reset in both cases
+        far.close()  # in both cases this sends a reset, because data is left unread
         turn_until(loop, lambda: len(calls) == 2)
         loop.remove_reader(near)
         loop.remove_writer(near)
@@ -305,7 +305,7 @@ def test_removed_inside_own_callback(loop, pair):
 
 
 def test_removed_by_another_callback_of_the_turn(loop):
-    """Both are ready, one is called and removes the other, which is then not called any more."""
+    """Both readers are ready. The first that is called removes the other, which must not be called any more."""
     with contextlib.ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(2)]
         for sock in pairs[0] + pairs[1]:

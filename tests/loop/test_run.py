@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ from support.turns import turn
 
 @pytest.fixture
 def refuses_nesting(loop_name):
-    """For tests whose loop must still run after it has refused to run twice."""
+    """Skips the test if the loop cannot run on after it has refused to be run within itself."""
     if loop_name == "asyncio" and sys.version_info[:3] == (3, 13, 0):
         pytest.skip("asyncio of Python 3.13.0 takes the running loop down")
 
@@ -137,13 +136,6 @@ def test_repr(loop, loop_name):
     ]
 
 
-def test_time_is_monotonic_time(loop):
-    before = time.monotonic()
-    now = loop.time()
-    assert before <= now <= time.monotonic()
-    assert isinstance(now, float)
-
-
 def test_new_loops_are_independent(loop, loop_factory):
     other = loop_factory()
     assert other is not loop
@@ -220,7 +212,7 @@ def test_coroutine_that_is_stopped_too_early_is_not_reported_as_pending(loop):
         loop.stop()
         await loop.create_future()
 
-    # If it were, the fixture would find "Task was destroyed but it is pending!".
+    # If it were not finished, the fixture would find "Task was destroyed but it is pending!".
     with pytest.raises(RuntimeError, match="^Event loop stopped before Future completed.$"):
         loop.run_until_complete(wait_for_ever())
 
@@ -312,7 +304,7 @@ def test_stop_of_a_closed_loop(loop):
 
 
 def test_many_loops(loop_factory):
-    """Each leaves nothing open: the files are counted after the test."""
+    """None of the loops leaves a file open: the fixture `loop_errors` counts them."""
     for _ in range(100):
         loop = loop_factory()
         turn(loop)
@@ -347,7 +339,7 @@ def test_exception_of_a_signal_handler_leaves_run_forever(loop, loop_errors):
 
 
 def test_signal_that_changes_nothing_does_not_end_a_wait(loop):
-    """A handler runs while the loop waits, and the loop waits on."""
+    """A signal handler runs while the loop waits. Afterwards the loop goes on waiting."""
     handled = []
     previous = signal.signal(signal.SIGUSR1, lambda *args: handled.append(1))
     try:

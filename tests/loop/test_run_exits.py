@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import weakref
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,10 @@ from support.peers import HOST, Peer, Recorder, socket_pair
 from support.pipe_peers import FarEnd, make_ends
 from support.turns import turn
 
-# What is lost lets the loop wait for ever.
+# If something is lost, the loop waits for ever.
 pytestmark = pytest.mark.time_limit(10)
 
-# The Python handler of the signal is left to whoever looks for it next, which is the loop in its poll.
+# The Python handler is called by whoever looks for signals next, which is the loop in its poll.
 # `signal.raise_signal` would look itself.
 raise_signal = ctypes.CDLL(None)["raise"]
 
@@ -38,7 +39,7 @@ class Alarm(KeyboardInterrupt):
 
 @pytest.fixture
 def alarm():
-    """SIGUSR1 raises Alarm."""
+    """A signal handler that raises Alarm on SIGUSR1."""
 
     def handler(signum, frame):
         raise Alarm
@@ -49,15 +50,15 @@ def alarm():
 
 
 def interrupted_poll(loop, make_ready):
-    """The loop finds what `make_ready` makes ready in a poll that the signal's handler leaves with an exception."""
+    """In one poll, the loop finds what `make_ready` makes ready and a signal whose handler raises an exception."""
     loop.call_soon(make_ready)
     loop.call_soon(raise_signal, signal.SIGUSR1)
     with pytest.raises(Alarm):
         loop.run_forever()
 
 
-def stopping(base):
-    """A protocol that stops the loop when something has come. Until then the loop has nothing else to wake for."""
+def stopping(base: Any):
+    """A protocol that stops the loop when data has come. Nothing else can wake the loop until then."""
 
     class Stopping(base):
         def data_received(self, data):
@@ -212,7 +213,7 @@ def test_exit_of_a_reader_and_the_writer_of_the_same_event(loop, error):
 
 
 def test_exit_in_a_select_that_the_program_has_replaced(loop):
-    """As `looptime` and `nest_asyncio` do. What the loop's own select has found before is told."""
+    """looptime and nest_asyncio replace the select. Events that the loop's own select has found are not lost."""
     near, far = socket.socketpair()
     select, armed = loop._selector.select, []
 
@@ -246,10 +247,12 @@ def only_rloop(loop_name):
 
 @pytest.mark.usefixtures("only_rloop")
 def test_exit_of_one_waiter_and_the_other_of_the_same_event(loop_name):
-    """Whoever waits to receive and whoever waits to send on one socket are told by one event, and only once."""
+    """One event wakes both the call that waits to receive and the call that waits to send. It comes only once."""
     armed = []
 
-    class Leaving(importlib.import_module(loop_name).Loop):
+    base: Any = importlib.import_module(loop_name).Loop
+
+    class Leaving(base):
         def call_soon(self, callback, *args, context=None):
             if armed:
                 raise armed.pop()
@@ -272,7 +275,9 @@ def test_exit_of_one_waiter_and_the_other_of_the_same_event(loop_name):
 
 @pytest.mark.usefixtures("only_rloop")
 def test_exit_while_debug_mode_takes_notes(loop_name):
-    class Leaving(importlib.import_module(loop_name).Loop):
+    base: Any = importlib.import_module(loop_name).Loop
+
+    class Leaving(base):
         def __setattr__(self, name, value):
             if name == "_current_handle" and armed:
                 raise armed.pop()
@@ -294,7 +299,7 @@ def test_exit_while_debug_mode_takes_notes(loop_name):
 
 
 def test_callback_of_a_finalizer_of_a_socket(loop):
-    """The loop forgets the socket that nobody waits for any more when it is about to wait itself."""
+    """Before the loop waits, it drops a socket that nobody waits for. Its finalizer schedules a callback."""
     ran = []
 
     def finalized():
@@ -318,7 +323,9 @@ def test_callback_of_a_finalizer_of_a_socket(loop):
 @pytest.mark.usefixtures("only_rloop")
 @pytest.mark.parametrize("how", ["call_soon", "call_later"])
 def test_callback_of_a_finalizer_of_a_timer(loop, how):
-    """A cancelled timer is let go of when it has become the next one. asyncio keeps it until it is due."""
+    """The loop drops a cancelled timer once it is the next one, and its finalizer schedules a callback. asyncio keeps
+    it longer.
+    """
     variable = contextvars.ContextVar("variable")
     schedule = loop.call_soon if how == "call_soon" else lambda callback: loop.call_later(0.001, callback)
 
@@ -342,7 +349,7 @@ def test_callback_of_a_finalizer_of_a_timer(loop, how):
 @pytest.mark.usefixtures("only_rloop")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks for the fd that wakes the loop")
 def test_wake_up_after_one_that_failed(loop_factory):
-    """The fd that wakes the loop is replaced for a while by one that cannot be written to."""
+    """For a while, the fd by which threads wake the loop is replaced by one that cannot be written to."""
 
     def event_fds():
         fds = [int(name) for name in os.listdir("/proc/self/fd")]
@@ -379,7 +386,7 @@ def test_wake_up_after_one_that_failed(loop_factory):
         assert ran == ["first", "second"]
 
 
-# As many callbacks as bytes: each of the readers is told again until it has read all of its own.
+# There are as many calls as bytes: each reader is called again until it has read all of its data.
 READERS = """
     import os, resource, socket
     loop = new_event_loop()
@@ -448,13 +455,15 @@ def test_pipe_where_no_fd_is_allowed_any_more(child):
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_exit_wherever_a_run_calls_python(loop, loop_name):
-    """As of a signal's handler, which may come anywhere: the loop can be run again, and what was scheduled is."""
+    """An exception comes out of any call of Python code in a run, as from a signal handler. The loop can then be run
+    again.
+    """
     if loop_name == "asyncio" and sys.version_info >= (3, 12):
         pytest.skip("asyncio's loop stays the running one if its cleanup is what is interrupted")
     ran = []
 
     def run(number):
-        """Raises in the call of this number. False if there are not so many."""
+        """Raises in the call with this number. False if there are fewer calls."""
         left = number
 
         def profile(frame, event, arg):

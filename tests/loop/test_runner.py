@@ -25,7 +25,7 @@ def test_runner(loop_factory):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="loop_factory is new in Python 3.12")
 def test_run(loop_factory):
-    assert asyncio.run(value(), loop_factory=loop_factory) == "value"
+    assert asyncio.run(value(), loop_factory=loop_factory) == "value"  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("debug", [None, False, True])
@@ -108,10 +108,10 @@ def test_interrupt_cancels_the_main_task(loop_factory):
 def test_interrupt_while_the_loop_waits(loop_factory, loop_name):
     async def main():
         if loop_name == "asyncio":
-            # asyncio sleeps on when a signal comes just before it goes to sleep.
+            # asyncio does not wake up for a signal that comes just before it goes to sleep.
             tickers.append(asyncio.create_task(tick()))
         loop = asyncio.get_running_loop()
-        # Runs when the loop has woken up by itself, so nothing but the signal ends its next wait.
+        # Called when the loop has woken up by itself, so that only the signal can end its next wait.
         loop.call_soon_threadsafe(thread.start)
         await loop.create_future()
 

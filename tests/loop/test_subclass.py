@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 import weakref
+from typing import Any
 
 import pytest
 
@@ -40,18 +41,18 @@ def test_class_of_a_loop(loop):
     assert type(loop).__module__.split(".")[0] in ("rloop", "asyncio")
 
 
-def test_plain_subclass(base, new):
+def test_plain_subclass(base: Any, new):
     class Loop(base):
         pass
 
     loop = new(Loop)
     assert loop.run_until_complete(asyncio.sleep(0, "value")) == "value"
-    # asyncio says the bare name; rloop says whose it is.
+    # asyncio shows the bare name; rloop shows the module as well.
     name = "Loop" if base.__module__.startswith("asyncio.") else f"{__name__}.{Loop.__qualname__}"
     assert repr(loop) == f"<{name} running=False closed=False debug=False>"
 
 
-def test_constructor(base, new):
+def test_constructor(base: Any, new):
     class Loop(base):
         def __init__(self, given, *, key):
             super().__init__()
@@ -110,7 +111,7 @@ def test_cycle_through_attributes_is_collected(loop_factory):
     assert ref() is None
 
 
-def test_call_soon_overridden(base, new):
+def test_call_soon_overridden(base: Any, new):
     class Loop(base):
         def call_soon(self, callback, *args, context=None):
             calls.append(callback)
@@ -125,7 +126,7 @@ def test_call_soon_overridden(base, new):
     assert len(calls) >= 2
 
 
-def test_call_at_overridden(base, new):
+def test_call_at_overridden(base: Any, new):
     class Loop(base):
         def call_at(self, when, callback, *args, context=None):
             calls.append(when)
@@ -138,8 +139,8 @@ def test_call_at_overridden(base, new):
     timer.cancel()
 
 
-def test_time_overridden(base, new):
-    """A clock that only moves when it is told to, as tests of other programs have it."""
+def test_time_overridden(base: Any, new):
+    """A clock that moves only when the test moves it. Test suites of programs have such loops."""
 
     class Loop(base):
         now = 1000.0
@@ -158,7 +159,7 @@ def test_time_overridden(base, new):
     assert ran == [1]
 
 
-def test_exception_handler_overridden(base, loop_errors):
+def test_exception_handler_overridden(base: Any, loop_errors):
     class Loop(base):
         def call_exception_handler(self, context):
             seen.append(context)
@@ -171,7 +172,7 @@ def test_exception_handler_overridden(base, loop_errors):
     assert [type(context["exception"]) for context in seen] == [ZeroDivisionError]
 
 
-def test_create_task_overridden(base, new):
+def test_create_task_overridden(base: Any, new):
     class Loop(base):
         def create_task(self, coro, **kwargs):
             tasks.append(super().create_task(coro, **kwargs))
@@ -187,7 +188,7 @@ def test_create_task_overridden(base, new):
     assert tasks[1].get_name() == "inner"
 
 
-def test_run_and_close_overridden(base, new):
+def test_run_and_close_overridden(base: Any, new):
     class Loop(base):
         def run_forever(self):
             calls.append("run_forever")
@@ -209,7 +210,7 @@ def test_run_and_close_overridden(base, new):
     assert calls[-1] == "close"
 
 
-def test_add_reader_overridden(base, new):
+def test_add_reader_overridden(base: Any, new):
     class Loop(base):
         def add_reader(self, fd, callback, *args):
             calls.append(fd)
@@ -226,13 +227,13 @@ def test_add_reader_overridden(base, new):
     assert calls == [left]
 
 
-def test_mixin(base, new):
+def test_mixin(base: Any, new):
     class Counting:
         count = 0
 
         def call_soon(self, *args, **kwargs):
             self.count += 1
-            return super().call_soon(*args, **kwargs)
+            return super().call_soon(*args, **kwargs)  # type: ignore[misc]
 
     class Loop(Counting, base):
         pass
@@ -242,7 +243,7 @@ def test_mixin(base, new):
     assert loop.count >= 2
 
 
-def test_under_a_runner(base):
+def test_under_a_runner(base: Any):
     class Loop(base):
         pass
 
@@ -253,7 +254,7 @@ def test_under_a_runner(base):
         assert runner.run(main()) is Loop
 
 
-def test_failing_constructor(base, recwarn):
+def test_failing_constructor(base: Any, recwarn):
     class Loop(base):
         def __init__(self):
             super().__init__()

@@ -49,7 +49,7 @@ def test_exception_that_nobody_asks_for(loop, loop_errors):
 
 
 def test_class_that_asyncio_was_given(loop, monkeypatch):
-    """Programs replace asyncio's classes, by Python's versions of them for example."""
+    """Programs replace asyncio's classes, for example by those written in Python."""
 
     class Future(asyncio.Future):
         pass
@@ -109,7 +109,7 @@ async def test_eager_start(eager):
         ran.append(asyncio.current_task())
         return "result"
 
-    task = asyncio.get_running_loop().create_task(note(), eager_start=eager)
+    task = asyncio.get_running_loop().create_task(note(), eager_start=eager)  # type: ignore[call-arg]
     assert task.done() is bool(eager)
     assert ran == ([task] if eager else [])
     assert await task == "result"
@@ -294,7 +294,7 @@ def test_what_is_no_factory(loop, factory):
 )
 @pytest.mark.parametrize("more", [{}, {"eager_start": False}] if ANY_KEYWORD else [{}], ids=str)
 def test_what_a_factory_is_given(loop, name, context, more):
-    """What is passed on differs from version to version, even by patch release: ask asyncio's own loop."""
+    """Versions differ in what they pass on, even patch releases. So the test asks asyncio's own loop."""
 
     def given(loop):
         def factory(loop, coro, **kwargs):
@@ -329,7 +329,7 @@ def test_failing_factory(loop):
 @pytest.mark.skipif(not EAGER_TASKS, reason="new in Python 3.12")
 async def test_eager_task_factory():
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
     main = asyncio.current_task()
     ran = []
 
@@ -354,7 +354,7 @@ async def test_eager_task_factory():
 
 @pytest.mark.skipif(not EAGER_TASKS, reason="new in Python 3.12")
 async def test_eager_task_that_fails_and_task_group():
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
 
     async def fail():
         raise ZeroDivisionError
@@ -366,15 +366,15 @@ async def test_eager_task_that_fails_and_task_group():
             group.create_task(fail())
             await asyncio.sleep(3600)
     assert raised.group_contains(ZeroDivisionError)
-    assert await asyncio.gather(value(1), value(2)) == [1, 2]
+    assert await asyncio.gather(value(1), value(2)) == [1, 2]  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.skipif(not EAGER_TASKS, reason="new in Python 3.12")
 async def test_eager_factory_of_custom_tasks():
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.create_eager_task_factory(CustomTask))
+    loop.set_task_factory(asyncio.create_eager_task_factory(CustomTask))  # type: ignore[attr-defined]
     context = contextvars.copy_context()
     task = loop.create_task(value(), context=context)
     assert isinstance(task, CustomTask)
-    assert task.get_context() is context
+    assert task.get_context() is context  # type: ignore[attr-defined]
     assert await task == "value"

@@ -15,7 +15,7 @@ THREADS = 4
 
 @pytest.fixture(autouse=True)
 def switch_often():
-    """Threads take turns in the middle of everything."""
+    """Makes threads switch as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield
@@ -37,7 +37,7 @@ class Posters:
                 loop.call_soon_threadsafe(self.run, number)
                 self.accepted[number] += 1
                 if self.accepted[number] % 50 == 0:
-                    time.sleep(0.0001)  # so that the loop is not buried
+                    time.sleep(0.0001)  # otherwise they would fill the queue faster than the loop empties it
         except RuntimeError as error:
             self.errors.append(str(error))
 
@@ -51,7 +51,7 @@ class Posters:
 
 
 def test_from_start_to_close(loop_factory):
-    """Each turn runs what was accepted before it began, whether the loop starts, runs, waits or has stopped."""
+    """Each turn runs every call that was accepted before the turn began, at every stage of the loop's life."""
     for _ in range(5):
         loop = loop_factory()
         posters = Posters(loop)
@@ -109,7 +109,7 @@ def test_wakes_at_every_stage_of_falling_asleep(loop):
 
 
 def test_stop_of_another_thread(loop):
-    """asyncio wants call_soon_threadsafe(loop.stop); so it is done here."""
+    """Another thread stops the loop by call_soon_threadsafe(loop.stop), as asyncio's documentation asks."""
     for _ in range(100):
         thread = threading.Thread(target=loop.call_soon_threadsafe, args=(loop.stop,))
         thread.start()
@@ -118,7 +118,7 @@ def test_stop_of_another_thread(loop):
 
 
 def test_several_loops_in_several_threads(loop_factory):
-    """Each passes a token on to the next."""
+    """Each loop passes a number on to the next one."""
     loops = [loop_factory() for _ in range(THREADS)]
     threads = [threading.Thread(target=loop.run_forever) for loop in loops]
     rounds, done = 200, threading.Event()
@@ -233,7 +233,7 @@ async def test_executor_round_trips(threads):
 
 
 def test_close_while_a_thread_posts_with_a_result(loop_factory):
-    """Jobs that end while the loop closes are dropped without a word."""
+    """A job that ends while the loop closes is dropped silently."""
     for _ in range(20):
         loop = loop_factory()
         for _ in range(8):

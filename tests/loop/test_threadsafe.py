@@ -32,7 +32,7 @@ def join(threads):
 
 
 def assert_in_order(ran):
-    """Every call of every thread, and those of one thread in its order."""
+    """Every call of every thread was made, and the calls of one thread in their order."""
     assert len(ran) == THREADS * CALLS
     for number in range(THREADS):
         assert [count for thread, count in ran if thread == number] == list(range(CALLS))
@@ -198,7 +198,7 @@ def test_from_a_signal_handler(loop, loop_name):
         loop.call_later(0.05, tick)
 
     if loop_name == "asyncio":
-        # asyncio sleeps on when a signal comes just before it goes to sleep.
+        # asyncio does not wake up for a signal that comes just before it goes to sleep.
         loop.call_soon(tick)
     try:
         threads = in_threads(send)

@@ -262,7 +262,7 @@ def test_cancel_drops_callback_and_arguments_at_once(loop, debug):
 
 def test_cancel_by_another_timer_of_the_turn(loop):
     ran = []
-    loop.call_later(-2, lambda: timer.cancel())
+    loop.call_later(-2, lambda: timer.cancel())  # type: ignore[has-type]
     timer = loop.call_later(-1, ran.append, 1)
     turn(loop)
     assert ran == []
@@ -321,7 +321,7 @@ class When(float):
 
 
 def test_the_finalizer_of_when_may_use_the_loop(loop):
-    """More timers at once than a loop keeps to use again."""
+    """There are more timers at once than the loop keeps for use again."""
     left, ran = [], []
 
     class Scheduling(float):

@@ -1,6 +1,7 @@
-"""Water marks of a pipe that is written: when pause_writing and resume_writing are called, and the size."""
+"""Water marks of a pipe that is written: when pause_writing and resume_writing are called, and the size.
 
-import asyncio
+That they are called in turn is in stream/test_flow_control.py.
+"""
 
 import pytest
 
@@ -31,7 +32,7 @@ async def test_pause_and_resume(kind):
     async with write_pipe(kind) as (transport, protocol, far):
         assert transport.get_write_buffer_size() == 0
         transport.write(PLENTY)
-        # Called by the write that passed the mark, before it returned.
+        # pause_writing is called by the write that passes the mark, before that returns.
         assert protocol.calls == ["connection_made", "pause_writing"]
         size = transport.get_write_buffer_size()
         assert 65536 < size <= len(PLENTY)
@@ -45,7 +46,7 @@ async def test_pause_and_resume(kind):
 
 @KINDS
 async def test_resume_when_nothing_is_left(kind):
-    """Not at the low mark, as a stream transport does."""
+    """A pipe resumes when its queue is empty, a stream transport already at the low mark."""
     sizes = []
 
     class Watching(WriteRecorder):
@@ -77,7 +78,7 @@ async def test_no_pause_below_the_high_mark():
 
 
 async def test_zero_limits():
-    """Paused by anything that the kernel does not take, resumed when nothing is left."""
+    """Anything that the kernel does not take pauses the protocol, and it is resumed when nothing is left."""
     async with write_pipe() as (transport, protocol, far):
         transport.set_write_buffer_limits(high=0)
         transport.write(b"hello")
@@ -88,53 +89,6 @@ async def test_zero_limits():
         assert await far.read(5 + len(PLENTY)) == b"hello" + PLENTY
         await settle()
         assert protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
-
-
-async def test_pairs():
-    """Paused and resumed in turn, however often, and never twice the same."""
-
-    class Paired(WriteRecorder):
-        def pause_writing(self):
-            super().pause_writing()
-            assert may_write.is_set()
-            may_write.clear()
-
-        def resume_writing(self):
-            super().resume_writing()
-            assert not may_write.is_set()
-            may_write.set()
-
-    may_write = asyncio.Event()
-    may_write.set()
-    total = 8 * 1024 * 1024
-    async with write_pipe(factory=Paired) as (transport, protocol, far):
-        reading = asyncio.create_task(far.read(total))
-        for _ in range(total // 4096):
-            await may_write.wait()
-            transport.write(b"x" * 4096)
-            assert transport.get_write_buffer_size() <= 65536 + 4096
-        assert await reading == b"x" * total
-        await settle()
-        flow = protocol.calls[1:]
-        assert flow == ["pause_writing", "resume_writing"] * (len(flow) // 2)
-        assert flow
-
-
-async def test_write_in_resume_writing():
-    class Eager(WriteRecorder):
-        rounds = 5
-
-        def resume_writing(self):
-            super().resume_writing()
-            self.rounds -= 1
-            if self.rounds:
-                self.transport.write(PLENTY)
-
-    async with write_pipe(factory=Eager) as (transport, protocol, far):
-        transport.write(PLENTY)
-        assert await far.read(5 * len(PLENTY)) == PLENTY * 5
-        await settle()
-        assert protocol.calls == ["connection_made"] + ["pause_writing", "resume_writing"] * 5
 
 
 @pytest.mark.parametrize("end", ["close", "write_eof", "abort"])
@@ -158,7 +112,7 @@ async def test_end_in_resume_writing(end):
 
 @pytest.mark.parametrize("method", ["pause_writing", "resume_writing"])
 async def test_callback_that_raises(method, loop_errors):
-    """Reported, and the pipe goes on as if nothing had happened."""
+    """The exception is reported, and the pipe goes on as if nothing had happened."""
     error = ZeroDivisionError(method)
 
     def call(self):
@@ -185,7 +139,7 @@ async def test_callback_that_raises(method, loop_errors):
 
 
 async def test_size_counts_bytes():
-    """Not items: a view may be of something larger."""
+    """The size counts bytes, not items: a memoryview may have larger items."""
     async with write_pipe() as (transport, _, _):
         transport.write(PLENTY)
         size = transport.get_write_buffer_size()

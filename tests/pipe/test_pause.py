@@ -1,4 +1,4 @@
-"""pause_reading and resume_reading of a pipe: exact, whatever the kernel holds, wherever they are called."""
+"""pause_reading and resume_reading of a pipe are exact, whatever the kernel holds and wherever they are called."""
 
 import asyncio
 

@@ -38,7 +38,7 @@ class Records(Recorder):
 
 @MAKERS
 async def test_records_that_are_read(make):
-    """One call each, and none waits for the next one to come."""
+    """Each record is one call, and none waits for the next one."""
     near, far = make()
     transport, protocol = await asyncio.get_running_loop().connect_read_pipe(Records, near)
     with FarEnd(far) as far_end:
@@ -64,7 +64,7 @@ async def test_records_that_are_written(make):
     with FarEnd(far):
         for packet in PACKETS:
             transport.write(packet)
-        # This one is joined by asyncio as well.
+        # asyncio joins this one as well.
         transport.writelines([b"wri", b"te", bytearray(b"lines")])
         await settle()
         assert [os.read(far.fileno(), 65536) for _ in PACKETS] == PACKETS
@@ -74,7 +74,7 @@ async def test_records_that_are_written(make):
 
 
 async def test_records_that_have_to_wait():
-    """asyncio joins them; here they stay apart."""
+    """asyncio joins records that have to wait. rloop does not."""
     far, near = packet_pipe()
     transport, protocol = await asyncio.get_running_loop().connect_write_pipe(WriteRecorder, near)
     with FarEnd(far) as far_end:

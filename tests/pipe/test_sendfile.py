@@ -24,7 +24,7 @@ async def test_other_transports(small):
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, (HOST, 0))
     with pytest.raises(RuntimeError) as info:
-        await asyncio.get_running_loop().sendfile(transport, small)
+        await asyncio.get_running_loop().sendfile(transport, small)  # type: ignore[arg-type]
     assert str(info.value) == f"sendfile is not supported for transport {transport!r}"
     transport.close()
     await released(transport)

@@ -1,6 +1,6 @@
 """What terminals and other devices do that pipes do not.
 
-What they have in common with pipes is tested there, with "master" and "slave" among the kinds.
+What they have in common with pipes is tested in the other files, by the kinds "master" and "slave".
 """
 
 import asyncio
@@ -39,7 +39,7 @@ async def test_lines_come_one_by_one():
 
 @pytest.mark.parametrize("size", [10, 4000])
 async def test_terminal_that_reads_nothing_at_once(size):
-    """With VMIN 0 a read that finds nothing returns no bytes, which is not the end."""
+    """With VMIN 0 a read that finds nothing returns no bytes. This is not the end."""
     near, far = reversed(terminal_files())
     mode = termios.tcgetattr(near)
     mode[tty.CC][termios.VMIN] = mode[tty.CC][termios.VTIME] = 0
@@ -60,7 +60,7 @@ async def test_terminal_that_reads_nothing_at_once(size):
 
 
 async def test_one_file_for_both_ends():
-    """A terminal can be read and written by one number."""
+    """A terminal can be read and written through one file descriptor."""
     loop = asyncio.get_running_loop()
     near, far = terminal_files()
     twin = open(near.fileno(), "wb", buffering=0, closefd=False)
@@ -69,7 +69,7 @@ async def test_one_file_for_both_ends():
         writing, writer = await loop.connect_write_pipe(WriteRecorder, twin)
         far_end.send(b"one")
         assert await reader.read(3) == b"one"
-        # More than the kernel takes, so that the loop must watch for both at the same time.
+        # This is more than the kernel takes, so that the loop must watch for both directions.
         writing.write(PLENTY)
         assert writing.get_write_buffer_size() > 0
         far_end.send(b"two")
@@ -81,7 +81,7 @@ async def test_one_file_for_both_ends():
         assert writer.calls == ["connection_made", "pause_writing", "resume_writing"]
         writing.close()
         await released(twin)
-        # The end of the one makes asyncio stop watching for the other.
+        # When one transport ends, asyncio stops watching the file for the other one.
         if not on_asyncio():
             far_end.send(b"four")
             assert await reader.read(15) == b"onetwothreefour"
@@ -90,7 +90,7 @@ async def test_one_file_for_both_ends():
 
 
 async def test_what_a_program_prints_comes_behind():
-    """It writes to the same terminal beside the transport."""
+    """The program also writes to the terminal itself. That comes behind what the transport has written."""
     async with write_pipe("slave") as (transport, _, far):
         transport.write(b"Name: ")
         os.write(transport.get_extra_info("pipe").fileno(), b"rloop\n")
@@ -98,7 +98,7 @@ async def test_what_a_program_prints_comes_behind():
 
 
 async def test_device_without_room(caplog):
-    """An OSError out of a write is the end, and nothing to report."""
+    """An OSError of a write ends the transport, and is not reported."""
     near = open("/dev/full", "wb", buffering=0)
     transport, protocol = await asyncio.get_running_loop().connect_write_pipe(WriteRecorder, near)
     transport.write(b"x")

@@ -1,14 +1,14 @@
-"""Pipes among the others of a loop: contexts, fairness, no work while there is none, exits, collections."""
+"""Pipes and the rest of the loop: contexts, fairness, an idle loop, exits, garbage collections."""
 
 import asyncio
 import contextvars
 import gc
 import os
-import time
 import weakref
 
 import pytest
 
+from support.idle import sleeps_between_timers
 from support.peers import Recorder, raising, settle
 from support.pipe_peers import FarEnd, WriteRecorder, make_ends, open_end, read_pipe, released, write_pipe
 
@@ -18,7 +18,7 @@ PLENTY = bytes(range(256)) * 4096
 
 
 class Seeing(Recorder):
-    """Writes down what `var` was in each of its callbacks, and sets it."""
+    """Notes what `var` was in each of its callbacks, and sets it."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Seeing(Recorder):
 
 
 async def test_contexts():
-    """Reads share one, of the caller's of connect_read_pipe; what else is called has a copy of its own."""
+    """All reads share one copy of the context of connect_read_pipe. Every other callback has a copy of its own."""
     token = var.set("mine")
     near, far = make_ends("pipe", near_reads=True)
     transport, protocol = await asyncio.get_running_loop().connect_read_pipe(Seeing, near)
@@ -76,7 +76,7 @@ async def test_contexts():
 
 
 async def test_order_of_the_first_steps():
-    """connection_made, then whoever waits for the pipe, then what is in it already."""
+    """First comes connection_made, then the task that waits for the pipe goes on, then data is delivered."""
     loop = asyncio.get_running_loop()
     order = []
 
@@ -110,7 +110,7 @@ async def test_order_of_the_first_steps():
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 async def test_a_full_pipe_does_not_keep_the_loop(kind):
-    """One read a turn: timers, callbacks and other pipes have theirs in between."""
+    """There is one read a turn. Timers, callbacks and other pipes have their turn in between."""
     loop = asyncio.get_running_loop()
     order = []
 
@@ -137,7 +137,7 @@ async def test_a_full_pipe_does_not_keep_the_loop(kind):
             while "little" not in order:
                 await asyncio.sleep(0)
             first = order[: order.index("little")]
-            # It was ready before the loop looked, and so it is told of in the first turn or the next.
+            # It was ready before the loop looked, so that its data comes in the first turn or the next.
             assert first.count("much") <= 2
             assert first.index("callback") <= 1
         much.close()
@@ -148,31 +148,25 @@ async def test_a_full_pipe_does_not_keep_the_loop(kind):
 
 @pytest.mark.parametrize("direction", ["read", "write"])
 async def test_no_work_while_there_is_none(direction):
-    """Paused at the end of the data, or idle before a reader that answers nothing: the loop sleeps."""
+    """The loop sleeps while a pipe is paused at its end, and while a reader takes nothing."""
     if direction == "read":
         async with read_pipe() as (transport, _, far):
             transport.pause_reading()
             far.send(b"x")
             far.close()
-            await idle()
+            await settle()
+            assert await sleeps_between_timers()
     else:
         async with write_pipe() as (transport, _, far):
-            transport.write(b"x")
-            await idle()
-            transport.write(PLENTY)
-            await idle()
-
-
-async def idle():
-    await settle()
-    before = time.process_time()
-    await asyncio.sleep(0.2)
-    assert time.process_time() - before < 0.1
+            for data in b"x", PLENTY:
+                transport.write(data)
+                await settle()
+                assert await sleeps_between_timers()
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_exit_leaves_nothing_unread(loop, error):
-    """What the kernel still holds is no news, and yet not forgotten."""
+    """After the exit, data that the kernel holds is still received, though the poll does not report it again."""
     near, far = make_ends("pipe", near_reads=True)
 
     async def connect():
@@ -191,7 +185,7 @@ def test_exit_leaves_nothing_unread(loop, error):
 
 
 async def test_order_of_writes_and_of_who_takes_the_pipe():
-    """Whoever asks for the file to write to it himself does so behind what was written."""
+    """A program that takes the file and writes to it does so behind what the transport was given."""
     async with write_pipe() as (transport, _, far):
         transport.write(b"one ")
         transport.write(b"two ")
@@ -222,7 +216,7 @@ async def test_writelines_of_what_is_no_bytes():
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_cycle_through_the_protocol(loop_factory):
-    """Collected with its loop, and the file closed."""
+    """A transport in a cycle with its protocol is collected with its loop, and its file is closed."""
 
     class Holding(asyncio.Protocol):
         def connection_made(self, transport):
@@ -246,7 +240,7 @@ def test_cycle_through_the_protocol(loop_factory):
 
 
 def test_while_everything_is_collected(loop):
-    """Transports are made while the collector runs at nearly every allocation."""
+    """Makes transports while the collector runs at nearly every allocation."""
 
     async def use():
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""connect_write_pipe: what is written arrives, whatever it is and whenever.
+"""connect_write_pipe: everything that is written arrives, whatever it is and whenever it is written.
 
 How writing ends is in test_write_end.py, flow control in test_flow.py, reading in
 test_read.py, the file that a transport works on (and what is no pipe) in test_files.py.
@@ -86,7 +86,7 @@ async def test_many_small_writes(kind):
 
 
 async def test_large_write_leaves_at_once():
-    """With what was written before it, and while the callback still runs."""
+    """A large write is sent while the callback still runs, behind what was written before it."""
     async with write_pipe() as (transport, _, far):
         transport.write(b"first,")
         transport.write(bytes(40_000))
@@ -114,7 +114,7 @@ async def test_nothing_is_written_by_an_empty_write():
 
 
 async def test_buffer_that_changes_after_write():
-    """It is the caller's again once write() has returned."""
+    """Once write() has returned, the caller may change its buffer."""
     async with write_pipe() as (transport, _, far):
         data = bytearray(PLENTY)
         view = bytearray(PLENTY)
@@ -141,10 +141,8 @@ async def test_view_of_something_larger_than_bytes():
 @pytest.mark.parametrize("data", ["text", 42, None, [b"x"]], ids=repr)
 async def test_data_of_a_wrong_type(data):
     async with write_pipe() as (transport, _, far):
-        # An assertion in asyncio, so it depends on python -O what a program would see.
-        with pytest.raises(
-            (AssertionError, TypeError), match=re.escape(repr(data)) + "|" + type(data).__name__
-        ):
+        # In asyncio this is an assert statement, which python -O leaves out.
+        with pytest.raises((AssertionError, TypeError), match=re.escape(repr(data)) + "|" + type(data).__name__):
             transport.write(data)
         transport.write(b"x")
         assert await far.read(1) == b"x"
@@ -178,7 +176,7 @@ def test_write_while_the_loop_does_not_run(loop):
 
 
 async def test_stream_writer():
-    """The way to standard output with streams."""
+    """Programs get a StreamWriter for standard output like this."""
     loop = asyncio.get_running_loop()
     near, far = make_ends("pipe", near_reads=False)
     with FarEnd(far) as far_end:

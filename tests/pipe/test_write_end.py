@@ -14,7 +14,7 @@ from support.peers import on_asyncio, settle
 from support.pipe_peers import KINDS, FarEnd, WriteRecorder, make_ends, released, write_pipe
 
 ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
-# A terminal's other side may be gone, and nobody is told before he writes.
+# If the other side of a terminal is gone, only a write tells.
 WATCHED_KINDS = pytest.mark.parametrize("kind", ["pipe", "fifo", "socket"])
 
 PLENTY = bytes(range(256)) * 4096  # more than any pipe or socket pair holds
@@ -140,11 +140,11 @@ async def test_methods_after_the_end(caplog):
         transport.writelines([b"x"])
         assert transport.get_write_buffer_size() == 0
         assert transport.is_closing() is True
-        assert isinstance(repr(transport), str)
+        assert "closed" in repr(transport)
         await settle()
         assert protocol.calls == ["connection_made", "connection_lost"]
         assert caplog.records == []
-        # From the sixth write to a pipe that is gone, a program is told that it wastes its time.
+        # The sixth and every later write to a pipe that has ended is logged as a warning.
         for _ in range(4):
             transport.write(b"x")
         assert caplog.records == []
@@ -176,7 +176,7 @@ async def test_reader_goes_away_with_data_queued(kind):
         assert transport.get_write_buffer_size() > 0
         far.close()
         exc = await protocol.lost
-        # asyncio notices by either of two ways, and over a socket the second may be a reset.
+        # asyncio notices in one of two ways, and over a socket the second may be a reset.
         assert type(exc) is BrokenPipeError or kind == "socket" and type(exc) is ConnectionResetError
         assert transport.get_write_buffer_size() == 0
         assert protocol.calls == ["connection_made", "pause_writing", "connection_lost"]
@@ -184,7 +184,7 @@ async def test_reader_goes_away_with_data_queued(kind):
 
 @WATCHED_KINDS
 async def test_write_to_a_reader_that_is_gone(kind):
-    """The loop has not looked yet, and it is the write that finds out."""
+    """The loop has not looked yet, so that the write finds out."""
     async with write_pipe(kind) as (transport, protocol, far):
         far.close()
         transport.write(b"x")
@@ -196,7 +196,7 @@ async def test_write_to_a_reader_that_is_gone(kind):
 
 
 async def test_reader_goes_away_while_flushing():
-    """What close() left to be sent cannot be sent any more: the loss is told as an error."""
+    """close() has been called, and then the queued data cannot be sent: connection_lost gets the error."""
     async with write_pipe() as (transport, protocol, far):
         transport.write(PLENTY)
         transport.close()
@@ -206,7 +206,7 @@ async def test_reader_goes_away_while_flushing():
 
 
 async def test_reader_that_answers():
-    """A write end has nothing to read, so whatever comes is taken for the end."""
+    """Nothing should come from the reading side of a pipe. If data comes, it counts as the end."""
     async with write_pipe("socket") as (transport, protocol, far):
         far.send(b"answer")
         assert await protocol.lost is None
@@ -214,7 +214,7 @@ async def test_reader_that_answers():
 
 
 async def test_fifo_with_another_reader():
-    """It is the last reader that counts."""
+    """The transport ends only when the last reader has closed."""
     near, far = make_ends("fifo", near_reads=False)
     transport, protocol = await asyncio.get_running_loop().connect_write_pipe(WriteRecorder, near)
     with FarEnd(open(os.dup(far.fileno()), "rb", buffering=0)) as second:
@@ -228,7 +228,7 @@ async def test_fifo_with_another_reader():
 
 
 async def test_terminal_whose_master_is_gone(caplog):
-    """An idle terminal is not watched; the error of the write is the end, and nothing to report."""
+    """An idle terminal is not watched. The error of the next write ends the transport, and is not reported."""
     caplog.set_level(logging.INFO, "asyncio")
     async with write_pipe("slave") as (transport, protocol, far):
         far.close()
@@ -243,7 +243,7 @@ async def test_terminal_whose_master_is_gone(caplog):
 
 
 async def test_null_device():
-    """It cannot be polled, and need not be: it takes everything at once."""
+    """/dev/null cannot be polled, and need not be, because it takes everything at once."""
     near = open("/dev/null", "wb", buffering=0)
     transport, protocol = await asyncio.get_running_loop().connect_write_pipe(WriteRecorder, near)
     for _ in range(10):

@@ -32,7 +32,7 @@ def skip_on_asyncio(why):
 @pytest.mark.parametrize("turns", range(8))
 @pytest.mark.parametrize("stdin", [PIPE, DEVNULL])
 async def test_cancelled_while_it_starts(turns, stdin):
-    """In whatever turn: the child is killed and reaped by the time the caller goes on."""
+    """The start is cancelled in any turn. The child is killed and reaped before the caller goes on."""
     before = await lowest_fd()
     task = asyncio.create_task(asyncio.create_subprocess_exec("sleep", "100", stdin=stdin, stdout=PIPE, stderr=PIPE))
     for _ in range(turns):
@@ -53,7 +53,7 @@ async def test_cancelled_while_it_starts(turns, stdin):
 
 
 async def test_told_of_a_cancelled_start():
-    """The protocol sees the whole life of it, as short as it was."""
+    """The protocol is told of the whole life of the child, however short."""
     made = []
 
     class Noted(Recorder):
@@ -75,11 +75,11 @@ async def test_told_of_a_cancelled_start():
 
 
 async def test_cancelled_while_a_grandchild_has_the_pipes():
-    """It may live on, and nobody waits for it."""
+    """A grandchild that has the pipes may live on, and the loop does not wait for it."""
     skip_on_asyncio("waits for the grandchild, or leaves its pipes open meanwhile")
     reader, writer = os.pipe()
     before = await lowest_fd()
-    # The grandchild reads the pipe until it is closed, below, and has the child's three as well.
+    # The grandchild has the child's three pipes as well. It reads this pipe until it is closed below.
     source = f"import os\nif os.fork() == 0: os.close({writer}); os.read({reader}, 1)\nelse: os.read(0, 1)"
     task = asyncio.create_task(start(python(source), pass_fds=[reader, writer]))
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_cancelled_while_a_grandchild_has_the_pipes():
 
 
 async def test_cancelled_twice():
-    """The loop reaps the child all the same."""
+    """After a second cancel the loop still reaps the child."""
     before = await lowest_fd()
     task = asyncio.create_task(start(["cat"]))
     await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_start_for_which_there_is_no_time():
 
 
 async def test_cancelled_communicate():
-    """The child is the caller's business then."""
+    """Cancelling communicate() does not touch the child, which is the caller's."""
     process = await asyncio.create_subprocess_exec("sleep", "100", stdin=PIPE, stdout=PIPE)
     task = asyncio.create_task(process.communicate(bytes(1 << 20)))
     await asyncio.sleep(0.01)
@@ -155,7 +155,7 @@ async def test_connection_made_that_raises(loop_errors):
 
 
 async def test_what_is_no_protocol():
-    """The child is gone by the time the caller is told."""
+    """The factory returns an object without connection_made. When the caller gets the error, the child is gone."""
     if on_asyncio() and sys.version_info < (3, 14):
         pytest.skip("hangs")
     before = await lowest_fd()
@@ -230,7 +230,7 @@ async def test_without_pidfd_and_reaped_by_somebody_else(no_pidfd, caplog):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_without_pidfd_on_a_loop_that_is_closed(no_pidfd, loop_factory):
-    """The thread reaps the child, then."""
+    """There is no pidfd and the loop is closed. The thread that waits for the child reaps it."""
     loop = loop_factory()
     if type(loop).__module__.startswith("asyncio."):
         loop.close()
@@ -261,7 +261,9 @@ async def test_without_pidfd_or_thread(no_pidfd, monkeypatch):
 
 
 async def test_too_many_open_files():
-    """Whatever call it is that finds none left: an error and nothing left behind, or a child like any other."""
+    """No file is left for some call of the start. Either that is an error and nothing is left behind, or the child
+    runs.
+    """
     skip_on_asyncio("loses the child if it is the last step")
     before = await lowest_fd()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -284,7 +286,7 @@ async def test_too_many_open_files():
 
 
 def test_child_that_outlives_its_loop(child, loop_name):
-    """Nobody waits for it, and nothing is said but that it was forgotten."""
+    """A child outlives its loop. Nobody waits for it, and the only warning is that the transport was not closed."""
     if loop_name == "asyncio":
         pytest.skip("complains of a closed loop, by version")
     result = child(

@@ -114,7 +114,7 @@ async def test_order_without_pipes():
 
 
 async def test_order_of_a_child_that_outruns_its_start():
-    """It is gone before its pipes are connected."""
+    """The child has ended before its pipes are connected."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(start(["/bin/echo", "x"]))
     await asyncio.sleep(0)
@@ -156,7 +156,7 @@ async def test_transport():
     assert transport.is_closing() is False
     assert re.fullmatch(rf"<\w+ pid={proc.pid} running stdin=<.*> stdout=<.*> stderr=<.*>>", repr(transport))
     transport.get_pipe_transport(0).close()
-    await protocol.lost
+    await protocol.lost  # type: ignore[attr-defined]
     transport.close()
     transport.close()
     assert transport.is_closing() is True
@@ -175,12 +175,12 @@ async def test_close_kills():
 
 
 async def test_close_of_a_child_that_has_ended_unnoticed():
-    """Its return code is its own, although close() looks first."""
+    """The return code is right, although close() looks at the child before the loop knows of its end."""
     transport, protocol = await start(shell("exit 9"), **NO_PIPES)
     time.sleep(0.1)
     transport.close()
     code = await protocol.exited
-    # asyncio has lost it by then.
+    # asyncio has lost the return code by then.
     assert code == 9 or on_asyncio() and code == 255
     await protocol.lost
 
@@ -212,7 +212,7 @@ async def test_unclosed():
         del transport, protocol
         while not caught:
             gc.collect()
-            # A thread of asyncio's may have it a little longer.
+            # A thread of asyncio may refer to it a little longer.
             await asyncio.sleep(0.001)
     assert [str(warning.message) for warning in caught if f"pid={pid}" in str(warning.message)]
 
@@ -230,7 +230,7 @@ async def test_kill(method, number):
 
 
 async def test_send_signal():
-    # Waited for, not handled: a handler of Python's would run only after the call that the signal came just before.
+    # The test waits for the signal instead of handling it, because a Python handler could run too late.
     block = "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})"
     source = f"import sys, signal; {block}; print('ready', flush=True); sys.exit(signal.sigwait({{signal.SIGUSR1}}))"
     process = await asyncio.create_subprocess_exec(*python(source), stdout=PIPE)
@@ -251,7 +251,7 @@ async def test_signal_after_the_end(method):
 
 @pytest.mark.parametrize("method", ["kill", "terminate"])
 async def test_signal_to_a_child_that_has_ended_unnoticed(method):
-    """Nothing to complain of, and its return code is its own."""
+    """A signal to a child that has ended is no error, and the return code is right."""
     transport, protocol = await start(shell("exit 9"), **NO_PIPES)
     time.sleep(0.1)
     getattr(transport, method)()
@@ -262,7 +262,7 @@ async def test_signal_to_a_child_that_has_ended_unnoticed(method):
 
 
 def test_sigchld_is_the_users(loop):
-    """His handler is called, and stays."""
+    """A handler that the user has for SIGCHLD is called, and stays."""
     called = []
 
     def handler(number, frame):
@@ -292,7 +292,7 @@ async def test_add_signal_handler_for_sigchld():
 
 
 def test_sigchld_that_is_ignored(loop):
-    """The kernel reaps by itself then, and nobody can know the return code."""
+    """If SIGCHLD is ignored, the kernel reaps children by itself, so that nobody can know the return code."""
     if type(loop).__module__.startswith("asyncio."):
         pytest.skip("a child that has gone already makes asyncio fail")
     previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -326,7 +326,7 @@ async def test_reaped_by_somebody_else(caplog):
 
 
 async def test_reaped_by_its_popen_object(caplog):
-    """Which knows the return code."""
+    """The program reaps the child by the Popen object, which then knows the return code."""
     reader, writer = os.pipe()
     transport, protocol = await start(shell("read x; exit 5"), **{**NO_PIPES, "stdin": reader})
     os.close(reader)
@@ -344,7 +344,7 @@ async def test_reaped_by_its_popen_object(caplog):
 
 
 def test_loop_in_another_thread(loop_factory):
-    """No main thread, no signal handler, no child watcher is needed."""
+    """A loop in another thread needs neither a signal handler nor a child watcher."""
     outcomes = []
 
     def work():
@@ -364,7 +364,7 @@ def test_loop_in_another_thread(loop_factory):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_loop_that_is_closed_before(loop_factory):
-    """The child goes on; the loop leaves nothing open."""
+    """The loop is closed before the child ends. The child goes on, and the loop leaves no file open."""
     loop = loop_factory()
     if type(loop).__module__.startswith("asyncio."):
         loop.close()

@@ -1,13 +1,14 @@
 """Keywords of subprocesses: whatever value a program gives, it gets from a loop what `subprocess.Popen` gives it, the
 same child or the same exception, and nothing is left behind.
 
-What single keywords are good for is in test_options.py.
+What each keyword does is in test_options.py.
 """
 
 import asyncio
 import os
 import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
 ]
 
-# Who it is, and what it has.
+# The child reports its identity and its files.
 REPORT = shell(
     'id -u; id -g; id -G; umask; pwd; test "$(ps -o pgid= $$)" -eq $$ && echo leads; nice; ls /proc/$$/fd; '
     "sort -z /proc/$$/environ | head -c 200; grep SigIgn /proc/$$/status; echo error >&2; wc -c; exit 3"
@@ -30,7 +31,7 @@ def fail():
     raise ZeroDivisionError
 
 
-VALUES = {
+VALUES: dict[str, list[Any]] = {
     "cwd": ["/", "/no/such/folder", b"/usr", pathlib.Path("/usr"), "/etc/passwd", "", 1, "nul\0byte"],
     "env": [{}, {"A": "b"}, {b"A": b"b"}, {"A=B": "c"}, {"A": 1}, {"A": "nul\0byte"}, []],
     "executable": ["/bin/sh", b"/bin/sh", "/no/such/program", "/etc/passwd", "", 1],

@@ -11,18 +11,19 @@ import random
 import signal
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from support.children import PIPE, all_gone, lowest_fd, run, shell
-from support.peers import on_asyncio
+from support.peers import on_asyncio, result_or_error
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
 
 @pytest.mark.time_limit(60)
 async def test_many_short_children():
-    """A hundred at a time, some of them killed, some cancelled while they start: each code is its own."""
+    """A hundred children at a time. Some are killed, some are cancelled while they start. Each return code is right."""
     before = await lowest_fd()
     rng = random.Random(1)
     count = 300 if on_asyncio() else 2000
@@ -47,7 +48,7 @@ async def test_many_short_children():
                     await asyncio.sleep(0)
                 too_late = not task.cancel()
                 cancelled.append(not too_late)
-                (outcome,) = await asyncio.gather(task, return_exceptions=True)
+                outcome = await result_or_error(task)
                 if too_late:
                     outcome.stdin.close()
                     assert await outcome.wait() == 0
@@ -59,7 +60,7 @@ async def test_many_short_children():
 
 @pytest.mark.time_limit(60)
 async def test_many_cancelled_starts():
-    """At whatever point of the start, one after the other and some at a time."""
+    """Starts are cancelled at any point, one after the other and several at a time."""
     before = await lowest_fd()
     rng = random.Random(2)
     left = 100 if on_asyncio() else 500
@@ -68,7 +69,7 @@ async def test_many_cancelled_starts():
         nonlocal left
         while left > 0:
             left -= 1
-            pipes = {name: PIPE for name in ("stdin", "stdout", "stderr") if rng.random() < 0.5}
+            pipes: dict[str, Any] = {name: PIPE for name in ("stdin", "stdout", "stderr") if rng.random() < 0.5}
             task = asyncio.create_task(asyncio.create_subprocess_exec("sleep", "100", **pipes))
             for _ in range(rng.randrange(10)):
                 await asyncio.sleep(0)
@@ -83,7 +84,7 @@ async def test_many_cancelled_starts():
 
 
 async def exit_codes(count, at_a_time=20):
-    """Of children that end with the codes 0, 1, 2 and so on."""
+    """The return codes of children that end with the codes 0, 1, 2 and so on."""
     slots = asyncio.Semaphore(at_a_time)
 
     async def one(code):
@@ -96,7 +97,7 @@ async def exit_codes(count, at_a_time=20):
 
 @pytest.mark.time_limit(60)
 async def test_somebody_reaps_whatever_ends():
-    """A code that somebody else has taken is reported as 255, and nobody waits for it for ever."""
+    """If somebody else has reaped a child, its code is reported as 255, and nobody waits for ever."""
     if on_asyncio() and sys.version_info >= (3, 12):
         pytest.skip("a child that has gone already makes asyncio fail")
     before = await lowest_fd()
@@ -125,7 +126,7 @@ async def test_somebody_reaps_whatever_ends():
 
 @pytest.mark.time_limit(60)
 def test_loops_in_several_threads(loop_factory):
-    """And a handler for SIGCHLD in the main one, which is called and stays."""
+    """Loops in several threads have children. A handler for SIGCHLD in the main thread is called and stays."""
     outcomes, called = [], []
 
     def handler(number, frame):
@@ -154,7 +155,7 @@ def test_loops_in_several_threads(loop_factory):
 
 @pytest.mark.time_limit(60)
 async def test_signals_all_the_time():
-    """No start, no pipe and no wait is disturbed, and every kind of signal is still answered at the end."""
+    """Signals come all the time. No start, pipe or wait is disturbed, and at the end every kind is still handled."""
     loop = asyncio.get_running_loop()
     kinds = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD]
     answered = dict.fromkeys(kinds, 0)

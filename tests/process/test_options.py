@@ -1,4 +1,4 @@
-"""What a child is started with: programs, every keyword that is passed on, and what is refused.
+"""How a child is started: the program, every keyword that is passed on, and what is refused.
 
 Talking to it is in test_pipes.py, its end in test_exit.py.
 """
@@ -35,7 +35,7 @@ async def test_program_is_searched():
 @pytest.mark.parametrize("command", ["echo $((6 * 7))", b"echo 42"])
 async def test_shell(command):
     process = await asyncio.create_subprocess_shell(command, stdout=PIPE)
-    assert await process.communicate() == (b"42\n", None)
+    assert await process.communicate() == (b"42\n", None)  # type: ignore[comparison-overlap]
     assert process.returncode == 0
 
 
@@ -67,7 +67,7 @@ async def test_subprocess_shell_with_a_protocol():
     ids=str,
 )
 async def test_what_cannot_be_started(args, kwargs, error):
-    """The exception is Popen's, and nothing is left behind."""
+    """A program that cannot be started raises what Popen raises, and nothing is left behind."""
     with pytest.raises(error) as expected:
         subprocess.Popen(args, **kwargs)
     with pytest.raises(error) as info:
@@ -102,11 +102,11 @@ async def test_refused_keywords(keyword, value, text):
 async def test_refused_shells():
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError, match="^shell must be False$"):
-        await loop.subprocess_exec(Recorder, "/bin/true", shell=True)
+        await loop.subprocess_exec(Recorder, "/bin/true", shell=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^shell must be True$"):
-        await loop.subprocess_shell(Recorder, "true", shell=False)
+        await loop.subprocess_shell(Recorder, "true", shell=False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^cmd must be a string$"):
-        await loop.subprocess_shell(Recorder, ["true"])
+        await loop.subprocess_shell(Recorder, ["true"])  # type: ignore[arg-type]
 
 
 # --- where the three go ---
@@ -145,11 +145,11 @@ async def test_files_and_numbers(tmp_path):
 async def test_socket_as_stdin():
     near, far = socket.socketpair()
     with near, far:
-        process = await asyncio.create_subprocess_exec("cat", stdin=far, stdout=PIPE)
+        process = await asyncio.create_subprocess_exec("cat", stdin=far, stdout=PIPE)  # type: ignore[arg-type]
         far.close()
         near.sendall(b"over a socket")
         near.shutdown(socket.SHUT_WR)
-        assert await process.communicate() == (b"over a socket", None)
+        assert await process.communicate() == (b"over a socket", None)  # type: ignore[comparison-overlap]
         assert await process.wait() == 0
 
 
@@ -191,7 +191,7 @@ async def test_process_group():
 
 @AS_ROOT
 async def test_user_and_groups():
-    # A program that any user may run.
+    # A program that every user may run.
     code, out, err = await run(shell("id -u; id -g; id -G"), user=65534, group=65533, extra_groups=[65533, 65532])
     assert (code, err) == (0, b"")
     uid, gid, groups = out.split(b"\n")[:3]
@@ -226,7 +226,7 @@ async def test_close_fds(close_fds):
 
 
 async def test_nothing_of_the_loop_is_inherited():
-    """Neither its own files nor the pipes of other children."""
+    """A child inherits neither the loop's own files nor the pipes of other children."""
     other, protocol = await start(["cat"])
     kept = {fd for fd, _ in open_files() if os.get_inheritable(fd)}
     source = "import os; print(*(fd for fd in range(3, 1000) if os.path.exists(f'/proc/self/fd/{fd}')))"
@@ -268,7 +268,7 @@ async def test_pipesize():
 
 @pytest.mark.parametrize("restore", [True, False])
 async def test_restore_signals(restore):
-    # Python ignores SIGPIPE; so does a child of it, unless restored.
+    # Python ignores SIGPIPE, and so does its child, unless the child restores it.
     code, out, _ = await run(shell("grep SigIgn /proc/self/status"), restore_signals=restore)
     ignored = int(out.split()[1], 16) & 1 << signal.SIGPIPE - 1
     assert (code, bool(ignored)) == (0, not restore)
@@ -281,7 +281,7 @@ async def test_debug_log(caplog):
     caplog.set_level("DEBUG", "asyncio")
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    # Starting a process takes its time.
+    # Starting a process may take longer than 0.1 s, which would be logged as slow.
     loop.slow_callback_duration = 10
     try:
         transport, protocol = await start(["cat"], stderr=STDOUT)
@@ -303,7 +303,7 @@ async def test_debug_log(caplog):
 
 
 async def test_task_factory_and_context():
-    """Starting a process works whatever tasks are made of."""
+    """Starting a process works with any task factory."""
     loop = asyncio.get_running_loop()
     made = []
 

@@ -12,15 +12,9 @@ from support.children import PIPE, shell
 
 PRELUDE = """
     import asyncio.subprocess, gc, os, time
+    from support.children import has_children
     gc.disable()
     count = 12
-
-    def has_children():
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        return True
 
     def all_reaped():
         deadline = time.monotonic() + 10
@@ -86,7 +80,7 @@ def test_outlive_a_cancelled_communicate(child, loop_name):
 
 
 def test_outlive_the_process(child):
-    """Whatever waits for them does not keep the interpreter: this child goes when the interpreter has gone."""
+    """Waiting for children does not keep the interpreter alive. This child ends when the interpreter has ended."""
     _, errors = run(
         child,
         """
@@ -104,7 +98,7 @@ def test_outlive_the_process(child):
 
 
 async def test_wait_is_for_the_child_alone():
-    """Before 3.14 asyncio waits for whoever has inherited a pipe, too."""
+    """Before 3.14 asyncio also waits until every process that has inherited a pipe closes it."""
     if sys.version_info < (3, 14) and type(asyncio.get_running_loop()).__module__.startswith("asyncio."):
         pytest.skip("waits for the grandchild")
     process = await asyncio.create_subprocess_exec(

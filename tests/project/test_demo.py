@@ -1,4 +1,4 @@
-"""What the demo says of its measurements (examples/demo/result.py): no server runs here."""
+"""What the demo prints about its measurements (examples/demo/result.py). No server runs here."""
 
 import os
 import pathlib
@@ -33,7 +33,7 @@ def measured(result):
 
 
 def test_ratio_is_of_the_rounds(result, measured):
-    """Not of the best slices or the sums, which the machine's speed decides."""
+    """The ratio is of rounds, not of the best slices or of sums: those depend on the machine's speed."""
     assert measured.ratio("rate", "GET", "rloop", "asyncio") == result.Ratio(1.6, 1.5, 2.0)
     assert str(measured.ratio("rate", "echo", "rloop", "asyncio")) == "3.00 (2.80-3.20)"
     assert str(measured.ratio("cost", "GET", "rloop", "asyncio")) == "0.50 (0.50-0.50)"

@@ -11,13 +11,14 @@ import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 POLICIES = sys.version_info < (3, 16)
-# What the metadata of this project's wheels says.
+# The name in the metadata of this project's wheels.
 OURS = "An asyncio event loop written in Rust"
 
 
@@ -50,14 +51,14 @@ def test_repr_of_a_running_loop():
 
 @pytest.mark.parametrize("name", ["Loop", "new_event_loop", "run"])
 def test_public_names_belong_to_the_package(name):
-    """For pickle (multiprocessing), for documentation, and in whatever names them."""
+    """A public name tells `rloop` as its module: pickle, documentation tools and messages use that."""
     value = getattr(rloop, name)
     assert (value.__module__, value.__qualname__) == ("rloop", name)
     assert pickle.loads(pickle.dumps(value)) is value
 
 
 def test_source_is_right_or_not_there():
-    """The module that `Loop` names is not the file it is in; `inspect` must not show lines of another one."""
+    """`Loop` names a module that is not the file it is in. `inspect` must not show lines of the wrong file."""
     assert "def run_forever(" in inspect.getsource(rloop.Loop.run_forever)
     with pytest.raises(OSError):
         inspect.getsource(rloop.Loop)
@@ -135,8 +136,8 @@ asyncio.get_event_loop()
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="loop_factory is new in Python 3.12")
 def test_asyncio_run():
-    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.new_event_loop), rloop.Loop)
-    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.Loop), rloop.Loop)
+    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.new_event_loop), rloop.Loop)  # type: ignore[call-arg]
+    assert isinstance(asyncio.run(running_loop(), loop_factory=rloop.Loop), rloop.Loop)  # type: ignore[call-arg]
 
 
 def test_version():
@@ -166,7 +167,7 @@ def test_import_is_silent_and_lazy():
 
 @pytest.mark.parametrize("look", ["help(rloop)", "inspect.getmembers(rloop)"])
 def test_looking_at_every_name_is_silent(look):
-    """As `help()`, completion, documentation tools and debuggers do."""
+    """`help()`, completion, documentation tools and debuggers look at every name."""
     command = [sys.executable, "-W", "error", "-c", f"import inspect, rloop; {look}"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
@@ -197,7 +198,7 @@ asyncio.run(main())
 @pytest.mark.skipif(not POLICIES, reason="Python 3.16 has no policies")
 @pytest.mark.parametrize("name", ["install", "EventLoopPolicy"])
 def test_policies_are_deprecated_where_asyncio_says_so(name):
-    """Told by the call, of the line that calls, and with advice that the running version can follow."""
+    """The call warns of the line that calls it, with advice that the running version can follow."""
     source = f"import rloop\nvalue = rloop.{name}\nvalue()"
     result = subprocess.run([sys.executable, "-W", "always", "-c", source], capture_output=True, text=True)
     if sys.version_info >= (3, 14):
@@ -237,10 +238,10 @@ def test_no_policies(name):
 
 
 def test_python_m_rloop():
-    """Says what is installed, on what it runs, and that it is this project."""
+    """`python -m rloop` tells what is installed, on what it runs, and that it is this project."""
     result = subprocess.run([sys.executable, "-W", "error", "-m", "rloop"], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
-    lines = dict(re.match(r"(\w+): +(.+)", line).groups() for line in result.stdout.splitlines())
+    lines = dict(re.match(r"(\w+): +(.+)", line).groups() for line in result.stdout.splitlines())  # type: ignore[misc]
     assert lines["rloop"].startswith(f"{rloop.__version__}, ")
     assert f" {platform.python_version()}, " in lines["Python"]
     assert lines["platform"].startswith(platform.platform())
@@ -256,7 +257,7 @@ def test_python_m_rloop():
     ],
 )
 def test_python_m_rloop_beside_another_project(tmp_path, version, summary, told):
-    """pip has put the other project's metadata, or files, over this one's."""
+    """pip has installed another project of this name over this one, and replaced metadata or files."""
     folder = tmp_path / "rloop-0.dist-info"
     folder.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: rloop\nVersion: {version}\nSummary: {summary}\n"

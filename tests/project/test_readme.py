@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +28,7 @@ def inline(title):
 
 
 def block(word):
-    """The block of Python with this word."""
+    """The block of Python code that contains this word."""
     [text] = [text for text in BLOCKS if word in text]
     return text
 
@@ -53,7 +54,7 @@ def test_first_program(tmp_path):
     assert source.count("    ...\n") == 1
     source = source.replace("    ...\n", "    print(asyncio.get_running_loop())\n")
     if not HAS_FACTORY:
-        # What the comment says about this version takes the line's place.
+        # The comment gives the line for this version, which replaces the other one.
         source = re.sub(r"^asyncio\.run\(.*on 3\.11: (.+)$", r"\1", source, flags=re.MULTILINE)
     assert run_source(tmp_path, source) == f"{LOOP}\n"
 

@@ -3,18 +3,19 @@ transports are in stream/test_methods.py. rloop only.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from support.signatures import differences, public
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 
 @pytest.fixture(scope="module")
 def classes():
     """{name: (rloop's class, asyncio's)}, asked of objects: some native classes have no name in the package."""
-    found = {"loop": (rloop.Loop, asyncio.SelectorEventLoop)}
+    found: dict[str, tuple[type, type]] = {"loop": (rloop.Loop, asyncio.SelectorEventLoop)}
     loop = rloop.new_event_loop()
     for name, model, handle in [
         ("handle", asyncio.Handle, loop.call_soon(print)),

@@ -1,10 +1,11 @@
-"""tools/task.py, as far as it decides: what is missing, and that nothing is installed into the system unasked."""
+"""The decisions of tools/task.py: what is missing, and that nothing is installed into the system unasked."""
 
 import importlib.util
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def task(monkeypatch):
     """The module, on a machine whose Python has no tests of asyncio; `task.ran` is what it would have run."""
     spec = importlib.util.spec_from_file_location("task", ROOT / "tools" / "task.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks for the module it is in.
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    # The dataclass in it looks for its module in sys.modules.
     monkeypatch.setitem(sys.modules, "task", module)
     spec.loader.exec_module(module)
     module.ran = []
@@ -68,7 +70,7 @@ def test_nothing_missing_is_not_said(task, capsys):
 
 
 def test_test_says_what_it_skips_at_both_ends_and_skips_it(task, python, monkeypatch, capsys):
-    """Every step is replaced by its name, so that what is left is the order."""
+    """Every step only prints its name, so that the output shows the order."""
     steps = ["lint", "hosting", "python_tests", "source_distribution", "conformance_of", "run_demo"]
     for step in steps:
         monkeypatch.setattr(task, step, lambda *_, step=step: print(step))

@@ -21,11 +21,11 @@ METHODS = pytest.mark.parametrize("method", RECEIVING)
 KINDS = pytest.mark.parametrize("kind", STREAMS)
 
 PLENTY = bytes(range(256)) * 4096
-BUFFERS = 65536  # which is less than PLENTY
+BUFFERS = 65536  # this is less than PLENTY
 
 
 def polled_files():
-    """The numbers of the files that epoll watches for this process, as the kernel tells."""
+    """The file descriptors that epoll instances of this process watch, according to the kernel."""
     numbers = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ async def test_nothing_is_received(method, kind):
 
 @METHODS
 async def test_data_comes_before_the_cancel_is_seen(method):
-    """The task has been told to end, and only then does the data come."""
+    """The task is cancelled, and data comes before it runs."""
     with streams() as (sock, peer):
         task = await waiting(receive(method, sock, 100))
         task.cancel()
@@ -70,7 +70,7 @@ async def test_data_comes_before_the_cancel_is_seen(method):
 
 @METHODS
 async def test_cancel_at_once(method):
-    """Before it has run at all."""
+    """The task is cancelled before it has run at all."""
     with streams() as (sock, peer):
         peer.send(b"hello")
         task = asyncio.create_task(receive(method, sock, 100))
@@ -97,7 +97,7 @@ async def test_cancel_around_the_moment_of_the_data(method, turns):
 
 @METHODS
 async def test_cancel_by_another_callback_of_the_same_turn(method):
-    """Two are ready in one turn, and the first one to run cancels the other."""
+    """Two calls are ready in one turn, and the first to run cancels the other."""
     if on_asyncio():
         pytest.skip("asyncio loses what it has received")
     for _ in range(20):
@@ -192,7 +192,7 @@ async def test_add_reader_and_writer_afterwards(call):
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_close_afterwards(call):
-    """The number is free, also for the loop."""
+    """After a cancel the socket's number is free, also for the loop."""
     loop = asyncio.get_running_loop()
     for _ in range(3):
         with streams(buffers=BUFFERS) as (sock, peer):
@@ -209,7 +209,7 @@ async def test_close_afterwards(call):
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_closed_before_the_cancel(call):
-    """Nobody can wait for a closed socket, and nobody is told; but the call can be cancelled."""
+    """A call for a socket that was closed is never woken, but it can be cancelled."""
     loop = asyncio.get_running_loop()
     with streams(buffers=BUFFERS) as (sock, peer):
         fill(sock)
@@ -230,7 +230,7 @@ async def test_closed_before_the_cancel(call):
 
 
 class Sequence:
-    """A stream of bytes of which every part can be told."""
+    """A stream of bytes in which every part differs from every other."""
 
     def __init__(self):
         self.sent = 0
@@ -244,7 +244,7 @@ class Sequence:
 @METHODS
 async def test_random_cancels_of_receiving(method):
     rng = random.Random(4)
-    # One turn after the data asyncio is still to receive it; later it has, and would lose it. TCP may take its
+    # One turn after the data came, asyncio has not received it yet. Later it has, and would lose it. TCP may take its
     # time to deliver.
     latest, kinds = (1, ["unix"]) if on_asyncio() else (4, STREAMS)
     before = polled_files()
@@ -255,14 +255,11 @@ async def test_random_cancels_of_receiving(method):
         cancels = 0
         while cancels < 2_000:
             chosen = rng.sample(range(len(pairs)), rng.randrange(1, 6))
-            tasks = [
-                asyncio.create_task(receive(method, pairs[number][0], rng.randrange(1, 200)))
-                for number in chosen
-            ]
+            tasks = [asyncio.create_task(receive(method, pairs[number][0], rng.randrange(1, 200))) for number in chosen]
             for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
             for number in chosen:
-                # Never more than the kernel surely keeps.
+                # Never more than the kernel surely takes.
                 if rng.random() < 0.7 and sequences[number].sent - len(received[number]) < 2000:
                     pairs[number][1].send(sequences[number].take(rng.randrange(1, 300)))
             for _ in range(rng.randrange(latest + 1)):
@@ -284,10 +281,10 @@ async def test_random_cancels_of_receiving(method):
 
 @pytest.mark.time_limit(120)
 async def test_a_hundred_thousand_cancels_on_a_hundred_sockets():
-    """Each call at its own random moment: before it has run, while it waits, when its data comes, and after."""
+    """Each call is cancelled at a random moment: before it runs, while it waits, when its data comes, or later."""
     rng = random.Random(100_000)
     loop = asyncio.get_running_loop()
-    # As above; and asyncio is given less to do.
+    # As above. asyncio gets less to do.
     latest, kinds, goal = (1, ["unix"], 20_000) if on_asyncio() else (4, STREAMS, 100_000)
     before, cancels = polled_files(), 0
     with contextlib.ExitStack() as stack:
@@ -320,7 +317,7 @@ async def test_a_hundred_thousand_cancels_on_a_hundred_sockets():
                 cancels += task.cancelled()
                 if not task.cancelled():
                     data += task.result()
-        await asyncio.sleep(0.001)  # what was used to the last lingers until the loop has nothing to do
+        await asyncio.sleep(0.001)  # registrations may stay until the loop has nothing to do
         assert polled_files() == before
         assert not any(registered(sock) for sock, _ in pairs)
         for (sock, peer), data, count in zip(pairs, received, sent, strict=True):
@@ -335,7 +332,7 @@ async def test_a_hundred_thousand_cancels_on_a_hundred_sockets():
 @pytest.mark.parametrize("seed", [4, 5])
 @KINDS
 async def test_random_cancels_of_sending(kind, seed):
-    """Of a call that is cancelled a first part arrives, which may be all or nothing of it."""
+    """From a cancelled call the first part of the data arrives, which may be all or nothing."""
     rng = random.Random(seed)
     loop = asyncio.get_running_loop()
     before = polled_files()
@@ -343,7 +340,8 @@ async def test_random_cancels_of_sending(kind, seed):
         sent = []
 
         async def send():
-            # No byte twice: of all between two equal ones nothing may arrive, if the peer gets no time to read.
+            # Each value is used once. All data between two equal values might be lost, if the peer gets no time to
+            # read.
             for number in range(250):
                 data = bytes([number]) * rng.choice([10, 1000, 100_000])
                 task = asyncio.create_task(loop.sock_sendall(sock, data))
@@ -368,7 +366,7 @@ async def test_random_cancels_of_sending(kind, seed):
 @pytest.mark.time_limit(120)
 async def test_random_cancels_of_accepting():
     rng = random.Random(4)
-    # asyncio, until some releases of 2026, accepts for a call that has been cancelled in the same turn.
+    # Until some releases of 2026, asyncio accepts a connection for a call that was cancelled in the same turn.
     latest = 0 if on_asyncio() else 4
     loop = asyncio.get_running_loop()
     before = polled_files()
@@ -419,7 +417,7 @@ async def test_many_cancels_of_connecting():
 @pytest.mark.parametrize("call", CALLS)
 def test_loop_closed_meanwhile(loop_factory, call):
     loop = loop_factory()
-    loop.set_exception_handler(lambda loop, context: None)  # of the task that never ends
+    loop.set_exception_handler(lambda loop, context: None)  # the report is about the task that never ends
     with streams(buffers=BUFFERS) as (sock, peer):
         fill(sock)
         task = loop.create_task(CALLS[call](loop, sock))

@@ -18,7 +18,7 @@ METHODS = pytest.mark.parametrize("method", RECEIVING)
 KINDS = pytest.mark.parametrize("kind", STREAMS)
 
 PLENTY = bytes(range(256)) * 4096
-BUFFERS = 65536  # which is less than PLENTY
+BUFFERS = 65536  # this is less than PLENTY
 
 
 # --- one reader and one writer ---
@@ -34,7 +34,7 @@ async def test_receive_while_sending(method, kind):
         peer.send(b"hello")
         assert await receiving == b"hello"
         assert not sending.done()
-        # And the other way round: the call that is done takes nothing of the other with it.
+        # The same the other way round: a call that ends leaves the registration of the other in place.
         receiving = await waiting(receive(method, sock, 100))
         assert await peer.read(len(PLENTY)) == PLENTY
         assert await sending is None
@@ -65,7 +65,7 @@ async def test_cancel_of_one_leaves_the_other(method):
 
 @KINDS
 async def test_full_duplex(kind):
-    """Both directions at full load."""
+    """Much data goes in both directions at once."""
     loop = asyncio.get_running_loop()
     data = PLENTY * 4
 
@@ -79,7 +79,7 @@ async def test_full_duplex(kind):
         results = await asyncio.gather(
             loop.sock_sendall(sock, data), receive_all(sock), peer.send_all(data[::-1]), peer.read(len(data))
         )
-        assert results == [None, data[::-1], None, data]
+        assert results == [None, data[::-1], None, data]  # type: ignore[comparison-overlap]
 
 
 async def test_both_ends_on_one_loop():
@@ -151,7 +151,7 @@ async def test_cancel_of_the_replaced_receiver(method):
 
 @METHODS
 async def test_cancel_of_the_replacing_receiver(method):
-    """The earlier one does not come back."""
+    """The later receiver is cancelled. The earlier one is not registered again."""
     with streams() as (sock, peer):
         first = await waiting(receive("sock_recv", sock, 100))
         second = await waiting(receive(method, sock, 100))
@@ -182,7 +182,7 @@ async def test_later_sender_replaces_the_earlier():
 
 
 async def test_receiver_that_finds_data_replaces_nobody():
-    """A call that need not wait is no reader."""
+    """A call that need not wait replaces no reader."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         first = await waiting(loop.sock_recv(sock, 3))
@@ -196,7 +196,7 @@ async def test_receiver_that_finds_data_replaces_nobody():
 @METHODS
 @pytest.mark.parametrize("turns", range(5))
 async def test_data_that_somebody_else_takes(method, turns):
-    """The call may know that data has come, and finds none: it waits on."""
+    """The loop has seen data, but somebody else takes it. The call goes on waiting."""
     with streams("unix") as (sock, peer):
         task = await waiting(receive(method, sock, 100))
         peer.send(b"hello")
@@ -212,7 +212,7 @@ async def test_data_that_somebody_else_takes(method, turns):
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_room_that_somebody_else_takes(turns):
-    """The same with the room to send: nobody else fills it up with a part of the call's data."""
+    """Somebody else fills the room to send. The call goes on waiting."""
     loop = asyncio.get_running_loop()
     with streams("unix", buffers=BUFFERS) as (sock, peer):
         sent = fill(sock, b"." * 1000)
@@ -256,14 +256,14 @@ async def test_reader_replaces_a_receiver(method):
         await readable
         assert not task.done()
         assert await cancelled(task)
-        # Which was not the reader any more.
+        # That call was not the reader any more.
         assert loop.remove_reader(sock) is True
         assert sock.recv(100) == b"hello"
 
 
 @METHODS
 async def test_remove_reader_of_a_receiver(method):
-    """Who takes a waiting call's reader away leaves it waiting for ever."""
+    """remove_reader leaves a waiting call waiting for ever."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         task = await waiting(receive(method, sock, 100))
@@ -295,7 +295,7 @@ async def test_writer_and_sender():
 
 
 async def test_other_direction_stays():
-    """A call that ends takes only its own direction away."""
+    """A call that ends removes only its own direction."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         writable = asyncio.Event()
@@ -320,7 +320,7 @@ async def test_reader_after_a_call():
         task = await waiting(loop.sock_recv(sock, 3))
         peer.send(b"hello")
         assert await task == b"hel"
-        # What is left was there before, and yet is told of.
+        # The rest was there before, and is reported again.
         readable = loop.create_future()
         loop.add_reader(sock, resolve, readable, None)
         await readable

@@ -29,7 +29,7 @@ def listening(kind, folder):
     """A non-blocking listener."""
     with socket.socket(FAMILIES[kind]) as sock:
         address = {"tcp": (HOST, 0), "tcp6": ("::1", 0), "unix": os.path.join(folder, "path"), "abstract": ""}
-        sock.bind(address[kind])
+        sock.bind(address[kind])  # type: ignore[arg-type]
         sock.listen()
         sock.setblocking(False)
         yield sock
@@ -73,7 +73,7 @@ async def test_connect_returns_a_coroutine(tmp_path):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", b"127.0.0.1", "127.1", ""], ids=repr)
 async def test_host(host, tmp_path):
-    """A name is looked up for the socket's family."""
+    """A host name is looked up for the socket's family."""
     loop = asyncio.get_running_loop()
     with listening("tcp", tmp_path) as listener, fresh() as sock:
         address = (host, listener.getsockname()[1])
@@ -90,7 +90,7 @@ async def test_port(convert, tmp_path):
     loop = asyncio.get_running_loop()
     with listening("tcp", tmp_path) as listener, fresh() as sock:
         host, port = listener.getsockname()
-        await loop.sock_connect(sock, [host, port] if convert is list else (host, convert(port)))
+        await loop.sock_connect(sock, [host, port] if convert is list else (host, convert(port)))  # type: ignore[arg-type]
         assert sock.getpeername() == (host, port)
 
 
@@ -106,11 +106,9 @@ async def test_address_of_ipv6(tmp_path):
                 assert sock.getpeername() == ("::1", port, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "address", [(HOST,), None, 42, (HOST, "no such service"), ("no\0name", 80), ("::1", 80)]
-)
+@pytest.mark.parametrize("address", [(HOST,), None, 42, (HOST, "no such service"), ("no\0name", 80), ("::1", 80)])
 async def test_wrong_address(address):
-    """Nothing is connected, and the socket can be used."""
+    """A wrong address raises, and the socket can still be connected."""
     loop = asyncio.get_running_loop()
     with fresh() as sock:
         with pytest.raises((TypeError, ValueError, OSError)):
@@ -160,7 +158,7 @@ async def test_many_at_a_time(tmp_path):
 
 
 async def test_connect_of_udp():
-    """Only a note of the address, so the first try is all."""
+    """Connecting a UDP socket only sets its address, so that it need not wait."""
     loop = asyncio.get_running_loop()
     with fresh(kind=socket.SOCK_DGRAM) as sock, fresh(kind=socket.SOCK_DGRAM) as other:
         other.bind((HOST, 0))
@@ -177,7 +175,7 @@ async def test_path_as_bytes(tmp_path):
 
 
 async def test_errors_of_a_path(tmp_path):
-    """As the kernel says them: nothing of this takes time."""
+    """The errors of a path are those of the kernel, and come at once."""
     loop = asyncio.get_running_loop()
     stale = str(tmp_path / "stale")
     with socket.socket(socket.AF_UNIX) as sock:
@@ -193,7 +191,7 @@ async def test_errors_of_a_path(tmp_path):
             with pytest.raises(error) as expected:
                 sock.connect(path)
             with pytest.raises(error) as info:
-                await loop.sock_connect(sock, path)
+                await loop.sock_connect(sock, path)  # type: ignore[arg-type]
             assert type(info.value) is type(expected.value)
             assert info.value.args == expected.value.args
 
@@ -248,7 +246,7 @@ async def test_nothing_is_accepted_before_it_is_awaited(tmp_path):
 
 
 async def test_accept_with_a_default_timeout(tmp_path):
-    """What the socket module makes of new sockets does not matter."""
+    """socket.setdefaulttimeout() does not matter for the accepted socket."""
     loop = asyncio.get_running_loop()
     with listening("tcp", tmp_path) as listener, socket.create_connection(listener.getsockname()):
         socket.setdefaulttimeout(5)
@@ -273,7 +271,7 @@ async def test_accept_in_order(tmp_path):
 
 
 async def test_accept_by_two_callers(tmp_path):
-    """The later one replaces the earlier one, as for every sock_* call."""
+    """The later call replaces the earlier one, as for every sock_* call."""
     loop = asyncio.get_running_loop()
     with listening("tcp", tmp_path) as listener:
         first = await waiting(loop.sock_accept(listener))
@@ -290,7 +288,7 @@ async def test_accept_by_two_callers(tmp_path):
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 async def test_accept_without_a_listener(kind):
-    """The error is the kernel's own."""
+    """The program gets the kernel's own error."""
     loop = asyncio.get_running_loop()
     with fresh(kind=kind) as sock:
         with pytest.raises(OSError) as expected:
@@ -312,7 +310,7 @@ async def test_listener_that_is_shut_down(tmp_path):
 
 
 async def test_subclass_with_a_method_of_its_own(tmp_path):
-    """asyncio calls the object's methods, which may do more than the kernel."""
+    """The loop calls the object's methods, as asyncio does. They may do more than the kernel."""
     calls = []
 
     class Special(socket.socket):

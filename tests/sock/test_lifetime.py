@@ -12,11 +12,11 @@ import weakref
 
 import pytest
 
-from support.peers import Peer, Recorder, on_asyncio, settle, socket_pair
+from support.peers import Peer, Recorder, on_asyncio, result_or_error, settle, socket_pair
 from support.sock_peers import cancelled, fill, registered, streams, waiting
 
 PLENTY = b"x" * (1 << 20)
-BUFFERS = 65536  # which is less than PLENTY
+BUFFERS = 65536  # this is less than PLENTY
 
 CALLS = {
     "sock_recv": lambda loop, sock: loop.sock_recv(sock, 100),
@@ -37,7 +37,7 @@ def file(tmp_path):
 
 
 class Reused:
-    """A socket pair, of which the first has the number that another socket has had."""
+    """A socket pair. The first socket has the number that another socket has had."""
 
     def __init__(self, number):
         self.near, self.far = socket.socketpair()
@@ -56,7 +56,7 @@ class Reused:
         self.far.close()
 
     def is_untouched(self):
-        """Nobody has sent or received anything."""
+        """Checks that nobody has sent or received anything."""
         self.far.send(b"mine")
         for sock, expected in (self.near, b"mine"), (self.far, None):
             try:
@@ -75,10 +75,10 @@ def close_and_reuse(sock):
 
 
 async def ended(task):
-    """What the task ends with, by a cancel if it has to be."""
+    """The result of the task, which is cancelled if it does not end by itself."""
     if not task.done():
         task.cancel()
-    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    outcome = await result_or_error(task)
     return outcome
 
 
@@ -87,7 +87,7 @@ async def ended(task):
 
 @EVERY_CALL
 async def test_number_is_used_again(call):
-    """The call waits for nobody any more; whoever has the number now has it alone."""
+    """The old call gets nothing of the socket that now has the number."""
     loop = asyncio.get_running_loop()
     with streams(buffers=BUFFERS) as (sock, peer):
         fill(sock)
@@ -98,7 +98,7 @@ async def test_number_is_used_again(call):
             assert reused.near.recv(100) == b"hello"
             assert reused.is_untouched()
             await ended(task)
-            # And the loop serves the new socket.
+            # The loop serves the new socket.
             task = await waiting(loop.sock_recv(reused.near, 100))
             reused.far.send(b"hello")
             assert await task == b"hello"
@@ -118,7 +118,7 @@ async def test_number_is_used_again_while_the_old_call_waits(call):
             reused.far.send(b"hello")
             assert await task == b"hello"
             task = await waiting(loop.sock_recv(reused.near, 100))
-            # The end of the old call is none of the new one.
+            # The end of the old call does not end the new one.
             await ended(old)
             reused.far.send(b"world")
             assert await task == b"world"
@@ -176,7 +176,7 @@ async def test_file_is_not_sent_to_the_next_connection(turns, drained, file):
         for _ in range(turns):
             await asyncio.sleep(0)
         transport.abort()
-        # Right behind connection_lost, after which the file is closed.
+        # This is called right after connection_lost, when the file has just been closed.
         reused = loop.create_future()
         loop.call_soon(lambda: reused.set_result(stack.enter_context(Reused(number))))
         untouched = (await reused).is_untouched()
@@ -188,7 +188,7 @@ async def test_file_is_not_sent_to_the_next_connection(turns, drained, file):
 
 @EVERY_CALL
 async def test_closed_between_two_calls(call):
-    """And replaced by another at once: each call looks at the socket that it is given."""
+    """The socket is closed and replaced by another with its number. Each call uses the socket that it is given."""
     loop = asyncio.get_running_loop()
     for _ in range(5):
         with streams(buffers=BUFFERS) as (sock, peer):
@@ -209,7 +209,7 @@ async def test_closed_between_two_calls(call):
 @pytest.mark.parametrize("end", ["result", "cancel"])
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_socket_is_not_kept(call, end):
-    """Which is how a program that forgets to close it gets its number back."""
+    """The loop does not keep a socket alive, so that one that a program forgot to close is freed."""
     loop = asyncio.get_running_loop()
     near, far = socket_pair(buffers=BUFFERS)
     near.setblocking(False)

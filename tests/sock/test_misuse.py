@@ -47,7 +47,7 @@ async def test_blocking_socket_in_debug_mode(call, timeout):
 
 
 async def test_blocking_socket_that_need_not_wait():
-    """Without debug mode nobody looks."""
+    """Without debug mode a blocking socket is not refused."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         sock.setblocking(True)
@@ -93,7 +93,7 @@ async def test_closed_socket(call, debug):
 
 @pytest.mark.parametrize("call", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
 async def test_socket_of_a_transport(call):
-    """The call is tried first, and what would wait is refused: the transport goes on."""
+    """The call is tried first, and refused if it had to wait. The transport goes on."""
     loop = asyncio.get_running_loop()
     near, far = socket_pair()
     with far:
@@ -133,7 +133,7 @@ async def test_what_is_no_socket(call):
 
 @pytest.mark.parametrize("call", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
 def test_closed_loop(loop, call):
-    """What need not wait is done; what would wait cannot."""
+    """On a closed loop, a call that need not wait is made, and one that would have to wait raises."""
     with streams() as (sock, peer):
         loop.close()
         peer.send(b"hello")
@@ -146,7 +146,7 @@ def test_closed_loop(loop, call):
 
 
 async def test_shut_down_while_it_is_waited_for():
-    """Which is the way to wake the waiting call."""
+    """shutdown() wakes the waiting call."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         task = await waiting(loop.sock_recv(sock, 100))

@@ -16,9 +16,7 @@ import pytest
 from support.peers import HOST
 from support.sock_peers import DATAGRAMS, STREAMS, available, datagrams, receive, streams, waiting
 
-METHODS = pytest.mark.parametrize(
-    "method", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"]
-)
+METHODS = pytest.mark.parametrize("method", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
 KINDS = pytest.mark.parametrize("kind", STREAMS)
 DATAGRAM_KINDS = pytest.mark.parametrize("kind", available(DATAGRAMS))
 
@@ -31,7 +29,7 @@ PLENTY = bytes(range(256)) * 4096
 @KINDS
 @METHODS
 async def test_data_that_is_there(method, kind):
-    """The call is tried first: no turn of the loop passes."""
+    """The call is tried first, so that no turn of the loop passes."""
     loop = asyncio.get_running_loop()
     with streams(kind) as (sock, peer):
         peer.send(b"hello world")
@@ -85,7 +83,7 @@ async def test_reset(method):
         peer.reset()
         with pytest.raises(ConnectionResetError):
             await task
-        assert await receive(method, sock, 100) == b""  # the kernel says it once
+        assert await receive(method, sock, 100) == b""  # the kernel reports it once
 
 
 @METHODS
@@ -105,7 +103,7 @@ async def test_everything_arrives(method):
 
 
 async def emptied(sock, peer):
-    """A call has waited and got less than it asked for: its registration is still there, and its edge is used up."""
+    """A call has waited and got less than it asked for. Its registration is still there, and its edge has been used."""
     task = await waiting(asyncio.get_running_loop().sock_recv(sock, 100))
     peer.send(b"first")
     assert await task == b"first"
@@ -141,7 +139,7 @@ async def test_emptied_then_reset():
 
 
 async def test_emptied_then_urgent_data():
-    """A receive stops in front of it, and gets less than there is."""
+    """A receive stops in front of the urgent byte, and gets less than there is."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -180,7 +178,7 @@ async def test_emptied_then_watched_by_a_reader():
 
 @METHODS
 async def test_nothing_is_received_before_it_is_awaited(method):
-    """It is a coroutine: no more than an intention until it runs."""
+    """The call is a coroutine, which does nothing until it runs."""
     with streams() as (sock, peer):
         peer.send(b"hello")
         coroutine = receive(method, sock, 5)
@@ -209,7 +207,7 @@ async def test_recv_of_a_size():
 @pytest.mark.parametrize("method", ["sock_recv", "sock_recvfrom"])
 @pytest.mark.parametrize("size", [-1, "1", 1.5, None, 1 << 46, sys.maxsize, 1 << 80], ids=repr)
 async def test_sizes_that_are_wrong(method, size):
-    """The error is the socket's own."""
+    """The program gets the error of the socket's own method."""
     with streams() as (sock, _):
         with pytest.raises(Exception) as expected:
             getattr(sock, method.removeprefix("sock_"))(size)
@@ -234,7 +232,7 @@ async def test_recv_of_a_datagram():
 
 
 async def test_refused_datagrams():
-    """What ICMP says of the last datagram is the error of the next call."""
+    """If ICMP refuses a datagram, the next call gets that error."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
@@ -383,7 +381,7 @@ async def test_sender_without_a_name(tmp_path):
 
 @KINDS
 async def test_address_of_a_stream(kind):
-    """The kernel has none to tell."""
+    """The kernel gives no address for a stream."""
     loop = asyncio.get_running_loop()
     with streams(kind) as (sock, peer):
         peer.send(b"twice")
@@ -428,7 +426,7 @@ async def test_recvfrom_into_of_a_wrong_size(nbytes):
 
 @METHODS
 async def test_subclass_with_a_method_of_its_own(method):
-    """asyncio calls the object's method, which may do more than the kernel."""
+    """The loop calls the object's method, as asyncio does. It may do more than the kernel."""
     name = method.removeprefix("sock_")
     calls = []
 

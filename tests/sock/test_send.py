@@ -1,4 +1,4 @@
-"""sock_sendall over streams: all of it, whatever it is made of, and what a peer that goes away does.
+"""sock_sendall over streams: all data is sent, of whatever type it is. And peers that go away.
 
 Datagrams are in test_sendto.py, calls that are cancelled in test_cancel.py, several at a time in
 test_concurrent.py, wrong sockets in test_misuse.py.
@@ -18,12 +18,12 @@ KINDS = pytest.mark.parametrize("kind", STREAMS)
 
 BIG = bytes(range(256)) * (8 * 4096)
 PLENTY = bytes(range(256)) * 4096
-BUFFERS = 65536  # which is less than PLENTY
+BUFFERS = 65536  # this is less than PLENTY
 
 
 @KINDS
 async def test_small(kind):
-    """The call is tried first: no turn of the loop passes."""
+    """The call is tried first, so that no turn of the loop passes."""
     loop = asyncio.get_running_loop()
     with streams(kind) as (sock, peer):
         turns = []
@@ -61,7 +61,7 @@ async def test_waits_until_the_last_byte_is_taken(kind):
 
 @KINDS
 async def test_nothing_is_free_at_first(kind):
-    """The first try fails, and all is sent later."""
+    """The kernel takes nothing at first, and everything is sent later."""
     loop = asyncio.get_running_loop()
     with streams(kind, buffers=BUFFERS) as (sock, peer):
         filled = fill(sock)
@@ -126,7 +126,7 @@ async def test_mapped_file(tmp_path):
 
 @pytest.mark.parametrize("data", ["text", 42, None, [b"x"], memoryview(b"abcdef")[::2]], ids=repr)
 async def test_what_is_no_buffer(data):
-    """The error is the socket's own."""
+    """The program gets the error of the socket's own method."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         with pytest.raises((TypeError, BufferError)) as expected:
@@ -205,7 +205,7 @@ async def test_reset_during_the_call():
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 async def test_not_connected(family, kind):
-    """The error is the kernel's own."""
+    """The program gets the kernel's own error."""
     loop = asyncio.get_running_loop()
     with socket.socket(family, kind) as sock:
         sock.setblocking(False)
@@ -221,7 +221,7 @@ async def test_not_connected(family, kind):
 
 
 async def test_subclass_with_a_method_of_its_own():
-    """asyncio calls the object's method, which may do more than the kernel."""
+    """The loop calls the object's method, as asyncio does. It may do more than the kernel."""
     calls = []
 
     class Special(socket.socket):

@@ -13,45 +13,27 @@ import sys
 import pytest
 
 from support.peers import on_asyncio, settle
+from support.sendfile import BUFFERS, DATA, SMALL
 from support.sock_peers import STREAMS, cancelled, registered, streams, waiting
 
 KINDS = pytest.mark.parametrize("kind", STREAMS)
 
-DATA = bytes(range(256)) * 8192  # 2 MiB, more than the kernel keeps of a connection with these buffers
-BUFFERS = 65536
-SMALL = b"0123456789"
-
 # Until some releases of 3.13, asyncio does not touch the file's position when nothing was sent.
 MOVES_ALWAYS = sys.version_info >= (3, 14)
 
-# Before, asyncio reads and sends from where the file is if the offset is 0.
+# Before that, asyncio sends from the file's position if the offset is 0.
 BEGINS_AT_OFFSET = sys.version_info >= (3, 14, 5)
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def small(tmp_path):
-    with open(tmp_path / "small", "w+b") as file:
-        file.write(SMALL)
-        file.seek(0)
-        yield file
-
-
 class Numbered:
-    """A file that can nothing but tell its number."""
+    """A file whose only method is fileno()."""
 
     def __init__(self, fileno):
         self.fileno = lambda: fileno
 
 
 async def send(sock, *args, **kwargs):
-    """The call's answer; then the peer reads EOF."""
+    """Returns what sock_sendfile returns. Then the peer reads EOF."""
     try:
         return await asyncio.get_running_loop().sock_sendfile(sock, *args, **kwargs)
     finally:
@@ -63,8 +45,8 @@ async def send(sock, *args, **kwargs):
 
 @KINDS
 @pytest.mark.parametrize("fallback", [True, False])
-async def test_whole_file(kind, fallback, path):
-    with open(path, "rb") as file, streams(kind, buffers=BUFFERS) as (sock, peer):
+async def test_whole_file(kind, fallback, data_path):
+    with open(data_path, "rb") as file, streams(kind, buffers=BUFFERS) as (sock, peer):
         sent, received = await asyncio.gather(send(sock, file, fallback=fallback), peer.read_until_eof())
         assert (sent, received) == (len(DATA), DATA)
         assert file.tell() == len(DATA)
@@ -83,56 +65,52 @@ async def test_whole_file(kind, fallback, path):
         (True, True, SMALL[1:2]),
     ],
 )
-async def test_part_of_a_file(offset, count, expected, small):
+async def test_part_of_a_file(offset, count, expected, small_file):
     with streams() as (sock, peer):
-        sent = await send(sock, small, offset, count, fallback=False)
+        sent = await send(sock, small_file, offset, count, fallback=False)
         assert type(sent) is int
         assert sent == len(expected)
         assert await peer.read_until_eof() == expected
-        assert small.tell() == offset + len(expected)
+        assert small_file.tell() == offset + len(expected)
 
 
-@pytest.mark.parametrize(
-    ("offset", "count"), [(1000, None), (1000, 1_500_000), (0, 1), (len(DATA) - 1, None)]
-)
-async def test_part_of_a_large_file(offset, count, path):
+@pytest.mark.parametrize(("offset", "count"), [(1000, None), (1000, 1_500_000), (0, 1), (len(DATA) - 1, None)])
+async def test_part_of_a_large_file(offset, count, data_path):
     end = len(DATA) if count is None else offset + count
-    with open(path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
-        sent, received = await asyncio.gather(
-            send(sock, file, offset, count, fallback=False), peer.read_until_eof()
-        )
+    with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
+        sent, received = await asyncio.gather(send(sock, file, offset, count, fallback=False), peer.read_until_eof())
         assert sent == end - offset
         assert received == DATA[offset:end]
         assert file.tell() == end
 
 
-async def test_keywords(small):
+async def test_keywords(small_file):
     with streams() as (sock, peer):
         loop = asyncio.get_running_loop()
-        assert await loop.sock_sendfile(sock=sock, file=small, offset=2, count=3, fallback=False) == 3
+        assert await loop.sock_sendfile(sock=sock, file=small_file, offset=2, count=3, fallback=False) == 3
         assert await peer.read(3) == b"234"
         with pytest.raises(TypeError):
-            await loop.sock_sendfile(sock, small, 0, None, False)
+            await loop.sock_sendfile(sock, small_file, 0, None, False)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("fallback", [True, False])
-async def test_position_of_the_file_does_not_matter(fallback, small):
+async def test_position_of_the_file_does_not_matter(fallback, small_file):
     """The offset counts from the start of the file."""
     with streams() as (sock, peer):
-        small.seek(7)
-        assert await send(sock, small, fallback=fallback) == 10
+        small_file.seek(7)
+        assert await send(sock, small_file, fallback=fallback) == 10
         assert await peer.read_until_eof() == SMALL
-        assert small.tell() == 10
+        assert small_file.tell() == 10
 
 
-async def test_again_and_again(small):
+async def test_again_and_again(small_file):
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         for start in range(0, 10, 2):
-            assert await loop.sock_sendfile(sock, small, start, 2) == 2
-            assert small.tell() == start + 2
+            assert await loop.sock_sendfile(sock, small_file, start, 2) == 2
+            assert small_file.tell() == start + 2
         await loop.sock_sendall(sock, b"!")
-        assert await loop.sock_sendfile(sock, small) == 10
+        assert await loop.sock_sendfile(sock, small_file) == 10
         assert await peer.read(21) == SMALL + b"!" + SMALL
 
 
@@ -147,51 +125,49 @@ async def test_empty_file(offset, count, fallback, tmp_path):
 
 
 @pytest.mark.parametrize(("offset", "count"), [(10, None), (10, 5), (1 << 40, None), (100, 1)])
-async def test_offset_behind_the_end(offset, count, small):
+async def test_offset_behind_the_end(offset, count, small_file):
     with streams() as (sock, peer):
-        small.seek(3)
-        assert await send(sock, small, offset, count, fallback=False) == 0
+        small_file.seek(3)
+        assert await send(sock, small_file, offset, count, fallback=False) == 0
         assert await peer.read_until_eof() == b""
-        assert small.tell() == offset or (on_asyncio() and not MOVES_ALWAYS and small.tell() == 3)
+        assert small_file.tell() == offset or (on_asyncio() and not MOVES_ALWAYS and small_file.tell() == 3)
 
 
-async def test_unbuffered_file(path):
-    with open(path, "rb", buffering=0) as file, streams(buffers=BUFFERS) as (sock, peer):
+async def test_unbuffered_file(data_path):
+    with open(data_path, "rb", buffering=0) as file, streams(buffers=BUFFERS) as (sock, peer):
         sent, received = await asyncio.gather(send(sock, file), peer.read_until_eof())
         assert (sent, received) == (len(DATA), DATA)
         assert file.tell() == len(DATA)
 
 
-async def test_file_object_with_a_number_only(path):
-    fileno = os.open(path, os.O_RDONLY)
+async def test_file_object_with_a_number_only(data_path):
+    fileno = os.open(data_path, os.O_RDONLY)
     try:
         with streams(buffers=BUFFERS) as (sock, peer):
-            sent, received = await asyncio.gather(
-                send(sock, Numbered(fileno), fallback=False), peer.read_until_eof()
-            )
+            sent, received = await asyncio.gather(send(sock, Numbered(fileno), fallback=False), peer.read_until_eof())
             assert (sent, received) == (len(DATA), DATA)
             assert os.lseek(fileno, 0, os.SEEK_CUR) == len(DATA)
     finally:
         os.close(fileno)
 
 
-async def test_file_that_grows_during_the_call(path):
-    """Without a count, the end of the file is where it is when it is reached."""
+async def test_file_that_grows_during_the_call(data_path):
+    """Without a count, the file is sent up to the end that it has when that is reached."""
     loop = asyncio.get_running_loop()
-    with open(path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
+    with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file))
-        with open(path, "ab") as more:
+        with open(data_path, "ab") as more:
             more.write(b"more")
         assert await peer.read(len(DATA) + 4) == DATA + b"more"
         assert await task == len(DATA) + 4
         assert file.tell() == len(DATA) + 4
 
 
-async def test_file_that_shrinks_during_the_call(path):
+async def test_file_that_shrinks_during_the_call(data_path):
     loop = asyncio.get_running_loop()
-    with open(path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
+    with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file, 0, len(DATA)))
-        os.truncate(path, 1000)  # less than has left by now
+        os.truncate(data_path, 1000)  # this is less than has been sent by now
         received = asyncio.create_task(peer.read_until_eof())
         sent = await task
         sock.shutdown(socket.SHUT_WR)
@@ -199,9 +175,9 @@ async def test_file_that_shrinks_during_the_call(path):
         assert len(await received) == sent
 
 
-async def test_receive_meanwhile(path):
+async def test_receive_meanwhile(data_path):
     loop = asyncio.get_running_loop()
-    with open(path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
+    with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file))
         peer.send(b"hello")
         assert await loop.sock_recv(sock, 5) == b"hello"
@@ -214,33 +190,33 @@ async def test_receive_meanwhile(path):
 
 
 @KINDS
-async def test_peer_goes_away(kind, path):
+async def test_peer_goes_away(kind, data_path):
     loop = asyncio.get_running_loop()
-    with open(path, "rb") as file, streams(kind, buffers=BUFFERS) as (sock, peer):
+    with open(data_path, "rb") as file, streams(kind, buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file))
         peer.close()
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             await task
-        # What the kernel has taken, though nobody knows what has arrived.
+        # The position counts what the kernel has taken, though nobody knows what has arrived.
         assert 0 < file.tell() < len(DATA)
         assert not registered(sock)
 
 
-async def test_peer_has_gone_before(small):
-    """asyncio takes any error of the first call for a file that sendfile(2) does not like."""
+async def test_peer_has_gone_before(small_file):
+    """For asyncio any error of the first call means that sendfile(2) does not take the file."""
     loop = asyncio.get_running_loop()
     with streams() as (sock, peer):
         sock.shutdown(socket.SHUT_WR)
         with pytest.raises(BrokenPipeError):
-            await loop.sock_sendfile(sock, small)
+            await loop.sock_sendfile(sock, small_file)
         with pytest.raises(asyncio.SendfileNotAvailableError) as info:
-            await loop.sock_sendfile(sock, small, fallback=False)
+            await loop.sock_sendfile(sock, small_file, fallback=False)
         assert str(info.value) == "os.sendfile call failed"
 
 
-async def test_cancel(path):
+async def test_cancel(data_path):
     loop = asyncio.get_running_loop()
-    with open(path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
+    with open(data_path, "rb") as file, streams(buffers=BUFFERS) as (sock, peer):
         task = await waiting(loop.sock_sendfile(sock, file))
         assert await cancelled(task)
         assert not registered(sock)
@@ -248,19 +224,19 @@ async def test_cancel(path):
         received = await peer.read_until_eof()
         assert 0 < len(received) < len(DATA)
         assert received == DATA[: len(received)]
-        # The file is whole and open, and nothing is sent of it any more.
+        # The file is still open, and no more of it is sent.
         await settle()
         file.seek(0)
         assert file.read() == DATA
 
 
-async def test_random_cancels(small):
+async def test_random_cancels(small_file):
     """Each call that is cancelled sends the file up to some point, or all of it."""
     loop = asyncio.get_running_loop()
     with streams(buffers=4096) as (sock, peer):
         reading = asyncio.create_task(peer.read_until_eof())
         for turns in range(300):
-            task = asyncio.create_task(loop.sock_sendfile(sock, small))
+            task = asyncio.create_task(loop.sock_sendfile(sock, small_file))
             for _ in range(turns % 4):
                 await asyncio.sleep(0)
             task.cancel()
@@ -271,12 +247,12 @@ async def test_random_cancels(small):
         assert received == SMALL * (len(received) // len(SMALL))
 
 
-async def test_closed_file(small):
+async def test_closed_file(small_file):
     loop = asyncio.get_running_loop()
-    small.close()
+    small_file.close()
     with streams() as (sock, _):
         with pytest.raises(ValueError, match="closed file"):
-            await loop.sock_sendfile(sock, small)
+            await loop.sock_sendfile(sock, small_file)
 
 
 # --- arguments ---
@@ -286,7 +262,7 @@ async def test_file_in_text_mode(tmp_path):
     (tmp_path / "text").write_text("text")
     with open(tmp_path / "text") as file, streams() as (sock, _):
         with pytest.raises(ValueError) as info:
-            await asyncio.get_running_loop().sock_sendfile(sock, file)
+            await asyncio.get_running_loop().sock_sendfile(sock, file)  # type: ignore[arg-type]
         assert str(info.value) == "file should be opened in binary mode"
 
 
@@ -304,20 +280,20 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("arguments", "error", "text"), ARGUMENTS, ids=str)
-async def test_wrong_arguments(arguments, error, text, small):
+async def test_wrong_arguments(arguments, error, text, small_file):
     with streams() as (sock, peer):
         with pytest.raises(error) as info:
-            await asyncio.get_running_loop().sock_sendfile(sock, small, **arguments)
+            await asyncio.get_running_loop().sock_sendfile(sock, small_file, **arguments)
         assert type(info.value) is error
         assert str(info.value) == text
-        assert small.tell() == 0
+        assert small_file.tell() == 0
 
 
-async def test_socket_of_a_wrong_type(small):
+async def test_socket_of_a_wrong_type(small_file):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         with pytest.raises(ValueError) as info:
-            await asyncio.get_running_loop().sock_sendfile(sock, small)
+            await asyncio.get_running_loop().sock_sendfile(sock, small_file)
         assert str(info.value) == "only SOCK_STREAM type sockets are supported"
 
 
@@ -388,14 +364,14 @@ async def test_file_that_the_kernel_refuses(tmp_path):
     try:
         with streams() as (sock, peer):
             with pytest.raises(asyncio.SendfileNotAvailableError) as info:
-                await asyncio.get_running_loop().sock_sendfile(sock, Numbered(folder), 0, 5, fallback=False)
+                await asyncio.get_running_loop().sock_sendfile(sock, Numbered(folder), 0, 5, fallback=False)  # type: ignore[arg-type]
             assert str(info.value) == "os.sendfile call failed"
     finally:
         os.close(folder)
 
 
 async def test_pipe():
-    """Its size is zero, so it passes for an empty file."""
+    """A pipe has the size zero, so that it counts as an empty file."""
     reader, writer = map(os.fdopen, os.pipe(), ("rb", "wb"))
     with reader, writer, streams() as (sock, peer):
         writer.write(b"hello")
@@ -436,9 +412,9 @@ async def test_cancel_of_a_file_in_memory():
         assert received == DATA[1000 : 1000 + len(received)]
 
 
-async def test_coroutine(small):
+async def test_coroutine(small_file):
     with streams() as (sock, peer):
-        call = asyncio.get_running_loop().sock_sendfile(sock, small)
+        call = asyncio.get_running_loop().sock_sendfile(sock, small_file)
         assert asyncio.iscoroutine(call)
         call.close()
         sock.shutdown(socket.SHUT_WR)

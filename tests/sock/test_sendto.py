@@ -18,7 +18,7 @@ KINDS = pytest.mark.parametrize("kind", available(DATAGRAMS))
 
 @KINDS
 async def test_one_datagram_each(kind, tmp_path):
-    """The call is tried first: no turn of the loop passes."""
+    """The call is tried first, so that no turn of the loop passes."""
     loop = asyncio.get_running_loop()
     with datagrams(kind, tmp_path) as (sock, address, peer, to):
         turns = []
@@ -40,7 +40,7 @@ async def test_two_item_address_of_ipv6(tmp_path):
 
 
 async def test_host_name(tmp_path):
-    """The socket module looks it up, as for socket.sendto()."""
+    """The socket module looks the name up, as for socket.sendto()."""
     loop = asyncio.get_running_loop()
     with datagrams("udp", tmp_path) as (sock, _, peer, to):
         assert await loop.sock_sendto(sock, b"hello", ("localhost", to[1])) == 5
@@ -71,7 +71,7 @@ async def test_path_as_bytes(tmp_path):
     ids=repr,
 )
 async def test_wrong_address(address, tmp_path):
-    """The error is the socket's own."""
+    """The program gets the error of the socket's own method."""
     if address == ("256.1.1.1.", 80):
         address = (HOST + "\0", 80)
     loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ def overfill(sock, to):
 
 @pytest.mark.parametrize("connect", [False, True])
 async def test_receiver_that_is_slow(connect, tmp_path):
-    """Its queue is full, of which a poll of an unconnected sender does not know."""
+    """The receiver's queue is full. A poll of a sender that is not connected does not tell when it has room."""
     loop = asyncio.get_running_loop()
     with datagrams("unix", tmp_path) as (sock, _, peer, to):
         if connect:
@@ -180,7 +180,7 @@ async def test_cancel_while_the_receiver_is_slow(tmp_path):
 
 
 async def test_sendall_of_a_datagram():
-    """One call, one datagram, also after it had to wait."""
+    """Each call sends one datagram, even if it had to wait."""
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     near.setblocking(False)
@@ -197,7 +197,9 @@ async def test_sendall_of_a_datagram():
 
 
 async def test_subclass_with_a_method_of_its_own(tmp_path):
-    """asyncio calls the object's method, which may do more than the kernel (a proxy's header, say)."""
+    """The loop calls the object's method, as asyncio does. It may do more than the kernel, such as add a proxy's
+    header.
+    """
 
     class Special(socket.socket):
         def sendto(self, data, *args):

@@ -1,11 +1,11 @@
-"""A server that runs out of files: it says so, rests, and then serves those who waited.
+"""A server for which no file is left reports it, stops accepting for a while, and then serves those who waited.
 
 Each scenario runs in a process of its own, because the limit of open files is the process's.
 """
 
 import pytest
 
-# Clients connect first: the kernel accepts them into the listener's queue without the server's help.
+# The clients connect first. The kernel puts them into the listener's queue without the server.
 PRELUDE = """
     import os, resource, socket
 
@@ -99,7 +99,7 @@ def test_clients_that_waited_are_served(child, count):
 
 
 def test_the_rest_of_the_loop_goes_on(child):
-    """Neither a busy wait nor a standstill: a connection that is open is served while accept fails."""
+    """While accept fails, the loop neither waits busily nor stands still: open connections are served."""
     lines = run(
         child,
         """
@@ -130,7 +130,7 @@ def test_the_rest_of_the_loop_goes_on(child):
 
 
 def test_server_closed_while_it_rests(child):
-    """Its clients are let go, and nothing listens again when the rest is over."""
+    """The server is closed during its pause. Its clients are refused, and it does not listen again after the pause."""
     lines = run(
         child,
         """
@@ -169,7 +169,7 @@ def test_server_closed_while_it_rests(child):
 
 
 def test_exit_of_the_exception_handler(child):
-    """It leaves the loop while it is told; the server rests and goes on all the same when the loop does."""
+    """The exception handler that is told leaves the loop. The server pauses, and goes on with the loop."""
     lines = run(
         child,
         """

@@ -84,7 +84,7 @@ def test_protocol_is_replaced(loop, stream):
     received = []
 
     class Other(asyncio.Protocol):
-        data_received = received.append
+        data_received = received.append  # type: ignore[assignment]
 
     transport.set_protocol(Other())
     assert isinstance(transport._protocol, Other)
@@ -137,7 +137,7 @@ def test_datagrams(loop):
 
 @pytest.mark.parametrize("connected", [False, True])
 def test_buffer_of_datagrams(loop, tmp_path, connected):
-    """UNIX, where a receiver that does not read makes the sender wait."""
+    """Uses a UNIX socket, where a receiver that does not read makes the sender wait."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = str(tmp_path / "receiver")
         receiver.bind(path)

@@ -1,7 +1,7 @@
 """Sockets that somebody else has made blocking: O_NONBLOCK belongs to the open file, which a child process, or whoever
 else got the socket, shares. The loop goes on all the same.
 
-Each scenario runs in a process of its own, which a call that blocks with the interpreter held cannot keep for ever.
+Each scenario runs in a process of its own. A call that blocks while it holds the GIL hangs only that process.
 """
 
 import pytest
@@ -28,7 +28,7 @@ def run(child, source):
 @pytest.mark.parametrize("factory", ["Recorder", "BufferedRecorder"])
 @pytest.mark.parametrize("pair", ["socket_pair", "socket.socketpair"], ids=["tcp", "unix"])
 def test_a_read_that_fills_the_buffer(child, pair, factory):
-    """It does not say whether there is more."""
+    """A read that fills the buffer does not tell whether there is more data."""
     lines = run(
         child,
         f"""

@@ -1,9 +1,10 @@
 """BufferedProtocol: buffers of every kind, and get_buffer or buffer_updated that misbehave.
 
-What it shares with Protocol is tested for both in the other files.
+What Protocol and BufferedProtocol have in common is tested for both in the other files.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,9 @@ from support.peers import BufferedRecorder, arrived, connection, settle
 
 
 class Into(BufferedRecorder):
-    """Receives into what `make` returns; keeps every buffer it gave."""
+    """Receives into the buffers that `make` returns, and keeps all of them."""
 
-    make = None
+    make: Any = None
 
     def get_buffer(self, sizehint):
         self.hint = sizehint
@@ -76,7 +77,7 @@ async def test_only_what_was_received_is_written():
 
 
 async def test_the_buffer_is_let_go_after_each_call():
-    """A bytearray that somebody still views cannot be resized."""
+    """The loop keeps no view of the buffer: a bytearray that somebody views cannot be resized."""
 
     class Growing(BufferedRecorder):
         size = 4
@@ -96,7 +97,7 @@ async def test_the_buffer_is_let_go_after_each_call():
 
 
 async def test_pause_in_get_buffer():
-    """Too late for this read, in time for the next."""
+    """A pause in get_buffer is too late for this read, and in time for the next one."""
 
     class Pausing(BufferedRecorder):
         size = 4
@@ -118,7 +119,7 @@ async def test_pause_in_get_buffer():
 
 
 async def fails(loop_errors, kind):
-    """The peer sends; `kind` fails. Returns the message that was reported, and connection_lost's error."""
+    """The peer sends, and a protocol of `kind` fails. Returns the reported message and connection_lost's error."""
     async with connection(kind) as (transport, protocol, peer):
         peer.send(b"hello")
         exc = await protocol.lost
@@ -204,7 +205,7 @@ async def test_close_in_buffer_updated():
 
 @pytest.mark.parametrize("method", ["close", "abort"])
 async def test_end_in_get_buffer(method):
-    """The read that was under way is the last one."""
+    """The read for which get_buffer was called is the last one."""
 
     class Ending(BufferedRecorder):
         size = 4
@@ -236,6 +237,6 @@ async def test_get_buffer_is_not_called_without_data():
             peer.send(b"x")
             await protocol.read(number + 1)
         await settle()
-        # Each buffer is filled, or was asked for to find the socket empty; none is asked for in between.
+        # Each buffer is filled, or the read for which it was asked found the socket empty.
         assert protocol.calls.count("buffer_updated") == 3
         assert 3 <= protocol.asked <= 6

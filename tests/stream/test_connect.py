@@ -6,25 +6,22 @@ What the transport does once it is there is in test_transport.py.
 import asyncio
 import errno
 import gc
-import os
 import socket
 import ssl
 import sys
+from typing import Any
 
 import pytest
 
+from support.loops import open_files
 from support.peers import HOST, Recorder, has_ipv6, refusing_port, released, serving, silent_address, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
 
-def open_file_count():
-    return len(os.listdir("/proc/self/fd"))
-
-
 def addresses(*pairs):
-    """What getaddrinfo would say of (host, port) pairs, in this order."""
-    infos = []
+    """An answer of getaddrinfo with these (host, port) pairs, in this order."""
+    infos: list[Any] = []
     for host, port in pairs:
         if ":" in host:
             infos.append((socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0)))
@@ -68,7 +65,7 @@ async def test_host_and_port(as_port):
 async def test_port_alone_means_this_machine():
     loop = asyncio.get_running_loop()
     async with serving(asyncio.Protocol) as (_, address):
-        transport, _ = await loop.create_connection(Recorder, None, address[1], family=socket.AF_INET)
+        transport, _ = await loop.create_connection(Recorder, None, address[1], family=socket.AF_INET)  # type: ignore[call-overload]
         assert transport.get_extra_info("peername") == address
         await drop(transport)
 
@@ -206,7 +203,7 @@ async def test_happy_eyeballs_overtakes_a_silent_address():
 )
 async def test_interleave(interleave, order):
     loop = asyncio.get_running_loop()
-    # Two ports, so that no two errors are the same and asyncio lists them all, in order of the attempts.
+    # There are two ports so that all errors differ: asyncio lists them all then, in the order of the attempts.
     with refusing_port("::1", socket.AF_INET6) as one, refusing_port("127.0.0.2") as two:
         resolve_to(loop, addresses(("::1", one), ("::1", two), ("127.0.0.1", one), ("127.0.0.2", two)))
         with pytest.raises(OSError) as info:
@@ -228,7 +225,7 @@ async def test_connection_refused():
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("options", [{}, {"local_addr": (HOST, 0)}])
 async def test_refusal_is_in_no_list(debug, options):
-    """A list that a frame of the traceback refers to would keep the exception until a collection."""
+    """The traceback refers to no list with the exception. That would be a cycle, freed only by a collection."""
     loop = asyncio.get_running_loop()
     loop.set_debug(debug)
     with refusing_port() as port, pytest.raises(ConnectionRefusedError) as info:
@@ -255,7 +252,7 @@ async def test_all_errors():
     with refusing_port() as one, refusing_port() as two:
         resolve_to(loop, addresses((HOST, one), (HOST, two)))
         with pytest.raises(ExceptionGroup) as info:
-            await loop.create_connection(Recorder, "two.example", 1, all_errors=True)
+            await loop.create_connection(Recorder, "two.example", 1, all_errors=True)  # type: ignore[call-overload]
     assert info.value.message == "create_connection failed"
     assert [type(exc) for exc in info.value.exceptions] == [ConnectionRefusedError] * 2
 
@@ -273,7 +270,7 @@ async def test_resolver_error_reaches_the_caller():
     async def getaddrinfo(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
-    loop.getaddrinfo = getaddrinfo
+    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
     with pytest.raises(socket.gaierror, match="no such name"):
         await loop.create_connection(Recorder, "none.example", 1)
 
@@ -326,10 +323,10 @@ async def test_ssl_socket():
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_connection(Recorder, HOST, 1, nonsense=True)
+        await asyncio.get_running_loop().create_connection(Recorder, HOST, 1, nonsense=True)  # type: ignore[call-overload]
 
 
-# Before 3.14 asyncio leaves the socket to be closed by its finalizer.
+# Before 3.14 asyncio does not close the socket; its finalizer does.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_protocol_factory_that_raises():
     loop = asyncio.get_running_loop()
@@ -361,14 +358,14 @@ async def test_protocol_factory_that_raises_with_a_socket():
 async def test_cancel_leaves_no_file(options):
     loop = asyncio.get_running_loop()
     with silent_address() as (host, port):
-        before = open_file_count()
+        before = len(open_files())
         task = asyncio.create_task(loop.create_connection(Recorder, host, port, **options))
-        while open_file_count() == before:
+        while len(open_files()) == before:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert open_file_count() == before
+        assert len(open_files()) == before
 
 
 async def test_cancel_once_connected_closes_the_transport():
@@ -381,7 +378,7 @@ async def test_cancel_once_connected_closes_the_transport():
         class Cancelling(Recorder):
             def connection_made(self, transport):
                 super().connection_made(transport)
-                task.cancel()  # it waits for this very call to be over
+                task.cancel()  # the task waits for this call to return
                 made.append(self)
 
         task = asyncio.create_task(loop.create_connection(Cancelling, sock=near))
@@ -394,7 +391,7 @@ async def test_cancel_once_connected_closes_the_transport():
 
 
 async def test_connecting_is_audited():
-    """PEP 578: the hook sees the address. Hooks stay for good, so that this one is in a child."""
+    """PEP 578: the audit hook sees the address. A hook cannot be removed, so that this one is set in a child."""
     code = (
         "import asyncio, sys, socket\n"
         "seen = []\n"

@@ -1,4 +1,5 @@
-"""Context variables in the callbacks of protocols: what they see, and whom they do not disturb.
+"""Context variables in the callbacks of protocols: what callbacks see, and that they do not change the context of
+others.
 
 Contexts of call_soon and of tasks are in loop/test_context.py.
 """
@@ -6,6 +7,7 @@ Contexts of call_soon and of tasks are in loop/test_context.py.
 import asyncio
 import contextvars
 import sys
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ var = contextvars.ContextVar("var", default="default")
 KINDS = pytest.mark.parametrize("base", [Recorder, BufferedRecorder])
 
 
-def seeing(base):
+def seeing(base: Any):
     """A protocol that writes down what `var` was in each of its callbacks."""
 
     class Seeing(base):
@@ -91,13 +93,13 @@ async def test_callbacks_see_the_context_of_create_server(base):
 
 
 @KINDS
-async def test_what_a_callback_sets_is_its_connection_s(base):
-    """It is there in the next read of this connection, and nowhere else."""
+async def test_what_a_callback_sets_is_its_connection_s(base: Any):
+    """A variable that a callback sets is still set in the next read of this connection, and nowhere else."""
 
     class Remembering(base):
         def received(self, data):
             self.seen = (*getattr(self, "seen", ()), var.get())
-            var.set(bytes(data))
+            var.set(bytes(data))  # type: ignore[arg-type]
             super().received(data)
 
     async with connection(Remembering) as (_, one, peer), connection(Remembering) as (_, two, other):
@@ -113,7 +115,7 @@ async def test_what_a_callback_sets_is_its_connection_s(base):
 
 @pytest.mark.skipif(sys.version_info < (3, 15), reason="new in 3.15")
 @KINDS
-async def test_all_callbacks_share_one_context(base):
+async def test_all_callbacks_share_one_context(base: Any):
     class Sharing(base):
         def connection_made(self, transport):
             self.seen = []
@@ -163,7 +165,7 @@ async def test_server_s_connections_do_not_see_each_other():
 
 
 async def test_callbacks_of_the_writer_s_task():
-    """pause_writing is called by write, and so in the context of whoever writes."""
+    """write() calls pause_writing, so that this runs in the context of the task that writes."""
     seen = []
 
     class Pausing(Recorder):

@@ -19,7 +19,7 @@ PAIRS = pytest.mark.parametrize("pair", [socket_pair, socket.socketpair], ids=["
 
 
 async def collected(*references):
-    """Whether the objects go."""
+    """Whether the objects are freed."""
     await settle()
     gc.collect()
     return [reference() for reference in references] == [None] * len(references)
@@ -47,13 +47,13 @@ async def test_stream(pair, written):
 
 
 async def test_streams():
-    """A StreamReader that is full pauses its transport."""
+    """A StreamReader that is full has paused its transport."""
     with recorded_warnings() as warned:
         near, far = socket_pair()
         with Peer(far) as peer:
             reader, writer = await asyncio.open_connection(sock=near, limit=1)
             peer.send(b"more than two")
-            while writer.transport.is_reading():
+            while writer.transport.is_reading():  # type: ignore[attr-defined]
                 await asyncio.sleep(0)
             reference = weakref.ref(writer.transport)
             del reader, writer
@@ -107,7 +107,7 @@ async def test_datagrams():
     with recorded_warnings() as warned:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
-        transport.pause_reading()
+        transport.pause_reading()  # type: ignore[attr-defined]
         reference = weakref.ref(transport)
         del transport
         assert await collected(reference)
@@ -183,7 +183,7 @@ async def test_one_that_writes(pair):
             del transport
             assert not await collected(reference)
             assert len(await peer.read(len(data))) == len(data)
-            # Now it has nothing to do any more.
+            # Now the transport has nothing to do any more.
             while not await collected(reference):
                 pass
     assert any(text.startswith("unclosed transport <") for text in warned)

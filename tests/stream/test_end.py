@@ -5,52 +5,52 @@ Connections that end by an error are in test_errors.py.
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
-from support.peers import BufferedRecorder, Recorder, arrived, connection, released, settle
+from support.datagrams import pair
+from support.peers import BufferedRecorder, Recorder, arrived, connection, released, result_or_error, settle, still
 
 PLENTY = bytes(range(256)) * 4096
 
 ENDS = pytest.mark.parametrize("end", ["close", "abort"])
-
-
-async def still(protocol):
-    """Nothing more is called, whatever the loop finds."""
-    before = list(protocol.calls)
-    await settle()
-    assert protocol.calls == before
+OPENED = pytest.mark.parametrize("opened", [connection, pair], ids=["stream", "datagram"])
 
 
 # --- connection_lost ---
 
 
+@OPENED
 @ENDS
-async def test_connection_lost_is_called_soon(end):
-    """Not inside the call, and in its place among the callbacks."""
+async def test_connection_lost_is_called_soon(opened, end):
+    """connection_lost is not called inside close() or abort(). It has its place among the callbacks of the loop."""
     loop = asyncio.get_running_loop()
-    async with connection() as (transport, protocol, _):
+    async with opened() as (transport, protocol, _):
+        assert transport.is_closing() is False
         loop.call_soon(protocol.calls.append, "before")
         assert getattr(transport, end)() is None
         loop.call_soon(protocol.calls.append, "after")
+        assert transport.is_closing() is True
         assert protocol.calls == ["connection_made"]
         assert await protocol.lost is None
         await settle()
         assert protocol.calls == ["connection_made", "before", "connection_lost", "after"]
+        assert transport.is_closing() is True
 
 
-@pytest.mark.parametrize(
-    "ends", [("close",) * 3, ("abort",) * 3, ("close", "abort"), ("abort", "close")], ids=str
-)
-async def test_connection_lost_is_called_once(ends):
-    async with connection() as (transport, protocol, _):
+@OPENED
+@pytest.mark.parametrize("ends", [("close",) * 3, ("abort",) * 3, ("close", "abort"), ("abort", "close")], ids=str)
+async def test_connection_lost_is_called_once(opened, ends):
+    async with opened() as (transport, protocol, _):
         for end in ends:
             getattr(transport, end)()
         assert await protocol.lost is None
         await released(transport)
         for end in ends:
-            if end == "close":  # abort() of a transport that is gone fails in asyncio of some versions
-                transport.close()
+            # abort() of a stream transport that is gone fails in asyncio of some versions.
+            if end == "close" or opened is pair:
+                getattr(transport, end)()
         await still(protocol)
         assert protocol.calls == ["connection_made", "connection_lost"]
 
@@ -69,7 +69,7 @@ async def test_abort_when_all_is_over():
 @pytest.mark.parametrize("method", ["connection_made", "data_received", "connection_lost"])
 async def test_end_inside_a_callback(method, end):
     class Ending(Recorder):
-        ended = False
+        pass
 
     def call(self, *args):
         getattr(Recorder, method)(self, *args)
@@ -91,8 +91,8 @@ async def test_end_inside_a_callback(method, end):
 
 @ENDS
 @pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
-async def test_end_inside_data_received_is_the_end_of_data(factory, end):
-    """Though the kernel holds much more."""
+async def test_end_inside_data_received_is_the_end_of_data(factory: Any, end):
+    """No data is received after that, though the kernel holds much more."""
 
     class Ending(factory):
         def received(self, data):
@@ -108,13 +108,13 @@ async def test_end_inside_data_received_is_the_end_of_data(factory, end):
         await still(protocol)
         assert len(protocol.calls) == 3
         assert len(protocol.data) < len(PLENTY)
-        (outcome,) = await asyncio.gather(sending, return_exceptions=True)
+        outcome = await result_or_error(sending)
         assert isinstance(outcome, (ConnectionResetError, BrokenPipeError, type(None)))
 
 
 @ENDS
 async def test_end_by_another_callback_of_the_same_turn(end):
-    """The data has arrived, and whoever runs first ends the connection: nothing more is received."""
+    """The data has arrived, but the callback that runs first ends the connection: nothing is received any more."""
     loop = asyncio.get_running_loop()
     async with connection() as (first, one, peer), connection() as (second, two, other):
 
@@ -177,7 +177,7 @@ async def test_abort_while_flushing():
 
 
 async def test_abort_sends_what_the_kernel_takes():
-    """asyncio has given small writes to the kernel by then."""
+    """Data that the kernel takes has been sent before abort(), as on asyncio."""
     async with connection() as (transport, protocol, peer):
         transport.write(b"small")
         transport.abort()
@@ -198,7 +198,7 @@ async def test_nothing_is_read_while_flushing():
 
 
 async def test_eof_while_flushing():
-    """The peer sends its FIN, and still reads all."""
+    """The peer sends its FIN, and still reads all that was written."""
     async with connection(buffers=65536) as (transport, protocol, peer):
         transport.write(PLENTY)
         transport.close()
@@ -211,7 +211,7 @@ async def test_eof_while_flushing():
 
 @ENDS
 async def test_file_is_closed_by_the_loop(end):
-    """By the time that connection_lost is over, not when the garbage collector comes by."""
+    """The file is closed right after connection_lost, not in some later garbage collection."""
     async with connection() as (transport, protocol, peer):
         sock = transport.get_extra_info("socket")
         number = sock.fileno()
@@ -235,7 +235,7 @@ async def test_file_is_closed_by_the_loop(end):
 
 
 async def test_methods_after_the_end():
-    """None of them raises, and none of them does anything."""
+    """After the end no method raises, and none does anything."""
     async with connection() as (transport, protocol, _):
         transport.close()
         await protocol.lost
@@ -250,5 +250,5 @@ async def test_methods_after_the_end():
         assert transport.is_closing() is True
         assert transport.get_write_buffer_size() == 0
         assert transport.get_write_buffer_limits() == (16384, 65536)
-        assert isinstance(repr(transport), str)
+        assert "closed" in repr(transport)
         await still(protocol)

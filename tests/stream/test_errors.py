@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import socket
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ async def test_reset(factory, debug, caplog):
         assert transport.is_closing()
         assert protocol.calls == ["connection_made", "connection_lost"]
         await released(transport)
-    # The loop's exception handler is not for errors of the network: `loop_errors` would say so.
+    # The exception handler must not be called for errors of the network: `loop_errors` checks that.
     assert [record for record in caplog.records if "reset" in record.getMessage().lower()] == []
 
 
@@ -47,7 +48,7 @@ async def test_reset_with_data_queued():
 
 
 async def test_reset_with_data_queued_while_paused():
-    """Nothing is read, so it is the write that finds out."""
+    """Reading is paused, so that only the write finds out."""
     async with connection(buffers=65536) as (transport, protocol, peer):
         transport.pause_reading()
         transport.write(PLENTY)
@@ -76,7 +77,7 @@ async def test_broken_pipe_by_writelines():
 
 
 async def test_broken_pipe_while_flushing():
-    """close() has been called, and what is queued cannot leave any more: the loss is told as an error."""
+    """close() has been called, and then the queued data cannot be sent: connection_lost gets the error."""
     async with connection(buffers=65536) as (transport, protocol, peer):
         transport.write(PLENTY)
         transport.close()
@@ -87,7 +88,7 @@ async def test_broken_pipe_while_flushing():
 
 
 async def test_reset_after_data():
-    """Data that has been received before the RST is known of is not taken back."""
+    """Data that was received before the RST stays received."""
     async with connection() as (_, protocol, peer):
         peer.send(b"x")
         await protocol.read(1)
@@ -97,7 +98,7 @@ async def test_reset_after_data():
 
 
 async def test_reset_inside_data_received():
-    """The callback answers a peer that has gone in the meantime."""
+    """The peer resets the connection during data_received, which then answers."""
 
     class Answering(Recorder):
         def data_received(self, data):
@@ -121,7 +122,7 @@ async def test_reset_before_connection_made():
 
 
 async def test_closed_behind_its_back():
-    """Whoever shuts the transport's socket down hears of it as an EOF."""
+    """If somebody shuts the transport's socket down, the protocol hears of it as an EOF."""
     async with connection() as (transport, protocol, _):
         transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         assert await protocol.lost is None
@@ -140,7 +141,7 @@ ERRORS = pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledEr
     [("data_received", Recorder), ("buffer_updated", BufferedRecorder), ("eof_received", Recorder)],
 )
 async def test_fatal_methods(method, base, kind, loop_errors):
-    """Reported, and the connection is lost for this reason."""
+    """The exception is reported, and connection_lost gets it."""
     error = kind("why")
     async with connection(raising(method, error, base)) as (transport, protocol, peer):
         if method == "eof_received":
@@ -159,14 +160,14 @@ async def test_fatal_methods(method, base, kind, loop_errors):
         loop_errors.clear()
         assert transport.is_closing()
         assert protocol.calls == ["connection_made", method, "connection_lost"]
-        # Bytes that nobody has read may make it a RST.
+        # If there are unread bytes, the kernel may send a RST.
         assert await peer.read_until_eof() == b""
 
 
 @pytest.mark.parametrize("kind", [ConnectionAbortedError, OSError, TimeoutError])
 @pytest.mark.parametrize("debug", [False, True])
 async def test_os_error_is_not_reported(kind, debug):
-    """asyncio takes an OSError for one of the network, even if the protocol raised it."""
+    """asyncio treats an OSError as an error of the network, even if the protocol raised it."""
     error = kind("why")
     asyncio.get_running_loop().set_debug(debug)
     async with connection(raising("data_received", error)) as (_, protocol, peer):
@@ -177,7 +178,7 @@ async def test_os_error_is_not_reported(kind, debug):
 
 @ERRORS
 async def test_connection_made_that_raises(kind, loop_errors):
-    """Reported as any callback; the connection is there, and goes on."""
+    """The exception is reported, as for any callback. The connection exists, and goes on."""
     error = kind("why")
     async with connection(raising("connection_made", error)) as (transport, protocol, peer):
         (context,) = loop_errors
@@ -194,7 +195,7 @@ async def test_connection_made_that_raises(kind, loop_errors):
 
 @ERRORS
 async def test_connection_lost_that_raises(kind, loop_errors):
-    """Reported as any callback; the file is closed all the same."""
+    """The exception is reported, as for any callback. The file is closed all the same."""
     error = kind("why")
     async with connection(raising("connection_lost", error)) as (transport, protocol, peer):
         transport.close()
@@ -222,7 +223,9 @@ async def test_connection_lost_that_raises_after_a_reset(loop_errors):
 async def test_both_raise(loop_errors):
     first, second = ZeroDivisionError("first"), ValueError("second")
 
-    class Raising(raising("data_received", first)):
+    base: Any = raising("data_received", first)
+
+    class Raising(base):
         def connection_lost(self, exc):
             super().connection_lost(exc)
             raise second
@@ -236,7 +239,7 @@ async def test_both_raise(loop_errors):
 
 
 async def test_data_received_that_writes_and_raises(loop_errors):
-    """What had been written before leaves before, if the kernel takes it."""
+    """What data_received wrote before it raised has been sent, if the kernel takes it."""
     error = ZeroDivisionError("why")
 
     class Raising(Recorder):

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ LEAVING = pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
     ("method", "base"),
     [("data_received", Recorder), ("buffer_updated", BufferedRecorder), ("connection_made", Recorder)],
 )
-def test_exit_keeps_the_connection(loop, method, base, error):
-    """It is raised by run_forever; loop and connection can be used again."""
+def test_exit_keeps_the_connection(loop, method, base: Any, error):
+    """run_forever raises the exception. Afterwards loop and connection can be used again."""
     made = []
 
     class Leaving(base):
@@ -80,7 +81,7 @@ def test_exit_keeps_the_connection(loop, method, base, error):
 @LEAVING
 @pytest.mark.parametrize(("method", "base"), [("data_received", Recorder), ("buffer_updated", BufferedRecorder)])
 def test_exit_leaves_nothing_unread_or_unsent(loop, method, base, error):
-    """What the kernel still holds is no news, and yet not forgotten."""
+    """After the exit, data that the kernel holds is still received, though the poll does not report it again."""
     near, far = socket_pair()
     data = bytes(range(256)) * 65536  # more than the kernel holds
     with Peer(far) as peer:
@@ -133,7 +134,7 @@ def test_exit_in_eof_received(loop, error):
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @LEAVING
 def test_exit_in_a_server_factory(loop, error, loop_errors):
-    """The server goes on when the loop does."""
+    """The server goes on when the loop runs again."""
     made = []
     good = False
 
@@ -167,7 +168,7 @@ async def make(loop, factory, sock):
 
 @LEAVING
 def test_others_are_served_after_an_exit(loop, error):
-    """Events of the same turn that the exit cut short are not forgotten."""
+    """The exit ends a turn early. Other events of that turn are not lost."""
 
     async def connect(factory):
         near, far = socket_pair()
@@ -182,7 +183,7 @@ def test_others_are_served_after_an_exit(loop, error):
             await arrived(transport, 5)
         return connections
 
-    # Sent and known to have arrived before the loop looks: all are told of in one turn, or in two.
+    # All data has arrived before the loop looks, so that it is reported in one turn, or in two.
     task = loop.create_task(connect_all())
     with pytest.raises(error, match="now"):
         loop.run_forever()
@@ -198,7 +199,7 @@ def test_others_are_served_after_an_exit(loop, error):
 
 @LEAVING
 def test_end_after_an_exit_in_eof_received(loop, error):
-    """The protocol is told of the end once more, and then the connection ends."""
+    """eof_received is called once more, and then the connection ends."""
 
     class Leaving(Recorder):
         def eof_received(self):
@@ -222,7 +223,7 @@ def test_end_after_an_exit_in_eof_received(loop, error):
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
 def test_end_after_an_exit_of_the_logger(loop, level):
-    """In debug mode the end of a connection and that of a pipe are logged before they are told."""
+    """In debug mode the end of a connection or pipe is logged before connection_lost is called."""
 
     def leave(record):
         if "received EOF" in record.msg or "closed by peer" in record.msg:
@@ -257,7 +258,7 @@ def test_end_after_an_exit_of_the_logger(loop, level):
 
 
 def leaving_once(loop):
-    """The exception handler leaves the loop, the first time."""
+    """An exception handler that leaves the loop the first time it is called."""
     reported = []
 
     def handler(loop, context):
@@ -270,7 +271,7 @@ def leaving_once(loop):
 
 
 def test_exit_of_the_exception_handler_and_a_protocol_that_failed(loop, loop_name):
-    """The connection ends as it would have without the exit."""
+    """The protocol fails, and the exception handler leaves the loop. The connection ends all the same."""
     if loop_name == "asyncio":
         pytest.skip("asyncio goes on with such a connection")
     near, far = socket_pair()
@@ -298,7 +299,7 @@ def backlog(server, count):
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @LEAVING
 def test_backlog_after_an_exit_in_a_server_factory(loop, error, loop_errors):
-    """Who waits behind the connection that was lost is accepted, without a further one that makes an event."""
+    """Connections behind the one whose factory raised are accepted, even if no further one causes an event."""
     made = []
     left = False
 
@@ -331,11 +332,11 @@ def test_backlog_after_an_exit_in_a_server_factory(loop, error, loop_errors):
 PLENTY = bytes(1 << 22)
 
 
-def leaving_in_resume_writing(base, error):
+def leaving_in_resume_writing(base: Any, error):
     class Leaving(base):
         def connection_made(self, transport):
             super().connection_made(transport)
-            transport.set_write_buffer_limits(0)  # resumed by what takes the last byte
+            transport.set_write_buffer_limits(0)  # the send that takes the last byte calls resume_writing
 
         def resume_writing(self):
             super().resume_writing()
@@ -348,14 +349,12 @@ def leaving_in_resume_writing(base, error):
 @pytest.mark.parametrize("how", ["close", "write_eof"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_end_after_an_exit_in_resume_writing(loop, loop_name, kind, how, error):
-    """Nothing but the queue's being empty now ends the connection, or its sending side."""
+    """resume_writing left the loop. The connection, or its sending side, ends because the queue is empty now."""
     if loop_name == "asyncio":
         pytest.skip("asyncio fails an assertion then")
     near, far = socket_pair() if kind == "tcp" else socket.socketpair()
     with Peer(far) as peer:
-        transport, protocol = loop.run_until_complete(
-            make(loop, leaving_in_resume_writing(Recorder, error), near)
-        )
+        transport, protocol = loop.run_until_complete(make(loop, leaving_in_resume_writing(Recorder, error), near))
         transport.write(PLENTY)
         getattr(transport, how)()
         reading = loop.create_task(peer.read(len(PLENTY)))

@@ -1,4 +1,4 @@
-"""A peer that floods gets its share, and no more: callbacks, connections and the accept go on beside it.
+"""A peer that sends without end gets its share and no more: callbacks, other connections and accept go on.
 
 Only counts are looked at, never times.
 """
@@ -10,7 +10,7 @@ import time
 
 from support.peers import HOST, Peer, Recorder, arrived, connection, on_asyncio, settle, socket_pair
 
-# Reads of one connection, and bytes, between two looks at the others. asyncio makes one read of 256 KiB.
+# At most so many reads and bytes of one connection between two looks at the others. asyncio: one read of 256 KiB.
 READS = 16
 BYTES = 4 << 20
 
@@ -54,7 +54,7 @@ class Flooded(Recorder):
         self.total += len(data)
 
     def look(self):
-        """What came since the last look counts as one stretch."""
+        """Notes how much came since the last look."""
         self.most_reads = max(self.most_reads, self.reads)
         self.most_bytes = max(self.most_bytes, self.bytes)
         self.reads = self.bytes = 0
@@ -87,7 +87,7 @@ async def test_timers_go_on():
 
 
 async def test_another_connection_goes_on():
-    """Data that has arrived is read before the flood has had much more than its share."""
+    """The data of another connection is read before the flood has had much more than its share."""
     near, far = socket_pair()
     transport, protocol = await asyncio.get_running_loop().create_connection(Flooded, sock=near)
 
@@ -107,7 +107,7 @@ async def test_another_connection_goes_on():
 
 
 async def test_two_floods_share():
-    """Neither gets a long stretch for itself while the other has data, too."""
+    """Neither connection has many reads in a row while the other has data, too."""
     order = []
 
     class Tagged(Recorder):
@@ -161,10 +161,11 @@ async def test_accept_goes_on():
 async def test_a_flood_of_writes_does_not_starve():
     """A peer that reads as fast as the transport writes, without end."""
     loop = asyncio.get_running_loop()
-    near, far = socket_pair()
+    near, far = socket_pair(buffers=65536)
 
     class Writing(Recorder):
         def resume_writing(self):
+            super().resume_writing()
             self.transport.write(chunk)
 
     chunk = bytes(1 << 20)
@@ -181,7 +182,7 @@ async def test_a_flood_of_writes_does_not_starve():
         thread = threading.Thread(target=drain)
         thread.start()
         transport.write(chunk)
-        for _ in range(500):
+        while protocol.calls.count("resume_writing") < 3:
             await asyncio.sleep(0)
         transport.abort()
         await protocol.lost
@@ -189,7 +190,9 @@ async def test_a_flood_of_writes_does_not_starve():
 
 
 async def test_other_threads_go_on_beside_native_callbacks():
-    """A reader that runs no bytecode, on a file that is always ready: CPython has no moment of its own to switch."""
+    """A reader is a C function on a file that is always ready. It runs no bytecode, at which CPython could switch
+    threads.
+    """
     near, far = socket_pair()
     with near, far:
         far.send(b"x")
@@ -213,8 +216,8 @@ async def test_other_threads_go_on_beside_native_callbacks():
 
 
 async def test_writing_much_lets_others_run():
-    """What leaves by and by arrives whole, the protocol is paused and resumed in pairs, and callbacks go on."""
-    # asyncio gives the kernel all that it takes: nearly everything at once if the peer reads quickly.
+    """Much data is sent bit by bit. It arrives whole, pauses and resumes alternate, and callbacks go on."""
+    # asyncio gives the kernel all that it takes. If the peer reads quickly, that is nearly everything at once.
     near, far = socket_pair(buffers=65536 if on_asyncio() else None)
     transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
     data = bytes(range(256)) * 4096

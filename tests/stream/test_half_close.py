@@ -5,6 +5,7 @@ EOF while reading is paused is in test_pause_reading.py.
 
 import asyncio
 import sys
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ async def test_write_after_write_eof():
         for lines in ([b"more"], []):
             with pytest.raises(RuntimeError) as info:
                 transport.writelines(lines)
-            # Until 3.11 writelines was nothing but a write.
+            # Until 3.11 writelines joined its data and called write.
             method = "writelines" if sys.version_info >= (3, 12) else "write"
             assert str(info.value) == f"Cannot call {method}() after write_eof()"
         with pytest.raises(TypeError):
@@ -87,7 +88,7 @@ async def test_write_eof_with_data_queued():
         assert transport.get_write_buffer_size() > 0
         with pytest.raises(RuntimeError):
             transport.write(b"more")
-        # The other direction does not wait for this one.
+        # The other direction is received meanwhile.
         peer.send(b"meanwhile")
         assert await protocol.read(9) == b"meanwhile"
         assert await peer.read_until_eof() == data
@@ -154,7 +155,7 @@ def test_write_eof_while_the_loop_does_not_run(loop):
 
 @pytest.mark.parametrize("answer", [None, False, 0, ""])
 @KINDS
-async def test_eof_closes(factory, answer):
+async def test_eof_closes(factory: Any, answer):
     class Answering(factory):
         keep_open = answer
 
@@ -168,7 +169,7 @@ async def test_eof_closes(factory, answer):
 
 @pytest.mark.parametrize("answer", [True, 1, "yes"])
 @KINDS
-async def test_eof_that_keeps_open(factory, answer):
+async def test_eof_that_keeps_open(factory: Any, answer):
     class Answering(factory):
         keep_open = answer
 
@@ -204,7 +205,7 @@ async def test_write_in_eof_received():
 
 
 async def test_eof_with_data_queued():
-    """None closes, but not before everything has left."""
+    """If eof_received returns None, the transport is closed, but only after all data was sent."""
     data = bytes(range(256)) * 4096
     async with connection(buffers=65536) as (transport, protocol, peer):
         transport.write(data)
@@ -260,7 +261,7 @@ async def test_set_protocol_in_eof_received():
 @pytest.mark.parametrize("size", [1, 1000, 65536, 100_000, 262_144])
 @pytest.mark.parametrize("factory", [Recorder, BufferedRecorder, Listening, BufferedListening])
 async def test_data_and_fin_together(factory, size):
-    """One event tells of both, so whoever stops at a short read never hears of the end."""
+    """One event reports both data and FIN. A loop that stops at a short read would never see the end."""
     sent = bytes(range(256)) * (size // 256 + 1)
     async with connection(factory) as (transport, protocol, peer):
         transport.pause_reading()
@@ -287,7 +288,7 @@ async def test_both_ends_write_eof():
         await protocol.ended
         assert bytes(protocol.data) == b"y"
         await settle()
-        # Nothing is left to be done, but it is the protocol that closes.
+        # Both directions have ended, but the protocol has to close the transport.
         assert transport.is_closing() is False
         assert await peer.read_until_eof() == b"x"
         transport.close()
@@ -296,7 +297,7 @@ async def test_both_ends_write_eof():
 
 
 async def test_peer_gone_while_half_open():
-    """After its EOF only a write tells that the peer is gone."""
+    """After the peer's EOF only a write can tell that the peer is gone."""
     async with connection(Listening) as (transport, protocol, peer):
         peer.send_eof()
         await protocol.ended

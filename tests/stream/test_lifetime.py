@@ -1,86 +1,30 @@
-"""What is left of connections that are over, in thousands: no file, no object, no memory.
+"""Thousands of connections have ended: no file, no object and no memory is left of them.
 
 One connection's end is in test_end.py, the contexts of callbacks in test_context.py.
 """
 
 import asyncio
 import gc
-import os
 import socket
 import sys
 import weakref
 
 import pytest
 
+from support.counting import CountedClient, CountedEcho, Counting, resident, transports_alive
+from support.datagrams import pair
+from support.loops import open_files
 from support.peers import HOST, Recorder, connection, on_asyncio, released, socket_pair
 
 BATCH = 100
 
 
-def resident():
-    """Bytes of memory that the process occupies."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def transports_alive():
-    # By the type's name: isinstance asks objects for their __class__, which some weak proxy may not survive.
-    return sum(type(thing).__name__.endswith("Transport") for thing in gc.get_objects())
-
-
-class Counting:
-    """Counts the ends of the transports it is told of, and which of them are still there."""
-
-    def __init__(self):
-        self.over = 0
-        self.alive = weakref.WeakSet()
-        self.changed = asyncio.Event()
-
-    def made(self, transport):
-        self.alive.add(transport)
-
-    def lost(self):
-        self.over += 1
-        self.changed.set()
-
-    async def wait_for(self, count):
-        while self.over < count:
-            self.changed.clear()
-            await self.changed.wait()
-
-
-class Echo(asyncio.Protocol):
-    def __init__(self, counting):
-        self.counting = counting
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.counting.made(transport)
-
-    def data_received(self, data):
-        self.transport.write(data)
-
-    def connection_lost(self, exc):
-        self.counting.lost()
-
-
-class Asking(Echo):
-    """Sends one message, closes when it comes back."""
-
-    def connection_made(self, transport):
-        super().connection_made(transport)
-        transport.write(b"hello")
-
-    def data_received(self, data):
-        self.transport.close()
-
-
 async def connections(count, address, counting):
-    """That many connections, a batch at a time; both ends belong to the loop."""
+    """Makes that many connections, a batch at a time. Both ends belong to the loop."""
     loop = asyncio.get_running_loop()
     for _ in range(count // BATCH):
         expected = counting.over + 2 * BATCH
-        connecting = [loop.create_connection(lambda: Asking(counting), *address) for _ in range(BATCH)]
+        connecting = [loop.create_connection(lambda: CountedClient(counting), *address) for _ in range(BATCH)]
         await asyncio.gather(*connecting)
         await counting.wait_for(expected)
 
@@ -89,28 +33,28 @@ async def connections(count, address, counting):
 async def test_five_thousand_connections():
     loop = asyncio.get_running_loop()
     counting = Counting()
-    server = await loop.create_server(lambda: Echo(counting), HOST, 0, backlog=BATCH)
+    server = await loop.create_server(lambda: CountedEcho(counting), HOST, 0, backlog=BATCH)
     address = server.sockets[0].getsockname()
     async with server:
-        # What is made once, and kept, is made by the first.
+        # The first connections make whatever is made once and kept.
         await connections(1000, address, counting)
         gc.collect()
-        files, memory, objects = os.listdir("/proc/self/fd"), resident(), len(gc.get_objects())
+        files, memory, objects = len(open_files()), resident(), len(gc.get_objects())
         await connections(4000, address, counting)
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == len(files)
+        assert len(open_files()) == files
         assert len(counting.alive) == 0
         assert transports_alive() == 0
         assert len(gc.get_objects()) - objects < 100
-        # 8000 transports: a leak of a few hundred bytes each would show.
+        # There were 8000 transports: a leak of a few hundred bytes in each would show.
         assert resident() - memory < 2 << 20
 
 
 async def test_connections_reset_by_the_peer():
     loop = asyncio.get_running_loop()
     counting = Counting()
-    files = len(os.listdir("/proc/self/fd"))
-    async with await loop.create_server(lambda: Echo(counting), HOST, 0, backlog=BATCH) as server:
+    files = len(open_files())
+    async with await loop.create_server(lambda: CountedEcho(counting), HOST, 0, backlog=BATCH) as server:
         address = server.sockets[0].getsockname()
         for _ in range(5):
             expected = counting.over + BATCH
@@ -118,16 +62,16 @@ async def test_connections_reset_by_the_peer():
             for client in clients:
                 client.sendall(b"unread answer")
             while clients:
-                # Most of them have an answer waiting, so that this is a RST, and some come before the accept.
+                # Most have an unread answer, so that this sends a RST. Some are closed before the server accepts them.
                 clients.pop().close()
             await counting.wait_for(expected)
     gc.collect()
     assert len(counting.alive) == 0
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(open_files()) == files
 
 
 async def test_a_transport_goes_without_the_garbage_collector():
-    """By the end of connection_lost nothing of the loop refers to the transport, nor it to the protocol."""
+    """After connection_lost the loop does not refer to the transport, nor the transport to its protocol."""
     if on_asyncio() and sys.version_info < (3, 12):
         pytest.skip("asyncio's transport refers to a method of its own")
     near, far = socket_pair()
@@ -145,16 +89,17 @@ async def test_a_transport_goes_without_the_garbage_collector():
             protocol.transport = None
             del protocol
             assert reference() is None
-            reference = weakref.ref(transport)
+            reference = weakref.ref(transport)  # type: ignore[arg-type]
             del transport
             assert reference() is None
         finally:
             gc.enable()
 
 
-async def test_a_cycle_of_transport_and_protocol_is_found():
+@pytest.mark.parametrize("opened", [connection, pair], ids=["stream", "datagram"])
+async def test_a_cycle_of_transport_and_protocol_is_found(opened):
     """The garbage collector sees through a transport, its attributes included."""
-    async with connection() as (transport, protocol, _):
+    async with opened() as (transport, protocol, _):
         transport.owner = protocol
         transport.itself = transport
         transport.close()
@@ -190,25 +135,25 @@ async def test_refused_connections_leave_nothing():
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.bind((HOST, 0))
-        files = len(os.listdir("/proc/self/fd"))
+        files = len(open_files())
         for _ in range(200):
             with pytest.raises(ConnectionRefusedError):
                 await loop.create_connection(asyncio.Protocol, *sock.getsockname())
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == files
+        assert len(open_files()) == files
         assert transports_alive() == 0
 
 
 def test_many_loops(loop_factory):
-    """A loop that served is gone with its files once it is closed, though somebody still refers to it."""
-    files = len(os.listdir("/proc/self/fd"))
+    """A closed loop that served has no open file, even while somebody still refers to it."""
+    files = len(open_files())
     loops = []
 
     async def serve(loop):
         counting = Counting()
-        server = await loop.create_server(lambda: Echo(counting), HOST, 0)
+        server = await loop.create_server(lambda: CountedEcho(counting), HOST, 0)
         async with server:
-            await loop.create_connection(lambda: Asking(counting), *server.sockets[0].getsockname())
+            await loop.create_connection(lambda: CountedClient(counting), *server.sockets[0].getsockname())
             await counting.wait_for(2)
 
     for _ in range(20):
@@ -216,7 +161,7 @@ def test_many_loops(loop_factory):
         loop.run_until_complete(serve(loop))
         loop.close()
         loops.append(loop)
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(open_files()) == files
     references = [weakref.ref(loop) for loop in loops]
     del loop, loops
     gc.collect()

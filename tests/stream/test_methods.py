@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from asyncio import selector_events, sslproto
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from support.pipe_peers import read_pipe, write_pipe
 from support.signatures import differences, public
 from support.tls_peers import tls_connection
 
-rloop = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "stream": connection,
     "TLS": tls_connection,
     "datagram": pair,
@@ -26,8 +27,8 @@ KINDS = {
 }
 STATES = ["open", "paused", "closing", "closed"]
 
-# What a method is called with; () for those that are not here.
-ARGUMENTS = {
+# The arguments of each method. Methods that are not here get none.
+ARGUMENTS: dict[str, list[Any]] = {
     "get_extra_info": [("nothing",), ("nothing", 1), ("pipe",), ("socket",), (None,), ([],), ()],
     "sendto": [(b"data",), (b"data", None), ("text",), (None,), (1, None), (b"data", ("127.0.0.1", 1)), ()],
     "set_protocol": [(asyncio.Protocol(),), ()],
@@ -36,13 +37,13 @@ ARGUMENTS = {
     "write": [(b"data",), (bytearray(b"data"),), (b"",), (memoryview(b"1234"),), ("text",), (1,), (None,), ()],
     "writelines": [([b"1", b"2"],), ([],), ([b"1", "text"],), (["text"],), ("text",), (b"bytes",), (1,), (None,), ()],
 }
-# What ends a TLS connection when it is written.
+# Writing a large piece of data that ends a TLS connection.
 FATAL = [([b"1", "text"],), (["text"],), ("text",)]
 
 
 @pytest.fixture
 def loops():
-    """rloop's, and asyncio's."""
+    """A loop of rloop, and one of asyncio."""
     made = rloop.new_event_loop(), asyncio.SelectorEventLoop()
     yield made
     for loop in made:
@@ -85,40 +86,41 @@ def methods(transport):
 
 
 def asyncio_fails(kind, state, name, args):
-    """Where asyncio's transport has a bug in the running version, and fails somehow."""
+    """Whether asyncio's transport fails at this call because of a bug in the running version."""
     ended = state in ("closing", "closed")
     match kind, name:
         case "stream", "writelines":
-            # Those of 3.12 and 3.13 that do not ask whether the connection is lost.
-            method = selector_events._SelectorSocketTransport.__dict__.get(name)
+            # Methods that do not ask whether the connection is lost, in 3.12 and 3.13.
+            method = selector_events._SelectorSocketTransport.__dict__.get(name)  # type: ignore[attr-defined]
             return ended and method is not None and "_conn_lost" not in method.__code__.co_names
         case "TLS", "writelines":
-            # Older versions do not say that a connection is closing that has failed.
+            # In older versions a connection that has failed is not closing.
             return not hasattr(sslproto.SSLProtocol, "_is_transport_closing") and args in FATAL
         case "TLS", "close":
-            # Forgets the connection when it is called once more.
+            # A second call loses the connection.
             return ended
         case "write pipe", "abort":
-            # Looks for its loop, which it has let go of.
+            # Uses its loop, which it has given up by then.
             return state == "closed"
         case "datagram", "sendto":
-            # Sends by a socket that is no longer there.
+            # Uses its socket, which it has given up by then.
             return state == "closed" and args[:1] == (b"data",)
     return False
 
 
 async def outcomes(kind, state, calls):
-    """How each call ends, on a transport of its own."""
+    """How a call of each method ends. Each call has a transport of its own."""
     return [await outcome(kind, state, name, args) for name, args in calls]
 
 
 async def outcome(kind, state, name, args):
     async with KINDS[kind]() as (transport, *_):
         await bring(transport, state)
+        result: Any
         try:
             returned = getattr(transport, name)(*args)
         except Exception as exc:
-            # How Python says that there are too many arguments, or too few, depends on what is called.
+            # The text for too many or too few arguments depends on whether the method is native.
             result = type(exc), re.sub(r".*argument.*", "arguments", str(exc))
         else:
             result = returned if returned is None or isinstance(returned, (bool, int, tuple)) else type(returned)
@@ -127,7 +129,7 @@ async def outcome(kind, state, name, args):
             if hasattr(transport, question):
                 with contextlib.suppress(NotImplementedError):
                     readings.append(getattr(transport, question)())
-        # Not public, and read by programs all the same.
+        # Private attributes that programs read.
         readings += [getattr(transport, name, None) for name in ("_closing", "_paused")]
         return result, *readings
 

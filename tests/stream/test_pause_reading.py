@@ -1,9 +1,10 @@
-"""pause_reading and resume_reading: exact, whatever the kernel holds and wherever they are called.
+"""pause_reading and resume_reading are exact, whatever the kernel holds and wherever they are called.
 
 Only reading is paused here; pausing the writer is in test_flow_control.py.
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ async def test_twice_is_as_good_as_once(factory):
 
 @KINDS
 async def test_pause_when_data_is_already_due(factory):
-    """The loop may know of the data, or have planned the call; pause_reading still holds it back."""
+    """The loop may already know of the data, or have scheduled the callback. pause_reading still prevents the call."""
     loop = asyncio.get_running_loop()
     async with connection(factory) as (transport, protocol, peer):
         for round_ in range(20):
@@ -66,8 +67,8 @@ async def test_pause_when_data_is_already_due(factory):
 
 
 @KINDS
-async def test_pause_inside_the_callback(factory):
-    """One call each time, though the kernel holds more than any single read takes."""
+async def test_pause_inside_the_callback(factory: Any):
+    """There is one call between two pauses, though the kernel holds more than one read takes."""
     size = 2 * 1024 * 1024
     sent = bytes(range(256)) * (size // 256)
 
@@ -86,7 +87,7 @@ async def test_pause_inside_the_callback(factory):
             await protocol.read(len(protocol.data) + 1)
             assert protocol.sips == sips + 1
             assert transport.is_reading() is False
-            if sips < 20:  # often enough to be sure
+            if sips < 20:  # often enough for every read there could be
                 if size - len(protocol.data):
                     await arrived(transport, 1)
                 await settle()
@@ -97,7 +98,7 @@ async def test_pause_inside_the_callback(factory):
 
 
 @KINDS
-async def test_pause_and_resume_inside_the_callback(factory):
+async def test_pause_and_resume_inside_the_callback(factory: Any):
     class Blinking(factory):
         def received(self, data):
             self.transport.pause_reading()
@@ -112,7 +113,7 @@ async def test_pause_and_resume_inside_the_callback(factory):
 
 
 @KINDS
-async def test_pause_in_connection_made(factory):
+async def test_pause_in_connection_made(factory: Any):
     class Shy(factory):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -143,7 +144,7 @@ async def test_eof_waits_for_resume(factory):
 
 
 async def test_pause_before_eof():
-    """The callback that takes the last bytes pauses: the EOF behind them waits, too."""
+    """The callback that receives the last bytes pauses reading: the EOF behind them waits, too."""
 
     class Pausing(Recorder):
         def data_received(self, data):
@@ -165,7 +166,7 @@ async def test_pause_before_eof():
 
 
 async def test_reset_waits_for_resume():
-    """A paused transport whose peer is gone says so once it reads again, and costs nothing before."""
+    """A paused transport reports the loss of its peer once it reads again. The loop sleeps until then."""
     async with connection() as (transport, protocol, peer):
         transport.pause_reading()
         peer.reset()

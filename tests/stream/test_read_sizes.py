@@ -1,4 +1,4 @@
-"""Reading data of every size: what arrives is what was sent, in order, whatever size the reads have.
+"""Data of every size arrives as it was sent and in order, whatever sizes the reads have.
 
 Where the data ends with a FIN is also looked at in test_half_close.py.
 """
@@ -15,7 +15,7 @@ KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 
 
 def sample(size):
-    """Bytes whose every stretch tells where it is."""
+    """Bytes of which every part differs from every other."""
     return random.Random(size).randbytes(size)
 
 
@@ -41,7 +41,7 @@ async def test_large(factory, size):
 
 @KINDS
 async def test_sizes_up_and_down(factory):
-    """A size that follows the last read must neither cut nor pad the next one."""
+    """A loop may adapt the size of its reads. That must neither cut nor pad the data."""
     sizes = [1, 10, 100_000, 1, 1_000_000, 3, 3, 3, 65536, 65537, 65535, 4096, 4095, 4097, 1, 300_000, 2]
     async with connection(factory) as (_, protocol, peer):
         total = 0
@@ -69,7 +69,7 @@ async def test_sizes_around_powers_of_two(factory, size):
 @KINDS
 @pytest.mark.parametrize("size", [0, 1, 1000, 65536, 65537, 262_144, 1 << 20])
 async def test_peer_that_closes_after_sending(factory, size):
-    """All the data, then the EOF, then the end; and each once."""
+    """All the data comes, then the EOF, then the end, and each once."""
     sent = sample(size)
     async with connection(factory) as (_, protocol, peer):
         await asyncio.gather(peer.send_all(sent), protocol.read(min(size, 1)))
@@ -97,7 +97,7 @@ async def test_peer_that_has_closed_before_the_first_read(factory, size):
 
 
 async def test_many_connections_do_not_mix():
-    """They may share a buffer, but not its contents."""
+    """Connections may share a buffer, but they must not receive each other's data."""
     count = 20
     sent = [sample(50_000 + number) for number in range(count)]
 
@@ -112,7 +112,7 @@ async def test_many_connections_do_not_mix():
 
 
 async def test_large_object_is_not_kept_for_a_small_read():
-    """After a large read a small piece is a small object, not the front of a large one."""
+    """A small piece of data after a large read is a small object, not the start of a large one."""
     pieces = []
 
     class Pieces(Recorder):
@@ -146,7 +146,7 @@ class Sizes(Recorder):
 @pytest.mark.parametrize("kind", [connection, read_pipe])
 @pytest.mark.parametrize("size", [1, 100, 4095, 4096, 4097, 20_000, 65_536])
 async def test_max_size(kind, size):
-    """How much one read takes at most: not in asyncio's documentation, but its transports have it."""
+    """max_size is how much one read takes at most. asyncio does not document it, but its transports have it."""
     sent = sample(min(5 * size + 1, 100_000))
     async with kind(factory=Sizes) as (transport, protocol, peer):
         assert transport.max_size == 256 * 1024

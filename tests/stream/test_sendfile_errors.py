@@ -10,45 +10,7 @@ import os
 import pytest
 
 from support.peers import connection, on_asyncio, settle
-
-DATA = bytes(range(256)) * 8192  # 2 MiB, more than the kernel keeps of a connection with these buffers
-BUFFERS = 65536
-SMALL = b"0123456789"
-PLENTY = DATA[: 1 << 20][::-1]
-
-
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def file(path):
-    with open(path, "rb") as file:
-        yield file
-
-
-@pytest.fixture
-def small(tmp_path):
-    with open(tmp_path / "small", "w+b") as file:
-        file.write(SMALL)
-        file.seek(0)
-        yield file
-
-
-def sendfile(*args, **kwargs):
-    return asyncio.get_running_loop().sendfile(*args, **kwargs)
-
-
-async def sending(*args, **kwargs):
-    """The task that sends, which has begun and has to wait."""
-    task = asyncio.create_task(sendfile(*args, **kwargs))
-    await settle()
-    assert not task.done()
-    return task
-
+from support.sendfile import BUFFERS, DATA, PLENTY, SMALL, sendfile, sending
 
 # --- refusals ---
 
@@ -84,10 +46,10 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("arguments", "error", "text"), ARGUMENTS, ids=str)
-async def test_wrong_arguments(arguments, error, text, small):
+async def test_wrong_arguments(arguments, error, text, small_file):
     async with connection() as (transport, _, peer):
         with pytest.raises(error) as info:
-            await sendfile(transport, small, **arguments)
+            await sendfile(transport, small_file, **arguments)
         assert type(info.value) is error
         assert str(info.value) == text
         assert transport.is_reading()
@@ -96,12 +58,12 @@ async def test_wrong_arguments(arguments, error, text, small):
 
 
 @pytest.mark.parametrize("end", ["close", "abort"])
-async def test_closing_transport(end, small):
+async def test_closing_transport(end, small_file):
     async with connection() as (transport, protocol, _):
         getattr(transport, end)()
         for _ in range(2):
             with pytest.raises(RuntimeError) as info:
-                await sendfile(transport, small)
+                await sendfile(transport, small_file)
             assert str(info.value) == "Transport is closing"
             await protocol.lost
 
@@ -110,8 +72,8 @@ async def test_closing_transport(end, small):
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_peer_goes_away(native, path):
-    with open(path, "rb") if native else io.BytesIO(DATA) as file:
+async def test_peer_goes_away(native, data_path):
+    with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, protocol, peer):
             task = await sending(transport, file, fallback=not native)
             peer.close()  # with bytes unread in it
@@ -124,29 +86,29 @@ async def test_peer_goes_away(native, path):
             assert transport.is_closing()
 
 
-async def test_peer_goes_away_before_the_file_has_its_turn(file, loop_errors):
+async def test_peer_goes_away_before_the_file_has_its_turn(data_file, loop_errors):
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         transport.write(PLENTY)
-        task = await sending(transport, file)
+        task = await sending(transport, data_file)
         peer.reset()
         with pytest.raises(ConnectionError):
             await task
         assert isinstance(await protocol.lost, ConnectionError)
-        assert file.tell() == 0
+        assert data_file.tell() == 0
         await settle()
         assert protocol.calls.count("connection_lost") == 1
         if on_asyncio():
-            loop_errors.clear()  # it answers one future twice
+            loop_errors.clear()  # it sets the result of one future twice
 
 
 @pytest.mark.parametrize("queued", [b"", PLENTY], ids=["at once", "queued"])
-async def test_cancel(queued, file):
-    """What has been sent has been sent; the transport goes on."""
+async def test_cancel(queued, data_file):
+    """What was sent before the cancel stays sent, and the transport goes on."""
     if on_asyncio() and queued:
         pytest.skip("asyncio never reads again, and refuses every write")
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         transport.write(queued)
-        task = await sending(transport, file)
+        task = await sending(transport, data_file)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
@@ -162,9 +124,9 @@ async def test_cancel(queued, file):
         assert await protocol.lost is None
 
 
-async def test_cancel_at_once(small):
+async def test_cancel_at_once(small_file):
     async with connection() as (transport, _, peer):
-        task = asyncio.create_task(sendfile(transport, small))
+        task = asyncio.create_task(sendfile(transport, small_file))
         task.cancel()
         await asyncio.wait([task])
         transport.write(b"!")
@@ -172,19 +134,19 @@ async def test_cancel_at_once(small):
         assert transport.is_reading()
 
 
-async def test_cancel_and_again(path):
+async def test_cancel_and_again(data_path):
     async with connection(buffers=BUFFERS) as (transport, _, peer):
         reading = asyncio.create_task(peer.read_until_eof())
         total = 0
         for turns in range(20):
-            with open(path, "rb") as file:
+            with open(data_path, "rb") as file:
                 task = asyncio.create_task(sendfile(transport, file))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
                 total += 0 if task.cancelled() else task.result()
-        with open(path, "rb") as file:
+        with open(data_path, "rb") as file:
             assert await sendfile(transport, file) == len(DATA)
         transport.close()
         received = await reading
@@ -193,12 +155,12 @@ async def test_cancel_and_again(path):
 
 
 @pytest.mark.parametrize("end", ["close", "abort"])
-async def test_end_meanwhile(end, file):
-    """The call ends, whichever way, and so does the connection."""
+async def test_end_meanwhile(end, data_file):
+    """Both the call and the connection end, in any order."""
     if on_asyncio():
         pytest.skip("asyncio closes the file under the call, which waits for ever")
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
-        task = await sending(transport, file)
+        task = await sending(transport, data_file)
         getattr(transport, end)()
         received = await peer.read_until_eof()
         try:
@@ -226,7 +188,7 @@ async def test_file_that_fails():
 
 
 async def test_pipe_as_a_file():
-    """By its size it is empty. With a count asyncio asks the kernel, which refuses."""
+    """A pipe has the size 0, so that nothing is sent. With a count asyncio calls sendfile(2), which refuses."""
     reader, writer = map(os.fdopen, os.pipe(), ("rb", "wb"))
     async with connection() as (transport, _, peer):
         with reader, writer:

@@ -6,77 +6,31 @@ sock/test_sendfile.py.
 """
 
 import asyncio
-import contextlib
 import io
 import socket
 import sys
 
 import pytest
 
-from support.peers import Peer, Recorder, connection, released, settle
-
-DATA = bytes(range(256)) * 8192  # 2 MiB, more than the kernel keeps of a connection with these buffers
-BUFFERS = 65536
-SMALL = b"0123456789"
-PLENTY = DATA[: 1 << 20][::-1]
+from support.peers import Recorder, connection, settle
+from support.sendfile import BUFFERS, DATA, PLENTY, SMALL, sendfile, sending
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def file(path):
-    with open(path, "rb") as file:
-        yield file
-
-
-@pytest.fixture
-def small(tmp_path):
-    with open(tmp_path / "small", "w+b") as file:
-        file.write(SMALL)
-        file.seek(0)
-        yield file
-
-
-def sendfile(*args, **kwargs):
-    return asyncio.get_running_loop().sendfile(*args, **kwargs)
-
-
-async def sending(*args, **kwargs):
-    """The task that sends, which has begun and has to wait."""
-    task = asyncio.create_task(sendfile(*args, **kwargs))
-    await settle()
-    assert not task.done()
-    return task
-
-
-@contextlib.asynccontextmanager
-async def unix_connection(factory=Recorder):
-    near, far = socket.socketpair()
-    with Peer(far) as peer:
-        transport, protocol = await asyncio.get_running_loop().create_unix_connection(factory, sock=near)
-        yield transport, protocol, peer
-        transport.close()
-        await released(transport)
+def unix_connection(factory=Recorder):
+    return connection(factory, ends=socket.socketpair())
 
 
 # --- what is sent ---
 
 
-@pytest.mark.parametrize(
-    "connect", [lambda: connection(buffers=BUFFERS), unix_connection], ids=["tcp", "unix"]
-)
+@pytest.mark.parametrize("connect", [lambda: connection(buffers=BUFFERS), unix_connection], ids=["tcp", "unix"])
 @pytest.mark.parametrize("fallback", [True, False])
-async def test_whole_file(connect, fallback, file):
+async def test_whole_file(connect, fallback, data_file):
     async with connect() as (transport, protocol, peer):
         reading = asyncio.create_task(peer.read(len(DATA)))
-        assert await sendfile(transport, file, fallback=fallback) == len(DATA)
+        assert await sendfile(transport, data_file, fallback=fallback) == len(DATA)
         assert await reading == DATA
-        assert file.tell() == len(DATA)
+        assert data_file.tell() == len(DATA)
         assert transport.get_write_buffer_size() == 0
         assert protocol.calls == ["connection_made"]
         assert transport.get_protocol() is protocol
@@ -94,8 +48,8 @@ async def test_whole_file(connect, fallback, file):
     ],
 )
 @pytest.mark.parametrize("native", [True, False])
-async def test_part_of_a_file(offset, count, expected, native, small):
-    file = small if native else io.BytesIO(SMALL)
+async def test_part_of_a_file(offset, count, expected, native, small_file):
+    file = small_file if native else io.BytesIO(SMALL)
     async with connection() as (transport, _, peer):
         sent = await sendfile(transport, file, offset, count, fallback=not native)
         assert sent == len(expected)
@@ -107,9 +61,9 @@ async def test_part_of_a_file(offset, count, expected, native, small):
 
 @pytest.mark.parametrize(("offset", "count"), [(1000, None), (1000, 1_500_000), (len(DATA) - 1, None)])
 @pytest.mark.parametrize("native", [True, False])
-async def test_part_of_a_large_file(offset, count, native, path):
+async def test_part_of_a_large_file(offset, count, native, data_path):
     end = len(DATA) if count is None else offset + count
-    with open(path, "rb") if native else io.BytesIO(DATA) as file:
+    with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, _, peer):
             reading = asyncio.create_task(peer.read(end - offset))
             assert await sendfile(transport, file, offset, count, fallback=not native) == end - offset
@@ -129,30 +83,30 @@ async def test_empty_file(offset, count, fallback, tmp_path):
 
 
 @pytest.mark.parametrize("offset", [10, 100])
-async def test_offset_behind_the_end(offset, small):
+async def test_offset_behind_the_end(offset, small_file):
     async with connection() as (transport, _, peer):
-        assert await sendfile(transport, small, offset, fallback=False) == 0
+        assert await sendfile(transport, small_file, offset, fallback=False) == 0
         transport.write(b"!")
         assert await peer.read(1) == b"!"
 
 
-async def test_position_of_the_file_does_not_matter(small):
+async def test_position_of_the_file_does_not_matter(small_file):
     async with connection() as (transport, _, peer):
-        small.seek(7)
-        assert await sendfile(transport, small) == 10
+        small_file.seek(7)
+        assert await sendfile(transport, small_file) == 10
         assert await peer.read(10) == SMALL
-        assert small.tell() == 10
+        assert small_file.tell() == 10
 
 
 # --- in order with what is written ---
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_between_small_writes(native, small):
+async def test_between_small_writes(native, small_file):
     async with connection() as (transport, _, peer):
         for number in range(10):
             transport.write(b"<%d>" % number)
-            file = small if native else io.BytesIO(SMALL)
+            file = small_file if native else io.BytesIO(SMALL)
             assert await sendfile(transport, file, number, fallback=not native) == 10 - number
         transport.write(b"end")
         transport.close()
@@ -161,13 +115,13 @@ async def test_between_small_writes(native, small):
 
 
 def never_paused_by_the_fallback(transport):
-    """Its last block would, if the peer reads slowly, and the protocol would be told to go on twice."""
+    """The last block of the fallback could pause the protocol, which would then be resumed twice."""
     transport.set_write_buffer_limits(high=len(PLENTY) + len(DATA), low=0)
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_after_much_that_is_queued(native, path):
-    with open(path, "rb") if native else io.BytesIO(DATA) as file:
+async def test_after_much_that_is_queued(native, data_path):
+    with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, protocol, peer):
             transport.write(PLENTY)
             assert transport.get_write_buffer_size() > 0
@@ -186,9 +140,9 @@ async def test_after_much_that_is_queued(native, path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_close_afterwards(native, path):
-    """All of it arrives."""
-    with open(path, "rb") if native else io.BytesIO(DATA) as file:
+async def test_close_afterwards(native, data_path):
+    """close() right after sendfile loses nothing."""
+    with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, protocol, peer):
             reading = asyncio.create_task(peer.read_until_eof())
             await sendfile(transport, file)
@@ -197,17 +151,17 @@ async def test_close_afterwards(native, path):
             assert await protocol.lost is None
 
 
-async def test_write_eof_afterwards(small):
+async def test_write_eof_afterwards(small_file):
     async with connection() as (transport, protocol, peer):
-        await sendfile(transport, small)
+        await sendfile(transport, small_file)
         transport.write_eof()
         assert await peer.read_until_eof() == SMALL
         assert not transport.is_closing()
 
 
-async def test_writes_meanwhile_are_refused(file):
+async def test_writes_meanwhile_are_refused(data_file):
     async with connection(buffers=BUFFERS) as (transport, _, peer):
-        task = await sending(transport, file)
+        task = await sending(transport, data_file)
         with pytest.raises(RuntimeError) as info:
             transport.write(b"no")
         assert str(info.value) == "unable to write; sendfile is in progress"
@@ -221,20 +175,20 @@ async def test_writes_meanwhile_are_refused(file):
         assert await peer.read(1) == b"!"
 
 
-async def test_second_call_meanwhile_is_refused(file, small):
+async def test_second_call_meanwhile_is_refused(data_file, small_file):
     async with connection(buffers=BUFFERS) as (transport, _, peer):
-        task = await sending(transport, file)
-        # What asyncio raises is an accident.
+        task = await sending(transport, data_file)
+        # asyncio raises an accidental error here.
         with pytest.raises((RuntimeError, KeyError)):
-            await sendfile(transport, small)
+            await sendfile(transport, small_file)
         assert await peer.read(len(DATA)) == DATA
         assert await task == len(DATA)
 
 
-async def test_several_transports(path):
+async def test_several_transports(data_path):
     async def one():
         async with connection(buffers=BUFFERS) as (transport, _, peer):
-            with open(path, "rb") as file:
+            with open(data_path, "rb") as file:
                 sent, received = await asyncio.gather(sendfile(transport, file), peer.read(len(DATA)))
                 return sent == len(DATA) and received == DATA
 
@@ -245,8 +199,8 @@ async def test_several_transports(path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_reading_is_paused_meanwhile(native, path):
-    with open(path, "rb") if native else io.BytesIO(DATA) as file:
+async def test_reading_is_paused_meanwhile(native, data_path):
+    with open(data_path, "rb") if native else io.BytesIO(DATA) as file:
         async with connection(buffers=BUFFERS) as (transport, protocol, peer):
             task = await sending(transport, file, fallback=not native)
             assert not transport.is_reading()
@@ -260,10 +214,10 @@ async def test_reading_is_paused_meanwhile(native, path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-async def test_paused_reading_stays_paused(native, small):
+async def test_paused_reading_stays_paused(native, small_file):
     async with connection() as (transport, protocol, peer):
         transport.pause_reading()
-        await sendfile(transport, small if native else io.BytesIO(SMALL))
+        await sendfile(transport, small_file if native else io.BytesIO(SMALL))
         assert not transport.is_reading()
         peer.send(b"hello")
         await settle()
@@ -273,7 +227,7 @@ async def test_paused_reading_stays_paused(native, small):
 
 
 async def test_paused_writing_goes_on():
-    """The protocol learns that it may write again, though the file came in between."""
+    """A protocol that was paused is resumed, though a file was sent in between."""
     async with connection(buffers=BUFFERS) as (transport, protocol, peer):
         transport.write(PLENTY)
         assert protocol.calls == ["connection_made", "pause_writing"]

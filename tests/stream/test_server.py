@@ -13,15 +13,9 @@ import sys
 
 import pytest
 
-from support.peers import HOST, Peer, Recorder, has_ipv6, released, serving, socket_pair
+from support.peers import HOST, Echo, Peer, Recorder, has_ipv6, released, serving, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
 
 
 def names(server):
@@ -37,7 +31,7 @@ async def echo(address, data=b"hello"):
 
 
 def listen_backlog(sock):
-    # struct tcp_info: eight bytes, then 32-bit fields; of a listener the sixth is the size of its queue.
+    # struct tcp_info: eight bytes, then 32-bit fields. For a listener the sixth is the size of its queue.
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return struct.unpack_from("8x6I", info)[5]
 
@@ -69,7 +63,7 @@ async def test_host_named_twice_is_bound_once():
 @pytest.mark.parametrize("host", [None, ""])
 async def test_flags_and_family_choose_the_address(host):
     loop = asyncio.get_running_loop()
-    # Without AI_PASSIVE no host means this machine, not every interface.
+    # Without AI_PASSIVE, no host means localhost and not every interface.
     async with await loop.create_server(Echo, host, 0, flags=0, family=socket.AF_INET) as server:
         assert names(server) == [HOST]
 
@@ -78,7 +72,7 @@ async def test_flags_and_family_choose_the_address(host):
 async def test_both_families_on_one_port():
     loop = asyncio.get_running_loop()
     async with serving(Echo) as (_, (_, port)):
-        # An IPv6 listener leaves the same port of IPv4 alone.
+        # An IPv6 listener does not take the same port of IPv4.
         async with await loop.create_server(Echo, "::1", port) as server:
             sock = server.sockets[0]
             assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
@@ -200,7 +194,7 @@ async def test_address_in_use():
     loop = asyncio.get_running_loop()
     async with serving(Echo) as (_, (_, port)):
         with pytest.raises(OSError) as info:
-            # The first can be bound: it must not stay open when the second cannot.
+            # The first address can be bound. Its socket must not stay open when the second cannot.
             await loop.create_server(Echo, ["127.0.0.2", HOST], port)
     assert info.value.errno == errno.EADDRINUSE
     assert f"error while attempting to bind on address ('{HOST}', {port}): " in str(info.value)
@@ -209,7 +203,7 @@ async def test_address_in_use():
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_server(Echo, HOST, 0, nonsense=True)
+        await asyncio.get_running_loop().create_server(Echo, HOST, 0, nonsense=True)  # type: ignore[call-overload]
 
 
 # --- what it accepts ---
@@ -234,7 +228,7 @@ async def test_peername_of_accepted_connection():
 
 @pytest.mark.parametrize("backlog", [1000, 20])
 async def test_many_connections_at_once(backlog):
-    """They wait in the listener's queue before the loop has a look; a short queue is filled many times."""
+    """Many connections wait in the listener's queue before the loop looks. A short queue is filled many times."""
     async with serving(Echo, backlog=backlog) as (_, address):
         waiting = min(backlog, 300)
         for _ in range(300 // waiting):
@@ -255,12 +249,12 @@ async def test_server_that_nobody_keeps():
     for _ in range(3):
         assert await echo(address) == b"hello"
         gc.collect()
-    # Nothing is left to close it by but the loop itself.
+    # Nothing but the loop refers to the server any more.
     loop.remove_reader(sock.fileno())
     sock.close()
 
 
-# asyncio leaves the accepted socket to its finalizer, and before that to whoever keeps the exception.
+# asyncio does not close the accepted socket; its finalizer does, once nobody keeps the exception.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("debug", [False, True])
 async def test_protocol_factory_that_raises(debug, loop_errors):

@@ -8,6 +8,7 @@ import gc
 import socket
 import sys
 import weakref
+from asyncio import trsock
 
 import pytest
 
@@ -17,7 +18,7 @@ since_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13"
 
 
 class Served(Recorder):
-    """Every connection of the server under test, in order of arrival."""
+    """A server's protocol that puts itself into a queue when its connection is made."""
 
     def __init__(self, arrivals):
         super().__init__()
@@ -51,14 +52,14 @@ async def test_attributes():
         assert isinstance(server, asyncio.AbstractServer)
         assert server.get_loop() is asyncio.get_running_loop()
         assert server.is_serving() is True
-        assert isinstance(server.sockets, tuple)
-        (sock,) = server.sockets
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(server.sockets, tuple)  # type: ignore[attr-defined]
+        (sock,) = server.sockets  # type: ignore[attr-defined]
+        assert isinstance(sock, trsock.TransportSocket)
         assert sock.getsockname() == address
         assert repr(server).startswith("<Server sockets=(<asyncio.TransportSocket fd=")
         assert weakref.ref(server)() is server
     assert server.is_serving() is False
-    assert server.sockets == ()
+    assert server.sockets == ()  # type: ignore[attr-defined]
     assert server.get_loop() is asyncio.get_running_loop()
     assert repr(server) == "<Server sockets=()>"
 
@@ -169,7 +170,7 @@ async def test_wait_closed_after_close_with_connections():
         server.close()
         waiter = asyncio.create_task(server.wait_closed())
         await asyncio.sleep(0)
-        # Before 3.12 it only asked whether the server was closed.
+        # Before 3.12 wait_closed only looked whether the server was closed.
         assert waiter.done() == (sys.version_info < (3, 12))
         await drop(protocol)
         await waiter
@@ -197,7 +198,7 @@ async def test_close_clients():
         server.close()
         server.close_clients()
         assert all(protocol.transport.is_closing() for protocol in protocols)
-        assert all(protocol.calls == ["connection_made"] for protocol in protocols)  # none inside the call
+        assert all(protocol.calls == ["connection_made"] for protocol in protocols)  # not called inside close_clients
         await server.wait_closed()
         for protocol in protocols:
             assert await protocol.lost is None
@@ -250,7 +251,7 @@ async def test_server_goes_on_after_close_clients():
 
 @since_3_13
 async def test_the_server_does_not_keep_its_clients():
-    """It knows them by weak reference: a transport that ended is gone, though the server is not."""
+    """The server has weak references only: a transport that ended is freed, though the server lives."""
     server, address, arrivals = await start_server()
     async with server:
         with socket.create_connection(address):
@@ -313,7 +314,7 @@ async def test_serve_forever_once_closed():
 
 
 def test_loop_closed_while_serving(loop):
-    """The listener goes with the loop, even if nobody closed the server."""
+    """Closing the loop closes the listener, even if nobody closed the server."""
     server = loop.run_until_complete(loop.create_server(asyncio.Protocol, HOST, 0))
     address = server.sockets[0].getsockname()
     loop.close()
@@ -324,7 +325,7 @@ def test_loop_closed_while_serving(loop):
 
 
 def test_serving_goes_on_when_the_loop_does(loop):
-    """Whoever connects while the loop is stopped is served when it runs again."""
+    """A client that connects while the loop is stopped is served when the loop runs again."""
     arrivals = []
 
     class Arrival(Recorder):

@@ -31,7 +31,7 @@ async def connection(factory, pair):
 @KINDS
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_passed_files(factory, at_once):
-    """A UNIX socket ends a read at every message that carries files, which a transport drops."""
+    """A read of a UNIX socket ends at every message that carries file descriptors. A transport drops those."""
     async with connection(factory, socket.socketpair) as (transport, protocol, peer):
         if at_once:
             transport.pause_reading()
@@ -50,7 +50,7 @@ async def test_passed_files(factory, at_once):
 @KINDS
 @PAIRS
 async def test_urgent_data(factory, pair):
-    """It is no part of the stream, and a read ends in front of it."""
+    """Urgent data is no part of the stream, and a read ends in front of it."""
     async with connection(factory, pair) as (transport, protocol, peer):
         try:
             peer.sock.send(b"!", socket.MSG_OOB)
@@ -61,7 +61,7 @@ async def test_urgent_data(factory, pair):
             peer.sock.send(b"!", socket.MSG_OOB)
             peer.send(b"cd")
             await protocol.read(4 * count)
-        # What was urgent once and has been overtaken is ordinary to some kernels.
+        # Some kernels treat an urgent byte as an ordinary one once there is a later urgent byte.
         assert bytes(protocol.data).replace(b"!", b"") == b"abcd" * 3
 
 

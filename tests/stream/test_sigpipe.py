@@ -1,7 +1,7 @@
 """Peers that have gone, where SIGPIPE has its default action, which ends the process: in a program that hosts Python
 without signal handlers, or has asked for it. Nothing that the loop sends ends the process.
 
-rloop only: asyncio's pipes and sendfile do.
+rloop only: writing to pipes and sendfile on asyncio end the process.
 """
 
 import pytest
@@ -93,7 +93,7 @@ def test_peer_that_has_gone(child, loop_name, what, early):
 
 
 def test_the_usual_action(child, loop_name):
-    """Without the loop's doing, and in children: the action is the program's."""
+    """The loop does not change the signal's action: a program that writes by itself is ended, and so are children."""
     if loop_name == "asyncio":
         pytest.skip("as above")
     result = child(

@@ -16,14 +16,14 @@ HAS_MESSAGES = hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "AF_UNIX")
 @pytest.mark.skipif(not HAS_MESSAGES, reason="no such sockets here")
 @pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 async def test_a_read_is_a_message(factory):
-    """As on SCTP: a read that is not filled does not say that nothing else waits."""
+    """As on SCTP, each read gives one message. A short read does not mean that nothing else waits."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     with Peer(far) as peer:
         for _ in range(3):
             peer.send(b"abc")
         protocol = factory()
-        transport = asyncio.get_running_loop()._make_socket_transport(near, protocol)
+        transport = asyncio.get_running_loop()._make_socket_transport(near, protocol)  # type: ignore[attr-defined]
         assert await protocol.read(9) == b"abcabcabc"
         for _ in range(2):
             peer.send(b"de")
@@ -35,7 +35,7 @@ async def test_a_read_is_a_message(factory):
 
 @contextlib.asynccontextmanager
 async def serving(listener, family, factory):
-    """A server whose socket says that it is of this family."""
+    """A server whose socket object has this family."""
     sock = socket.socket(family, socket.SOCK_STREAM, fileno=listener.detach())
     server = await asyncio.get_running_loop().create_server(factory, sock=sock)
     try:
@@ -86,7 +86,7 @@ async def test_tcp_called_unix():
         assert await protocol.read(5) == b"hello"
         sock = protocol.transport.get_extra_info("socket")
         if not on_asyncio():
-            # asyncio goes by what the socket says, and leaves Nagle's algorithm on.
+            # asyncio believes the socket object, and leaves Nagle's algorithm on.
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         writer.close()
         await writer.wait_closed()
@@ -96,7 +96,7 @@ async def test_tcp_called_unix():
 
 @pytest.mark.parametrize("backlog", [-1, -100, 0, 1, 2**31 - 1])
 async def test_backlog(backlog):
-    """For the kernel a negative backlog is the largest."""
+    """The kernel takes a negative backlog for the largest."""
     if on_asyncio() and backlog <= 0:
         pytest.skip("asyncio listens, and never accepts")
     server = await asyncio.start_server(lambda reader, writer: writer.close(), HOST, 0, backlog=backlog)

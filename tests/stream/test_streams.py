@@ -1,6 +1,6 @@
 """asyncio's streams over the loop's transports: open_connection and start_server, as most programs use TCP.
 
-The streams themselves are asyncio's; what is looked at here is that they find in a transport what they need.
+The streams are asyncio's own code. These tests show that they find in a transport what they need.
 """
 
 import asyncio
@@ -8,28 +8,7 @@ import asyncio
 import pytest
 
 from support.peers import HOST, Peer, echo, released, socket_pair
-
-
-class Streams:
-    """A server with `handler`, as an asynchronous context manager that gives its address."""
-
-    def __init__(self, handler, **kwargs):
-        self.handler = handler
-        self.kwargs = kwargs
-        self.handled = []
-
-    async def handle(self, reader, writer):
-        self.handled.append(asyncio.current_task())
-        await self.handler(reader, writer)
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self.handle, HOST, 0, **self.kwargs)
-        return self.server.sockets[0].getsockname()
-
-    async def __aexit__(self, *exc_info):
-        self.server.close()
-        await asyncio.gather(*self.handled)
-        await self.server.wait_closed()
+from support.streams import Streams
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1023, 1024, 4096, 65535, 65536, 65537, 262_144, 1_048_576])
@@ -129,18 +108,18 @@ async def test_limit_overrun():
 
 
 async def test_reader_that_does_not_read_stops_the_sender():
-    """The reader pauses its transport at twice its limit, and nothing is lost for it."""
+    """The reader pauses its transport at twice its limit, and nothing is lost."""
     near, far = socket_pair(buffers=65536)
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near, limit=1000)
         data = bytes(range(256)) * 8192
         sending = asyncio.create_task(peer.send_all(data))
         await reader.readexactly(10)
-        while writer.transport.is_reading():
+        while writer.transport.is_reading():  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         assert not sending.done()
         assert await reader.readexactly(len(data) - 10) == data[10:]
-        assert writer.transport.is_reading()
+        assert writer.transport.is_reading()  # type: ignore[attr-defined]
         await sending
         writer.close()
         await writer.wait_closed()
@@ -196,7 +175,7 @@ async def test_close_and_wait_closed():
 
 
 async def test_half_close():
-    """The stream protocol keeps the connection open when the peer has no more to say."""
+    """The stream protocol keeps the connection open after the peer's EOF."""
     near, far = socket_pair()
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near)
@@ -213,7 +192,7 @@ async def test_half_close():
 
 
 async def test_read_cancelled():
-    """A read that is given up takes nothing away."""
+    """A cancelled read takes no data."""
     near, far = socket_pair()
     with Peer(far) as peer:
         reader, writer = await asyncio.open_connection(sock=near)

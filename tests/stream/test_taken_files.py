@@ -27,7 +27,9 @@ def put_at(number, sock):
 
 @contextlib.contextmanager
 def another_file(number):
-    """A socket whose number is `number`, which must be free. Nothing may be written to it, and nobody may close it."""
+    """A socket with this number, which must be free. After the block nothing was written to it and nobody has closed
+    it.
+    """
     near, far = socket.socketpair()
     if far.fileno() == number:
         near, far = far, near
@@ -57,7 +59,7 @@ async def test_stream(pair, use):
         number = near.detach()
         os.close(number)
         with another_file(number):
-            # asyncio raises the error of its shutdown().
+            # asyncio raises the error of the socket's shutdown().
             with contextlib.suppress(OSError):
                 getattr(transport, use)(*([b"secret"] if use == "write" else []))
             transport.abort()
@@ -78,7 +80,7 @@ async def test_stream_that_has_something_queued():
         kept = os.dup(number)
         with another_file(number):
             transport.write(b"secret")
-            # The kernel takes more again: the number is still watched for the file that it was.
+            # The kernel takes more again, and the reactor still watches the old file under this number.
             far.settimeout(0.1)
             with contextlib.suppress(TimeoutError):
                 while await asyncio.to_thread(far.recv, 1 << 20):
@@ -122,7 +124,7 @@ async def test_listener(loop_errors):
         with socket.socket(fileno=number) as other, socket.create_connection(other.getsockname()):
             for _ in range(5):
                 await asyncio.sleep(0.001)
-            # The connection is still there for whoever has the number now.
+            # The program that has the listener now can still accept the connection.
             other.setblocking(False)
             other.accept()[0].close()
             client.setblocking(False)
@@ -192,7 +194,9 @@ async def test_reading_end_of_a_pipe(buffering, loop_errors):
 
 
 def interrupted(function, code):
-    """Calls `function`, and raises KeyboardInterrupt at the end of the function with this code, as Ctrl-C may."""
+    """Calls `function`, and raises KeyboardInterrupt at the end of the function with this code, where Ctrl-C could
+    come.
+    """
 
     def trace(frame, event, arg):
         if frame.f_code is not code:
@@ -231,7 +235,7 @@ async def test_interrupted_while_a_socket_object_is_made():
             for _ in range(3):
                 interrupted(lambda: transport.get_extra_info("socket"), socket.socket.__init__.__code__)
             gc.collect()
-            # It has kept its file, and works.
+            # The transport has kept its file, and works.
             peer.setblocking(False)
             transport.write(b"hello")
             assert peer.recv(100) == b"hello"
@@ -258,7 +262,7 @@ async def test_interrupted_while_a_pipe_is_looked_at():
             transport, protocol = await task
         finally:
             sys.settrace(None)
-        # No object that an exception could have close the fd.
+        # There is no object yet whose finalizer could close the fd.
         assert made == []
         transport.abort()
         await protocol.lost

@@ -8,6 +8,8 @@ import asyncio
 import gc
 import socket
 import weakref
+from asyncio import trsock
+from typing import Any
 
 import pytest
 
@@ -64,7 +66,7 @@ async def test_accepted_connection(factory, receive):
 
 
 async def test_data_waits_for_create_connection_to_return():
-    """Whoever gets the transport may still set another protocol before the first byte."""
+    """The program can set another protocol before the first byte is delivered."""
     near, far = socket_pair()
     with far:
         far.sendall(b"early")
@@ -90,10 +92,10 @@ async def test_data_is_bytes():
 
 
 async def test_received_bytes_stay_as_they_were():
-    """Each piece is an object of its own, not a window on a buffer that is used again."""
+    """Each piece is an object of its own, not a view of a buffer that is used again."""
 
     class Pieces(Recorder):
-        pieces = ()
+        pieces: tuple[bytes, ...] = ()
 
         def data_received(self, data):
             self.pieces += (data,)
@@ -113,7 +115,7 @@ async def test_received_bytes_stay_as_they_were():
 async def test_extra_info():
     async with connection() as (transport, _, peer):
         sock = transport.get_extra_info("socket")
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert transport.get_extra_info("socket") is sock
         assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
         assert sock.getsockname() == transport.get_extra_info("sockname") == peer.sock.getpeername()
@@ -210,17 +212,17 @@ async def test_is_closing():
 
 
 async def test_its_file_belongs_to_it():
-    """The loop refuses to watch the file of an open transport for somebody else."""
+    """The loop refuses add_reader and its like for the file of an open transport."""
     loop = asyncio.get_running_loop()
     async with connection() as (transport, protocol, _):
         fileno = transport.get_extra_info("socket").fileno()
-        for method in (loop.add_reader, loop.add_writer):
+        for add in (loop.add_reader, loop.add_writer):
             with pytest.raises(RuntimeError) as info:
-                method(fileno, print)
+                add(fileno, print)
             assert str(info.value) == f"File descriptor {fileno} is used by transport {transport!r}"
-        for method in (loop.remove_reader, loop.remove_writer):
+        for remove in (loop.remove_reader, loop.remove_writer):
             with pytest.raises(RuntimeError):
-                method(fileno)
+                remove(fileno)
         transport.close()
         await protocol.lost
 
@@ -240,7 +242,7 @@ async def test_set_protocol(first, second):
         assert transport.get_protocol() is successor
         peer.send(b"two")
         assert await successor.read(3) == b"two"
-        # And back.
+        # The same the other way round.
         transport.set_protocol(protocol)
         peer.send(b"six")
         assert await protocol.read(6) == b"onesix"
@@ -254,8 +256,8 @@ async def test_set_protocol(first, second):
 
 @pytest.mark.parametrize("first", [Recorder, BufferedRecorder])
 @pytest.mark.parametrize("second", [Recorder, BufferedRecorder])
-async def test_set_protocol_while_data_is_received(first, second):
-    """As an upgrade does it: what comes after the request goes to the new protocol."""
+async def test_set_protocol_while_data_is_received(first: Any, second):
+    """A protocol sets another one while it receives data, as for an upgrade. Later data goes to the new one."""
     successor = second()
 
     class Upgrading(first):
@@ -299,7 +301,7 @@ async def test_set_protocol_while_connection_lost_is_due():
 
 
 async def test_methods_are_found_on_the_instance():
-    """A protocol is any object with the methods, and they may change."""
+    """A protocol is any object with the methods, which may be replaced on the instance."""
     async with connection() as (_, protocol, peer):
         peer.send(b"one")
         await protocol.read(3)

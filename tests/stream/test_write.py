@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from support.loops import logged
 from support.peers import (
     Recorder,
     connection,
@@ -20,10 +21,6 @@ from support.peers import (
 )
 
 LOST = "socket.send() raised exception."
-
-
-def warnings_of(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
 
 
 # --- what may be written ---
@@ -105,7 +102,7 @@ async def test_mutable_data_may_change_after_write():
         data[:] = b"replaced"
         transport.write(memoryview(data))
         data[:] = b"scribble"
-        data.clear()  # nobody holds on to it
+        data.clear()  # a bytearray that somebody views could not be resized
         assert await peer.read(16) == b"originalreplaced"
 
 
@@ -167,7 +164,7 @@ async def test_writelines_of_what_is_no_data(lines):
     async with connection() as (transport, protocol, peer):
         with pytest.raises(TypeError):
             transport.writelines(lines)
-        # Nothing of a refused list is sent.
+        # If a list is refused, none of its pieces is sent.
         transport.write(b"goes on")
         transport.close()
         assert await peer.read_until_eof() == b"goes on"
@@ -175,7 +172,7 @@ async def test_writelines_of_what_is_no_data(lines):
 
 
 async def test_writelines_of_many_large_pieces():
-    """More than one vectored call takes, and more than the kernel takes."""
+    """There are more pieces than one vectored call takes, and more bytes than the kernel takes."""
     pieces = [bytes([number % 256]) * (number % 3000 + 1) for number in range(5000)]
     async with connection() as (transport, _, peer):
         transport.writelines(pieces)
@@ -229,7 +226,7 @@ async def test_large_write_and_close_arrives_whole():
 
 
 async def test_large_echo():
-    """Both directions at once, each more than the kernel holds."""
+    """Data goes in both directions at once, more in each than the kernel holds."""
     data = bytes(range(256)) * 16384
 
     class Echo(Recorder):
@@ -273,7 +270,7 @@ async def test_write_from_connection_made_and_close():
 
 
 async def test_write_from_resume_writing_is_sent():
-    """Whoever refills the queue from the callback is not forgotten."""
+    """Data that resume_writing writes is sent, too."""
 
     class Refilling(Recorder):
         refills = 3
@@ -301,12 +298,12 @@ async def test_write_after_close(caplog):
         transport.close()
         for number in range(1, 11):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert await protocol.lost is None
         transport.write(b"too late")
-        assert warnings_of(caplog) == [LOST] * 7
-        transport.write(b"")  # not counted
-        assert warnings_of(caplog) == [LOST] * 7
+        assert logged(caplog) == [LOST] * 7
+        transport.write(b"")  # an empty write does not count
+        assert logged(caplog) == [LOST] * 7
         assert await peer.read_until_eof() == b"in time"
 
 
@@ -316,7 +313,7 @@ async def test_write_after_abort(caplog):
         transport.abort()
         for number in range(1, 8):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert transport.get_write_buffer_size() == 0
         assert await protocol.lost is None
 
@@ -328,7 +325,7 @@ async def test_write_after_the_connection_is_lost(caplog):
         assert isinstance(await protocol.lost, ConnectionResetError)
         for number in range(1, 8):
             transport.write(b"too late")
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
 
 
 async def test_writelines_after_close(caplog):
@@ -339,6 +336,6 @@ async def test_writelines_after_close(caplog):
         transport.close()
         for number in range(1, 8):
             transport.writelines([b"too", b"late"])
-            assert warnings_of(caplog) == [LOST] * max(0, number - 4)
+            assert logged(caplog) == [LOST] * max(0, number - 4)
         assert await protocol.lost is None
         assert await peer.read_until_eof() == b""

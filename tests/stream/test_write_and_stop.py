@@ -1,4 +1,4 @@
-"""What was written before the loop stopped, or while it does not run, has left.
+"""Data that was written before the loop stopped, or while it does not run, has been sent.
 
 Writing while the loop runs is in test_write.py.
 """
@@ -112,7 +112,7 @@ def test_write_and_close_the_loop(loop_factory):
     loop.call_soon(loop.stop)
     loop.call_soon(transport.write, b"hello")
     loop.run_forever()
-    # Closed and told so before the loop is, so that nothing is left to warn about.
+    # The transport is closed before the loop is, so that there is nothing to warn about.
     transport.close()
     loop.run_until_complete(released(transport))
     loop.close()
@@ -121,7 +121,7 @@ def test_write_and_close_the_loop(loop_factory):
 
 
 def test_more_than_a_turn_sends_and_stop(loop):
-    """All that the kernel takes has left, however much one turn may send."""
+    """All that the kernel takes was sent, even if it is more than one turn may send."""
     near, far = socket_pair(buffers=1 << 20)
     far.settimeout(PATIENCE)
     transport, _ = loop.run_until_complete(loop.create_connection(Recorder, sock=near))

@@ -1,4 +1,4 @@
-"""A write leaves at once: whoever reads at the other end has it while the callback that wrote it goes on.
+"""A write is sent at once: the peer can read it while the callback that wrote it still runs.
 
 Only a connection that has been seen to write in pieces keeps one back, for what the same callback writes next
 (src/transports/habit.rs has the rule). What may be seen of that is here too.
@@ -24,7 +24,7 @@ HEAD, BODY = b"head, ", b"body"
 def sent_segments(transport):
     """How many TCP segments with data have left so far: one for each send of little data."""
     sock = transport.get_extra_info("socket")
-    # struct tcp_info: tcpi_data_segs_out.
+    # The offset of tcpi_data_segs_out in struct tcp_info.
     return struct.unpack_from("156xI", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160))[0]
 
 
@@ -44,7 +44,7 @@ async def in_turns(count, callback):
 
 
 async def learn_pieces(transport, peer, body=BODY):
-    """Has a connection write in pieces until it has the habit."""
+    """Writes in pieces on the connection until the loop expects it to."""
 
     def answer():
         transport.write(HEAD)
@@ -69,7 +69,7 @@ async def test_stream_write():
 
 @pytest.mark.parametrize("method", ["write", "writelines"])
 async def test_several_writes_that_are_far_apart(method):
-    """One callback that writes, works, writes: none of it waits for the rest, in no turn."""
+    """A callback writes, computes, and writes again. Nothing waits for later writes, in no turn."""
     async with connection() as (transport, _, peer):
 
         def callback():
@@ -109,7 +109,7 @@ async def test_write_and_drain():
 
 
 async def test_large_write():
-    """As much as the kernel takes."""
+    """As much of a large write as the kernel takes is sent at once."""
     async with connection(buffers=65536) as (transport, _, peer):
         received = 0
 
@@ -157,7 +157,11 @@ async def test_standard_input_of_a_child():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", source, stdin=asyncio.subprocess.PIPE, stdout=theirs
+            sys.executable,
+            "-c",
+            source,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=theirs,  # type: ignore[arg-type]
         )
         theirs.close()
         ours.settimeout(PATIENCE)
@@ -171,13 +175,13 @@ async def test_standard_input_of_a_child():
 
 
 async def test_tls():
-    """What is encrypted leaves at once as well."""
+    """Encrypted data is sent at once as well."""
     async with tls_connection() as (transport, _, peer):
 
         def callback():
             for _ in range(3):
                 transport.write(b"line\n")
-                # A record's header of 5 bytes comes before the clear text and the tag.
+                # A record consists of a header of 5 bytes, the encrypted text, and the tag.
                 assert len(peer.sock.recv(100, socket.MSG_PEEK)) > 10
                 work(0.003)
 
@@ -187,7 +191,7 @@ async def test_tls():
 
 
 async def test_answer_leaves_before_another_callback():
-    """Also where it is in pieces: they leave when their callback returns."""
+    """Even an answer in pieces is sent when its callback returns, before the next callback runs."""
     async with connection() as (transport, _, peer):
         await learn_pieces(transport, peer)
         loop = asyncio.get_running_loop()
@@ -230,7 +234,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_last_words(child, end):
-    """Written and drained before the process ends: all of it arrives."""
+    """Everything that was written and drained before the process ends arrives."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.set_inheritable(True)
@@ -251,7 +255,7 @@ async def test_head_and_body_are_one_send():
             before = sent_segments(transport)
             await learn_pieces(transport, peer)
             sends = sent_segments(transport) - before
-            # Where the machine stops this process between two writes, they are no pieces: then once more.
+            # If the machine stops this process between two writes, they do not count as pieces. Then try once more.
             if on_asyncio() or sends == 5:
                 break
         # asyncio sends each piece by itself.
@@ -259,7 +263,7 @@ async def test_head_and_body_are_one_send():
 
 
 async def test_single_answers_do_not_wait_for_a_second_piece_for_ever():
-    """A connection that has ceased to write in pieces sends at once again."""
+    """A connection that no longer writes in pieces sends at once again."""
     async with connection() as (transport, _, peer):
         await learn_pieces(transport, peer)
 
@@ -313,7 +317,7 @@ async def test_question_between_pieces_is_no_habit():
 
 
 async def test_callback_that_goes_on_after_its_pieces_loses_the_habit():
-    """It waits once, for what it does behind its writes, and never again."""
+    """A callback that computes after its writes delays them once, and never again."""
     async with connection() as (transport, _, peer):
         await learn_pieces(transport, peer)
 
@@ -342,10 +346,10 @@ async def test_pieces_leave_when_the_loop_stops():
 
 
 async def test_many_tasks_on_one_connection():
-    """They share sends; all of it arrives, in order."""
+    """Writes of several tasks may share a send. Everything arrives, in order."""
     async with connection() as (transport, _, peer):
         loop = asyncio.get_running_loop()
-        # TCP itself puts together what it cannot send yet: the peer reads each turn's five before the next.
+        # TCP joins what it cannot send yet. So the peer reads the five writes of each turn before the next turn.
         fewest = 5
         for turn in range(50):
             before = sent_segments(transport)
@@ -367,7 +371,7 @@ async def test_large_body_behind_a_head():
 
 
 async def test_flow_control_with_pieces():
-    """Pieces that the kernel does not take pause the protocol before the next callback of the loop runs."""
+    """If the kernel does not take the pieces, the protocol is paused before the loop runs the next callback."""
     async with connection(Recorder, buffers=8192) as (transport, protocol, peer):
         await learn_pieces(transport, peer)
         transport.set_write_buffer_limits(high=0)
@@ -390,7 +394,7 @@ async def test_flow_control_with_pieces():
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_response_leaves_before_a_background_task_that_computes(http):
-    """Head and body are two writes; the application goes on behind them without giving the loop a turn."""
+    """Head and body are two writes. The application then computes without giving the loop a turn."""
     pytest.importorskip(http)
     received = []
 

@@ -220,7 +220,7 @@ class Certificate:
 
 @functools.cache
 def folder():
-    """Gone when the process ends. The object must live as long."""
+    """A folder that is removed when the process ends. Until then the object must live."""
     return tempfile.TemporaryDirectory(prefix="rloop-certificates-")
 
 
@@ -233,7 +233,7 @@ def key_id(key):
 
 
 def issue(common_name, issuer=None, *, key=None, names=(), addresses=(), authority=False, days=(-1, 3650)):
-    """A certificate that `issuer` signs, or itself. `days` is when it is valid, counted from now."""
+    """A certificate signed by `issuer`, or by itself. `days` says from when to when it is valid, counted from now."""
     key = key or EcKey()
     signer = issuer.key if issuer else key
     now = datetime.datetime.now(datetime.UTC)
@@ -242,9 +242,7 @@ def issue(common_name, issuer=None, *, key=None, names=(), addresses=(), authori
     extensions = [
         extension("2.5.29.19", sequence(*([b"\x01\x01\xff"] if authority else [])), critical=True),
         # keyCertSign and cRLSign, or digitalSignature
-        extension(
-            "2.5.29.15", bit_string(b"\x06", 1) if authority else bit_string(b"\x80", 7), critical=True
-        ),
+        extension("2.5.29.15", bit_string(b"\x06", 1) if authority else bit_string(b"\x80", 7), critical=True),
         extension("2.5.29.14", octet_string(key_id(key))),
         extension("2.5.29.35", sequence(tlv(0x80, key_id(signer)))),
     ]
@@ -276,7 +274,7 @@ def authority():
 
 @functools.cache
 def server():
-    """For localhost, 127.0.0.1 and ::1."""
+    """A certificate for localhost, 127.0.0.1 and ::1."""
     return issue(HOSTNAME, authority(), **LOCAL)
 
 
@@ -312,7 +310,7 @@ TLS_1_3 = ssl.TLSVersion.TLSv1_3
 
 
 def server_context(certificate=None, *, version=None, verify=False, alpn=None):
-    """A server's context. With `verify` it asks for a client's certificate and insists."""
+    """A server's context. With `verify` it requires a certificate of the client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain((certificate or server()).chain)
     if verify:

@@ -6,6 +6,7 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import os
 import sys
+from typing import Any
 
 from support.peers import resolve
 
@@ -29,7 +30,7 @@ class Recorder(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         self.calls = []
         self.data = {1: b"", 2: b""}
-        self.transport = None
+        self.transport: Any = None
         self.exited = loop.create_future()
         self.lost = loop.create_future()
 
@@ -60,7 +61,7 @@ async def start(args, factory=Recorder, **kwargs):
 
 
 async def run(args, **kwargs):
-    """(return code, stdout, stderr) of a child that has nothing to read."""
+    """(return code, stdout, stderr) of a child whose standard input is empty."""
     options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **kwargs}
     process = await asyncio.create_subprocess_exec(*args, **options)
     out, err = await process.communicate()
@@ -77,7 +78,9 @@ def is_alive(pid):
 
 
 async def lowest_fd():
-    """The number that the next file gets; the same at the end as at the start if nothing was left open."""
+    """The number that the next file gets. If nothing was left open, it is the same at the end of a test as at its
+    start.
+    """
     for _ in range(5):
         await asyncio.sleep(0)
     fd = os.dup(0)
@@ -86,13 +89,13 @@ async def lowest_fd():
 
 
 async def all_gone(before):
-    """Waits until there is no child any more, and no file that was not there before."""
+    """Waits until there is no child any more, and no file is open that was not open before."""
     while has_children() or await lowest_fd() != before:
         await asyncio.sleep(0.001)
 
 
 def has_children():
-    """Without reaping them, unlike waitpid."""
+    """Whether this process has children. Unlike waitpid, this does not reap them."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

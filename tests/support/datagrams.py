@@ -7,10 +7,11 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 from support.peers import HOST, PATIENCE, raising, released, resolve
 
-# More than any datagram, and what asyncio reads at most.
+# More than any datagram has. asyncio reads no more than this at once.
 LARGEST = 256 * 1024
 
 
@@ -22,7 +23,7 @@ class Datagrams(asyncio.DatagramProtocol):
         self.calls = []
         self.received = []  # (data, address)
         self.errors = []
-        self.transport = None
+        self.transport: Any = None
         self.lost = loop.create_future()
         self._told = asyncio.Event()
 
@@ -72,6 +73,14 @@ class Datagrams(asyncio.DatagramProtocol):
         return self.errors
 
 
+class Echo(Datagrams):
+    """Sends back what it receives."""
+
+    def datagram_received(self, data, addr):
+        super().datagram_received(data, addr)
+        self.transport.sendto(data, addr)
+
+
 def raising_in(method, error):
     """A protocol whose `method` raises after it has been written down."""
     return raising(method, error, Datagrams)
@@ -117,7 +126,7 @@ def udp_socket(host=HOST):
 
 
 def refusing_socket(host=HOST):
-    """Connected to itself: the kernel refuses what anybody else sends to its port.
+    """A socket that is connected to itself: the kernel refuses what anybody else sends to its port.
 
     Until it is connected to that other.
     """
@@ -134,7 +143,7 @@ def unix_socket(path):
 
 
 def unix_socket_pair():
-    """A connected pair. Both have names, as asyncio takes a peer without a name for no peer."""
+    """A connected pair. Both have names, because for asyncio a peer without a name is no peer."""
     near, far = unix_socket(""), unix_socket("")
     near.connect(far.getsockname())
     far.connect(near.getsockname())

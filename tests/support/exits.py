@@ -213,8 +213,7 @@ ROWS = {
         "loop.set_task_factory(factory)\nwhile True:\n    await loop.create_task(asyncio.sleep(0))",
     ),
     "subclass: time": (
-        "class Loop(type(new_event_loop())):\n    def time(self):\n        nap()\n"
-        "        return super().time()",
+        "class Loop(type(new_event_loop())):\n    def time(self):\n        nap()\n        return super().time()",
         "while True:\n    await asyncio.sleep(0.001)",
     ),
     "subclass: call_at": (

@@ -1,4 +1,4 @@
-"""System calls that fail because a sandbox says so: a seccomp filter of this process, for good.
+"""Makes system calls fail as in a sandbox: by a seccomp filter, which this process can never take off again.
 
 For programs that a test starts. No test lives here.
 """
@@ -24,12 +24,14 @@ _NUMBER, _ARGUMENTS = 0, 16
 
 
 def refuse(call, error, arguments=()):
-    """From here on `call` fails with `error`. `arguments`: only if those (position, value) are so."""
+    """From here on `call` fails with `error`. With `arguments`, only calls fail that have these (position, value)
+    pairs.
+    """
     checks = [(_NUMBER, NUMBERS[call]), *((_ARGUMENTS + 8 * at, value) for at, value in arguments)]
     code = []
     for left, (offset, value) in zip(range(len(checks), 0, -1), checks, strict=True):
         code.append((_LOAD_WORD, 0, 0, offset))
-        # Not equal: to the last instruction.
+        # If it is not equal, jump to the last instruction.
         code.append((_JUMP_IF_EQUAL, 0, 2 * (left - 1) + 1, value))
     code += [(_RETURN, 0, 0, _ERRNO | getattr(errno, error)), (_RETURN, 0, 0, _ALLOW)]
     raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in code))

@@ -18,7 +18,7 @@ _SKIPPED = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-# An item with a body, with what else is said of it in front.
+# An item with a body, with its visibility and other attributes in front.
 _TEST_ITEM = re.compile(r"#\[cfg\((?:test|all\(test\b[^]]*)\)\][^{;]*\b(?:mod|fn|impl)\b[^{;]*\{")
 
 # A path with its group, if it has one: crate::a::{b, c::d}

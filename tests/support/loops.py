@@ -1,4 +1,4 @@
-"""The loops that are tested, and which files this process has open. The fixtures that use them are in conftest.py."""
+"""The loops that are tested, what they log, and the files that this process has open. No test lives here."""
 
 import contextlib
 import importlib
@@ -22,3 +22,8 @@ def open_files():
             os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
             files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
     return files
+
+
+def logged(caplog):
+    """The messages that asyncio's logger got in this test."""
+    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]

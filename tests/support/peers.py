@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 import warnings
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -23,13 +24,13 @@ PATIENCE = 10
 class Calls(asyncio.BaseProtocol):
     """Writes down every call. `ended` (the peer's EOF) and `lost` are futures of the running loop."""
 
-    keep_open = None  # what eof_received answers
+    keep_open: bool | None = None  # what eof_received answers
 
     def __init__(self):
         loop = asyncio.get_running_loop()
         self.calls = []
         self.data = bytearray()
-        self.transport = None
+        self.transport: Any = None
         self.ended = loop.create_future()
         self.lost = loop.create_future()
         self._awaited = []
@@ -74,6 +75,14 @@ class Recorder(Calls, asyncio.Protocol):
         self.received(data)
 
 
+class Echo(Recorder):
+    """Sends back what it receives."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.transport.write(data)
+
+
 class BufferedRecorder(Calls, asyncio.BufferedProtocol):
     """Receives into one buffer of `size` bytes."""
 
@@ -108,7 +117,7 @@ def resolve(future, result):
 
 
 class Peer:
-    """A blocking socket. What may have to wait is a coroutine that waits in a thread."""
+    """A blocking socket. Every method that may have to wait is a coroutine, which waits in a thread."""
 
     def __init__(self, sock):
         sock.settimeout(PATIENCE)
@@ -121,7 +130,7 @@ class Peer:
         self.sock.close()
 
     def send(self, data):
-        """For what surely fits the kernel's buffers."""
+        """Sends data that surely fits the kernel's buffers."""
         self.sock.sendall(data)
 
     async def send_all(self, data):
@@ -182,9 +191,12 @@ def socket_pair(*, buffers=None):
 
 
 @contextlib.asynccontextmanager
-async def connection(factory=Recorder, *, buffers=None):
-    """A connection that the running loop owns, as (transport, protocol, peer). Gone after the block."""
-    near, far = socket_pair(buffers=buffers)
+async def connection(factory=Recorder, *, buffers=None, ends=None):
+    """A connection that the running loop owns, as (transport, protocol, peer). Gone after the block.
+
+    `ends`: the two connected sockets, if they are not to be of TCP.
+    """
+    near, far = ends or socket_pair(buffers=buffers)
     with Peer(far) as peer:
         transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=near)
         try:
@@ -232,14 +244,20 @@ async def released(transport):
         await asyncio.sleep(0)
 
 
+async def result_or_error(awaitable):
+    """What awaiting it gives, or the exception that this raises."""
+    results: list[Any] = list(await asyncio.gather(awaitable, return_exceptions=True))
+    return results[0]
+
+
 async def until(condition):
-    """Waits for what nothing tells the loop of."""
+    """Waits for something that the loop is not told of, by asking again and again."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
 def on_asyncio():
-    """Whether asyncio's own loop runs the test: to leave out what some version of it gets wrong."""
+    """Whether asyncio's own loop runs the test. Tests leave out what some version of asyncio gets wrong."""
     return type(asyncio.get_running_loop()).__module__.startswith("asyncio.")
 
 
@@ -256,7 +274,7 @@ async def arrived(transport, count, *, ended=False):
 
 
 async def settle():
-    """Returns when the loop has looked at all its files, and has told what it found."""
+    """Returns when the loop has looked at all its files, and has called everybody who was to hear of them."""
     loop = asyncio.get_running_loop()
     for _ in range(2):
         read_end, write_end = os.pipe()
@@ -270,9 +288,16 @@ async def settle():
         await asyncio.sleep(0)
 
 
+async def still(protocol):
+    """Nothing more is told to the protocol, whatever the loop finds."""
+    before = list(protocol.calls)
+    await settle()
+    assert protocol.calls == before
+
+
 @contextlib.contextmanager
 def refusing_port(host=HOST, family=socket.AF_INET):
-    """A port that refuses connections: bound, so that nobody else takes it, and not listening."""
+    """A port that refuses connections. A socket is bound to it, so that nobody else takes it, but does not listen."""
     with socket.socket(family) as sock:
         sock.bind((host, 0))
         yield sock.getsockname()[1]
@@ -280,7 +305,7 @@ def refusing_port(host=HOST, family=socket.AF_INET):
 
 @contextlib.contextmanager
 def silent_address():
-    """An address that answers nothing to a connection: its listener's queue is full, for good."""
+    """An address that never answers a connection, because the queue of its listener is full and nobody accepts."""
     with socket.create_server((HOST, 0), backlog=0) as listener, contextlib.ExitStack() as stack:
         address = listener.getsockname()
         for _ in range(3):

@@ -35,7 +35,7 @@ def fifo_files():
 
 
 def terminal_files():
-    """(master, slave), of which neither changes or echoes a byte."""
+    """(master, slave) of a terminal that neither changes nor echoes a byte."""
     master, slave = os.openpty()
     tty.setraw(slave)
     return open_end(master, "r+b"), open_end(slave, "r+b")
@@ -46,7 +46,7 @@ def open_end(fileno, mode):
 
 
 def make_ends(kind, near_reads):
-    """(near, far) file objects. Blocking, as they come."""
+    """(near, far) file objects. They are blocking, as the system makes them."""
     if kind == "socket":
         return socket.socketpair()
     if kind in ("master", "slave"):
@@ -57,7 +57,7 @@ def make_ends(kind, near_reads):
 
 
 class FarEnd:
-    """The other end. What may have to wait is a coroutine that waits in a thread, no longer than PATIENCE."""
+    """The other end. Every method that may have to wait is a coroutine, which waits in a thread, up to PATIENCE."""
 
     def __init__(self, file):
         os.set_blocking(file.fileno(), False)
@@ -73,7 +73,7 @@ class FarEnd:
         self.file.close()
 
     def send(self, data):
-        """For what surely fits the kernel's buffers."""
+        """Sends data that surely fits the kernel's buffers."""
         assert os.write(self.file.fileno(), data) == len(data)
 
     async def send_all(self, data):
@@ -122,7 +122,7 @@ def write_all(fileno, data):
 
 
 class Counted:
-    """A file that counts how often it is closed, and can nothing but what a pipe must."""
+    """A file that counts how often it is closed. It has only the methods that a pipe must have."""
 
     def __init__(self, file):
         self.file = file

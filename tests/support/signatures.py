@@ -1,4 +1,4 @@
-"""What two classes have in common: their public names, and the parameters of their methods.
+"""Compares two classes: their public names, and the parameters of their methods.
 
 No test lives here.
 """
@@ -11,12 +11,12 @@ def public(thing):
 
 
 def parameters(method):
-    """All but self, which a native method takes by position only."""
+    """All parameters but self. A native method takes self by position only, one written in Python does not."""
     return [(p.name, p.kind, p.default) for p in list(inspect.signature(method).parameters.values())[1:]]
 
 
 def differences(ours, theirs):
-    """What is asyncio's and missing, or has other parameters, or is a coroutine function in one of them only."""
+    """What asyncio's class has and ours lacks, or has with other parameters, or as a coroutine function in one only."""
     found = []
     for name in public(theirs):
         method, model = getattr(ours, name, None), getattr(theirs, name)

@@ -78,14 +78,14 @@ async def waiting(coroutine):
 
 
 async def cancelled(task):
-    """Whether the task ended by the cancel that this calls."""
+    """Cancels the task, and tells whether it ended for that reason."""
     task.cancel()
     await asyncio.wait([task])
     return task.cancelled()
 
 
 def registered(sock):
-    """Whether the loop still calls somebody for this socket. If it does, no more after this."""
+    """Whether the loop still watches this socket. Afterwards it does not."""
     loop = asyncio.get_running_loop()
     return any([loop.remove_reader(sock), loop.remove_writer(sock)])
 

@@ -14,20 +14,21 @@ import re
 import ssl
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from support import certificates
 from support.loops import new_loop
-from support.peers import PATIENCE, Recorder, socket_pair
+from support.peers import PATIENCE, Recorder, result_or_error, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_connection
 
-# Short, for ends that nobody answers. No outcome says how long anything took.
+# A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
 BRIEF = 0.05
 
 
 def described(exc):
-    """All that a program can tell about an exception, but for the line of C that raised it."""
+    """Everything that a program can know of an exception, except the line of C code that raised it."""
     if exc is None:
         return None
     seen = {"type": type(exc), "text": re.sub(r" ?\(_ssl\.c:\d+\)", "", str(exc))}
@@ -48,7 +49,7 @@ class LogHandler(logging.Handler):
 
 @dataclass(frozen=True)
 class Setting:
-    """How a scenario is to be played: at which side the loop is, by which protocol, in which version of TLS."""
+    """How to play a scenario: which side the loop is on, with which protocol class and which version of TLS."""
 
     server_side: bool
     version: ssl.TLSVersion
@@ -62,7 +63,7 @@ class Setting:
 
     @contextlib.asynccontextmanager
     async def connection(self, told, base=None, *, context=None, peer_context=None, **kwargs):
-        """A connection as (transport, protocol, peer); what its protocol has been told is in `told` afterwards."""
+        """A connection as (transport, protocol, peer). Afterwards `told` has what its protocol was told."""
         own, other = self.contexts()
         async with tls_connection(
             base or self.base,
@@ -79,12 +80,12 @@ class Setting:
 
 
 def once_each(calls):
-    """How many calls data comes in is the loop's matter."""
+    """The calls, with equal ones in a row as one: a loop may deliver data in as many calls as it likes."""
     return [call for number, call in enumerate(calls) if number == 0 or call != calls[number - 1]]
 
 
 def outcome(loop_name, scenario, setting):
-    """Everything that the program was told on a new loop of that module, as a dict that == compares."""
+    """Everything that the program was told on a new loop of that module. Two such dicts can be compared."""
     told, reports, log = {}, [], LogHandler()
 
     def report(loop, context):
@@ -130,7 +131,7 @@ def scenarios_of(module):
 
 
 @functools.cache
-def asyncio_outcome(scenario, setting):
+def asyncio_outcome(scenario, setting: Any):
     return outcome("asyncio", scenario, setting)
 
 
@@ -143,7 +144,7 @@ def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     """
     seen, expected = outcome(loop_name, scenario, setting), dict(asyncio_outcome(scenario, setting))
     if loop_name != "asyncio":
-        # asyncio's TLS does not count what it has handed to the transport below, and pauses nobody for it.
+        # asyncio's TLS does not count what it has given to the transport below, so that it pauses nobody for that.
         flow = ("pause_writing", "resume_writing")
         for told in (seen, expected):
             if "calls" in told:
@@ -158,7 +159,7 @@ def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     return seen
 
 
-async def connect_error(setting, told, play, **kwargs):
+async def connect_error(setting: Any, told, play, **kwargs):
     """A handshake in which the peer does `play(peer)`, blocking and in a thread; what connecting raises is told."""
     own, other = setting.contexts()
     own, other = kwargs.pop("context", own), kwargs.pop("peer_context", other)
@@ -172,11 +173,9 @@ async def connect_error(setting, told, play, **kwargs):
 
     near, far = socket_pair()
     with TlsPeer(far, other, server_side=not setting.server_side) as peer:
-        task = asyncio.create_task(
-            connect(Noting, near, server_side=setting.server_side, context=own, **kwargs)
-        )
+        task = asyncio.create_task(connect(Noting, near, server_side=setting.server_side, context=own, **kwargs))
         await asyncio.to_thread(without_errors, play, peer)
-        (result,) = await asyncio.gather(task, return_exceptions=True)
+        result = await result_or_error(task)
         if isinstance(result, BaseException):
             told["error"] = described(result)
         else:
@@ -187,6 +186,6 @@ async def connect_error(setting, told, play, **kwargs):
 
 
 def without_errors(play, peer):
-    """The peer's errors are not told: asyncio leaves without an alert, and a loop that sends one does no wrong."""
+    """Errors of the peer are left out, because a loop may send an alert where asyncio closes without one."""
     with contextlib.suppress(OSError):
         play(peer)

@@ -10,7 +10,7 @@ import socket
 import ssl
 
 from support import certificates, peers
-from support.peers import PATIENCE, Peer, Recorder, socket_pair
+from support.peers import PATIENCE, Peer, Recorder, result_or_error, socket_pair
 
 RECEIVE = 65536
 
@@ -38,13 +38,13 @@ class TlsPeer(Peer):
             server_hostname=server_hostname,
             session=session,
         )
-        # How the other end finished: "close_notify", "eof" without one, or None as long as it has not.
+        # How the other end finished: by "close_notify", or by "eof" without one. None until then.
         self.ended = None
 
     # --- by the step ---
 
     def pending(self):
-        """The records that want to leave."""
+        """The records that are still to be sent."""
         return self._outgoing.read()
 
     def flush(self):
@@ -52,7 +52,7 @@ class TlsPeer(Peer):
             self.sock.sendall(records)
 
     def receive(self):
-        """Takes in what comes next. False if nothing more will come."""
+        """Receives what comes next. False if nothing more will come."""
         data = self.sock.recv(RECEIVE)
         if data:
             self._incoming.write(data)
@@ -77,6 +77,18 @@ class TlsPeer(Peer):
     def blocking_handshake(self):
         self._until_done(self.tls.do_handshake)
 
+    def blocking_handshake_and_send(self, *data):
+        """Sends each of `data` as a record, all in one segment with the last message of the handshake."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.receive()
+            else:
+                self.send_raw(b"".join([self.pending(), *map(self.encrypt, data)]))
+                return
+
     def blocking_read(self, count):
         """Exactly `count` bytes, or fewer when the other end finishes before."""
         data = bytearray()
@@ -91,7 +103,7 @@ class TlsPeer(Peer):
         return bytes(data)
 
     def blocking_unwrap(self):
-        """Both close_notify, ours and theirs."""
+        """Sends our close_notify and waits for theirs."""
         self._until_done(self.tls.unwrap)
 
     def _read_some(self, count):
@@ -126,7 +138,7 @@ class TlsPeer(Peer):
         await asyncio.to_thread(self.blocking_unwrap)
 
     def send(self, data):
-        """For what surely fits the kernel's buffers."""
+        """Sends data that surely fits the kernel's buffers."""
         self.send_raw(self.encrypt(data))
 
     async def send_all(self, data):
@@ -139,11 +151,11 @@ class TlsPeer(Peer):
         return await asyncio.to_thread(self.blocking_read, count)
 
     async def read_until_end(self):
-        """All data until the other end finishes; how it did is in `ended`."""
+        """All data until the other end finishes. Afterwards `ended` tells how it did."""
         return await asyncio.to_thread(self.blocking_read_until_end)
 
     async def read_raw_until_eof(self):
-        """What comes, undeciphered; a RST ends it as well."""
+        """All bytes that come, not decrypted, until EOF or a RST."""
         with contextlib.suppress(ConnectionResetError):
             return await super().read_until_eof()
 
@@ -152,7 +164,7 @@ class TlsPeer(Peer):
 
 
 async def connect(factory, sock, *, server_side=False, context=None, **kwargs):
-    """The loop's end over a connected socket. Handshakes: the peer must do so at the same time."""
+    """The loop's end over a connected socket. It makes the handshake, and the peer must do so at the same time."""
     loop = asyncio.get_running_loop()
     if server_side:
         context = context or certificates.server_context()
@@ -182,13 +194,11 @@ async def tls_connection(
     with TlsPeer(far, peer_context, server_side=not server_side, session=session) as peer:
         shaking = asyncio.create_task(peer.handshake())
         try:
-            transport, protocol = await connect(
-                factory, near, server_side=server_side, context=context, **kwargs
-            )
+            transport, protocol = await connect(factory, near, server_side=server_side, context=context, **kwargs)
         except BaseException:
             await asyncio.gather(shaking, return_exceptions=True)
             raise
-        (failed,) = await asyncio.gather(shaking, return_exceptions=True)
+        failed = await result_or_error(shaking)
         try:
             if failed is not None and not peer_may_fail:
                 raise failed
@@ -218,7 +228,7 @@ async def handshaking(factory=Recorder, *, server_side=False, **kwargs):
             yield task, peer
         finally:
             peer.close()
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 result[0].abort()
             await gone(near)
@@ -246,7 +256,7 @@ def _pair(family):
 
 @contextlib.asynccontextmanager
 async def in_clear(factory=Recorder, *, family=socket.AF_INET, server_side=False, peer_context=None):
-    """A connection that has not begun TLS, as (transport, protocol, peer)."""
+    """A connection on which TLS has not begun, as (transport, protocol, peer)."""
     loop = asyncio.get_running_loop()
     near, far = _pair(family)
     with TlsPeer(far, peer_context, server_side=not server_side) as peer:

@@ -2,13 +2,13 @@
 
 
 def turn(loop):
-    """One turn, which ends although nothing is left to do."""
+    """Runs one turn. It does not wait, even if there is nothing to do."""
     loop.stop()
     loop.run_forever()
 
 
 def turn_until(loop, condition):
-    """Turns until `condition()` holds. For what takes the loop an unspecified, bounded number of them."""
+    """Runs turns until `condition()` holds, for what may take the loop one turn or a few."""
     for _ in range(100):
         if condition():
             return

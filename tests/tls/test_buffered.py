@@ -3,6 +3,7 @@
 import array
 import asyncio
 import ssl
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def with_buffer(size, kind=memoryview):
 @pytest.mark.parametrize("server_side", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 7, 1000, 16383, 16384, 16385, 65536, 1 << 20])
 async def test_sizes(size, server_side):
-    """Smaller than a record, as large, larger; everything arrives, in order."""
+    """Buffers are smaller than a record, as large, or larger. Everything arrives, in order."""
     data = DATA[: 200 if size < 100 else len(DATA)]
     async with tls_connection(with_buffer(size), server_side=server_side) as (_, protocol, peer):
         sending = asyncio.create_task(peer.send_all(data))
@@ -39,7 +40,7 @@ async def test_sizes(size, server_side):
 
 
 async def test_record_into_a_small_buffer_at_once():
-    """The rest of a record is there already: no event of the kernel will tell of it."""
+    """The rest of a record is decrypted already, so that no event of the kernel will report it."""
     async with tls_connection(with_buffer(10)) as (_, protocol, peer):
         peer.send(b"0123456789" * 10 + b"end")
         assert await protocol.read(103) == b"0123456789" * 10 + b"end"
@@ -60,7 +61,7 @@ async def test_bytearray_is_a_buffer():
 
 
 async def test_buffer_of_larger_items():
-    """What counts is bytes, as for every receiver of Python."""
+    """A buffer with larger items is filled by the byte, as in all of Python."""
     if on_asyncio():
         pytest.skip("asyncio counts items")
 
@@ -97,7 +98,7 @@ async def test_size_hint_is_a_number():
 
 
 async def test_a_buffer_for_each_call():
-    """The buffer is asked for before every piece, and no old one is written to."""
+    """get_buffer is called before every piece, and no earlier buffer is written to."""
 
     class Fresh(BufferedRecorder):
         def __init__(self):
@@ -121,7 +122,9 @@ async def test_a_buffer_for_each_call():
 
 
 async def test_buffer_updated_sees_the_data_before_the_next():
-    """One buffer, used again for each piece: what is in it is copied by the protocol when it is told."""
+    """The protocol uses one buffer again and again. It copies each piece in buffer_updated, before the next one is
+    written.
+    """
 
     class Summing(BufferedRecorder):
         total = 0
@@ -146,7 +149,9 @@ async def test_end_after_a_buffer_that_was_filled_exactly():
 
 
 async def test_paused_between_the_pieces_of_a_record():
-    class Pausing(with_buffer(10)):
+    base: Any = with_buffer(10)
+
+    class Pausing(base):
         def buffer_updated(self, nbytes):
             super().buffer_updated(nbytes)
             self.transport.pause_reading()
@@ -163,7 +168,7 @@ async def test_paused_between_the_pieces_of_a_record():
 
 @pytest.mark.parametrize("clean", [True, False])
 async def test_end_behind_more_than_a_buffer(clean):
-    """All data are delivered before the end, with or without close_notify."""
+    """All data is delivered before the end, with or without close_notify."""
     if on_asyncio():
         pytest.skip("asyncio delivers one buffer more, and loses the rest")
     async with tls_connection(with_buffer(100)) as (_, protocol, peer):
@@ -176,7 +181,7 @@ async def test_end_behind_more_than_a_buffer(clean):
 
 
 async def test_the_buffer_is_written_to_while_it_is_filled():
-    """By the user's own code that runs inside of the decryption."""
+    """User code that runs inside the decryption writes to the buffer."""
     made = []
 
     class Own(ssl.SSLObject):
@@ -185,11 +190,13 @@ async def test_the_buffer_is_written_to_while_it_is_filled():
             return super().read(*args)
 
     def scribble():
-        # Once for each buffer, before anything is in it.
+        # Called once for each buffer, before it has any data.
         while made:
             made.pop().buffer[:] = b"?" * 100
 
-    class Noting(with_buffer(100)):
+    base: Any = with_buffer(100)
+
+    class Noting(base):
         def get_buffer(self, sizehint):
             made[:] = [self]
             return super().get_buffer(sizehint)

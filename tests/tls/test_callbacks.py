@@ -1,6 +1,6 @@
 """What a user's SSLContext brings along: SNI callbacks, key logs, pre-shared keys, messages, later authentication.
 
-All of it is the user's code or the user's file, called in the middle of our handshake.
+All of this is the user's code or the user's file, and is called in the middle of the handshake.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1
 
 @VERSIONS
 async def test_sni_callback_swaps_the_context(version):
-    """One listener, a certificate for each name. The first context must live as long as its callback may be used."""
+    """One listener has a certificate for each name. The first context must live while its callback may be called."""
     first = certificates.server_context(certificates.other_host(), version=version)
     second = certificates.server_context(alpn=["h2"])
     reference = weakref.ref(first)
@@ -80,7 +80,7 @@ async def test_sni_callback_that_refuses():
 
 
 async def test_sni_callback_that_raises(monkeypatch):
-    """The ssl module says so to sys.unraisablehook, and the handshake fails."""
+    """The ssl module passes the exception to sys.unraisablehook, and the handshake fails."""
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", lambda info: unraisable.append(info.exc_type))
 
@@ -101,7 +101,7 @@ async def test_sni_callback_that_raises(monkeypatch):
 
 
 async def test_sni_callback_uses_the_loop():
-    """It runs in the middle of our handshake, and may do anything: close the connection's own loop it may not."""
+    """The callback runs in the middle of the handshake, and may do anything with the loop except close it."""
     loop = asyncio.get_running_loop()
     called = loop.create_future()
     context = certificates.server_context()
@@ -130,7 +130,7 @@ async def test_key_log_file(version, tmp_path):
 
 
 async def test_messages():
-    """The callback that debugging tools set. It sees every message of the handshake."""
+    """Debugging tools set this callback. It sees every message of the handshake."""
     seen = []
     context = certificates.client_context()
     context._msg_callback = lambda tls, direction, *rest: seen.append((type(tls), direction))
@@ -163,11 +163,11 @@ async def test_pre_shared_key(server_side):
     client.verify_mode = ssl.CERT_NONE
     client.maximum_version = TLS_1_2
     client.set_ciphers("PSK")
-    client.set_psk_client_callback(client_key)
+    client.set_psk_client_callback(client_key)  # type: ignore[attr-defined]
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.maximum_version = TLS_1_2
     server.set_ciphers("PSK")
-    server.set_psk_server_callback(server_key, "hint")
+    server.set_psk_server_callback(server_key, "hint")  # type: ignore[attr-defined]
     own, other = (server, client) if server_side else (client, server)
     async with tls_connection(server_side=server_side, context=own, peer_context=other) as (
         transport,
@@ -187,11 +187,11 @@ async def test_pre_shared_key_that_is_wrong():
     client.verify_mode = ssl.CERT_NONE
     client.maximum_version = TLS_1_2
     client.set_ciphers("PSK")
-    client.set_psk_client_callback(lambda hint: ("identity", b"one"))
+    client.set_psk_client_callback(lambda hint: ("identity", b"one"))  # type: ignore[attr-defined]
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.maximum_version = TLS_1_2
     server.set_ciphers("PSK")
-    server.set_psk_server_callback(lambda identity: b"another")
+    server.set_psk_server_callback(lambda identity: b"another")  # type: ignore[attr-defined]
     near, far = socket_pair()
     with TlsPeer(far, client, server_side=False) as peer:
         shaking = asyncio.create_task(peer.handshake())
@@ -205,7 +205,7 @@ async def test_pre_shared_key_that_is_wrong():
 
 
 async def test_server_asks_for_a_certificate_later():
-    """TLS 1.3: the request leaves with the server's next data, the answer comes with the client's."""
+    """TLS 1.3: the request is sent with the server's next data, and the answer comes with the client's."""
     context = certificates.server_context()
     context.load_verify_locations(cadata=certificates.authority().pem)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -230,7 +230,7 @@ async def test_server_asks_for_a_certificate_later():
 
 
 async def test_client_is_asked_later():
-    """The loop's end answers by itself, without any data of its own to send."""
+    """The client at the loop answers, although the program sends no data."""
     peer_context = certificates.server_context()
     peer_context.load_verify_locations(cadata=certificates.authority().pem)
     peer_context.verify_mode = ssl.CERT_REQUIRED
@@ -249,7 +249,7 @@ async def test_client_is_asked_later():
 
 
 async def test_context_that_is_no_sslcontext():
-    """A context of a class of its own, as test suites and wrappers have: wrap_bio is all that is asked for."""
+    """Test suites and wrappers have contexts of a class of their own. The loop calls only wrap_bio."""
 
     class Wrapping:
         def __init__(self, context):
@@ -270,7 +270,7 @@ async def test_context_that_is_no_sslcontext():
 
 
 async def test_subclass_of_sslobject():
-    """context.sslobject_class may be the user's own."""
+    """context.sslobject_class may be a class of the user."""
 
     class Own(ssl.SSLObject):
         pass
@@ -285,7 +285,7 @@ async def test_subclass_of_sslobject():
 
 @pytest.mark.parametrize("how", ["ssl_object._sslobj = None", "del ssl_object._sslobj", "vars(ssl_object).clear()"])
 def test_the_inner_object_of_an_sslobject_is_taken_away(child, how):
-    """It owns OpenSSL's own object, whose memory is used for something else here."""
+    """The inner object owns OpenSSL's SSL, whose memory is used for something else here."""
     result = child(
         f"""
         import gc, logging

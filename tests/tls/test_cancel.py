@@ -1,6 +1,6 @@
 """Handshakes that are given up: cancelled, closed, or left by the peer, at every step. Nothing may be left of them.
 
-That no file and no task is left is looked for after each test (conftest.py).
+The fixtures of conftest.py check after each test that no file and no task is left.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def context(server_side, version):
 
 
 def advance(peer):
-    """One step of the peer's handshake with what has come so far. True when it is done."""
+    """Makes one step of the peer's handshake, with what has come so far. True when the handshake is done."""
     try:
         peer.tls.do_handshake()
     except ssl.SSLWantReadError:
@@ -44,7 +44,7 @@ async def test_cancelled_at_once(server_side, turns):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        # asyncio's handshake goes on if it is cancelled before it has begun, until the peer leaves.
+        # If asyncio's handshake is cancelled before it has begun, it goes on until the peer closes.
         if turns > 1 or not on_asyncio():
             await peer.read_raw_until_eof()
 
@@ -53,7 +53,7 @@ async def test_cancelled_at_once(server_side, turns):
 @VERSIONS
 @pytest.mark.parametrize("share", [0, 0.1, 0.9])
 async def test_cancelled_in_the_middle(server_side, version, share):
-    """With a part of the peer's first flight received."""
+    """A part of the peer's first messages has been received."""
     made = []
 
     class Noting(Recorder):
@@ -81,7 +81,7 @@ async def test_cancelled_in_the_middle(server_side, version, share):
 
 @SIDES
 async def test_wait_for(server_side):
-    """How programs bound the time of connecting."""
+    """Programs limit the time of connecting by wait_for."""
     async with handshaking(server_side=server_side) as (task, peer):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(task, 0.05)
@@ -89,7 +89,7 @@ async def test_wait_for(server_side):
 
 
 async def test_cancelled_when_done():
-    """The handshake is over, but the task that waits for it has not run yet: the connection is closed."""
+    """The handshake is done, but the task that waits for it has not run yet. The connection is closed."""
     made = []
 
     class Cancelling(Recorder):
@@ -111,7 +111,7 @@ async def test_cancelled_when_done():
 @SIDES
 @VERSIONS
 async def test_trickled_handshake(server_side, version):
-    """Every byte by itself, with as many looks of the loop between."""
+    """Every byte comes by itself, and the loop looks after each."""
     async with handshaking(server_side=server_side, context=context(server_side, version)) as (task, peer):
 
         async def trickle(data):
@@ -151,7 +151,7 @@ async def test_peer_that_leaves(server_side, end, share):
 
 
 async def test_server_closed_during_handshakes():
-    """Those that have begun go on, as on asyncio, until their peers leave."""
+    """Handshakes that have begun go on, as on asyncio, until their peers close."""
     loop = asyncio.get_running_loop()
     made = []
 
@@ -161,10 +161,7 @@ async def test_server_closed_during_handshakes():
             made.append(self)
 
     server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context())
-    peers = [
-        TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False)
-        for _ in range(5)
-    ]
+    peers = [TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False) for _ in range(5)]
     with contextlib.ExitStack() as stack:
         for peer in peers:
             stack.enter_context(peer)
@@ -183,7 +180,7 @@ async def test_server_closed_during_handshakes():
 
 
 def test_loop_closed_during_handshakes(loop_factory):
-    """No crash and no file left, though nobody is told."""
+    """Nothing crashes and no file is left open, though nobody hears of the end."""
     loop = loop_factory()
 
     async def begin():

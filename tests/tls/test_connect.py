@@ -1,6 +1,6 @@
 """create_connection with ssl=: contexts, host names, and what a server's certificate must be.
 
-What else can fail in a handshake is in test_tls_errors.py, timeouts are in test_timeouts.py.
+What else can fail in a handshake is in test_outcomes_handshake.py, timeouts are in test_timeouts.py.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Serving:
 
 
 async def echoed(transport, protocol, data=b"hello"):
-    """Whether the connection works, which is closed then."""
+    """Checks that the connection works, and closes it."""
     transport.write(data)
     assert await protocol.read(len(data)) == data
     transport.close()
@@ -114,7 +114,7 @@ async def test_international_host_name():
 
 
 async def test_empty_server_hostname_without_check():
-    """The way to a server whose name does not matter."""
+    """An empty name is how a program connects to a server whose name does not matter."""
     peer_context = certificates.server_context(certificates.self_signed())
     context = certificates.blind_context()
     async with tls_connection(context=context, peer_context=peer_context, server_hostname="") as (
@@ -127,14 +127,12 @@ async def test_empty_server_hostname_without_check():
 
 
 async def test_default_context(monkeypatch, tmp_path):
-    """ssl=True is ssl.create_default_context(), by whose defaults the authority is trusted here."""
+    """ssl=True means ssl.create_default_context(). The test makes its defaults trust the test's authority."""
     trusted = tmp_path / "authority.pem"
     trusted.write_text(certificates.authority().pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     async with Serving() as port:
-        transport, protocol = await asyncio.get_running_loop().create_connection(
-            Recorder, "localhost", port, ssl=True
-        )
+        transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, "localhost", port, ssl=True)
         assert transport.get_extra_info("sslcontext").verify_mode is ssl.CERT_REQUIRED
         assert transport.get_extra_info("sslcontext").check_hostname is True
         await echoed(transport, protocol)
@@ -155,33 +153,20 @@ async def test_default_context_with_no_name_checks_no_name(monkeypatch, tmp_path
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     async with Serving(certificates.other_host()) as port:
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(
-            Recorder, "127.0.0.1", port, ssl=True, server_hostname=""
-        )
+        transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port, ssl=True, server_hostname="")
         assert transport.get_extra_info("sslcontext").check_hostname is False
         await echoed(transport, protocol)
 
 
 @KINDS
 async def test_data_that_comes_with_the_end_of_the_handshake(factory):
-    """TLS 1.2: the server's Finished is the last message, and data follows it in the same segment."""
+    """TLS 1.2: the server's Finished is the last message. Data follows it in the same segment."""
     context = certificates.client_context(version=TLS_1_2)
     near, far = socket_pair()
     with TlsPeer(far) as peer:
         task = asyncio.create_task(connect(factory, near, context=context))
 
-        def serve():
-            while True:
-                try:
-                    peer.tls.do_handshake()
-                except ssl.SSLWantReadError:
-                    peer.flush()
-                    peer.receive()
-                else:
-                    peer.send_raw(peer.pending() + peer.encrypt(b"first ") + peer.encrypt(b"second"))
-                    return
-
-        await asyncio.to_thread(serve)
+        await asyncio.to_thread(peer.blocking_handshake_and_send, b"first ", b"second")
         transport, protocol = await task
         assert await protocol.read(12) == b"first second"
         assert protocol.calls[0] == "connection_made"
@@ -250,7 +235,7 @@ async def test_timeouts_without_ssl(argument):
 
 
 async def test_tls_socket():
-    """A socket that the ssl module has wrapped already is of no use to a loop."""
+    """A loop refuses a socket that the ssl module has wrapped."""
     near, far = socket_pair()
     context = certificates.client_context()
     with (
@@ -268,7 +253,7 @@ async def test_tls_socket():
 
 
 def failing_wrap(context, name):
-    """What the ssl module itself raises."""
+    """The error that the ssl module itself raises for these arguments."""
     with pytest.raises(Exception) as info:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
     return info.value
@@ -279,15 +264,13 @@ NO_NAME = pytest.param("", marks=pytest.mark.skipif(sys.version_info < (3, 14), 
 
 @pytest.mark.parametrize("name", [NO_NAME, ".localhost", "local\0host", b"localhost\xff", "x" * 300])
 async def test_names_that_cannot_be(name):
-    """The ssl module's own error comes out, and nothing of a transport stays behind."""
+    """The program gets the ssl module's own error, and no transport is left."""
     context = certificates.client_context()
     expected = failing_wrap(context, name or None)
     near, far = socket_pair()
     with near, far:
         with pytest.raises(type(expected)) as info:
-            await asyncio.get_running_loop().create_connection(
-                Recorder, sock=near, ssl=context, server_hostname=name
-            )
+            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl=context, server_hostname=name)
         assert str(info.value) == str(expected)
 
 
@@ -295,9 +278,7 @@ async def test_not_a_context():
     near, far = socket_pair()
     with near, far:
         with pytest.raises(AttributeError, match="wrap_bio"):
-            await asyncio.get_running_loop().create_connection(
-                Recorder, sock=near, ssl="tls", server_hostname="x"
-            )
+            await asyncio.get_running_loop().create_connection(Recorder, sock=near, ssl="tls", server_hostname="x")  # type: ignore[call-overload]
 
 
 async def test_server_context_at_the_client():
@@ -363,7 +344,7 @@ async def test_refused_certificate_ends_the_connection():
     near, far = socket_pair()
     with TlsPeer(far, certificates.server_context(certificates.expired())) as peer:
         task = asyncio.create_task(connect(Recorder, near))
-        # TLS 1.3: the server is done before it has heard of the refusal.
+        # In TLS 1.3 the server has finished its handshake before it hears of the refusal.
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             await peer.handshake()
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -373,7 +354,7 @@ async def test_refused_certificate_ends_the_connection():
 
 
 async def test_no_fallback_to_other_addresses():
-    """A failing handshake is an end. Only connecting tries one address after the other."""
+    """A handshake that fails is final. Other addresses are tried only if connecting fails."""
     async with Serving(certificates.other_host()) as port:
         with pytest.raises(ssl.SSLCertVerificationError):
             await asyncio.get_running_loop().create_connection(
@@ -382,6 +363,8 @@ async def test_no_fallback_to_other_addresses():
 
 
 async def test_nothing_is_sent_in_clear():
-    """What is written before connection_made has no transport to go to; the first byte is a TLS record's."""
+    """The first byte on the wire belongs to a TLS record: before connection_made no program has a transport to write
+    to.
+    """
     async with handshaking() as (_, peer):
         assert (await asyncio.to_thread(peer.sock.recv, 3))[:2] == b"\x16\x03"

@@ -1,4 +1,4 @@
-"""The end of TLS connections, as it is promised to programs and peers: what is not just the same as on asyncio.
+"""The end of TLS connections, where rloop promises more than to be like asyncio.
 
 All the ways to end, compared with asyncio, are in test_outcomes_end.py; handshakes that are given up in
 test_cancel.py.
@@ -20,7 +20,9 @@ SIDES = pytest.mark.parametrize("server_side", [False, True], ids=["client", "se
 @SIDES
 @KINDS
 async def test_close_says_goodbye(factory, server_side):
-    """close_notify, then the peer's, then connection_lost, then the file is closed."""
+    """close() sends close_notify, and waits for the peer's. Then connection_lost is called, and then the file is
+    closed.
+    """
     async with tls_connection(factory, server_side=server_side) as (transport, protocol, peer):
         transport.close()
         assert await peer.read_until_end() == b""
@@ -33,7 +35,7 @@ async def test_close_says_goodbye(factory, server_side):
 
 @SIDES
 async def test_peers_close_is_answered(server_side):
-    """A clean end for the peer as well, whose socket.unwrap() would fail otherwise."""
+    """The peer's close_notify is answered. Otherwise its socket.unwrap() would fail."""
     async with tls_connection(server_side=server_side) as (_, protocol, peer):
         peer.send_close_notify()
         await peer.unwrap()
@@ -42,7 +44,7 @@ async def test_peers_close_is_answered(server_side):
 
 
 async def test_connection_lost_comes_later():
-    """Not from inside close() or abort()."""
+    """connection_lost is not called inside close() or abort()."""
     for method in ("close", "abort"):
         async with tls_connection(ssl_shutdown_timeout=0.1) as (transport, protocol, _):
             getattr(transport, method)()
@@ -51,7 +53,7 @@ async def test_connection_lost_comes_later():
 
 
 async def test_abort_says_nothing():
-    """No close_notify: the peer must not take a broken connection for a finished one."""
+    """abort() sends no close_notify, so that the peer does not take this for a complete end."""
     async with tls_connection() as (transport, protocol, peer):
         transport.write(b"data")
         assert await peer.read(4) == b"data"
@@ -90,7 +92,7 @@ async def test_writes_after_close_are_warned_about(caplog):
 
 
 async def test_close_does_not_download():
-    """A peer that goes on sending after our close_notify is not listened to until it is tired."""
+    """close() does not wait until a peer that goes on sending after our close_notify has finished."""
     async with tls_connection(ssl_shutdown_timeout=0.2) as (transport, protocol, peer):
         transport.close()
         await peer.read_until_end()
@@ -134,7 +136,7 @@ async def test_half_a_record_before_the_end_is_not_delivered(server_side):
 
 
 async def test_trickled_data():
-    """A record in single bytes: delivered whole, when its last byte is there."""
+    """A record comes in single bytes. It is delivered whole, when its last byte has come."""
     async with tls_connection() as (_, protocol, peer):
         record = peer.encrypt(b"hello, slowly")
         for number in range(len(record) - 1):
@@ -148,7 +150,7 @@ async def test_trickled_data():
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6, 20])
 async def test_records_cut_anywhere(cut):
-    """Two records and a half, and then the rest."""
+    """First come two and a half records, and then the rest."""
     async with tls_connection() as (_, protocol, peer):
         first, second, third = (peer.encrypt(data) for data in (b"one ", b"two ", b"three"))
         peer.send_raw(first + second + third[:cut])

@@ -6,6 +6,7 @@ Protocol methods that raise anything else are in test_outcomes_protocol.py.
 
 import contextlib
 import ssl
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def only_rloop(loop_name):
 
 
 def leaving(base, method, error):
-    """A protocol that writes down the call of `method` and raises, as often as `left` says."""
+    """A protocol that notes each call of `method`, and raises in the first `left` of them."""
 
     def call(self, *args):
         result = getattr(base, method)(self, *args)
@@ -42,7 +43,7 @@ def leaving(base, method, error):
 
 @contextlib.contextmanager
 def connected(loop, factory, **kwargs):
-    """A TLS connection of a loop that is run by the test, as (transport, protocol, peer)."""
+    """A TLS connection as (transport, protocol, peer). The test runs the loop itself."""
     context = tls_connection(factory, **kwargs)
     connection = loop.run_until_complete(context.__aenter__())
     try:
@@ -57,7 +58,7 @@ def leave(loop, error):
 
 
 def finish(loop, protocol, sock):
-    """The connection ends, and the protocol is told so once."""
+    """Ends the connection, and checks that connection_lost is called once."""
     assert loop.run_until_complete(protocol.lost) is None
     loop.run_until_complete(gone(sock))
     assert protocol.calls.count("connection_lost") == 1
@@ -68,7 +69,7 @@ def finish(loop, protocol, sock):
 @pytest.mark.parametrize("method", BASES)
 @pytest.mark.parametrize("times", [1, 3])
 def test_exit_leaves_nothing_unread(loop, loop_name, method, server_side, times, error):
-    """What the layer holds makes no event; nor does what waits in the socket behind it."""
+    """Neither the data in the TLS layer nor the data that waits in the socket makes a new event."""
     if loop_name == "asyncio" and method == "get_buffer":
         pytest.skip("asyncio's connection is stuck until the peer sends more")
     factory = leaving(BASES[method], method, error)
@@ -94,7 +95,7 @@ def test_exit_leaves_nothing_unread(loop, loop_name, method, server_side, times,
 @pytest.mark.parametrize("method", ["data_received", "buffer_updated"])
 @pytest.mark.parametrize("end", ["close_notify", "eof", "both"])
 def test_exit_and_the_end_behind_the_data(loop, method, end, error):
-    """Everything is received together, and all data are delivered before the end."""
+    """Data and end are received together. All data is delivered before the end."""
     with connected(loop, leaving(BASES[method], method, error)) as (transport, protocol, peer):
         sock = transport.get_extra_info("socket")
         protocol.left = 1
@@ -113,7 +114,7 @@ def test_exit_and_the_end_behind_the_data(loop, method, end, error):
 @pytest.mark.usefixtures("only_rloop")
 @LEAVING
 def test_exit_and_an_error_behind_the_data(loop, error):
-    """The record that cannot be decrypted ends the connection, behind what came before it."""
+    """A record that cannot be decrypted ends the connection, after the data in front of it was delivered."""
     with connected(loop, leaving(Recorder, "data_received", error)) as (transport, protocol, peer):
         protocol.left = 1
         records = bytearray(peer.encrypt(b"good") + peer.encrypt(b"forged"))
@@ -147,7 +148,7 @@ def test_exit_in_eof_received(loop, end, server_side, error):
 @LEAVING
 @pytest.mark.parametrize("server_side", [False, True])
 def test_exit_in_connection_made(loop, server_side, error):
-    """Whoever has asked for the connection gets it, and what has come behind the handshake is delivered."""
+    """The program that connects gets the connection, and the data behind the handshake is delivered."""
     made = []
 
     class Leaving(Recorder):
@@ -171,9 +172,11 @@ def test_exit_in_connection_made(loop, server_side, error):
 
 @LEAVING
 def test_exit_when_reading_is_resumed(loop, error):
-    """The transport below reads on, too."""
+    """After the exit, the transport below goes on reading, too."""
 
-    class Pausing(leaving(BufferedRecorder, "buffer_updated", error)):
+    base: Any = leaving(BufferedRecorder, "buffer_updated", error)
+
+    class Pausing(base):
         def buffer_updated(self, nbytes):
             super().buffer_updated(nbytes)
             if len(self.data) == self.size:

@@ -1,8 +1,10 @@
-"""get_extra_info of a TLS transport, and the SSLObject that it gives: all of it says what is true of the connection."""
+"""get_extra_info of a TLS transport, and the SSLObject that it gives. Everything in it is true of the connection."""
 
 import asyncio
 import socket
 import ssl
+from asyncio import trsock
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,7 @@ async def test_names(server_side):
         assert transport.get_extra_info("peername") == peer.sock.getsockname()
         assert transport.get_extra_info("sockname") == peer.sock.getpeername()
         sock = transport.get_extra_info("socket")
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert sock.getpeername() == peer.sock.getsockname()
         assert transport.get_extra_info("nothing") is None
         assert transport.get_extra_info("nothing", 5) == 5
@@ -57,7 +59,7 @@ async def test_known_in_connection_made():
 
 
 async def test_known_in_connection_lost():
-    """What a program wants to log then."""
+    """connection_lost can still ask for everything, as programs do to log it."""
     seen = {}
 
     class Looking(Recorder):
@@ -75,7 +77,7 @@ async def test_known_in_connection_lost():
 @SIDES
 @VERSIONS
 async def test_ssl_object(server_side, version):
-    """The object's methods, beside those of the peer's."""
+    """The methods of the SSLObject agree with those of the peer's."""
     async with tls_connection(server_side=server_side, context=context(server_side, version=version)) as (
         transport,
         _,
@@ -142,7 +144,7 @@ async def test_optional_client_certificate():
 
 
 async def test_certificate_that_is_not_verified():
-    """Nothing is known of it, but its bytes are there."""
+    """A certificate that is not verified has no details, but its bytes are there."""
     own = certificates.blind_context()
     async with tls_connection(context=own) as (transport, _, _):
         assert transport.get_extra_info("peercert") == {}
@@ -178,7 +180,7 @@ async def test_alpn(server_side, offered, served, selected):
 
 
 async def test_alpn_is_known_in_connection_made():
-    """Where an HTTP server decides which protocol to speak."""
+    """In connection_made an HTTP server decides which protocol to speak."""
     seen = []
 
     class Looking(Recorder):
@@ -200,12 +202,12 @@ async def test_alpn_is_known_in_connection_made():
 
 @VERSIONS
 async def test_session_of_a_server_is_used_again(version):
-    """The peer's second connection is a short handshake: the server has kept, or has sealed, what it needs."""
+    """The peer's second connection has a short handshake, by the session of the first one."""
     own, other = certificates.server_context(version=version), certificates.client_context(version=version)
     async with tls_connection(server_side=True, context=own, peer_context=other) as (transport, _, peer):
         assert transport.get_extra_info("ssl_object").session_reused is False
         transport.write(b"hello")
-        await peer.read(5)  # TLS 1.3: tickets come with the first data
+        await peer.read(5)  # in TLS 1.3 the peer gets its tickets with the first data
         session = peer.tls.session
         assert session.has_ticket
     async with tls_connection(server_side=True, context=own, peer_context=other, session=session) as (
@@ -250,7 +252,9 @@ async def test_statistics_of_the_context():
 async def test_addresses_at_a_server(host):
     seen = []
 
-    class Looking(server_with(lambda transport, data: transport.write(data))):
+    base: Any = server_with(lambda transport, data: transport.write(data))
+
+    class Looking(base):
         def connection_made(self, transport):
             super().connection_made(transport)
             seen.append((transport.get_extra_info("sockname"), transport.get_extra_info("peername")))
@@ -258,9 +262,7 @@ async def test_addresses_at_a_server(host):
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Looking, host, 0, ssl=certificates.server_context())
     address = server.sockets[0].getsockname()
-    transport, protocol = await loop.create_connection(
-        Recorder, *address[:2], ssl=certificates.client_context()
-    )
+    transport, protocol = await loop.create_connection(Recorder, *address[:2], ssl=certificates.client_context())
     transport.write(b"hello")
     assert await protocol.read(5) == b"hello"
     assert seen == [(address, transport.get_extra_info("sockname"))]

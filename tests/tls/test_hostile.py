@@ -1,4 +1,4 @@
-"""Hostile peers in great numbers: handshakes that are aborted anywhere, and streams of bytes that nobody meant.
+"""Many hostile peers: they abort handshakes anywhere, and send streams of bytes that are no TLS.
 
 What they may cost is an exception each. No file, no object and no memory of them is left. All is seeded: a failure
 comes again. RLOOP_TLS_HOSTILE=100 plays a hundred times as many: 10,000 aborted handshakes and 100,000 streams, each
@@ -18,7 +18,7 @@ import struct
 import pytest
 
 from support import certificates
-from support.peers import HOST, Recorder, on_asyncio, settle, socket_pair
+from support.peers import HOST, Recorder, on_asyncio, result_or_error, settle, socket_pair
 from support.tls_peers import connect, gone
 
 FACTOR = int(os.environ.get("RLOOP_TLS_HOSTILE", "1"))
@@ -37,7 +37,7 @@ def own_context(server_side):
 
 
 def flights():
-    """What a client and a server say in a good handshake, each as one string, and some data after it."""
+    """What a client and a server send in a good handshake, each as one string, with some data behind it."""
     client_in, client_out, server_in, server_out = (ssl.MemoryBIO() for _ in range(4))
     client = certificates.blind_context().wrap_bio(client_in, client_out, server_hostname="localhost")
     server = certificates.server_context().wrap_bio(server_in, server_out, server_side=True)
@@ -68,12 +68,10 @@ def stream(randomness, good):
     if choice == 0:
         data = randomness.randbytes(randomness.randrange(1, 600))
     elif choice == 1:
-        data = b"".join(
-            record(randomness, randomness.randrange(300)) for _ in range(randomness.randrange(1, 8))
-        )
-    elif choice == 2:  # a good flight, cut off
+        data = b"".join(record(randomness, randomness.randrange(300)) for _ in range(randomness.randrange(1, 8)))
+    elif choice == 2:  # the good bytes, cut off
         data = good[: randomness.randrange(len(good))]
-    elif choice == 3:  # a good flight with some bytes changed
+    elif choice == 3:  # the good bytes with some of them changed
         data = bytearray(good)
         for _ in range(randomness.randrange(1, 9)):
             data[randomness.randrange(len(data))] = randomness.randrange(256)
@@ -81,7 +79,7 @@ def stream(randomness, good):
         start, end = sorted(randomness.randrange(len(good)) for _ in range(2))
         middle = randomness.choice([b"", good[start:end] * 2, randomness.randbytes(40)])
         data = good[:start] + middle + good[end:]
-    else:  # a good beginning, and then noise
+    else:  # a good start, and then random bytes
         data = good[: randomness.randrange(len(good))] + randomness.randbytes(randomness.randrange(1, 500))
     data, segments = bytes(data), []
     while data:
@@ -92,14 +90,14 @@ def stream(randomness, good):
 
 
 class Untold(Recorder):
-    """Nothing that a hostile peer sends is data. The good handshakes among them may be told of."""
+    """A protocol that must receive no data: nothing that a hostile peer sends is data. Some handshakes may succeed."""
 
     def data_received(self, data):
         raise AssertionError(f"delivered {data!r}")
 
 
 def measure():
-    """Open files, live objects, and resident bytes."""
+    """The numbers of open files, of live objects, and of resident bytes."""
     gc.collect()
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * resource.getpagesize()
@@ -120,15 +118,15 @@ async def nothing_left(play, count, batch):
     await play_all(range(count // 4, count))
     files_after, objects_after, resident_after = measure()
     assert files_after == files
-    # As many as one batch has, in whatever free lists: not as many as there were connections.
+    # One batch's objects may be in free lists. There were many more connections.
     assert objects_after - objects < batch * 10
-    # asyncio's connections are garbage for the collector, with 256 KiB each: how much is there at a time is chance.
+    # asyncio's connections wait for a garbage collection, with 256 KiB each. How many there are at a time is chance.
     assert on_asyncio() or resident_after - resident < MAX_GROWTH
 
 
 @SIDES
 async def test_streams_of_bytes(server_side):
-    """Whatever comes, connecting ends with an exception that a program expects of a network, or succeeds."""
+    """Whatever comes, connecting succeeds, or raises an exception that programs expect of a network."""
     loop = asyncio.get_running_loop()
     context = own_context(server_side)
     good = flights()[0 if server_side else 1]
@@ -152,7 +150,7 @@ async def test_streams_of_bytes(server_side):
             else:
                 with contextlib.suppress(OSError):
                     far.shutdown(socket.SHUT_WR)
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 await result[1].lost
                 kind = "connected"
@@ -170,13 +168,13 @@ async def test_streams_of_bytes(server_side):
 
 @SIDES
 async def test_streams_after_a_handshake(server_side):
-    """A peer that could shake hands, and goes mad then."""
+    """After a good handshake the peer sends anything."""
 
     async def play(number):
         randomness = random.Random(number)
         async with shaken(server_side) as (protocol, far, peer, outgoing):
             peer.write(b"x")
-            good = outgoing.read() * 3  # a replay, as far as it goes
+            good = outgoing.read() * 3  # the recorded bytes of another connection
             segments = stream(randomness, good)
             for segment in segments:
                 with contextlib.suppress(OSError):
@@ -194,7 +192,7 @@ async def test_streams_after_a_handshake(server_side):
 
 @contextlib.asynccontextmanager
 async def shaken(server_side):
-    """A connection made without threads, as (protocol, far socket, peer's SSLObject, its outgoing records)."""
+    """Makes a connection without threads, as (protocol, far socket, peer's SSLObject, its outgoing records)."""
     near, far = socket_pair()
     far.setblocking(False)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -215,7 +213,7 @@ async def shaken(server_side):
 
 
 async def shake(peer, incoming, outgoing, far, task, steps=1000):
-    """Plays the peer's handshake on a socket that does not block, for so many looks at it. True when it is done."""
+    """Makes at most so many steps of the peer's handshake on a non-blocking socket. True when it is done."""
     done = False
     for _ in range(steps):
         if not done:
@@ -240,7 +238,7 @@ BLIND = certificates.blind_context()
 
 @SIDES
 async def test_handshakes_aborted_anywhere(server_side):
-    """By the program, by cancellation, by the peer's FIN or RST: after any number of steps."""
+    """The handshake ends by the program, by a cancel, or by the peer's FIN or RST, after any number of steps."""
 
     async def play(number):
         randomness = random.Random(number)
@@ -261,23 +259,21 @@ async def test_handshakes_aborted_anywhere(server_side):
             else:
                 far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 far.close()
-            (result,) = await asyncio.gather(task, return_exceptions=True)
+            result = await result_or_error(task)
             if isinstance(result, tuple):
                 transport, protocol = result
                 transport.abort()
                 await protocol.lost
             else:
-                assert isinstance(result, (ConnectionError, asyncio.CancelledError, ssl.SSLError)), repr(
-                    result
-                )
-            far.close()  # a connection whose handshake was just done is ended by its close_notify
+                assert isinstance(result, (ConnectionError, asyncio.CancelledError, ssl.SSLError)), repr(result)
+            far.close()  # the handshake was just done, so that the connection ends by close_notify
             await gone(near)
 
     await nothing_left(play, ABORTED, 20)
 
 
 async def test_server_under_attack_serves_on():
-    """A listener, hostile streams by the dozen, and good clients between them."""
+    """A server with dozens of hostile clients serves the good clients between them."""
     loop = asyncio.get_running_loop()
 
     class Echo(asyncio.Protocol):
@@ -319,7 +315,7 @@ async def test_server_under_attack_serves_on():
 
 
 async def test_failed_handshakes_are_freed_at_once():
-    """A server under attack does not fill the memory until the next collection."""
+    """What failed handshakes used is freed without a garbage collection, so that an attack does not fill the memory."""
     if on_asyncio():
         pytest.skip("there an exception, its traceback and a future refer to each other")
     loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ FLAGS = {TLS_1_2: "-tls1_2", TLS_1_3: "-tls1_3"}
 
 @contextlib.asynccontextmanager
 async def running(*arguments):
-    """The command, as a process with pipes that no loop touches. Killed after the block."""
+    """Runs the openssl command, with pipes that no loop touches. It is killed after the block."""
     process = await asyncio.to_thread(start, arguments)
     try:
         yield Talker(process)
@@ -38,7 +38,7 @@ async def running(*arguments):
 
 def start(arguments):
     return subprocess.Popen(
-        [OPENSSL, *map(str, arguments)],
+        [OPENSSL, *map(str, arguments)],  # type: ignore[list-item]
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -55,14 +55,14 @@ class Talker:
         self.process.stdin.write(line)
 
     async def command(self, letter):
-        """A command is one only if nothing comes with it: waits until it has been read."""
+        """Sends a command to openssl. A command must come alone, so this waits until it has been read."""
         self.tell(letter)
         async with asyncio.timeout(PATIENCE):
             while any(fcntl.ioctl(self.process.stdin, termios.FIONREAD, bytes(4))):
                 await asyncio.sleep(0.001)
 
     async def until(self, text):
-        """Waits until it has said so, after what was waited for before."""
+        """Waits for this text in the output, behind the text that was waited for before."""
         async with asyncio.timeout(PATIENCE):
             while text not in self.said:
                 data = await asyncio.to_thread(self.process.stdout.read, 65536)
@@ -73,7 +73,7 @@ class Talker:
 
 @contextlib.asynccontextmanager
 async def client(version, *options):
-    """openssl s_client at a server of the loop."""
+    """An openssl s_client that connects to a server of the loop."""
     made = []
 
     def make():
@@ -105,7 +105,7 @@ async def test_client(version):
 
 
 async def test_client_that_quits():
-    """Q is a close_notify and the end."""
+    """On Q openssl sends close_notify and quits."""
     async with client(TLS_1_3) as (talker, made):
         talker.tell(b"Q\n")
         assert await made[0].lost is None
@@ -114,7 +114,7 @@ async def test_client_that_quits():
 
 @pytest.mark.parametrize("command", [b"k\n", b"K\n"])
 async def test_new_keys_of_a_client(command):
-    """k renews its own keys, K asks for ours as well. Nothing of it is seen, and data goes on in both directions."""
+    """k renews the client's keys, K those of both sides. The program sees nothing of it, and data goes on both ways."""
     async with client(TLS_1_3) as (talker, made):
         for number in range(5):
             talker.tell(b"line %d\n" % number)
@@ -138,7 +138,7 @@ async def test_renegotiation_of_a_client_is_refused():
 
 @contextlib.asynccontextmanager
 async def serving(chain, *options):
-    """openssl s_server on a port of its own choice, and that port."""
+    """An openssl s_server and the port that it has chosen."""
     arguments = ["s_server", "-accept", f"{HOST}:0", "-cert", chain, "-key", chain, *options]
     async with running(*arguments) as talker:
         await talker.until(b"ACCEPT " + HOST.encode() + b":")

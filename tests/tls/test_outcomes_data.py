@@ -1,4 +1,4 @@
-"""Records that are no good, at all sides and versions: what rloop tells a program of them is what asyncio tells it.
+"""Bad records, at both sides and in all versions: rloop tells a program of them what asyncio tells it.
 
 What is compared is in support/tls_outcomes.py. Each ends the connection, with whatever came before it delivered.
 """
@@ -37,7 +37,7 @@ async def tampered_record(setting, told):
     await after_good_data(setting, told, records)
 
 
-# What has come whole, in one read with what is bad.
+# The good data that came in one read with the bad record.
 BEFORE_A_BAD_RECORD = {
     "replayed_record": b"goodonce",
     "good_and_tampered_in_one_segment": b"good and more",
@@ -46,7 +46,7 @@ BEFORE_A_BAD_RECORD = {
 
 
 async def replayed_record(setting, told):
-    """The first is delivered, the second is not."""
+    """The record is delivered once; its copy ends the connection."""
 
     def records(peer):
         return peer.encrypt(b"once") * 2
@@ -100,12 +100,12 @@ async def empty_record(setting, told):
 
 
 async def alert_in_clear(setting, told):
-    """Anybody on the way could send it: it counts no more than any other record."""
+    """Anybody on the path could send this alert. It is treated like any other record that is not encrypted."""
     await after_good_data(setting, told, lambda peer: b"\x15\x03\x03\x00\x02\x02\x28")
 
 
 async def close_notify_in_clear(setting, told):
-    """An end that the peer has not made."""
+    """A close_notify in clear, which is not the peer's."""
     await after_good_data(setting, told, lambda peer: b"\x15\x03\x03\x00\x02\x01\x00")
 
 
@@ -114,7 +114,7 @@ async def handshake_in_clear(setting, told):
 
 
 async def change_cipher_spec(setting, told):
-    """Which OpenSSL 3.6 takes no notice of in a client of TLS 1.3."""
+    """A change_cipher_spec. OpenSSL 3.6 ignores it in a client of TLS 1.3."""
     async with setting.connection(told) as (_, protocol, peer):
         peer.send_raw(b"\x14\x03\x03\x00\x01\x01" * 2)
         peer.send_eof()
@@ -122,7 +122,7 @@ async def change_cipher_spec(setting, told):
 
 
 async def while_closing(setting, told):
-    """Bad records in answer to a close_notify."""
+    """The peer answers a close_notify with bad records."""
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         await peer.read_until_end()
@@ -138,7 +138,7 @@ async def while_data_is_queued(setting, told):
 
 
 async def while_paused(setting, told):
-    """Seen when reading goes on."""
+    """The bad record comes while reading is paused, and is noticed when reading goes on."""
     async with setting.connection(told) as (transport, protocol, peer):
         transport.pause_reading()
         peer.send_raw(peer.encrypt(b"good") + b"x" * 100)
@@ -164,9 +164,9 @@ def test_record(loop_name, scenario, setting):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_tampering_is_an_error(loop_name, setting):
-    """Not only the same as on asyncio, but this."""
+    """Changed bytes end the connection with an error, on every loop."""
     seen = same_as_asyncio(loop_name, tampered_record, setting)
     assert seen["data"] == b"good"
     assert seen["lost"]["type"] is ssl.SSLError
-    # OpenSSL 3.6 has another word for it.
+    # OpenSSL 3.6 has another text for it.
     assert seen["lost"]["reason"] in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")

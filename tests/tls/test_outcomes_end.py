@@ -1,8 +1,10 @@
-"""How a TLS connection ends, at all sides and versions: what rloop tells a program is what asyncio tells it.
+"""How a TLS connection ends, at both sides and in all versions: rloop tells a program what asyncio tells it.
 
 What is told is in support/tls_outcomes.py. Ends in a handshake are in test_outcomes_handshake.py, exceptions of the
 protocol in test_outcomes_protocol.py. Expectations that do not come from asyncio are in test_end.py.
 """
+
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ PLENTY = bytes(range(256)) * 8192
 # --- the peer ends ---
 
 
-async def clean_end(setting, told):
+async def clean_end(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         peer.send(b"bye")
         peer.send_close_notify()
@@ -22,40 +24,40 @@ async def clean_end(setting, told):
         told["closing"] = transport.is_closing()
 
 
-async def clean_end_in_one_segment(setting, told):
+async def clean_end_in_one_segment(setting: Any, told):
     async with setting.connection(told) as (_, protocol, peer):
         peer.send_raw(peer.encrypt(b"by") + peer.encrypt(b"e") + peer.close_notify())
         told["read"] = await peer.read_until_end(), peer.ended
 
 
-async def clean_end_and_half_a_record(setting, told):
+async def clean_end_and_half_a_record(setting: Any, told):
     async with setting.connection(told) as (_, protocol, peer):
         peer.send_raw(peer.encrypt(b"bye") + peer.close_notify() + b"\x17\x03\x03\x01\x00half")
         await protocol.lost
 
 
-async def clean_end_and_fin(setting, told):
+async def clean_end_and_fin(setting: Any, told):
     async with setting.connection(told) as (_, protocol, peer):
         peer.send_raw(peer.encrypt(b"bye") + peer.close_notify())
         peer.send_eof()
         await protocol.lost
 
 
-async def fin(setting, told):
+async def fin(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         peer.send_eof()
         await protocol.lost
         told["closing"] = transport.is_closing()
 
 
-async def data_and_fin(setting, told):
+async def data_and_fin(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         peer.send(b"bye")
         peer.send_eof()
         await protocol.lost
 
 
-async def half_a_record_and_fin(setting, told):
+async def half_a_record_and_fin(setting: Any, told):
     async with setting.connection(told) as (_, protocol, peer):
         record = peer.encrypt(b"never")
         peer.send_raw(record[: len(record) // 2])
@@ -63,7 +65,7 @@ async def half_a_record_and_fin(setting, told):
         await protocol.lost
 
 
-async def reset(setting, told):
+async def reset(setting: Any, told):
     async with setting.connection(told) as (_, protocol, peer):
         peer.send(b"x")
         await protocol.read(1)
@@ -71,7 +73,7 @@ async def reset(setting, told):
         await protocol.lost
 
 
-async def reset_while_paused(setting, told):
+async def reset_while_paused(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.pause_reading()
         peer.reset()
@@ -79,7 +81,7 @@ async def reset_while_paused(setting, told):
         await protocol.lost
 
 
-async def answer_to_the_end(setting, told):
+async def answer_to_the_end(setting: Any, told):
     """eof_received may still write: the peer gets it before our close_notify."""
 
     class Answering(setting.base):
@@ -92,7 +94,7 @@ async def answer_to_the_end(setting, told):
         told["read"] = await peer.read_until_end(), peer.ended
 
 
-async def keeping_open(setting, told):
+async def keeping_open(setting: Any, told):
     class Keeping(setting.base):
         keep_open = True
 
@@ -101,7 +103,7 @@ async def keeping_open(setting, told):
         await protocol.lost
 
 
-async def keeping_open_after_fin(setting, told):
+async def keeping_open_after_fin(setting: Any, told):
     class Keeping(setting.base):
         keep_open = True
 
@@ -113,7 +115,7 @@ async def keeping_open_after_fin(setting, told):
 # --- the loop's side ends ---
 
 
-async def close(setting, told):
+async def close(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.write(b"bye")
         transport.close()
@@ -122,7 +124,7 @@ async def close(setting, told):
         await peer.unwrap()
 
 
-async def close_twice(setting, told):
+async def close_twice(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         transport.close()
@@ -130,7 +132,7 @@ async def close_twice(setting, told):
         await peer.unwrap()
 
 
-async def close_and_peers_fin(setting, told):
+async def close_and_peers_fin(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         await peer.read_until_end()
@@ -138,7 +140,7 @@ async def close_and_peers_fin(setting, told):
         await protocol.lost
 
 
-async def close_and_reset(setting, told):
+async def close_and_reset(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         await peer.read_until_end()
@@ -146,13 +148,13 @@ async def close_and_reset(setting, told):
         await protocol.lost
 
 
-async def close_at_a_silent_peer(setting, told):
+async def close_at_a_silent_peer(setting: Any, told):
     async with setting.connection(told, ssl_shutdown_timeout=BRIEF) as (transport, protocol, peer):
         transport.close()
         await protocol.lost
 
 
-async def close_with_data_queued_at_a_silent_peer(setting, told):
+async def close_with_data_queued_at_a_silent_peer(setting: Any, told):
     async with setting.connection(told, ssl_shutdown_timeout=BRIEF, buffers=4096) as (
         transport,
         protocol,
@@ -163,7 +165,7 @@ async def close_with_data_queued_at_a_silent_peer(setting, told):
         await protocol.lost
 
 
-async def close_with_data_queued(setting, told):
+async def close_with_data_queued(setting: Any, told):
     async with setting.connection(told, buffers=65536) as (transport, protocol, peer):
         transport.write(PLENTY)
         transport.close()
@@ -171,7 +173,7 @@ async def close_with_data_queued(setting, told):
         await peer.unwrap()
 
 
-async def close_in_data_received(setting, told):
+async def close_in_data_received(setting: Any, told):
     base = setting.base
     method = "data_received" if hasattr(base, "data_received") else "buffer_updated"
 
@@ -186,50 +188,50 @@ async def close_in_data_received(setting, told):
         await peer.unwrap()
 
 
-async def data_after_close(setting, told):
-    """Sent before the peer knew: nothing is delivered any more."""
+async def data_after_close(setting: Any, told):
+    """The peer sends data before it knows of the close(). That data is not delivered."""
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         peer.send(b"too late")
         await protocol.lost
 
 
-async def abort(setting, told):
+async def abort(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.abort()
         told["closing"] = transport.is_closing()
         await protocol.lost
 
 
-async def abort_twice(setting, told):
+async def abort_twice(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.abort()
         transport.abort()
         await protocol.lost
 
 
-async def abort_after_close(setting, told):
+async def abort_after_close(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         transport.abort()
         await protocol.lost
 
 
-async def close_after_abort(setting, told):
+async def close_after_abort(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.abort()
         transport.close()
         await protocol.lost
 
 
-async def abort_with_data_queued(setting, told):
+async def abort_with_data_queued(setting: Any, told):
     async with setting.connection(told, buffers=65536) as (transport, protocol, peer):
         transport.write(PLENTY)
         transport.abort()
         await protocol.lost
 
 
-async def abort_in_connection_made(setting, told):
+async def abort_in_connection_made(setting: Any, told):
     class Aborting(setting.base):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -239,7 +241,7 @@ async def abort_in_connection_made(setting, told):
         await protocol.lost
 
 
-async def abort_in_eof_received(setting, told):
+async def abort_in_eof_received(setting: Any, told):
     class Aborting(setting.base):
         def eof_received(self):
             self.transport.abort()
@@ -250,7 +252,7 @@ async def abort_in_eof_received(setting, told):
         await protocol.lost
 
 
-async def close_in_eof_received(setting, told):
+async def close_in_eof_received(setting: Any, told):
     class Closing(setting.base):
         def eof_received(self):
             self.transport.close()
@@ -261,7 +263,7 @@ async def close_in_eof_received(setting, told):
         await protocol.lost
 
 
-async def close_in_connection_lost(setting, told):
+async def close_in_connection_lost(setting: Any, told):
     class Closing(setting.base):
         def connection_lost(self, exc):
             self.transport.close()
@@ -276,7 +278,7 @@ async def close_in_connection_lost(setting, told):
 # --- writes that come too late ---
 
 
-async def write_after_close(setting, told):
+async def write_after_close(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.close()
         for _ in range(7):
@@ -285,7 +287,7 @@ async def write_after_close(setting, told):
         await peer.unwrap()
 
 
-async def write_after_abort(setting, told):
+async def write_after_abort(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         transport.abort()
         for _ in range(7):
@@ -293,7 +295,7 @@ async def write_after_abort(setting, told):
         await protocol.lost
 
 
-async def write_after_the_loss(setting, told):
+async def write_after_the_loss(setting: Any, told):
     async with setting.connection(told) as (transport, protocol, peer):
         peer.send_eof()
         await protocol.lost

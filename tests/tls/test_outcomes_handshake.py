@@ -1,4 +1,4 @@
-"""Handshakes that fail, at all sides and versions: connecting raises on rloop what it raises on asyncio.
+"""Handshakes that fail, at both sides and in all versions: connecting raises on rloop what it raises on asyncio.
 
 What is compared is in support/tls_outcomes.py. The server's view of them, with nobody to raise it to, is in
 test_server.py; timeouts are in test_timeouts.py.
@@ -14,7 +14,7 @@ from support.tls_outcomes import SETTINGS, connect_error, same_as_asyncio, scena
 
 
 def drain(peer):
-    """Until the other end has finished, in whatever way."""
+    """Reads until the other end has finished, in whatever way."""
     while peer.sock.recv(65536):
         pass
 
@@ -28,7 +28,7 @@ async def garbage(setting, told):
 
 
 async def http(setting, told):
-    """OpenSSL's servers know this one."""
+    """The peer speaks HTTP in clear, for which OpenSSL's servers have an error of their own."""
 
     def play(peer):
         peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -151,9 +151,7 @@ async def no_common_version(setting, told):
     own, other = setting.contexts()
     own.minimum_version = own.maximum_version = TLS_1_2
     other.minimum_version = other.maximum_version = TLS_1_3
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def no_common_cipher(setting, told):
@@ -162,13 +160,11 @@ async def no_common_cipher(setting, told):
     own, other = setting.contexts()
     own.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
     other.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def certificates_that_are_refused(setting, told):
-    """By the loop's end if it is the client, by the peer if the loop's end serves."""
+    """The client refuses the certificate: the loop's end if it is the client, and otherwise the peer."""
     for kind in (certificates.other_host, certificates.expired, certificates.self_signed):
         own, other = setting.contexts()
         serving = own if setting.server_side else other
@@ -186,13 +182,11 @@ async def no_certificate_at_the_server(setting, told):
     own, other = setting.contexts()
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own, other = (bare, other) if setting.server_side else (own, bare)
-    await connect_error(
-        setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other
-    )
+    await connect_error(setting, told, lambda peer: peer.blocking_handshake(), context=own, peer_context=other)
 
 
 async def tampered_handshake(setting, told):
-    """One bit of the peer's second flight, or of its first, is wrong."""
+    """One bit of the peer's handshake messages is wrong."""
 
     def play(peer):
         if setting.server_side:
@@ -218,7 +212,7 @@ async def tampered_handshake(setting, told):
 
 
 async def own_record_reflected(setting, told):
-    """A mirror for a peer."""
+    """The peer sends back what it receives."""
 
     def play(peer):
         if setting.server_side:

@@ -5,6 +5,7 @@ What is compared is in support/tls_outcomes.py.
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def receiving(setting):
     return "buffer_updated" if issubclass(setting.base, asyncio.BufferedProtocol) else "data_received"
 
 
-async def each_kind(setting, told, method, play, **kwargs):
+async def each_kind(setting: Any, told, method, play, **kwargs):
     """`play` with a protocol whose method raises, for each kind of exception."""
     for kind in KINDS:
         step = told[kind.__name__] = {}
@@ -35,7 +36,7 @@ async def each_kind(setting, told, method, play, **kwargs):
         step.pop("data")  # what came before the exception
 
 
-async def receive(setting, told):
+async def receive(setting: Any, told):
     async def play(transport, protocol, peer):
         peer.send(b"x")
         await protocol.lost
@@ -43,7 +44,7 @@ async def receive(setting, told):
     await each_kind(setting, told, receiving(setting), play)
 
 
-async def receive_with_data_queued(setting, told):
+async def receive_with_data_queued(setting: Any, told):
     async def play(transport, protocol, peer):
         transport.write(PLENTY)
         peer.send(b"x")
@@ -52,7 +53,7 @@ async def receive_with_data_queued(setting, told):
     await each_kind(setting, told, receiving(setting), play, buffers=65536)
 
 
-async def receive_with_more_to_come(setting, told):
+async def receive_with_more_to_come(setting: Any, told):
     """Several records: nothing is delivered after the exception."""
 
     async def play(transport, protocol, peer):
@@ -62,7 +63,7 @@ async def receive_with_more_to_come(setting, told):
     await each_kind(setting, told, receiving(setting), play)
 
 
-async def eof_received(setting, told):
+async def eof_received(setting: Any, told):
     async def play(transport, protocol, peer):
         peer.send_close_notify()
         await protocol.lost
@@ -70,7 +71,7 @@ async def eof_received(setting, told):
     await each_kind(setting, told, "eof_received", play)
 
 
-async def eof_received_after_fin(setting, told):
+async def eof_received_after_fin(setting: Any, told):
     async def play(transport, protocol, peer):
         peer.send_eof()
         await protocol.lost
@@ -78,22 +79,22 @@ async def eof_received_after_fin(setting, told):
     await each_kind(setting, told, "eof_received", play)
 
 
-async def connection_lost(setting, told):
+async def connection_lost(setting: Any, told):
     async def play(transport, protocol, peer):
         transport.abort()
 
     await each_kind(setting, told, "connection_lost", play)
 
 
-async def connection_lost_after_a_clean_end(setting, told):
+async def connection_lost_after_a_clean_end(setting: Any, told):
     async def play(transport, protocol, peer):
         peer.send_close_notify()
 
     await each_kind(setting, told, "connection_lost", play)
 
 
-async def pause_writing(setting, told):
-    """Reported, and nothing more."""
+async def pause_writing(setting: Any, told):
+    """The exception is reported, and nothing else happens."""
 
     async def play(transport, protocol, peer):
         transport.write(PLENTY)
@@ -103,7 +104,7 @@ async def pause_writing(setting, told):
     await each_kind(setting, told, "pause_writing", play, buffers=65536)
 
 
-async def resume_writing(setting, told):
+async def resume_writing(setting: Any, told):
     async def play(transport, protocol, peer):
         transport.write(PLENTY)
         assert len(await peer.read(len(PLENTY))) == len(PLENTY)
@@ -123,8 +124,8 @@ def test_exception(loop_name, scenario, setting):
 BUFFERED = [param for param in SETTINGS if param.values[0].base is BufferedRecorder]
 
 
-async def get_buffer_that_raises(setting, told):
-    """asyncio asks for a buffer as soon as the handshake is done, before there is anything to fill it with."""
+async def get_buffer_that_raises(setting: Any, told):
+    """asyncio calls get_buffer as soon as the handshake is done, before there is data."""
 
     async def play(transport, protocol, peer):
         with contextlib.suppress(OSError):
@@ -135,16 +136,16 @@ async def get_buffer_that_raises(setting, told):
 
 
 @pytest.mark.parametrize("setting", BUFFERED)
-def test_get_buffer_that_raises(loop_name, setting):
+def test_get_buffer_that_raises(loop_name, setting: Any):
     same_as_asyncio(loop_name, get_buffer_that_raises, setting)
 
 
 @pytest.mark.parametrize("setting", BUFFERED)
 @pytest.mark.parametrize("answer", [None, "text", 5, b"readonly", memoryview(b"readonly")])
 def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
-    """The errors are the ssl module's own on asyncio. Here: the same type, and one report at most."""
+    """On asyncio the errors are the ssl module's. rloop's have the same type, and there is one report at most."""
 
-    async def scenario(setting, told):
+    async def scenario(setting: Any, told):
         class Giving(setting.base):
             def get_buffer(self, sizehint):
                 return answer
@@ -156,14 +157,12 @@ def test_get_buffer_that_gives_no_buffer(loop_name, setting, answer):
 
     seen, expected = outcome(loop_name, scenario, setting), outcome("asyncio", scenario, setting)
     assert seen["lost"]["type"] is expected["lost"]["type"]
-    assert [report["message"] for report in seen["reports"]] == [
-        report["message"] for report in expected["reports"]
-    ]
+    assert [report["message"] for report in seen["reports"]] == [report["message"] for report in expected["reports"]]
     assert seen["calls"] == expected["calls"]
 
 
-async def connection_made(setting, told):
-    """Before anybody could await anything: connecting raises, or the connection goes on, as on asyncio."""
+async def connection_made(setting: Any, told):
+    """connection_made raises: connecting raises, or the connection goes on, as on asyncio."""
     for kind in KINDS:
         step = told[kind.__name__] = {}
         base = raising("connection_made", kind("why"), setting.base)
@@ -179,5 +178,5 @@ async def connection_made(setting, told):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_connection_made_that_raises(loop_name, setting):
+def test_connection_made_that_raises(loop_name, setting: Any):
     same_as_asyncio(loop_name, connection_made, setting)

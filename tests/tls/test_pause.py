@@ -1,6 +1,7 @@
 """pause_reading of TLS transports is exact: nothing is delivered between it and resume_reading, and nothing is lost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 
 
 def pausing_after(count, base):
-    """A protocol that pauses reading when so many bytes have come."""
+    """A protocol that pauses reading once this many bytes have come."""
     method = "buffer_updated" if base is BufferedRecorder else "data_received"
 
     def receive(self, argument):
@@ -38,7 +39,7 @@ async def test_nothing_while_paused(factory):
 
 
 async def test_pause_in_data_received_among_records():
-    """Several records came together. Only what had been deciphered for this call may have been delivered."""
+    """Several records came together. A pause in data_received holds back those behind the delivered one."""
     async with tls_connection(pausing_after(1, Recorder)) as (transport, protocol, peer):
         records = [peer.encrypt(b"%04d" % number) for number in range(100)]
         peer.send_raw(b"".join(records))
@@ -63,8 +64,8 @@ async def test_pause_in_buffer_updated_among_records():
 
 
 @KINDS
-async def test_pause_in_connection_made(factory):
-    """Our last message of the handshake leaves all the same, and data may have come with the peer's."""
+async def test_pause_in_connection_made(factory: Any):
+    """Reading is paused in connection_made. Our last handshake message is sent all the same."""
     if on_asyncio():
         pytest.skip("asyncio keeps its last message back until reading goes on")
 
@@ -83,7 +84,7 @@ async def test_pause_in_connection_made(factory):
 
 
 async def test_pause_at_every_record():
-    """The protocol takes one piece at a time, and asks for the next."""
+    """The protocol pauses after each piece, and resumes for the next one."""
 
     class OneByOne(Recorder):
         def data_received(self, data):
@@ -154,7 +155,7 @@ async def test_writing_goes_on_while_paused():
 @KINDS
 @pytest.mark.parametrize("clean", [True, False])
 async def test_end_while_paused(factory, clean):
-    """The peer's end waits behind its data."""
+    """While reading is paused, the peer's end waits behind its data."""
     async with tls_connection(factory) as (transport, protocol, peer):
         transport.pause_reading()
         peer.send_raw(peer.encrypt(b"last ") + peer.encrypt(b"words"))
@@ -183,7 +184,7 @@ async def test_close_while_paused():
 
 
 async def test_close_with_unread_data_while_paused():
-    """Nobody wants it any more."""
+    """close() drops the data that was not read."""
     async with tls_connection(ssl_shutdown_timeout=0.2) as (transport, protocol, peer):
         transport.pause_reading()
         peer.send(b"unread")

@@ -1,4 +1,4 @@
-"""loop.sendfile over TLS: the kernel cannot encrypt, so that the file is read and written, if that is allowed."""
+"""loop.sendfile over TLS. The kernel does not encrypt, so that the file is read and written, if fallback is allowed."""
 
 import asyncio
 import sys

@@ -46,7 +46,7 @@ class Accepting:
                 await protocol.lost
 
     def dial(self, **kwargs):
-        """A peer whose handshake is still to be made."""
+        """A peer that is connected, and has not begun its handshake."""
         return TlsPeer(socket.create_connection(self.address), server_side=False, **kwargs)
 
 
@@ -81,19 +81,7 @@ async def test_data_that_comes_with_the_end_of_the_handshake(factory):
     """The client's Finished and its first data in one segment."""
     async with Accepting(factory) as accepting:
         with accepting.dial() as peer:
-
-            def dial():
-                while True:
-                    try:
-                        peer.tls.do_handshake()
-                    except ssl.SSLWantReadError:
-                        peer.flush()
-                        peer.receive()
-                    else:
-                        peer.send_raw(peer.pending() + peer.encrypt(b"first ") + peer.encrypt(b"second"))
-                        return
-
-            await asyncio.to_thread(dial)
+            await asyncio.to_thread(peer.blocking_handshake_and_send, b"first ", b"second")
             (protocol,) = accepting.protocols
             assert await protocol.read(12) == b"first second"
             assert protocol.calls[0] == "connection_made"
@@ -148,7 +136,7 @@ async def test_extra_info_of_what_is_accepted():
 
 
 async def test_context_of_the_factory_and_connection_made():
-    """Both run in the context that the server was made in, as far as the running version does so."""
+    """Both run in the context in which the server was made, in versions of Python where asyncio does so."""
     variable = contextvars.ContextVar("variable", default="outside")
     seen = []
 
@@ -170,7 +158,7 @@ async def test_context_of_the_factory_and_connection_made():
 
 
 async def test_other_connections_go_on():
-    """A client that fails is no matter of the server's: nobody is told, and it serves on."""
+    """A client whose handshake fails does not disturb the server, which reports nothing and serves on."""
     async with Accepting() as accepting:
         with accepting.dial() as good, Peer(socket.create_connection(accepting.address)) as bad:
             await good.handshake()
@@ -221,7 +209,7 @@ FAILURES = pytest.mark.parametrize(
 
 @FAILURES
 async def test_failing_handshake_is_silent(behave, kind, caplog):
-    """No call of the protocol, no report and no log: the network is full of these."""
+    """A failing handshake calls no protocol, and is neither reported nor logged, because such clients are common."""
     caplog.set_level(logging.INFO)
     context = certificates.server_context(version=TLS_1_2)
     async with Accepting(ssl=context) as accepting:
@@ -256,7 +244,7 @@ async def test_failing_handshake_in_debug_mode(behave, kind, loop_errors):
 
 @pytest.mark.parametrize("debug", [False, True])
 async def test_factory_that_raises(debug, loop_errors):
-    """The connection is dropped, and only the debug mode says why."""
+    """The connection is dropped. Only debug mode reports why."""
     if on_asyncio():
         pytest.skip("asyncio leaves the socket to whoever keeps the exception")
 
@@ -279,7 +267,7 @@ async def test_factory_that_raises(debug, loop_errors):
 
 
 async def test_clear_text_server_is_not_spoken_to():
-    """A client of TLS at a server that speaks first, and in clear."""
+    """A TLS client connects to a server that speaks first, and in clear."""
     near, far = socket_pair()
     with Peer(far) as peer:
         peer.send(b"220 mail.example.test ESMTP\r\n")
@@ -335,12 +323,12 @@ async def test_timeouts_without_ssl(argument):
     loop = asyncio.get_running_loop()
     message = f"{argument} is only meaningful with ssl"
     with pytest.raises(ValueError) as info:
-        await loop.create_server(Recorder, HOST, 0, **{argument: 1})
+        await loop.create_server(Recorder, HOST, 0, **{argument: 1})  # type: ignore[call-overload]
     assert str(info.value) == message
     near, far = socket_pair()
     with near, far:
         with pytest.raises(ValueError) as info:
-            await loop.connect_accepted_socket(Recorder, near, **{argument: 1})
+            await loop.connect_accepted_socket(Recorder, near, **{argument: 1})  # type: ignore[arg-type]
         assert str(info.value) == message
 
 

@@ -23,7 +23,7 @@ FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], i
 
 @contextlib.asynccontextmanager
 async def started(factory=Recorder, *, server_side=False, context=None, peer_context=None, **kwargs):
-    """A connection that has, as (old transport, new transport, protocol, peer)."""
+    """A connection on which TLS has begun, as (old transport, new transport, protocol, peer)."""
     async with in_clear(factory, server_side=server_side, peer_context=peer_context) as (
         transport,
         protocol,
@@ -101,7 +101,7 @@ async def test_protocol_is_not_the_transports_own():
 
 
 async def test_written_in_clear_before_leaves_before(loop_errors):
-    """What has been written leaves in clear, and before the first record, whatever of it was still queued."""
+    """Data that was written before start_tls is sent in clear, before the first record, even if it was still queued."""
     data = bytes(range(256)) * 8192
     near, far = socket_pair(buffers=65536)
     loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ async def test_written_in_clear_before_leaves_before(loop_errors):
 
 
 async def test_hello_that_has_arrived_before():
-    """The client does not wait for the server to begin: its hello is in the kernel, or on its way."""
+    """The client sends its hello before the server calls start_tls."""
     async with in_clear(server_side=True) as (transport, protocol, peer):
         transport.pause_reading()
         with pytest.raises(ssl.SSLWantReadError):
@@ -147,7 +147,7 @@ async def test_hello_that_has_arrived_before():
 
 
 async def test_paused_transport_reads_again():
-    """start_tls resumes reading: it could not shake hands otherwise."""
+    """start_tls resumes reading, because the handshake needs it."""
     async with in_clear() as (transport, protocol, peer):
         transport.pause_reading()
         shaking = asyncio.create_task(peer.handshake())
@@ -160,7 +160,7 @@ async def test_paused_transport_reads_again():
 
 @SIDES
 async def test_handshake_that_fails(server_side):
-    """start_tls raises, and the protocol, which has a connection, hears that it has lost it."""
+    """start_tls raises, and the protocol, which has a connection, gets connection_lost."""
     async with in_clear(server_side=server_side) as (transport, protocol, peer):
         peer.send_raw(b"no TLS at all, but some more bytes in clear")
         if not server_side:
@@ -208,7 +208,7 @@ async def test_handshake_timeout(server_side):
 @SIDES
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 10])
 async def test_cancelled(server_side, turns):
-    """The connection is closed: nobody knows how much of the handshake the peer has seen."""
+    """A cancelled start_tls closes the connection, because the peer may have seen a part of the handshake."""
     async with in_clear(server_side=server_side) as (transport, protocol, peer):
         task = asyncio.create_task(start_tls(transport, protocol, server_side=server_side))
         for _ in range(turns):
@@ -263,7 +263,7 @@ async def test_flow_control_goes_on():
 @SIDES
 @KINDS
 async def test_tls_in_tls(factory, server_side):
-    """As through a proxy that speaks TLS. Each layer ends by itself, and nothing is lost between."""
+    """A proxy that speaks TLS makes TLS in TLS. Each layer ends by itself, and no data is lost between them."""
     async with started(factory, server_side=server_side) as (_, outer, protocol, peer):
         inner = TlsInside(peer, server_side=not server_side)
         shaking = asyncio.create_task(asyncio.to_thread(inner.handshake))
@@ -299,16 +299,14 @@ async def test_tls_in_tls_closes_both():
 
 
 class TlsInside:
-    """The peer's inner TLS, whose records are data of the outer."""
+    """The peer's inner TLS. Its records are data of the outer one."""
 
     def __init__(self, outer, *, server_side):
         context = certificates.server_context() if server_side else certificates.client_context()
         self.outer = outer
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = None if server_side else "localhost"
-        self.tls = context.wrap_bio(
-            self.incoming, self.outgoing, server_side=server_side, server_hostname=name
-        )
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side, server_hostname=name)
 
     def until_done(self, call, *args):
         while True:
@@ -357,9 +355,7 @@ async def test_not_a_context(context):
     async with in_clear() as (transport, protocol, peer):
         with pytest.raises(TypeError) as info:
             await asyncio.get_running_loop().start_tls(transport, protocol, context)
-        assert str(info.value) == (
-            f"sslcontext is expected to be an instance of ssl.SSLContext, got {context!r}"
-        )
+        assert str(info.value) == (f"sslcontext is expected to be an instance of ssl.SSLContext, got {context!r}")
         peer.send_raw(b"still in clear")
         assert await protocol.read(14) == b"still in clear"
 

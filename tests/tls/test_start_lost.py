@@ -92,7 +92,7 @@ async def test_peer_that_closes_right_behind_the_handshake(server_side, end, ver
 
 
 async def test_aborted_by_a_callback_of_the_context(loop_errors):
-    """In the middle of OpenSSL's last step."""
+    """A callback of the context aborts the transport in the middle of OpenSSL's last step."""
     if on_asyncio():
         pytest.skip("asyncio tells of a state that it cannot get into")
     context = certificates.server_context()

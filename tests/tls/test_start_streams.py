@@ -10,37 +10,26 @@ import pytest
 
 from support import certificates
 from support.peers import HOST, echo, socket_pair
+from support.streams import Streams
 from support.tls_peers import TlsPeer, gone
 
 
-class Streams:
-    """A server with `handler`, as an asynchronous context manager that gives the keywords to connect to it."""
+class TlsStreams(Streams):
+    """The block gets the keywords to connect to it."""
 
     def __init__(self, handler, ssl="server", **kwargs):
-        self.handler = handler
-        self.kwargs = {"ssl": certificates.server_context() if ssl == "server" else ssl, **kwargs}
-        self.handled = []
+        super().__init__(handler, ssl=certificates.server_context() if ssl == "server" else ssl, **kwargs)
 
-    async def handle(self, reader, writer):
-        self.handled.append(asyncio.current_task())
-        await self.handler(reader, writer)
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self.handle, HOST, 0, **self.kwargs)
-        host, port = self.server.sockets[0].getsockname()
+    def target(self):
+        host, port = super().target()
         secure = {"ssl": certificates.client_context(), "server_hostname": "localhost"}
         return {"host": host, "port": port, **(secure if self.kwargs["ssl"] else {})}
-
-    async def __aexit__(self, *exc_info):
-        self.server.close()
-        await asyncio.gather(*self.handled)
-        await self.server.wait_closed()
 
 
 @pytest.mark.parametrize("size", [1, 100, 1024, 16384, 16385, 65536, 262_144, 1_048_577])
 async def test_echo(size):
     data = (bytes(range(256)) * (size // 256 + 1))[:size]
-    async with Streams(echo) as target:
+    async with TlsStreams(echo) as target:
         reader, writer = await asyncio.open_connection(**target)
         for _ in range(3):
             writer.write(data)
@@ -60,7 +49,7 @@ async def test_fifty_clients():
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(echo) as target:
+    async with TlsStreams(echo) as target:
         await asyncio.gather(*(client(number) for number in range(50)))
 
 
@@ -70,7 +59,7 @@ async def test_reading_by_line_and_to_the_end():
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(serve) as target:
+    async with TlsStreams(serve) as target:
         reader, writer = await asyncio.open_connection(**target)
         assert await reader.readline() == b"first\n"
         assert await reader.read() == b"second\nrest"
@@ -80,7 +69,7 @@ async def test_reading_by_line_and_to_the_end():
 
 
 async def test_no_half_close():
-    async with Streams(echo) as target:
+    async with TlsStreams(echo) as target:
         _, writer = await asyncio.open_connection(**target)
         assert writer.can_write_eof() is False
         with pytest.raises(NotImplementedError):
@@ -100,7 +89,7 @@ async def test_reader_that_does_not_read_stops_the_sender():
         data = bytes(range(256)) * 16384
         sending = asyncio.create_task(peer.send_all(data))
         assert await reader.readexactly(10) == data[:10]
-        while writer.transport.is_reading():
+        while writer.transport.is_reading():  # type: ignore[attr-defined]
             await asyncio.sleep(0)
         for _ in range(200):
             await asyncio.sleep(0.001)
@@ -166,7 +155,7 @@ async def test_error_reaches_the_reader():
 
 
 async def test_start_tls_of_both():
-    """The way that the documentation shows."""
+    """Both sides call StreamWriter.start_tls, as the documentation shows."""
 
     async def serve(reader, writer):
         assert await reader.readline() == b"STARTTLS\n"
@@ -179,7 +168,7 @@ async def test_start_tls_of_both():
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(serve, ssl=None) as target:
+    async with TlsStreams(serve, ssl=None) as target:
         reader, writer = await asyncio.open_connection(**target)
         clear = writer.transport
         writer.write(b"STARTTLS\n")
@@ -203,7 +192,7 @@ async def test_start_tls_with_much_data():
         await writer.start_tls(certificates.server_context())
         await echo(reader, writer)
 
-    async with Streams(serve, ssl=None) as target:
+    async with TlsStreams(serve, ssl=None) as target:
         reader, writer = await asyncio.open_connection(**target)
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
@@ -240,7 +229,7 @@ async def test_start_tls_in_tls():
         assert await reader.read() == b""
         writer.close()
 
-    async with Streams(serve) as target:
+    async with TlsStreams(serve) as target:
         reader, writer = await asyncio.open_connection(**target)
         writer.write(b"outer")
         assert await reader.readexactly(2) == b"ok"

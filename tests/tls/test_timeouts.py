@@ -30,7 +30,7 @@ async def test_handshake_timeout(server_side):
 
 
 async def test_handshake_timeout_of_a_peer_that_trickles():
-    """Activity is no progress: the time is for the whole handshake."""
+    """The timeout is for the whole handshake. A peer that sends slowly does not extend it."""
     async with handshaking(server_side=True, ssl_handshake_timeout=0.2) as (task, peer):
         with pytest.raises(ssl.SSLWantReadError):
             peer.tls.do_handshake()
@@ -46,7 +46,7 @@ async def test_handshake_timeout_of_a_peer_that_trickles():
 
 
 async def test_handshake_timeout_at_the_server():
-    """Nobody is told, and the connection is gone."""
+    """At the server a timeout closes the connection, and is not reported."""
     made = []
 
     class Noting(Recorder):
@@ -55,9 +55,7 @@ async def test_handshake_timeout_at_the_server():
             made.append(self)
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        Noting, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF
-    )
+    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         assert await reader.read() == b""
@@ -71,9 +69,7 @@ async def test_handshake_timeout_at_the_server():
 async def test_handshake_timeout_at_the_server_in_debug_mode(loop_errors):
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    server = await loop.create_server(
-        Recorder, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF
-    )
+    server = await loop.create_server(Recorder, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     while not loop_errors:
         await asyncio.sleep(0.01)
@@ -87,7 +83,7 @@ async def test_handshake_timeout_at_the_server_in_debug_mode(loop_errors):
 
 
 async def test_handshake_in_time():
-    """The timer is gone with the handshake."""
+    """The timer does not outlive the handshake."""
     async with tls_connection(ssl_handshake_timeout=0.5) as (_, protocol, peer):
         await asyncio.sleep(0.6)
         peer.send(b"alive")
@@ -98,7 +94,7 @@ async def test_handshake_in_time():
 @pytest.mark.parametrize("server_side", [False, True])
 @pytest.mark.parametrize("queued", [False, True])
 async def test_shutdown_timeout(server_side, queued):
-    """connection_lost says so. With data that the peer does not take as without."""
+    """connection_lost gets the timeout, with and without data that the peer does not read."""
     buffers = 4096 if queued else None
     async with tls_connection(server_side=server_side, ssl_shutdown_timeout=BRIEF, buffers=buffers) as (
         transport,
@@ -115,7 +111,7 @@ async def test_shutdown_timeout(server_side, queued):
 
 
 async def test_shutdown_in_time():
-    """The timer is gone with the connection: it would hold the loop's objects, and be told of a dead one."""
+    """The timer does not outlive the connection, which it would keep alive."""
     async with tls_connection(ssl_shutdown_timeout=0.3) as (transport, protocol, peer):
         transport.close()
         assert await peer.read_until_end() == b""
@@ -138,9 +134,7 @@ async def test_shutdown_timeout_of_a_server():
             transport.close()
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        Noting, HOST, 0, ssl=certificates.server_context(), ssl_shutdown_timeout=BRIEF
-    )
+    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context(), ssl_shutdown_timeout=BRIEF)
 
     with TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False) as peer:
         await peer.handshake()
@@ -177,7 +171,7 @@ async def test_not_positive_for_start_tls(argument, value):
         with pytest.raises(ValueError) as info:
             await loop.start_tls(transport, protocol, certificates.blind_context(), **{argument: value})
         assert str(info.value) == f"{argument} should be a positive number, got {value}"
-        # The connection is as it was.
+        # The connection is not affected.
         far.send(b"x")
         assert await protocol.read(1) == b"x"
         transport.abort()

@@ -45,13 +45,13 @@ def test_unclosed_transport_warns(loop_factory, queued):
 
 
 def test_transport_of_a_closed_loop(loop_factory):
-    """Of no use, but no danger either."""
+    """A transport of a closed loop is useless, but using it must not crash."""
     loop = loop_factory()
     near, far = socket_pair()
     with TlsPeer(far) as peer:
         transport = unclosed(loop, peer, near)
         loop.close()
-        assert isinstance(repr(transport), str)
+        assert "Transport" in repr(transport)
         assert transport.is_closing() is False
         assert transport.get_extra_info("ssl_object").version() == "TLSv1.3"
         transport.pause_reading()
@@ -99,7 +99,7 @@ def run(child, source, **environ):
 
 
 def test_many_live_transports_at_the_end_of_the_interpreter(child):
-    """Nobody closes anything, and the interpreter ends by itself."""
+    """Nobody closes the transports before the interpreter ends."""
     result = run(
         child,
         """

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ async def test_both_sides(path):
     assert writer.get_extra_info("socket").family == socket.AF_UNIX
     writer.close()
     await writer.wait_closed()
-    await asyncio.gather(*handled)
+    await asyncio.gather(*handled)  # type: ignore[arg-type]
     server.close()
     await server.wait_closed()
 
@@ -48,9 +49,7 @@ async def test_socket(server_side):
     with TlsPeer(far, server_side=not server_side) as peer:
         shaking = asyncio.create_task(peer.handshake())
         if server_side:
-            transport, protocol = await loop.connect_accepted_socket(
-                Recorder, near, ssl=certificates.server_context()
-            )
+            transport, protocol = await loop.connect_accepted_socket(Recorder, near, ssl=certificates.server_context())
         else:
             transport, protocol = await loop.create_unix_connection(
                 Recorder, sock=near, ssl=certificates.client_context(), server_hostname="localhost"
@@ -70,9 +69,7 @@ async def test_refused_certificate(path):
     context = certificates.server_context(certificates.other_host())
     server = await asyncio.start_unix_server(echo, path, ssl=context)
     with pytest.raises(ssl.SSLCertVerificationError) as info:
-        await asyncio.open_unix_connection(
-            path, ssl=certificates.client_context(), server_hostname="localhost"
-        )
+        await asyncio.open_unix_connection(path, ssl=certificates.client_context(), server_hostname="localhost")
     assert info.value.verify_code == 62
     server.close()
 
@@ -95,13 +92,12 @@ async def test_no_name(path, context):
 async def test_arguments_without_ssl(path):
     loop = asyncio.get_running_loop()
     message = "server_hostname is only meaningful with ssl"
-    await refused(
-        ValueError, message, loop.create_unix_connection(Recorder, path, server_hostname="localhost")
-    )
+    await refused(ValueError, message, loop.create_unix_connection(Recorder, path, server_hostname="localhost"))
     for argument in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
         message = f"{argument} is only meaningful with ssl"
-        await refused(ValueError, message, loop.create_unix_connection(Recorder, path, **{argument: 1}))
-        await refused(ValueError, message, loop.create_unix_server(Recorder, path, **{argument: 1}))
+        options: dict[str, Any] = {argument: 1}
+        await refused(ValueError, message, loop.create_unix_connection(Recorder, path, **options))
+        await refused(ValueError, message, loop.create_unix_server(Recorder, path, **options))
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -127,5 +123,5 @@ async def test_default_context(path, monkeypatch, tmp_path):
     assert await reader.readexactly(5) == b"hello"
     writer.close()
     await writer.wait_closed()
-    await asyncio.gather(*handled)
+    await asyncio.gather(*handled)  # type: ignore[arg-type]
     server.close()

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from support.peers import Recorder
+from support.peers import Echo
 from support.tls_peers import tls_connection
 
 SIDES = pytest.mark.parametrize("server_side", [False, True])
@@ -36,7 +36,7 @@ async def test_not_bytes(data):
 
 
 async def test_bytes_that_change_afterwards():
-    """A transport may keep what it is given, but what has been written has been written."""
+    """Changing a bytearray after the write does not change what is sent."""
     async with tls_connection() as (transport, _, peer):
         data = bytearray(b"before")
         transport.write(data)
@@ -45,7 +45,7 @@ async def test_bytes_that_change_afterwards():
 
 
 async def test_memoryview_of_larger_items():
-    """Its bytes count, not its items."""
+    """A memoryview with larger items is sent as bytes."""
     async with tls_connection() as (transport, _, peer):
         items = array.array("I", range(4))
         transport.write(memoryview(items).cast("B"))
@@ -72,7 +72,7 @@ async def test_sizes(size, server_side):
 
 
 async def test_order():
-    """Of write, writelines and empty ones, across turns of the loop."""
+    """Data arrives in the order of the calls: write, writelines and empty ones, across turns of the loop."""
     async with tls_connection() as (transport, _, peer):
         expected = bytearray()
         for number in range(300):
@@ -105,7 +105,7 @@ async def test_writelines_of_nothing_iterable(lines):
 
 
 async def test_many_small_writes_in_one_turn():
-    """asyncio makes a record of each; whatever the loop does, all of it arrives in order."""
+    """asyncio makes one record of each write. Another loop may join them, but everything arrives in order."""
     async with tls_connection() as (transport, _, peer):
         for number in range(2000):
             transport.write(b"%04d" % number)
@@ -113,11 +113,6 @@ async def test_many_small_writes_in_one_turn():
 
 
 async def test_write_in_data_received():
-    class Echo(Recorder):
-        def data_received(self, data):
-            super().data_received(data)
-            self.transport.write(data)
-
     async with tls_connection(Echo) as (_, _, peer):
         for number in range(20):
             peer.send(b"message %d" % number)
@@ -125,7 +120,7 @@ async def test_write_in_data_received():
 
 
 async def test_eight_mebibytes_and_close():
-    """All of it arrives, and then a clean end, however slow the peer is."""
+    """Everything arrives, and then a close_notify, however slow the peer is."""
     data = bytes(range(256)) * (8 << 12)
     async with tls_connection(buffers=65536) as (transport, protocol, peer):
         transport.write(data)
@@ -155,7 +150,7 @@ async def test_both_directions_at_once():
         transport.write(data)
 
         def converse():
-            """Writes and reads by turns, so that neither side waits for the other for ever."""
+            """Writes and reads alternately, so that neither side waits for the other for ever."""
             received = bytearray()
             for start in range(0, len(data), 16384):
                 peer.send(data[start : start + 16384])

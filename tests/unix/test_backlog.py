@@ -20,11 +20,6 @@ class CountingSocket(socket.socket):
         return super().connect(address)
 
 
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
 @contextlib.contextmanager
 def full(path, kind=socket.SOCK_STREAM):
     """A listener with a full backlog."""
@@ -71,7 +66,7 @@ async def test_sock_connect(path, kind):
         connecting = asyncio.create_task(loop.sock_connect(sock, path))
         done, _ = await asyncio.wait([connecting], timeout=0.3)
         assert not done
-        # No busy wait.
+        # The loop sleeps meanwhile.
         assert 2 <= sock.attempts < 30
         listener.accept()[0].close()
         await connecting

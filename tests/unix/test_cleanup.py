@@ -1,53 +1,21 @@
 """The file of a UNIX server after the server, with the differences between Python's versions.
 
-How it comes to be is in test_server.py.
+How the file is made is tested in test_server.py.
 """
 
-import asyncio
 import logging
 import os
 import pathlib
-import socket
 import sys
 
 import pytest
 
-from support.peers import Peer
+from support.unix_peers import bound, connect, serve
 
 # Since 3.13 the file goes with the server.
 CLEANS = sys.version_info >= (3, 13)
 
 since_3_13 = pytest.mark.skipif(not CLEANS, reason="cleanup_socket is new in 3.13")
-
-
-class Echo(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def data_received(self, data):
-        self.transport.write(data)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def bound(path):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    return sock
-
-
-def connect(path):
-    """The peer's end of a new connection."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
-    return Peer(sock)
-
-
-async def serve(*args, **kwargs):
-    return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)
 
 
 async def test_file_after_the_server(path):
@@ -97,7 +65,7 @@ async def test_cleanup_of_a_file_that_has_gone(path, caplog):
 
 @since_3_13
 async def test_cleanup_that_fails(tmp_path, caplog):
-    """Logged; the server is closed all the same."""
+    """The error is logged, and the server is closed all the same."""
     directory = tmp_path / "directory"
     directory.mkdir()
     path = str(directory / "socket")
@@ -126,7 +94,7 @@ async def test_cleanup_keeps_connections(path):
 
 
 async def test_many_servers_on_one_path(path):
-    """One after the other, whether the file was left behind or not."""
+    """Many servers use one path, one after the other, whether the file was left behind or not."""
     for _ in range(50):
         server = await serve(path)
         with connect(path) as peer:

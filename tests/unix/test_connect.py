@@ -10,22 +10,13 @@ import os
 import pathlib
 import socket
 import struct
+from asyncio import trsock
 
 import pytest
 
-from support.peers import Peer, Recorder, released
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def abstract_name():
-    """A name that the kernel finds, as nobody else has it."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind("")
-        return sock.getsockname() + b" and more"
+from support.loops import open_files
+from support.peers import Peer, Recorder, released, result_or_error
+from support.unix_peers import abstract_name
 
 
 @contextlib.contextmanager
@@ -92,7 +83,7 @@ async def test_abstract_name(decode):
 
 
 async def test_abstract_name_is_binary():
-    """NUL bytes in the middle, at the end, and what is no text: all part of the name."""
+    """NUL bytes in the middle and at the end belong to the name, and so do bytes that are no text."""
     loop = asyncio.get_running_loop()
     name = abstract_name() + b"\0\xff\0"
     with listening(name) as listener:
@@ -108,7 +99,7 @@ async def test_path_that_is_no_text(tmp_path):
     loop = asyncio.get_running_loop()
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     with listening(path) as listener:
-        transport, protocol = await loop.create_unix_connection(Recorder, path)
+        transport, protocol = await loop.create_unix_connection(Recorder, path)  # type: ignore[arg-type]
         assert transport.get_extra_info("peername") == os.fsdecode(path)
         with accept(listener) as peer:
             await exchange(protocol, peer)
@@ -142,14 +133,14 @@ async def test_extra_info(path):
             assert transport.get_extra_info("sslcontext") is None
             assert transport.get_extra_info("nothing", "default") == "default"
             sock = transport.get_extra_info("socket")
-            assert isinstance(sock, asyncio.trsock.TransportSocket)
+            assert isinstance(sock, trsock.TransportSocket)
             assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
             assert sock.getpeername() == path
             await drop(transport)
 
 
 async def test_credentials_of_the_peer(path):
-    """As programs ask who is at the other end."""
+    """Programs ask like this who is at the other end."""
     loop = asyncio.get_running_loop()
     with listening(path) as listener:
         transport, _ = await loop.create_unix_connection(Recorder, path)
@@ -210,7 +201,7 @@ async def test_nobody_listens(path, debug):
     "name", ["missing", "file", "file/below", ".", "x" * 200, "datagrams", "", "\0nobody"], ids=repr
 )
 async def test_errors_are_those_of_connect(tmp_path, monkeypatch, name):
-    """No file, no socket, too long, of another type, empty: type, number and text."""
+    """The errors have the type, number and text of connect(): no file, no socket, too long, another type, empty."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, socket.socket(socket.AF_UNIX) as sock:
@@ -226,11 +217,11 @@ async def test_errors_are_those_of_connect(tmp_path, monkeypatch, name):
 
 async def test_refused_connections_leave_nothing(path):
     loop = asyncio.get_running_loop()
-    files = os.listdir("/proc/self/fd")
+    files = len(open_files())
     for _ in range(200):
         with pytest.raises(FileNotFoundError):
             await loop.create_unix_connection(asyncio.Protocol, path)
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(open_files()) == files
 
 
 # --- misuse ---
@@ -269,20 +260,18 @@ async def test_another_kind_of_socket(family, kind):
         assert str(info.value) == f"A UNIX Domain Stream Socket was expected, got {sock!r}"
 
 
-
-
 async def test_path_of_a_wrong_type():
     with pytest.raises(TypeError) as info:
-        await asyncio.get_running_loop().create_unix_connection(Recorder, 5)
+        await asyncio.get_running_loop().create_unix_connection(Recorder, 5)  # type: ignore[arg-type]
     assert str(info.value) == "expected str, bytes or os.PathLike object, not int"
 
 
 async def test_unknown_keyword():
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        await asyncio.get_running_loop().create_unix_connection(Recorder, "x", nonsense=True)
+        await asyncio.get_running_loop().create_unix_connection(Recorder, "x", nonsense=True)  # type: ignore[call-arg]
 
 
-# Before 3.14 asyncio leaves the socket to be closed by its finalizer.
+# Before 3.14 asyncio does not close the socket; its finalizer does.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_protocol_factory_that_raises(path):
     def factory():
@@ -305,7 +294,7 @@ async def test_cancel_once_connected_closes_the_transport(path):
     class Cancelling(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
-            task.cancel()  # it waits for this very call to be over
+            task.cancel()  # the task waits for this call to return
             made.append(self)
 
     with listening(path) as listener:
@@ -321,7 +310,7 @@ async def test_cancel_once_connected_closes_the_transport(path):
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_cancel_after_some_turns(path, turns):
-    """Wherever it is by then: either it is there, or nothing is left of it."""
+    """The call is cancelled at any point. Either there is a connection, or nothing is left of it."""
     loop = asyncio.get_running_loop()
     protocols = []
 
@@ -330,12 +319,12 @@ async def test_cancel_after_some_turns(path, turns):
         return protocols[-1]
 
     with listening(path):
-        files = os.listdir("/proc/self/fd")
+        files = len(open_files())
         task = asyncio.create_task(loop.create_unix_connection(factory, path))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        outcome = await result_or_error(task)
         if isinstance(outcome, tuple):
             await drop(outcome[0])
         else:
@@ -345,4 +334,4 @@ async def test_cancel_after_some_turns(path, turns):
                 await protocol.lost
                 await released(protocol.transport)
                 assert protocol.calls == ["connection_made", "connection_lost"]
-        assert len(os.listdir("/proc/self/fd")) == len(files)
+        assert len(open_files()) == files

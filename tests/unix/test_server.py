@@ -14,56 +14,22 @@ import pathlib
 import socket
 import stat
 import sys
+from asyncio import trsock
 
 import pytest
 
-from support.peers import Peer, Recorder, released, settle
+from support.loops import open_files
+from support.peers import Echo, Peer, Recorder, released, settle
+from support.unix_peers import abstract_name, bound, connect, serve
 
 # Since 3.13 the file goes with the server.
 CLEANS = sys.version_info >= (3, 13)
-
-
-class Echo(Recorder):
-    def data_received(self, data):
-        super().data_received(data)
-        self.transport.write(data)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
-
-
-def abstract_name():
-    """A name that the kernel finds, as nobody else has it."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind("")
-        return sock.getsockname() + b" and more"
-
-
-def connect(path):
-    """The peer's end of a new connection."""
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-        sock.connect(path)
-        stack.pop_all()
-    return Peer(sock)
 
 
 async def echo(path):
     with connect(path) as peer:
         peer.send(b"hello")
         assert await peer.read(5) == b"hello"
-
-
-def bound(path):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    return sock
-
-
-async def serve(*args, **kwargs):
-    return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)
 
 
 # --- where it listens ---
@@ -74,7 +40,7 @@ async def test_path(path, name):
     async with await serve(name(path)) as server:
         assert server.is_serving()
         (sock,) = server.sockets
-        assert isinstance(sock, asyncio.trsock.TransportSocket)
+        assert isinstance(sock, trsock.TransportSocket)
         assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
         assert sock.getsockname() == path
         assert stat.S_ISSOCK(os.stat(path).st_mode)
@@ -98,7 +64,7 @@ async def test_abstract_name(decode):
         await echo(name)
     with pytest.raises(ConnectionRefusedError):
         connect(name)
-    # It is free again.
+    # The path can be bound again.
     async with await serve(decode(name)):
         await echo(name)
 
@@ -116,7 +82,7 @@ async def test_socket(path):
 async def test_backlog(path, backlog):
     async with await serve(path, backlog=backlog):
         with contextlib.ExitStack() as stack:
-            # The kernel lets one more wait than it was asked for. Nobody accepts: the loop has no turn.
+            # The kernel lets one more wait than it was asked for. Nobody accepts, because the loop has no turn.
             for _ in range(backlog + 1):
                 stack.enter_context(connect(path))
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -138,7 +104,7 @@ async def test_not_serving_until_told(path):
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o117])
 async def test_permissions(path, umask):
-    """The umask decides, as for every file."""
+    """The umask decides on the permissions, as for every file."""
     before = os.umask(umask)
     try:
         server = await serve(path)
@@ -174,7 +140,7 @@ async def test_stale_file_by_a_pathlike_of_bytes(path):
 
 @pytest.mark.parametrize("serving", [True, False])
 async def test_the_file_of_a_living_server_is_taken_over(path, serving):
-    """Who comes last is found under the name. The first server keeps its connections."""
+    """A second server takes the path of the first one, which keeps its connections."""
     async with await serve(path, start_serving=serving) as first:
         with contextlib.ExitStack() as stack:
             if serving:
@@ -184,7 +150,7 @@ async def test_the_file_of_a_living_server_is_taken_over(path, serving):
             async with await serve(path) as second:
                 await echo(path)
                 first.close()
-                # It is no longer the file that the first one made.
+                # The file is not the one that the first server made.
                 assert stat.S_ISSOCK(os.stat(path).st_mode)
                 await echo(path)
                 assert second.is_serving()
@@ -220,11 +186,9 @@ async def test_abstract_name_in_use(decode):
         await echo(name)
 
 
-@pytest.mark.parametrize(
-    "name", [lambda path: path, os.fsencode, pathlib.Path], ids=["str", "bytes", "PathLike"]
-)
+@pytest.mark.parametrize("name", [lambda path: path, os.fsencode, pathlib.Path], ids=["str", "bytes", "PathLike"])
 async def test_path_that_cannot_be_looked_at(path, name, caplog):
-    """A stale file there might be; bind() says the last word."""
+    """The loop cannot find out whether there is a stale file. bind() decides."""
     pathlib.Path(path).touch()
     below = path + "/below"
     with pytest.raises(NotADirectoryError) as info:
@@ -241,12 +205,12 @@ async def test_errors_are_those_of_bind(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError) as expected:
         sock.bind(name)
-    files = os.listdir("/proc/self/fd")
+    files = len(open_files())
     with pytest.raises(OSError) as info:
         await serve(name)
     assert type(info.value) is type(expected.value)
     assert str(info.value) == str(expected.value)
-    assert len(os.listdir("/proc/self/fd")) == len(files)
+    assert len(open_files()) == files
 
 
 # --- what it accepts ---
@@ -283,7 +247,7 @@ async def test_server_that_nobody_keeps(path):
     for _ in range(3):
         await echo(path)
         gc.collect()
-    # Nothing is left to close it by but the loop itself.
+    # Nothing but the loop refers to the server any more.
     asyncio.get_running_loop().remove_reader(sock.fileno())
     sock.close()
 

@@ -1,6 +1,6 @@
 """Stream connections over UNIX sockets: data, ends, flow control, asyncio's streams, many of them.
 
-The same transport as TCP's, which has tests of its own: looked at here is what the kernel does otherwise. How
+The transport is the same as TCP's, which is tested in stream/. Here is what the kernel does differently. How
 connections are made is in test_connect.py and test_server.py.
 """
 
@@ -13,16 +13,13 @@ import socket
 
 import pytest
 
+from support.loops import open_files
 from support.peers import BufferedRecorder, Peer, Recorder, arrived, echo, raising, released, settle
+from support.streams import Streams
 
 PLENTY = bytes(range(256)) * 16384  # 4 MiB, more than the kernel takes
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "socket")
 
 
 @contextlib.asynccontextmanager
@@ -58,7 +55,9 @@ async def test_there_and_back(factory, size):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="Linux tells what epoll watches")
 async def test_watched_for_writing_only_while_a_write_waits():
-    """A UNIX socket is reported as writable whenever its peer has read: wake-ups for nothing."""
+    """Epoll reports a UNIX socket as writable whenever its peer has read. A loop that is not sending must not wake for
+    it.
+    """
 
     def watched_for_writing():
         number = transport.get_extra_info("socket").fileno()
@@ -105,7 +104,7 @@ async def test_many_small_writes_keep_their_order():
 
 @pytest.mark.parametrize("close", ["sender", "reader"])
 async def test_data_that_came_with_the_end(close):
-    """The kernel says "closed" and "readable" in one event, and holds much more than one read."""
+    """One event says both "closed" and "readable", and the kernel holds more than one read takes."""
     async with connection() as (transport, protocol, peer):
         transport.pause_reading()
         data = PLENTY[:100_000]
@@ -182,7 +181,7 @@ async def test_abort_drops_what_is_queued():
 
 
 async def test_peer_that_goes_with_unread_data():
-    """For a UNIX socket this is a reset, as by RST."""
+    """For a UNIX socket this is a reset, like a RST of TCP."""
     async with connection() as (transport, protocol, peer):
         transport.write(b"unread")
         await settle()
@@ -256,33 +255,22 @@ async def test_pause_reading_holds_the_peer():
 # --- asyncio's streams ---
 
 
-class Streams:
-    """A server with `handler`, as an asynchronous context manager. Waits for its handlers."""
-
+class UnixStreams(Streams):
     def __init__(self, handler, path, **kwargs):
-        self.handler = handler
+        super().__init__(handler, **kwargs)
         self.path = path
-        self.kwargs = kwargs
-        self.handled = []
 
-    async def handle(self, reader, writer):
-        self.handled.append(asyncio.current_task())
-        await self.handler(reader, writer)
+    async def start(self):
+        return await asyncio.start_unix_server(self.handle, self.path, **self.kwargs)
 
-    async def __aenter__(self):
-        self.server = await asyncio.start_unix_server(self.handle, self.path, **self.kwargs)
+    def target(self):
         return self.server
-
-    async def __aexit__(self, *exc_info):
-        self.server.close()
-        await asyncio.gather(*self.handled)
-        await self.server.wait_closed()
 
 
 @pytest.mark.parametrize("size", [1, 1024, 65536, 65537, 1 << 20])
 async def test_streams(path, size):
     data = PLENTY[:size]
-    async with Streams(echo, path):
+    async with UnixStreams(echo, path):
         reader, writer = await asyncio.open_unix_connection(path)
         assert writer.get_extra_info("peername") == path
         for _ in range(3):
@@ -303,7 +291,7 @@ async def test_streams_with_a_limit(path):
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(serve, path, limit=100):
+    async with UnixStreams(serve, path, limit=100):
         reader, writer = await asyncio.open_unix_connection(path, limit=100)
         writer.write(b"x" * 1000 + b"\n")
         writer.write_eof()
@@ -337,15 +325,15 @@ async def test_hundred_clients(path):
         writer.close()
         await writer.wait_closed()
 
-    async with Streams(echo, path) as server:
-        files = os.listdir("/proc/self/fd")
+    async with UnixStreams(echo, path) as server:
+        files = len(open_files())
         await asyncio.gather(*(client(number) for number in range(100)))
         assert len(server.sockets) == 1
-    assert len(os.listdir("/proc/self/fd")) == len(files) - 1  # without the listener
+    assert len(open_files()) == files - 1  # without the listener
 
 
 async def test_server_closed_while_clients_talk(path):
-    async with Streams(echo, path) as server:
+    async with UnixStreams(echo, path) as server:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
