@@ -188,9 +188,7 @@ def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]
     return samples, bars.judge(bars.ARRIVAL_BARS, samples)
 
 
-def run_figures(
-    options, names: list[str], script: str, figures: list[str], bare: str | None = None
-) -> report.Samples:
+def run_figures(options, names: list[str], script: str, figures: list[str], bare: str | None = None) -> report.Samples:
     """All figures of a script beside this one, which prints them; `bare`: one that does without a loop."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
