@@ -14,7 +14,7 @@ import echo
 from child import START_SECONDS, Child, Lacking
 
 sys.path.append(str(echo.HERE.parent / "tests"))
-import certificates  # noqa: E402
+from support import certificates  # noqa: E402
 
 SIZES = (64, 1024, 10 * 1024, 100 * 1024)
 CONNECTIONS = 64

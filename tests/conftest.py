@@ -1,4 +1,4 @@
-"""What every test stands on: the choice of loop, a limit of time, and the search for leaks.
+"""What every test relies on: the choice of the loop, a time limit, and the search for leaks.
 
 No test lives here, and nothing that only one test file needs.
 """
@@ -6,7 +6,6 @@ No test lives here, and nothing that only one test file needs.
 import contextlib
 import faulthandler
 import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -16,8 +15,11 @@ import time
 
 import pytest
 
-# RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop is not built.
-LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+from support import sendfile
+from support.loops import LOOPS, new_loop, open_files
+
+# Where `support` is.
+TESTS = os.path.dirname(os.path.abspath(__file__))
 
 # A shell starts its background jobs with Ctrl-C ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,16 +27,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 DEFAULT_LIMIT = 30
 
-# Beyond the alarm, for a hang that no exception ends: the process is given up with every thread's traceback.
+# So many seconds after the alarm the process is ended, with a traceback of every thread: an exception did not help.
 GRACE = 15
 
 # Contexts given to the exception handlers of this test's loops. One list, emptied for each test, because
 # pytest-asyncio makes its loops from a hook that runs before any fixture.
 _errors = []
-
-
-def new_loop(name):
-    return importlib.import_module(name).new_event_loop()
 
 
 def new_watched_loop(name):
@@ -76,15 +74,15 @@ def loop(loop_name):
 def child(loop_name):
     """Runs source in a fresh interpreter: what may crash, or is decided when an interpreter starts or ends.
 
-    The source finds `asyncio`, and `new_event_loop` of the loop under test. Warnings are shown, not raised. Without
-    `close_fds` the child has the files that are inheritable.
+    The source finds `asyncio`, `new_event_loop` of the loop under test, and the modules of `support`. Warnings are
+    shown, not raised. Without `close_fds` the child has the files that are inheritable.
     """
 
     def run(source, *flags, close_fds=True, **environ):
         prelude = f"import asyncio\nfrom {loop_name} import new_event_loop\n"
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *flags, "-c", prelude + textwrap.dedent(source)],
-            env={**os.environ, **environ},
+            env={**os.environ, "PYTHONPATH": TESTS, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -93,6 +91,28 @@ def child(loop_name):
         )
 
     return run
+
+
+@pytest.fixture
+def data_path(tmp_path):
+    """A file that is larger than what the kernel keeps of a connection, for sendfile."""
+    path = tmp_path / "file"
+    path.write_bytes(sendfile.DATA)
+    return path
+
+
+@pytest.fixture
+def data_file(data_path):
+    with open(data_path, "rb") as file:
+        yield file
+
+
+@pytest.fixture
+def small_file(tmp_path):
+    with open(tmp_path / "small", "w+b") as file:
+        file.write(sendfile.SMALL)
+        file.seek(0)
+        yield file
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +139,7 @@ def loop_errors():
 
 @pytest.fixture
 def no_child_left():
-    """Fails a test that leaves a child process, running or as a zombie."""
+    """Fails a test that leaves a child process behind, whether it runs or is a zombie."""
     yield
     deadline = time.monotonic() + 5
     with contextlib.suppress(ChildProcessError):
@@ -133,17 +153,6 @@ def no_child_left():
 
 def describe(context):
     return ", ".join(f"{key}={value!r}" for key, value in context.items())
-
-
-def open_files():
-    """(number, what it is) of every open file of this process."""
-    linux = os.path.isdir("/proc/self/fd")
-    files = set()
-    for name in os.listdir("/proc/self/fd" if linux else "/dev/fd"):
-        with contextlib.suppress(OSError):
-            os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
-            files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
-    return files
 
 
 # --- the limit of time ---
@@ -206,7 +215,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_finish():
-    # What exists by now is not looked at again: without this a collection for each test takes minutes.
+    # Each test is followed by a collection. Without this they would look at everything that exists now, for minutes.
     gc.collect()
     gc.freeze()
 

@@ -149,7 +149,7 @@ def missing() -> list[str]:
     if not find_faketime():
         lacking.append("libfaketime (Debian: libfaketime): the test of a clock that runs ten times as fast")
     if shutil.which("openssl") is None:
-        lacking.append("the openssl command: TLS with OpenSSL's own client and server (tests/test_tls_openssl.py)")
+        lacking.append("the openssl command: TLS with OpenSSL's own client and server (tests/tls/test_openssl.py)")
     if not has_ipv6():
         lacking.append("the address ::1: what is tested over IPv6")
     return lacking
@@ -184,8 +184,11 @@ def is_shared(python: Python) -> bool:
 
 
 def has_cargo(command: str) -> bool:
-    """Whether cargo has this command: rustfmt and clippy are components that can be left out."""
-    return not subprocess.run(["cargo", command, "--version"], cwd=ROOT, capture_output=True).returncode
+    """Whether cargo has this command: rustfmt and clippy are components, which not every Rust has."""
+    try:
+        return not subprocess.run(["cargo", command, "--version"], cwd=ROOT, capture_output=True).returncode
+    except OSError:
+        return False
 
 
 def find_faketime() -> list[Path]:

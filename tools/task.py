@@ -197,6 +197,9 @@ def lint() -> None:
     say("Python: types, and the stub against the built extension")
     run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools", "src/embed")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
+    # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
+    oldest = ".".join(map(str, machine.SUPPORTED[0]))
+    run(*inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/conformance", "tests")
     # Programs, not a library: their functions need no annotations, and their bodies are checked all the same.
     for folder in ("benchmarks", "examples", "examples/demo"):
         run(*inside, "-m", "mypy", "--check-untyped-defs", *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests")
@@ -258,7 +261,7 @@ def source_distribution() -> None:
 
 def python_tests() -> None:
     """Run the tests on every Python of this machine. Several parts run at the same time."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     jobs: list[tuple[str, list[str | Path], dict[str, str]]] = []
     for python in machine.pythons().values():
         path = wheel(python)
@@ -267,7 +270,7 @@ def python_tests() -> None:
         for part in range(PARTS):
             jobs.append((f"{python.name}, part {part + 1} of {PARTS}", [*pytest, *files[part::PARTS]], {}))
         if python is machine.default_python():
-            portable = [path for path in files if path.name.startswith("test_tls")]
+            portable = [path for path in files if path.parent.name == "tls"]
             environment = {"RLOOP_TLS_ENGINE": "portable", "RLOOP_TEST_LOOPS": "rloop"}
             jobs.append((f"{python.name}, TLS by the portable engine", [*pytest, *portable], environment))
     say("Python tests: rloop and asyncio, side by side")

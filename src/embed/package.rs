@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-/// The modules of python/rloop; `tests/test_layering.py` checks that none is missing.
+/// The modules of python/rloop; `tests/project/test_layering.py` checks that none is missing.
 macro_rules! sources {
     ($($module:literal: $file:literal),* $(,)?) => {
         &[$(($module, $file, include_str!(concat!("../../python/rloop/", $file)))),*]

@@ -1,0 +1,1 @@
+"""Tests of datagram endpoints: UDP, and UNIX sockets that keep messages apart."""

@@ -1,0 +1,1 @@
+"""Tests of child processes: how they are started, talked to and waited for."""

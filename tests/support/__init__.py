@@ -1,0 +1,1 @@
+"""What tests share: peers, protocols that record their calls, certificates, programs. No test lives here."""

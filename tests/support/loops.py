@@ -1,0 +1,29 @@
+"""The loops that are tested, what they log, and the files that this process has open. No test lives here."""
+
+import contextlib
+import importlib
+import os
+
+# The modules whose `new_event_loop` makes the loops. RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop
+# is not built.
+LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
+
+
+def new_loop(name):
+    return importlib.import_module(name).new_event_loop()
+
+
+def open_files():
+    """(number, what it is) of every open file of this process."""
+    linux = os.path.isdir("/proc/self/fd")
+    files = set()
+    for name in os.listdir("/proc/self/fd" if linux else "/dev/fd"):
+        with contextlib.suppress(OSError):
+            os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
+            files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
+    return files
+
+
+def logged(caplog):
+    """The messages that asyncio's logger got in this test."""
+    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]

@@ -1,0 +1,16 @@
+"""Running a loop by the turn, for tests that say what runs in which turn. No test lives here."""
+
+
+def turn(loop):
+    """Runs one turn. It does not wait, even if there is nothing to do."""
+    loop.stop()
+    loop.run_forever()
+
+
+def turn_until(loop, condition):
+    """Runs turns until `condition()` holds, for what may take the loop one turn or a few."""
+    for _ in range(100):
+        if condition():
+            return
+        turn(loop)
+    raise AssertionError("the condition does not hold after 100 turns")

@@ -1,0 +1,38 @@
+"""The ends of connections over named UNIX sockets: names, servers of the loop, and plain blocking sockets.
+
+No test lives here, and no assertion about a loop.
+"""
+
+import asyncio
+import contextlib
+import socket
+
+from support.peers import Echo, Peer
+
+
+def abstract_name():
+    """A name that the kernel finds, as nobody else has it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind("")
+        return sock.getsockname() + b" and more"
+
+
+def bound(path):
+    """A socket that is bound and does not listen."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    return sock
+
+
+def connect(path):
+    """The peer's end of a new connection."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+        sock.connect(path)
+        stack.pop_all()
+    return Peer(sock)
+
+
+async def serve(*args, **kwargs):
+    """A server of the running loop that answers what it receives."""
+    return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)
