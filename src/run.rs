@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 #[cfg(feature = "embed")]
 use pyo3::types::PyString;
 
@@ -19,6 +18,7 @@ use crate::handle::Handle;
 use crate::py::calls;
 use crate::py::context::{EmptyBatch, EmptyContext};
 use crate::py::fastcall::panic_error;
+use crate::py::new;
 use crate::py::thread_end;
 use crate::reactor::Poller;
 use crate::reactor::clock::seconds;
@@ -122,7 +122,7 @@ fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
 fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
     let py = event_loop.py();
     let timeout = match core.state.with(py, |state| state.reactor.recheck_level()) {
-        Err(error) => return Err(os_error(py, &error)),
+        Err(error) => return Err(os_error(&error)),
         Ok(true) => Some(0),
         Ok(false) => before_waiting(event_loop, core, timeout)?,
     };
@@ -142,7 +142,7 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         core.names.outside_tasks.call0(py)?;
     }
     match polled {
-        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(py, &error)),
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(&error)),
         _ => signals,
     }
 }
@@ -369,7 +369,7 @@ pub fn send_gathered(event_loop: &Bound<'_, PyAny>, core: &LoopCore, all: bool) 
 #[cold]
 fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: PyErr) -> PyResult<()> {
     let py = event_loop.py();
-    let context = PyDict::new(py);
+    let context = new::dict(py)?;
     context.set_item(&core.names.message, message)?;
     context.set_item(&core.names.exception, error.into_value(py))?;
     calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;

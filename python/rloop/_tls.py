@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import contextvars
     import socket
     from collections.abc import Callable
+    from typing import Self
 
     _Details = tuple[ssl.SSLContext, float | None, float | None]
 
@@ -53,6 +54,10 @@ def _client_context(server_side: bool, server_hostname: str | None) -> ssl.SSLCo
 
 class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     """Between a transport, whose protocol it is, and the application's protocol."""
+
+    def __new__(cls, loop: asyncio.AbstractEventLoop, *_args: object, **_kwargs: object) -> Self:
+        """Make the native part, which needs the loop only."""
+        return super().__new__(cls, loop)
 
     def __init__(
         self,

@@ -125,7 +125,8 @@ impl LoopCore {
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
         require_gil(py)?;
         thread_end::stop_instead(py);
-        let (reactor, waker) = Reactor::new().map_err(|error| os_error(py, &error))?;
+        scratch::serve_large_blocks_from_the_heap();
+        let (reactor, waker) = Reactor::new().map_err(|error| os_error(&error))?;
         let state = State {
             reactor,
             ready: ReadyQueue::new(),
@@ -201,7 +202,7 @@ impl LoopCore {
 
     /// Reads CPython's switch interval, which decides how long the loop may keep the interpreter.
     pub fn read_switch_interval(&self, py: Python<'_>) -> PyResult<()> {
-        let seconds: f64 = py.import("sys")?.call_method0("getswitchinterval")?.extract()?;
+        let seconds: f64 = self.names.getswitchinterval.call0(py)?.extract(py)?;
         self.keep_ns.store((seconds * 4e9) as u64, Relaxed);
         Ok(())
     }

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat};
+use pyo3::types::PyFloat;
 
 use super::{Entry, LoopCore, closed_error, is_live};
 use crate::error::{no_memory, os_error};
 use crate::handle::{Callback, Handle, Time, TimerHandle};
 use crate::py::gc::untrack;
+use crate::py::new::{self, intern};
 use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
 use crate::reactor::ready::Refused;
@@ -177,19 +178,19 @@ impl LoopCore {
     /// so that a failure is no error of the caller's: in debug mode it is logged, as asyncio's.
     pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
         match self.waker.wake() {
-            Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(py, &error), py),
+            Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(&error), py),
             _ => Ok(()),
         }
     }
 
     #[cold]
     fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         keywords.set_item("exc_info", error.value(py))?;
         self.names
             .logger
             .bind(py)
-            .call_method("debug", ("The loop could not be woken",), Some(&keywords))
+            .call_method(intern!(py, "debug")?, ("The loop could not be woken",), Some(&keywords))
             .map(drop)
     }
 

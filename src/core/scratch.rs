@@ -1,7 +1,9 @@
 //! Memory that all transports of a loop receive into: the scratch of small reads, and the buffers of the TLS layer.
 
 use std::collections::TryReserveError;
+use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::sync::Once;
 
 use crate::reactor::sys;
 
@@ -9,6 +11,21 @@ use crate::reactor::sys;
 pub const SCRATCH: usize = 64 * 1024;
 /// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used cost nothing.
 const BUFFER: usize = 256 * 1024;
+
+/// A block that is larger than any that the loop asks for again and again, in bytes.
+const LARGE_BLOCK: usize = 1024 * 1024;
+
+/// Has the C library serve large blocks out of its heap. Called once a process.
+///
+/// glibc maps memory for each block of 128 KiB or more, and unmaps it when the block is freed, until the program has
+/// freed a block as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. What is
+/// not filled is cut off before the block is freed, so reads alone may never raise the threshold. Then each read costs
+/// a page fault for every 4 KiB, which is several times the cost of the read itself.
+pub fn serve_large_blocks_from_the_heap() {
+    static ONCE: Once = Once::new();
+    // An allocation that nobody uses could be left out by the compiler: hence the black box.
+    ONCE.call_once(|| drop(black_box(sys::uninit_slice::<u8>(LARGE_BLOCK))));
+}
 
 /// Memory to receive into, aligned to a page: the kernel copies up to twice as slowly into addresses that are 16
 /// past a multiple of 64, which is what a large allocation gets.

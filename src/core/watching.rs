@@ -26,7 +26,7 @@ impl LoopCore {
 
     /// Has the kernel watch a reserved fd.
     pub fn activate(&self, py: Python<'_>, token: Token) -> PyResult<()> {
-        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(py, &error))
+        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(&error))
     }
 
     /// Watches `fd` in `mode`, instead of whoever did so far.
@@ -50,15 +50,13 @@ impl LoopCore {
         previous.map_or(Ok(()), |previous| previous.cancel(py))?;
         result.map_err(|(error, source)| {
             drop(source);
-            os_error(py, &error)
+            os_error(&error)
         })
     }
 
     /// Changes the directions that a registered fd is watched for: see [`Reactor::watch`].
     pub fn watch(&self, py: Python<'_>, token: Token, directions: Readiness) -> PyResult<()> {
-        self.state
-            .with(py, |state| state.reactor.watch(token, directions))
-            .map_err(|error| os_error(py, &error))
+        self.state.with(py, |state| state.reactor.watch(token, directions)).map_err(|error| os_error(&error))
     }
 
     /// Has the kernel tell anew of what a registered fd is ready for.

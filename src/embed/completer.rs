@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::guard::{caught, report};
 use super::handle::LoopHandle;
 use super::local::settle;
+use super::new::intern;
 
 /// Completes an `asyncio.Future` from any thread, once. The value becomes a Python object on the loop's thread, so
 /// that the completing thread needs no Python.
@@ -49,7 +49,7 @@ impl LoopHandle {
     where
         T: for<'a> IntoPyObject<'a> + Send + 'static,
     {
-        let awaitable = self.event_loop(py).call_method0(intern!(py, "create_future"))?;
+        let awaitable = self.event_loop(py).call_method0(intern!(py, "create_future")?)?;
         let future = Some(awaitable.clone().unbind());
         Ok((Completer { handle: self.clone(), future, value: std::marker::PhantomData }, awaitable))
     }

@@ -15,7 +15,6 @@ use std::thread::ThreadId;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::guard::{caught, let_go, report};
@@ -23,6 +22,7 @@ use super::handle::{core_of, running_loop};
 use super::task::on_done;
 use crate::core::{Entry, Kind, LoopCore, Native, Source};
 use crate::py::context;
+use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::{Slots, Token};
 
@@ -121,7 +121,7 @@ impl LocalFuture {
         future: LocalBox,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = event_loop.py();
-        let awaitable = event_loop.call_method0(intern!(py, "create_future"))?;
+        let awaitable = event_loop.call_method0(intern!(py, "create_future")?)?;
         let context = context::copy_unless_empty(py)?.map(Bound::unbind);
         core.host.futures_spawned.fetch_add(1, Relaxed);
         let kept = Kept { future: Some(future), core: core.clone() };
@@ -145,7 +145,7 @@ impl LocalFuture {
         });
         drop(nobody);
         Self::poll(&this)?;
-        if !awaitable.call_method0(intern!(py, "done"))?.is_truthy()? {
+        if !awaitable.call_method0(intern!(py, "done")?)?.is_truthy()? {
             // It is the awaitable's from here on to say that nobody wants it any more.
             on_done(&awaitable, move |awaitable| {
                 ticket.end(awaitable.py());
@@ -252,17 +252,17 @@ impl Ticket {
 /// Completes an `asyncio.Future`, unless it is done, such as cancelled.
 pub(super) fn settle(future: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
     let py = future.py();
-    if future.call_method0(intern!(py, "done"))?.is_truthy()? {
+    if future.call_method0(intern!(py, "done")?)?.is_truthy()? {
         return Ok(());
     }
     match result {
-        Ok(value) => future.call_method1(intern!(py, "set_result"), (value,)),
+        Ok(value) => future.call_method1(intern!(py, "set_result")?, (value,)),
         Err(error) => {
             let cancelled = py.import("asyncio")?.getattr("CancelledError")?;
             if error.is_instance(py, &cancelled) {
-                future.call_method0(intern!(py, "cancel"))
+                future.call_method0(intern!(py, "cancel")?)
             } else {
-                future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))
+                future.call_method1(intern!(py, "set_exception")?, (error.into_value(py),))
             }
         }
     }

@@ -163,7 +163,7 @@ impl Watched {
     /// Registers the source with the reactor.
     fn make_known(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
         let core = self.handle.core();
-        let failed = |error| os_error(py, &error);
+        let failed = |error| os_error(&error);
         let registry = core.state.with(py, |state| state.reactor.registry()).map_err(failed)?;
         self.forks.store(sys::forks(), Relaxed);
         let mut register = || watching.source().register(&registry, self.token.to_mio(), self.interest);

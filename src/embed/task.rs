@@ -13,7 +13,6 @@ use std::thread::Thread;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::LoopClosed;
@@ -21,6 +20,7 @@ use super::guard::caught;
 use super::handle::LoopHandle;
 use crate::core::{AtClose, LoopCore};
 use crate::py::cell::LoopCell;
+use crate::py::new::intern;
 use crate::reactor::token::Token;
 
 /// A Python task on a loop, as a future: its result, or what it raised with its traceback.
@@ -104,9 +104,9 @@ impl<T> PyTask<T> {
         };
         if let Some(task) = task {
             // Refused by a closed loop only, whose tasks have ended.
-            let _ = self
-                .handle
-                .send_to_the_end(None, move |py| task.bind(py).call_method0(intern!(py, "cancel")).map(drop));
+            let _ = self.handle.send_to_the_end(None, move |py| {
+                task.bind(py).call_method0(intern!(py, "cancel")?).map(drop)
+            });
         }
     }
 
@@ -201,7 +201,7 @@ impl<T: Send + 'static> Promise<T> {
             state.cancelled
         };
         if cancelled {
-            task.call_method0(intern!(py, "cancel"))?;
+            task.call_method0(intern!(py, "cancel")?)?;
         }
         Ok(())
     }
@@ -221,10 +221,10 @@ fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<
     let event_loop = handle.event_loop(py);
     // SAFETY: a live object, and the interpreter is held.
     if unsafe { ffi::PyCoro_CheckExact(coroutine.as_ptr()) } != 0 {
-        return event_loop.call_method1(intern!(py, "create_task"), (coroutine,));
+        return event_loop.call_method1(intern!(py, "create_task")?, (coroutine,));
     }
     let keywords = pyo3::types::PyDict::new(py);
-    keywords.set_item(intern!(py, "loop"), event_loop)?;
+    keywords.set_item(intern!(py, "loop")?, event_loop)?;
     py.import("asyncio")?.call_method("ensure_future", (coroutine,), Some(&keywords))
 }
 
@@ -232,11 +232,11 @@ fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<
 fn result_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = future.py();
     // Looked at rather than raised: pyo3 panics when Rust catches a PanicException.
-    let exception = future.call_method0(intern!(py, "exception"))?;
+    let exception = future.call_method0(intern!(py, "exception")?)?;
     if !exception.is_none() {
         return Err(PyErr::from_value(exception));
     }
-    future.call_method0(intern!(py, "result"))
+    future.call_method0(intern!(py, "result")?)
 }
 
 // ---------------------------------------------------------------------------------------------- done callbacks
@@ -264,7 +264,7 @@ where
 {
     let py = future.py();
     let done = Bound::new(py, Done(LoopCell::new(Some(Box::new(callback)))))?;
-    future.call_method1(intern!(py, "add_done_callback"), (done,)).map(drop)
+    future.call_method1(intern!(py, "add_done_callback")?, (done,)).map(drop)
 }
 
 // ---------------------------------------------------------------------------------------------- coroutines
@@ -290,7 +290,7 @@ impl Drop for Coroutine {
         };
         Python::try_attach(|py| {
             let coroutine = coroutine.into_bound(py);
-            if let Ok(close) = coroutine.getattr(intern!(py, "close"))
+            if let Ok(close) = coroutine.getattr(intern!(py, "close")?)
                 && let Err(error) = close.call0()
             {
                 error.write_unraisable(py, Some(&coroutine));

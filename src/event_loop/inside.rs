@@ -18,6 +18,7 @@ use crate::error::no_memory;
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::gc::{track, untrack};
+use crate::py::new::intern;
 use crate::reactor::clock::deadline_ns;
 use crate::run;
 
@@ -52,8 +53,8 @@ impl Pending {
             Some(What::Entry(entry)) => run::run_alone(py, &self.core, entry),
             Some(What::Foreign(handle)) => {
                 let handle = handle.bind(py);
-                if !handle.getattr("_cancelled")?.is_truthy()? {
-                    handle.call_method0("_run")?;
+                if !handle.getattr(intern!(py, "_cancelled")?)?.is_truthy()? {
+                    handle.call_method0(intern!(py, "_run")?)?;
                 }
                 Ok(())
             }
@@ -120,7 +121,7 @@ impl ReadyHandles {
         core.check_closed()?;
         let handle = match handle.cast::<Handle>() {
             Ok(handle) => handle.clone(),
-            Err(_) if handle.hasattr("_run")? => {
+            Err(_) if handle.hasattr(intern!(py, "_run")?)? => {
                 Pending::handle(event_loop, What::Foreign(handle.clone().unbind()))?
             }
             Err(_) => {

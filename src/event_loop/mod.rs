@@ -16,15 +16,17 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyList, PyString, PyTuple};
 
 use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
+use crate::py::fastcall;
 use crate::py::made::Made;
 use crate::py::names::names;
+use crate::py::new;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
@@ -119,8 +121,8 @@ impl EventLoop {
     }
 
     /// Seconds of the loop's clock, the same as `time.monotonic()`.
-    fn time(&self) -> f64 {
-        self.core.clock.now()
+    fn time<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFloat>> {
+        new::float(py, self.core.clock.now())
     }
 
     /// Ends `run_forever()` once the present turn is complete.
@@ -155,7 +157,7 @@ impl EventLoop {
         if let Some(keywords) = known {
             return class.call((), Some(keywords.bind(py)));
         }
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         keywords.set_item(&this.core.names.loop_keyword, slf)?;
         let future = class.call((), Some(&keywords))?;
         if !this.core.closed.load(Relaxed) {
@@ -177,16 +179,18 @@ impl EventLoop {
     /// Runs one turn; or turns until `stop()` was called, if `_begin_run` was called before.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         let core = &slf.get().core;
-        let until_stopped = core.until_stopped.swap(false, Relaxed);
-        core.check_closed()?;
-        scheduling::look_at_time(slf)?;
-        core.read_switch_interval(slf.py())?;
-        if until_stopped {
-            sys::sigpipe::look();
-            run::run_until_stopped(slf.as_any(), core)
-        } else {
-            run::run_turn(slf.as_any(), core)
-        }
+        fastcall::caught(|| {
+            let until_stopped = core.until_stopped.swap(false, Relaxed);
+            core.check_closed()?;
+            scheduling::look_at_time(slf)?;
+            core.read_switch_interval(slf.py())?;
+            if until_stopped {
+                sys::sigpipe::look();
+                run::run_until_stopped(slf.as_any(), core)
+            } else {
+                run::run_turn(slf.as_any(), core)
+            }
+        })
     }
 
     /// Native, because asyncio sets attributes where an exception would leave a loop that "is already running" for good:
@@ -340,8 +344,8 @@ impl EventLoop {
 
     /// Is this the fd of a stream socket? Without a `socket.socket` for it, which would close it if it were interrupted.
     #[staticmethod]
-    fn _is_stream(py: Python<'_>, fd: i32) -> PyResult<bool> {
-        sys::is_stream(fd).map_err(|error| os_error(py, &error))
+    fn _is_stream(fd: i32) -> PyResult<bool> {
+        sys::is_stream(fd).map_err(|error| os_error(&error))
     }
 
     /// The reading end of a pipe; `fd` is that of `pipe`, and non-blocking.
@@ -477,6 +481,7 @@ impl EventLoop {
         core.thread_id.store(value.unwrap_or(0), Relaxed);
         // Some programs look into the dictionary, where asyncio has it.
         if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
+            let value = value.map(|id| new::int(slf.py(), id as usize)).transpose()?;
             names.set_item(&core.names._thread_id, value)?;
         }
         Ok(())

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyString, PyTuple, PyType};
+use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 
 use super::EventLoop;
 use crate::handle::{Callback, Time};
 use crate::py::fastcall::{self, Arguments};
+use crate::py::new::{self, intern};
 
 impl EventLoop {
     /// What `call_soon` and its kin check first.
@@ -26,7 +27,7 @@ impl EventLoop {
             if same_thread {
                 core.check_thread()?;
             }
-            slf.call_method1("_check_callback", (callback, method))?;
+            slf.call_method1(intern!(slf.py(), "_check_callback")?, (callback, method))?;
         }
         // asyncio finds out when it runs the callback; there it would be too late to say who scheduled it.
         Ok(())
@@ -73,7 +74,7 @@ impl EventLoop {
             core.call_at_time(slf.as_any(), Time { seconds, given: None }, callback)?
         } else {
             // Whatever can be added to a float, as asyncio does it.
-            core.call_at(slf.as_any(), now.into_pyobject(py)?.into_any().add(&delay)?, callback)?
+            core.call_at(slf.as_any(), new::float(py, now)?.into_any().add(&delay)?, callback)?
         };
         Ok(timer.into_any())
     }
@@ -91,11 +92,11 @@ impl EventLoop {
         // SAFETY: borrowed references that the caller of the method keeps alive.
         let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
         let positional = [when, callback.clone()].into_iter().chain(args.from(2).iter().map(own));
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         for (name, value) in args.keywords().filter(|(name, _)| name.eq(&names.context).unwrap_or(false)) {
             keywords.set_item(name, value)?;
         }
-        let positional = PyTuple::new(py, positional.collect::<Vec<_>>())?;
+        let positional = new::tuple(py, positional.collect::<Vec<_>>())?;
         slf.call_method(&names.call_at, positional, Some(&keywords))
     }
 
@@ -122,7 +123,7 @@ impl EventLoop {
             && !this.core.debug.load(Relaxed)
             && !this.core.closed.load(Relaxed)
             && this.task_factory.with(py, |factory| factory.is_none());
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         for (name, value) in args.keywords() {
             if !plain || !(name.eq(&names.name)? || name.eq(&names.context)?) {
                 return args.forward(names.create_task.bind(py), slf.as_any());
@@ -155,9 +156,13 @@ pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
 /// and does it pass those on that it does not know (3.13.3)?
 fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
     const CO_VARKEYWORDS: u32 = 8;
-    let code = py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.getattr("__code__")?;
-    let named: u32 = code.getattr("co_kwonlyargcount")?.extract()?;
-    let flags: u32 = code.getattr("co_flags")?.extract()?;
+    let code = py
+        .import("asyncio")?
+        .getattr(intern!(py, "BaseEventLoop")?)?
+        .getattr(intern!(py, "create_task")?)?
+        .getattr(intern!(py, "__code__")?)?;
+    let named: u32 = code.getattr(intern!(py, "co_kwonlyargcount")?)?.extract()?;
+    let flags: u32 = code.getattr(intern!(py, "co_flags")?)?.extract()?;
     Ok((named > 0, flags & CO_VARKEYWORDS != 0))
 }
 

@@ -9,6 +9,7 @@ use super::EventLoop;
 use crate::core::{FdCallbacks, LoopCore, Source};
 use crate::handle::{Callback, Handle};
 use crate::py::fastcall::Arguments;
+use crate::py::new;
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
@@ -162,7 +163,7 @@ impl EventLoop {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), &slf.get().core);
         if core.owner_of(py, fd).is_some() {
-            slf.get().refuse_fd_of_transport(fd.into_pyobject(py)?.as_any(), fd)?;
+            slf.get().refuse_fd_of_transport(new::int(py, fd as usize)?.as_any(), fd)?;
         }
         core.check_closed()?;
         let future = Self::create_future(slf)?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use crate::error::leaves_the_loop;
 use crate::py::calls;
@@ -21,6 +21,7 @@ use crate::py::context::{self, EmptyBatch, EmptyContext};
 use crate::py::fastcall::Raised;
 use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
+use crate::py::new;
 use running::RunningOn;
 pub use timer::{Time, TimerHandle};
 
@@ -90,7 +91,7 @@ impl Call {
         };
         // SAFETY: the references are alive (see `Callback::args`); each gets one of our own.
         let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
-        let many = if args.len() > INLINE { Some(PyTuple::new(py, args.iter().map(own))?) } else { None };
+        let many = if args.len() > INLINE { Some(new::tuple(py, args.iter().map(own))?) } else { None };
         // Forgotten is what was there before, which is nothing.
         place.with(py, |call| {
             std::mem::forget(call.callback.replace(callback.unbind()));
@@ -327,7 +328,7 @@ impl Handle {
             let [tuple, ..] = args;
             return Ok(tuple.map(|tuple| tuple.cast_into()).transpose()?);
         }
-        PyTuple::new(py, args.into_iter().flatten().collect::<Vec<_>>()).map(Some)
+        new::tuple(py, args.into_iter().flatten().collect::<Vec<_>>()).map(Some)
     }
 
     /// The parts of the repr, in asyncio's order.
@@ -489,8 +490,8 @@ impl Handle {
         Self::run(slf, &mut EmptyContext::default().batch(slf.py()))
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        Self::repr_parts(slf, "Handle", None)
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
+        new::string(slf.py(), &Self::repr_parts(slf, "Handle", None)?)
     }
 
     /// `isinstance(handle, asyncio.Handle)` asks for this: asyncio's class has slots and cannot be a native base.

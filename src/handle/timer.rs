@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use pyo3::class::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use super::{Callback, Handle};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
+use crate::py::new;
 
 /// A callback scheduled for a time (`asyncio.TimerHandle`).
 #[pyclass(extends = Handle, frozen, module = "rloop._rloop")]
@@ -91,7 +93,7 @@ impl TimerHandle {
         let py = slf.py();
         match slf.as_super().get().given_when(py) {
             Some(given) => Ok(given),
-            None => Ok(slf.get().seconds(py).into_pyobject(py)?.into_any().unbind()),
+            None => Ok(new::float(py, slf.get().seconds(py))?.into_any().unbind()),
         }
     }
 
@@ -150,8 +152,9 @@ impl TimerHandle {
         Ok(result.into_pyobject(py)?.to_owned().into_any().unbind())
     }
 
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        Handle::repr_parts(slf.as_super(), "TimerHandle", Some(Self::when_of(slf)?))
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
+        let text = Handle::repr_parts(slf.as_super(), "TimerHandle", Some(Self::when_of(slf)?))?;
+        new::string(slf.py(), &text)
     }
 
     #[getter(__class__)]

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::names::names;
+use super::new::intern;
 
 /// The fd of a Python socket or file.
 pub struct FileFd {
@@ -41,7 +42,7 @@ impl FileFd {
 
     /// The same, for who knows the number.
     pub fn with_number(object: &Bound<'_, PyAny>, number: RawFd) -> PyResult<Self> {
-        let inner = innermost(object);
+        let inner = innermost(object)?;
         let place = place(inner.as_ref().unwrap_or(object))?.filter(|&place| read(place) == number);
         Ok(Self { number, object: object.clone().unbind(), inner: inner.map(Bound::unbind), place })
     }
@@ -80,10 +81,11 @@ fn read(place: NonNull<c_int>) -> c_int {
 }
 
 /// The raw file of a buffered or text file, which has the fd.
-fn innermost<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    let buffer = object.getattr("buffer").ok();
-    let raw = buffer.as_ref().unwrap_or(object).getattr("raw").ok();
-    raw.or(buffer)
+fn innermost<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = object.py();
+    let buffer = object.getattr(intern!(py, "buffer")?).ok();
+    let raw = buffer.as_ref().unwrap_or(object).getattr(intern!(py, "raw")?).ok();
+    Ok(raw.or(buffer))
 }
 
 /// Where `_socket.socket` and `_io.FileIO` have their number in every CPython so far: first of all.
@@ -103,7 +105,7 @@ fn place(object: &Bound<'_, PyAny>) -> PyResult<Option<NonNull<c_int>>> {
 
 /// Asks an object without an fd, which says so there.
 fn number_is_first(class: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let empty = class.call_method1("__new__", (class,))?;
+    let empty = class.call_method1(intern!(class.py(), "__new__")?, (class,))?;
     Ok(first_int(&empty).is_some_and(|place| read(place) == -1))
 }
 

@@ -13,6 +13,7 @@ pub mod gc;
 pub mod interpreter;
 pub mod made;
 pub mod names;
+pub mod new;
 pub mod profiling;
 pub mod sockaddr;
 pub mod thread_end;

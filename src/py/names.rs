@@ -1,11 +1,12 @@
 //! Every Python object that Rust needs by name, in one table: interned strings and what is imported of asyncio.
 
 use pyo3::exceptions::PyAttributeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
+use super::fastcall::caught;
+use super::new::{self, intern};
 use super::profiling::ProfileFunction;
 
 macro_rules! names {
@@ -41,10 +42,10 @@ macro_rules! names {
         impl Names {
             fn load(py: Python<'_>) -> PyResult<Self> {
                 Ok(Self {
-                    $($string: PyString::intern(py, stringify!($string)).unbind(),)*
+                    $($string: new::interned(py, stringify!($string))?.unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
-                    empty: PyString::intern(py, "").unbind(),
-                    loop_keyword: PyString::intern(py, "loop").unbind(),
+                    empty: new::interned(py, "")?.unbind(),
+                    loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     sendfile_try_native: py
                         .import("asyncio.constants")?
@@ -74,7 +75,7 @@ macro_rules! names {
 
 names! {
     strings {
-        _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
+        detach, _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
         _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
         buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
         datagram_received, done, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
@@ -96,6 +97,7 @@ names! {
         native_file = "_io"."FileIO",
         native_socket = "_socket"."socket",
         loop_class = "rloop._loop"."Loop",
+        getswitchinterval = "sys"."getswitchinterval",
         read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
         sock_dgram = "socket"."SOCK_DGRAM",
@@ -114,13 +116,13 @@ impl Names {
     /// The class of futures; like asyncio, asked for each time: programs put their own in its place.
     #[inline]
     pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        of_module(self.future_names.bind(py), intern!(py, "Future"))
+        of_module(self.future_names.bind(py), intern!(py, "Future")?)
     }
 
     /// The class of tasks, likewise.
     #[inline]
     pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        of_module(self.task_names.bind(py), intern!(py, "Task"))
+        of_module(self.task_names.bind(py), intern!(py, "Task")?)
     }
 }
 
@@ -131,7 +133,7 @@ fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyR
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();
 
-/// The table, loaded at the first call. Fails only while asyncio or rloop cannot be imported.
+/// The table, loaded at the first call. Fails only while asyncio or rloop cannot be imported, or without memory.
 pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
-    NAMES.get_or_try_init(py, || Names::load(py))
+    NAMES.get_or_try_init(py, || caught(|| Names::load(py)))
 }

@@ -37,7 +37,7 @@ impl BareSocket {
         let (true, Some(target)) = (kind.is_tcp(), sockaddr::from_python(kind.family, address)) else {
             return Ok(None);
         };
-        let failed = |error: io::Error| os_error(py, &error);
+        let failed = |error: io::Error| os_error(&error);
         let fd = sys::stream_socket(kind.family, kind.protocol).map_err(failed)?;
         let bare = Bound::new(py, Self { fd: LoopCell::new(Some(fd)), kind, peer: None })?;
         audit::connect(bare.as_any(), address)?;
@@ -71,7 +71,7 @@ impl BareSocket {
     /// Raises OSError if connecting to `address` has failed, as `BaseSelectorEventLoop._sock_connect_cb` does.
     fn _check_connected(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<()> {
         let error = self.fd.with(py, |fd| fd.as_ref().map_or(Ok(0), |fd| sys::take_error(fd.as_fd())));
-        match error.map_err(|error| os_error(py, &error))? {
+        match error.map_err(|error| os_error(&error))? {
             0 => Ok(()),
             error => Err(PyOSError::new_err((error, format!("Connect call failed {}", address.str()?)))),
         }

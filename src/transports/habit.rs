@@ -78,7 +78,17 @@ impl Habit {
         if last.turn() != moment.turn() && self.step == Step::Single {
             return When::Now;
         }
+        if self.step == Step::Pieces && last == moment && !self.looks_at_clock() {
+            self.kept += 1;
+            return When::With(0);
+        }
         self.write_in_pieces(last, moment, now())
+    }
+
+    /// Of many pieces of one callback, the second, third, fifth, ninth and so on look at the clock. It costs more than
+    /// all else that is done for a piece.
+    fn looks_at_clock(&self) -> bool {
+        self.kept <= 2 || self.kept.is_power_of_two()
     }
 
     /// A write that can only be sent at once, or is to be announced by [`Habit::write`]: true if it is to be sent.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::bare::BareSocket;
 use super::socket::{Socket, SocketKind};
@@ -22,6 +21,7 @@ use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::file_fd::FileFd;
+use crate::py::new::{self, intern};
 use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
@@ -137,7 +137,7 @@ impl Listener {
                     }
                     // The program has closed the socket itself.
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
-                        return this.report(py, "Fatal error: socket.accept() failed", os_error(py, &error));
+                        return this.report(py, "Fatal error: socket.accept() failed", os_error(&error));
                     }
                     // A sandbox, say, which can go on saying so.
                     _ => return this.back_off(slf, "Error: socket.accept() failed", &error),
@@ -173,19 +173,19 @@ impl Listener {
             self._retry(py);
             return Err(error);
         }
-        self.report(py, message, os_error(py, error))
+        self.report(py, message, os_error(error))
     }
 
     fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let when = (self.core.clock.now() + RETRY_DELAY).into_pyobject(py)?.into_any();
-        let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context: None };
+        let when = new::float(py, self.core.clock.now() + RETRY_DELAY)?.into_any();
+        let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context: None };
         self.core.call_at(self.event_loop.bind(py), when, callback).map(drop)
     }
 
     fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
         let names = self.core.names;
-        let context = PyDict::new(py);
+        let context = new::dict(py)?;
         context.set_item(&names.message, message)?;
         context.set_item(&names.exception, error.into_value(py))?;
         context.set_item(&names.socket, names.transport_socket.call1(py, (self.fd.object(),))?)?;
@@ -205,7 +205,7 @@ impl Listener {
             // asyncio tells of it in debug mode only.
             Err(error) if self.core.debug.load(Relaxed) => {
                 let names = self.core.names;
-                let details = PyDict::new(py);
+                let details = new::dict(py)?;
                 details.set_item(&names.message, "Error on transport creation for incoming connection")?;
                 details.set_item(&names.exception, error.into_value(py))?;
                 calls::method(self.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])?;

@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
-use crate::py::bytes;
+use crate::py::{bytes, new};
 
 /// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
 const DIRECT_READ: usize = 4096;
@@ -81,12 +81,16 @@ pub fn receive<'py>(
     if size > 0 {
         return bytes::fill_new(py, size, read);
     }
-    let received = core.scratch.with(py, |scratch| {
+    let received: io::Result<_> = core.scratch.with(py, |scratch| {
         let buffer = scratch.as_mut_slice();
         let count = read(buffer)?;
         // SAFETY: the kernel has just filled in the first `count` bytes.
         let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
-        Ok((PyBytes::new(py, filled), count))
+        Ok((new::bytes(py, filled), count))
     });
-    Ok(received)
+    Ok(received.and_then(|(data, count)| match data {
+        Ok(data) => Ok((data, count)),
+        // What has come is lost: the transport cannot go on.
+        Err(_) => Err(io::ErrorKind::OutOfMemory.into()),
+    }))
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyOverflowError, PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::flow::Signal;
 use crate::core::LoopCore;
 use crate::error::leaves_the_loop;
 use crate::py::calls;
+use crate::py::new::{self, intern};
 
 /// After so many writes to a lost connection the program is warned (`asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`).
 pub const DROPPED_WRITES_BEFORE_WARNING: u32 = 5;
@@ -28,7 +28,7 @@ impl Reporter<'_, '_> {
     #[cold]
     pub fn exception(&self, message: &str, error: PyErr) -> PyResult<()> {
         let (py, names) = (self.transport.py(), self.core.names);
-        let context = PyDict::new(py);
+        let context = new::dict(py)?;
         context.set_item(&names.message, message)?;
         context.set_item(&names.exception, error.into_value(py))?;
         context.set_item(&names.transport, self.transport)?;
@@ -59,10 +59,14 @@ impl Reporter<'_, '_> {
     pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
         if self.core.debug.load(Relaxed) {
             let py = self.transport.py();
-            let keywords = PyDict::new(py);
+            let keywords = new::dict(py)?;
             keywords.set_item("exc_info", error.value(py))?;
             let logger = self.core.names.logger.bind(py);
-            logger.call_method("debug", ("%r: %s", self.transport, message), Some(&keywords))?;
+            logger.call_method(
+                intern!(py, "debug")?,
+                ("%r: %s", self.transport, message),
+                Some(&keywords),
+            )?;
         }
         Ok(())
     }
@@ -126,9 +130,9 @@ fn refusal_of_marks(
     let Some(py) = high.or(low).map(|mark| mark.py()) else {
         return Ok(None);
     };
-    let class = py.import("asyncio.transports")?.getattr("_FlowControlMixin")?;
-    let transport = class.call_method1("__new__", (&class,))?;
-    Ok(transport.call_method1("_set_write_buffer_limits", (high, low)).err())
+    let class = py.import("asyncio.transports")?.getattr(intern!(py, "_FlowControlMixin")?)?;
+    let transport = class.call_method1(intern!(py, "__new__")?, (&class,))?;
+    Ok(transport.call_method1(intern!(py, "_set_write_buffer_limits")?, (high, low)).err())
 }
 
 /// The error for marks (high, low) that [`Flow::set_limits`](super::flow::Flow::set_limits) refuses.

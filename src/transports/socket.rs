@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict};
+use pyo3::types::{PyCFunction, PyString};
 
 use crate::core::LoopCore;
 use crate::py::file_fd::FileFd;
 use crate::py::names::{Names, names};
+use crate::py::new::intern;
 
 /// Family, type and protocol, as in `socket.socket(...)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +31,23 @@ impl SocketKind {
         let py = socket.py();
         let names = names(py)?;
         let is_plain = socket.get_type().is(names.socket_class.bind(py));
-        let number = |name: &str| {
+        let number = |name: &Bound<'_, PyString>| {
             let value = if is_plain {
-                names.native_socket.bind(py).getattr(name)?.call_method1("__get__", (socket,))?
+                names
+                    .native_socket
+                    .bind(py)
+                    .getattr(name)?
+                    .call_method1(intern!(py, "__get__")?, (socket,))?
             } else {
                 socket.getattr(name)?
             };
             value.extract::<i32>()
         };
-        Ok(Self { family: number("family")?, kind: number("type")?, protocol: number("proto")? })
+        Ok(Self {
+            family: number(intern!(py, "family")?)?,
+            kind: number(intern!(py, "type")?)?,
+            protocol: number(intern!(py, "proto")?)?,
+        })
     }
 
     /// The same, of the family that the kernel says. Python takes the word of whoever wraps an inherited fd for it; only
@@ -91,9 +100,9 @@ impl Socket {
     /// A Python socket, kept open for as long as this struct uses its fd even if the program closes the object, as the
     /// socket module does for its `makefile()` objects (`_io_refs`). A program can still take the fd away.
     pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let fd = FileFd::of(object)?;
-        if let Ok(references) = object.getattr("_io_refs") {
-            object.setattr("_io_refs", references.add(1)?)?;
+        let (py, fd) = (object.py(), FileFd::of(object)?);
+        if let Ok(references) = object.getattr(intern!(py, "_io_refs")?) {
+            object.setattr(intern!(py, "_io_refs")?, references.add(1)?)?;
         }
         Ok(Self::Python(fd))
     }
@@ -175,14 +184,14 @@ impl Socket {
         let object = fd.object().bind(py);
         // `_socket.socket`, also when the interpreter ends and nothing can be imported any more.
         let native = names(py)?.native_socket.bind(py);
-        if object.hasattr("_io_refs")? {
-            object.call_method0("_decref_socketios")?;
-            object.call_method0("close")?;
+        if object.hasattr(intern!(py, "_io_refs")?)? {
+            object.call_method0(intern!(py, "_decref_socketios")?)?;
+            object.call_method0(intern!(py, "close")?)?;
         } else if object.is_instance(native)? {
             // Taken apart by the garbage collector already: only the native half still works.
-            native.call_method1("close", (object,))?;
+            native.call_method1(intern!(py, "close")?, (object,))?;
         } else {
-            object.call_method0("close")?;
+            object.call_method0(intern!(py, "close")?)?;
         }
         Ok(())
     }
@@ -222,7 +231,8 @@ impl Drop for Lent<'_> {
         if let Some(object) = self.object.take() {
             // The native method: the one in Python can be interrupted by a signal.
             let py = object.py();
-            if let Err(error) = self.names.native_socket.bind(py).call_method1("detach", (&object,)) {
+            if let Err(error) = self.names.native_socket.bind(py).call_method1(&self.names.detach, (&object,))
+            {
                 error.write_unraisable(py, Some(&object));
             }
         }
@@ -237,13 +247,11 @@ pub fn python_socket<'py>(
     fd: RawFd,
     kind: SocketKind,
 ) -> PyResult<Lent<'py>> {
-    let keywords = PyDict::new(py);
-    keywords.set_item("fileno", fd)?;
     let SocketKind { family, kind, protocol } = kind;
     let class = core.names.socket_class.bind(py);
-    let object = class.call_method("__new__", (class, family, kind, protocol), Some(&keywords))?;
+    let object = class.call_method1(intern!(py, "__new__")?, (class, family, kind, protocol, fd))?;
     let lent = Lent { object: Some(object.clone()), names: core.names };
-    object.call_method("__init__", (family, kind, protocol), Some(&keywords))?;
+    object.call_method1(intern!(py, "__init__")?, (family, kind, protocol, fd))?;
     // As asyncio's, which come from a non-blocking accept: `gettimeout()` is 0.
     object.call_method1(&core.names.setblocking, (false,))?;
     Ok(lent)

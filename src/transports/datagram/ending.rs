@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use super::DatagramTransport;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
+use crate::py::new::intern;
 use crate::transports::lifecycle::{Action, Event, Phase};
 use crate::transports::report::unclosed;
 
@@ -59,7 +60,8 @@ impl DatagramTransport {
             this.core.deregister(py, token);
         }
         this.core.check_closed()?;
-        let (lost, exc) = (slf.getattr("_call_connection_lost")?, exc.unwrap_or_else(|| py.None()));
+        let (lost, exc) =
+            (slf.getattr(intern!(py, "_call_connection_lost")?)?, exc.unwrap_or_else(|| py.None()));
         let callback = Callback { callback: lost, args: &[exc.as_ptr()], context: None };
         this.core.call_soon(this.event_loop.bind(py), callback)?;
         Ok(())

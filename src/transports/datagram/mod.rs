@@ -39,6 +39,7 @@ use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::made::Made;
+use crate::py::new::{self, intern};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::MAX_DATAGRAM;
 use crate::reactor::token::Token;
@@ -148,7 +149,7 @@ impl DatagramTransport {
         core.check_closed()?;
         let made = protocol.getattr(&names.connection_made)?;
         let (kind, plain) = (SocketKind::of(sock)?, sock.get_type().is(names.socket_class.bind(py)));
-        let extra = extra.unwrap_or_else(|| PyDict::new(py));
+        let extra = extra.map_or_else(|| new::dict(py), Ok)?;
         let connected = fill_extra(core, &extra, sock)?;
         let named_peer = extra.as_any().get_item(&names.peername)?.is_truthy()?;
         let address = match address {
@@ -190,7 +191,7 @@ impl DatagramTransport {
             this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
         };
         call_soon(made, &[slf.as_ptr()])?;
-        call_soon(slf.getattr("_start_reading")?, &[])?;
+        call_soon(slf.getattr(intern!(py, "_start_reading")?)?, &[])?;
         waiter.map_or(Ok(()), |waiter| {
             let set_result = this.core.names.set_result_unless_cancelled.bind(py).clone();
             call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])

@@ -5,12 +5,11 @@ use std::io;
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::{DatagramTransport, State};
 use crate::error::{leaves_the_loop, os_error};
 use crate::py::calls;
-use crate::py::{context, sockaddr};
+use crate::py::{context, new, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::sys::{self, SocketAddress};
@@ -61,7 +60,7 @@ impl DatagramTransport {
             Some(_) => match this.receive(py) {
                 // Not for as many of any size; perhaps for one.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Self::receive_by_python(slf),
-                Err(error) => Self::error_received(slf, os_error(py, &error)),
+                Err(error) => Self::error_received(slf, os_error(&error)),
                 Ok(()) => Ok(()),
             },
             None => Self::receive_by_python(slf),
@@ -233,11 +232,9 @@ impl State {
                 None => Sender::New(Box::new(sender.clone())),
             };
             let empty = data.is_empty();
-            self.received.push_back(Received {
-                data: PyBytes::new(py, data).into_any().unbind(),
-                empty,
-                sender,
-            });
+            // What is lost here is lost as it would be in a full buffer of the kernel's.
+            let data = new::bytes(py, data).map_err(|_| io::ErrorKind::OutOfMemory)?.into_any().unbind();
+            self.received.push_back(Received { data, empty, sender });
         }
         Ok(())
     }

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::{DatagramTransport, KIND, State};
 use crate::error::{no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::{self, Arguments};
+use crate::py::new::{self, intern};
 use crate::py::{context, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
@@ -188,7 +188,11 @@ impl DatagramTransport {
             state.dropped - 1
         });
         if self.address.is_some() && count >= DROPPED_WRITES_BEFORE_WARNING {
-            self.core.names.logger.call_method1(py, "warning", ("socket.send() raised exception.",))?;
+            self.core.names.logger.call_method1(
+                py,
+                intern!(py, "warning")?,
+                ("socket.send() raised exception.",),
+            )?;
         }
         Ok(())
     }
@@ -220,7 +224,7 @@ impl DatagramTransport {
                 Target::Address(address) => Some(sockaddr::to_python(py, &address)?),
                 Target::Python(address) => Some(address.into_bound(py)),
             };
-            Ok((PyBytes::new(py, &data), address).into_pyobject(py)?.into_any())
+            Ok((new::bytes(py, &data)?, address).into_pyobject(py)?.into_any())
         });
         rows.collect()
     }
@@ -274,7 +278,7 @@ impl DatagramTransport {
         loop {
             let told = match sent {
                 Sent::Done => break,
-                Sent::Refused(error) => Self::error_received(slf, os_error(py, &error)),
+                Sent::Refused(error) => Self::error_received(slf, os_error(&error)),
                 Sent::ByPython(datagram) => Self::send_by_python(slf, datagram),
             };
             result = result.and(told);
@@ -307,9 +311,9 @@ impl DatagramTransport {
             this.core.requeue(py, token, Readiness::WRITABLE);
         }
         if retry {
-            let when = (this.core.clock.now() + RETRY_DELAY).into_pyobject(py)?.into_any();
+            let when = new::float(py, this.core.clock.now() + RETRY_DELAY)?.into_any();
             let context = Some(this.context(py));
-            let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context };
+            let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context };
             this.core.call_at(this.event_loop.bind(py), when, callback)?;
         }
         Self::hold(slf);
@@ -338,7 +342,7 @@ impl DatagramTransport {
         let Some(socket) = this.python_socket(py) else {
             return Ok(());
         };
-        let data = datagram.data.to_bytes(py);
+        let data = datagram.data.to_bytes(py)?;
         let sent = match &datagram.to {
             Target::Python(address) => socket.call_method1(&names.sendto, (data, address)),
             Target::Peer => socket.call_method1(&names.send, (data,)),

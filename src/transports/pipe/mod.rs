@@ -31,6 +31,7 @@ use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::file_fd::FileFd;
+use crate::py::new::{self, intern};
 use crate::reactor::Mode;
 use crate::reactor::token::Token;
 use capacity::Capacity;
@@ -78,7 +79,7 @@ pub struct Parts<'a, 'py> {
 impl<S> End<S> {
     fn new(parts: &Parts<'_, '_>, side: S) -> PyResult<Self> {
         let py = parts.event_loop.py();
-        let extra = parts.extra.clone().unwrap_or_else(|| PyDict::new(py));
+        let extra = parts.extra.clone().map_or_else(|| new::dict(py), Ok)?;
         extra.set_item(&parts.core.names.pipe, &parts.pipe)?;
         let state = State {
             pipe: Some(parts.pipe.clone().unbind()),
@@ -108,7 +109,7 @@ impl<S> End<S> {
             |callback, args: &[_]| core.call_soon(event_loop, Callback { callback, args, context: None });
         call_soon(protocol.getattr(&names.connection_made)?, &[transport.as_ptr()])?;
         if watched {
-            call_soon(transport.getattr("_start_watching")?, &[])?;
+            call_soon(transport.getattr(intern!(py, "_start_watching")?)?, &[])?;
         }
         if let Some(waiter) = waiter {
             let set_result = names.set_result_unless_cancelled.bind(py).clone();
@@ -181,9 +182,9 @@ impl<S> End<S> {
     }
 
     /// For the attributes that `_transports.py` adds.
-    fn inside<'py>(&self, py: Python<'py>, lost: u32, queued: Vec<Vec<u8>>) -> Inside<'py> {
+    fn inside<'py>(&self, py: Python<'py>, lost: u32, queued: Vec<Vec<u8>>) -> PyResult<Inside<'py>> {
         let closed = self.state.with(py, |state| state.pipe.is_none());
-        (self.fd.number(), closed, lost, self.extra(py), inside::chunks(py, queued))
+        Ok((self.fd.number(), closed, lost, self.extra(py), inside::chunks(py, queued)?))
     }
 
     fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
@@ -231,7 +232,7 @@ impl<S> End<S> {
             self.core.deregister(py, token);
         }
         self.core.check_closed()?;
-        let lost = transport.getattr("_call_connection_lost")?;
+        let lost = transport.getattr(intern!(py, "_call_connection_lost")?)?;
         let exc = exc.unwrap_or_else(|| py.None());
         let callback = Callback { callback: lost, args: &[exc.as_ptr()], context: None };
         self.core.call_soon(self.event_loop.bind(py), callback).map(drop)

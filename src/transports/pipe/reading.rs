@@ -135,7 +135,7 @@ impl ReadPipeTransport {
     fn read_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         const MESSAGE: &str = "Fatal read error on pipe transport";
         let (py, end) = (slf.py(), &slf.get().end);
-        let exc = os_error(py, error);
+        let exc = os_error(error);
         let told = end.reporter(slf.as_any());
         // How the master of a terminal ends.
         let told = if error.raw_os_error() == Some(libc::EIO) {
@@ -258,7 +258,7 @@ impl ReadPipeTransport {
     }
 
     /// For the attributes that `_transports.py` adds.
-    fn _inside<'py>(&self, py: Python<'py>) -> Inside<'py> {
+    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
         self.end.inside(py, 0, Vec::new())
     }
 

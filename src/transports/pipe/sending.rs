@@ -14,6 +14,7 @@ use crate::error::{no_memory, os_error};
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
+use crate::py::new::intern;
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
 use crate::transports::habit::{LARGE, When};
@@ -73,7 +74,7 @@ impl WritePipeTransport {
         });
         if count >= DROPPED_WRITES_BEFORE_WARNING {
             let text = "pipe closed by peer or os.write(pipe, data) raised exception.";
-            end.core.names.logger.call_method1(py, "warning", (text,))?;
+            end.core.names.logger.call_method1(py, intern!(py, "warning")?, (text,))?;
         }
         Ok(())
     }
@@ -121,7 +122,7 @@ impl WritePipeTransport {
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
         let (py, end) = (slf.py(), &slf.get().end);
-        let result = result.map_err(|error| os_error(py, &error));
+        let result = result.map_err(|error| os_error(&error));
         if let Err(exc) = result.and_then(|()| Self::watch_blocked(slf)) {
             let told = end.reporter(slf.as_any()).debug_error("Fatal write error on pipe transport", &exc);
             end.state.with(py, |state| {
@@ -155,7 +156,7 @@ impl WritePipeTransport {
         if !end.state.with(py, |state| state.side.is_blocked_unwatched()) {
             return Ok(());
         }
-        let twin = end.fd().and_then(|fd| fd.try_clone_to_owned()).map_err(|error| os_error(py, &error))?;
+        let twin = end.fd().and_then(|fd| fd.try_clone_to_owned()).map_err(|error| os_error(&error))?;
         let number = twin.as_raw_fd();
         end.state.with(py, |state| state.side.twin = Some(twin));
         end.watch(slf.as_any(), number, &KIND)
@@ -216,7 +217,9 @@ fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
     let py = data.py();
     let write = || {
         let module = py.import("asyncio.unix_events")?;
-        module.getattr("_UnixWritePipeTransport")?.call_method1("write", (py.None(), data))
+        module
+            .getattr(intern!(py, "_UnixWritePipeTransport")?)?
+            .call_method1(intern!(py, "write")?, (py.None(), data))
     };
     match write() {
         Err(error)

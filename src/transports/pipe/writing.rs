@@ -246,7 +246,7 @@ impl WritePipeTransport {
     }
 
     /// For the attributes that `_transports.py` adds.
-    fn _inside<'py>(&self, py: Python<'py>) -> Inside<'py> {
+    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
         let (lost, queued) =
             self.end.state.with(py, |state| (state.side.dropped_writes, state.side.queue.copies()));
         self.end.inside(py, lost, queued)

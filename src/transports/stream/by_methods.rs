@@ -12,6 +12,7 @@ use super::reading::Reading;
 use super::{State, StreamTransport};
 use crate::error::leaves_the_loop;
 use crate::py::calls;
+use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 
@@ -37,7 +38,7 @@ impl StreamTransport {
             }
         } else {
             let most = this.state.with(py, |state| state.read_size.most());
-            (most.into_pyobject(py)?.into_any(), "recv", &names.data_received)
+            (new::int(py, most)?.into_any(), "recv", &names.data_received)
         };
         let received = socket.call_method1(receive, (argument,)).and_then(|received| {
             let nothing = !received.is_truthy()?;
@@ -64,7 +65,7 @@ impl StreamTransport {
         else {
             return Ok(());
         };
-        while let Some(data) = self.state.with(py, |state| state.begin_send(py)) {
+        while let Some(data) = self.state.with(py, |state| state.begin_send(py))? {
             let len = data.as_bytes().len();
             let sent =
                 socket.call_method1(&self.core.names.send, (data,)).and_then(|sent| sent.extract::<usize>());
@@ -93,13 +94,14 @@ impl StreamTransport {
 
 impl State {
     /// What comes next for `send`; none while another call of it is under way.
-    fn begin_send<'py>(&mut self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+    fn begin_send<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         if self.in_send || !self.keeps_back() || self.life.drops_writes() {
-            return None;
+            return Ok(None);
         }
-        self.in_send = true;
         // No collection can start here: bytes are not tracked.
-        Some(self.queue.with_front(usize::MAX, |slices| PyBytes::new(py, &slices[0])))
+        let next = self.queue.with_front(usize::MAX, |slices| new::bytes(py, &slices[0]))?;
+        self.in_send = true;
+        Ok(Some(next))
     }
 }
 

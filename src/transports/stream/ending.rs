@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use super::StreamTransport;
 use crate::error::leaves_the_loop;
 use crate::handle::Callback;
+use crate::py::new::intern;
 use crate::transports::lifecycle::{Action, Event};
 use crate::transports::report::{Reporter, unclosed};
 
@@ -56,7 +57,7 @@ impl StreamTransport {
         }
         let told = this.tell_sent_waiter(py);
         this.core.check_closed()?;
-        let lost = slf.getattr("_call_connection_lost")?;
+        let lost = slf.getattr(intern!(py, "_call_connection_lost")?)?;
         let exc = exc.unwrap_or_else(|| py.None());
         let context = this.state.with(py, |state| state.own_context.then(|| state.context.bind(py).clone()));
         let callback = Callback { callback: lost, args: &[exc.as_ptr()], context };
@@ -126,7 +127,7 @@ impl Drop for StreamTransport {
             let detached = match server {
                 Some(server)
                     if !self.core.names.server_counts_transports
-                        && server.bind(py).hasattr("_active_count").unwrap_or(false) =>
+                        && server.bind(py).hasattr(intern!(py, "_active_count")?).unwrap_or(false) =>
                 {
                     server.call_method0(py, &self.core.names._detach).map(drop)
                 }

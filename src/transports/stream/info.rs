@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::StreamTransport;
+use crate::py::new;
 use crate::py::sockaddr;
 use crate::transports::lifecycle::Phase;
 use crate::transports::socket::{Socket, Was, hand_over, python_socket};
@@ -40,7 +41,7 @@ impl StreamTransport {
         {
             return Ok(extra);
         }
-        let extra = PyDict::new(py);
+        let extra = new::dict(py)?;
         self.state.with(py, |state| state.extra = Some(extra.clone().unbind()));
         Ok(extra)
     }

@@ -37,6 +37,7 @@ use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::made::Made;
+use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, ShortRead, SocketAddress};
 use crate::reactor::token::Token;
@@ -214,7 +215,7 @@ impl StreamTransport {
             core.call_soon(event_loop, Callback { callback, args, context: context.clone() })
         };
         call_soon(made, &[transport.as_ptr()])?;
-        call_soon(transport.getattr("_start_reading")?, &[])?;
+        call_soon(transport.getattr(intern!(py, "_start_reading")?)?, &[])?;
         if let Some(waiter) = waiter {
             let set_result = names.set_result_unless_cancelled.bind(py).clone();
             call_soon(set_result, &[waiter.as_ptr(), py.None().as_ptr()])?;
@@ -446,7 +447,7 @@ impl StreamTransport {
             let lost = state.life.count_of_lost(state.dropped_writes);
             (state.socket.number(), state.socket.is_closed(), lost, state.queue.copies())
         });
-        Ok((fd, closed, lost, extra, inside::chunks(py, queued)))
+        Ok((fd, closed, lost, extra, inside::chunks(py, queued)?))
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

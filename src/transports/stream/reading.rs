@@ -11,6 +11,7 @@ use crate::py::bytes::Writable;
 use crate::py::calls;
 use crate::py::context;
 use crate::py::names::Names;
+use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
@@ -166,7 +167,7 @@ impl StreamTransport {
             Ok(count) => match calls::method(
                 &reading.protocol,
                 &names.buffer_updated,
-                [&count.into_pyobject(py)?.into_any()],
+                [&new::int(py, count)?.into_any()],
             ) {
                 Ok(_) => Ok(()),
                 Err(error) => {
@@ -205,7 +206,7 @@ impl StreamTransport {
         if error.kind() == io::ErrorKind::WouldBlock {
             return Ok(());
         }
-        Self::fatal_error(slf, os_error(slf.py(), error), "Fatal read error on socket transport")
+        Self::fatal_error(slf, os_error(error), "Fatal read error on socket transport")
     }
 }
 

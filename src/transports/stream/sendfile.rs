@@ -5,6 +5,7 @@ use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::StreamTransport;
+use crate::py::new::intern;
 
 impl StreamTransport {
     /// Starts: a future that is completed once everything queued has been sent.
@@ -26,7 +27,7 @@ impl StreamTransport {
 
     fn wait_until_sent<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        let future = this.event_loop.bind(py).call_method0("create_future")?;
+        let future = this.event_loop.bind(py).call_method0(intern!(py, "create_future")?)?;
         let previous = this.state.with(py, |state| state.sent_waiter.replace(future.clone().unbind()));
         drop(previous);
         Self::hold(slf);
@@ -47,9 +48,9 @@ impl StreamTransport {
         let waiter = waiter.into_bound(py);
         if !lost {
             self.core.names.set_result_unless_cancelled.bind(py).call1((waiter, py.None()))?;
-        } else if !waiter.call_method0("done")?.is_truthy()? {
+        } else if !waiter.call_method0(intern!(py, "done")?)?.is_truthy()? {
             let error = PyConnectionError::new_err("Connection is closed by peer");
-            waiter.call_method1("set_exception", (error.into_value(py),))?;
+            waiter.call_method1(intern!(py, "set_exception")?, (error.into_value(py),))?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::error::{no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
+use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Signal;
@@ -120,7 +121,7 @@ impl StreamTransport {
             // For the socket's own `send`.
             Ok(true) => Self::send_queued(slf)?,
             Err(error) => {
-                return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+                return Self::fatal_error(slf, os_error(&error), "Fatal write error on socket transport");
             }
         }
         if let Err(error) = this.watch_writing(py) {
@@ -166,7 +167,11 @@ impl StreamTransport {
             state.dropped_writes - 1
         });
         if count >= DROPPED_WRITES_BEFORE_WARNING {
-            self.core.names.logger.call_method1(py, "warning", ("socket.send() raised exception.",))?;
+            self.core.names.logger.call_method1(
+                py,
+                intern!(py, "warning")?,
+                ("socket.send() raised exception.",),
+            )?;
         }
         Ok(())
     }
@@ -213,7 +218,7 @@ impl StreamTransport {
 
     fn sent(slf: &Bound<'_, Self>, result: io::Result<()>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let sent = result.map_err(|error| os_error(py, &error)).and_then(|()| this.send_by_method(py));
+        let sent = result.map_err(|error| os_error(&error)).and_then(|()| this.send_by_method(py));
         if let Err(error) = sent {
             return Self::fatal_error(slf, error, "Fatal write error on socket transport");
         }
@@ -276,7 +281,7 @@ impl StreamTransport {
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.state
             .with(py, |state| state.socket.any_fd()?.map_or(Ok(()), sys::shutdown_write))
-            .map_err(|error| os_error(py, &error))
+            .map_err(|error| os_error(&error))
     }
 }
 
@@ -284,9 +289,12 @@ impl StreamTransport {
 /// its method, before it looks at the transport.
 #[cold]
 fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
+    let py = data.py();
     let write = || {
-        let module = data.py().import("asyncio.selector_events")?;
-        module.getattr("_SelectorSocketTransport")?.call_method1("write", (data.py().None(), data))
+        let module = py.import("asyncio.selector_events")?;
+        module
+            .getattr(intern!(py, "_SelectorSocketTransport")?)?
+            .call_method1(intern!(py, "write")?, (py.None(), data))
     };
     match write() {
         Err(error) if error.is_instance_of::<PyTypeError>(data.py()) => error,

@@ -14,6 +14,7 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::py::made::Made;
+use crate::py::new::intern;
 use crate::transports::flow::Flow;
 use crate::transports::report::{not_implemented, unclosed, water_marks, wrong_marks};
 
@@ -149,7 +150,7 @@ impl TlsTransport {
     fn force_close(&self, py: Python<'_>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         self.closed.store(true, Relaxed);
         match self.layer(py) {
-            Some(layer) => layer.call_method1("_abort", (exc,)).map(drop),
+            Some(layer) => layer.call_method1(intern!(py, "_abort")?, (exc,)).map(drop),
             None => Ok(()),
         }
     }
