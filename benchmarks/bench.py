@@ -192,7 +192,7 @@ def run_figures(options, names: list[str], script: str, figures: list[str], bare
     """All figures of a script beside this one, which prints them; `bare`: one that does without a loop."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
-    scripts = {echo.BARE: (bare,)} if bare else {}
+    scripts: dict[str, tuple[str, ...]] = {echo.BARE: (bare,)} if bare else {}
     scripts |= {loop: (script, loop) for loop in names}
     for number in range(options.rounds):
         for loop, words in scripts.items():
