@@ -1,8 +1,13 @@
-//! The datagrams that a transport has still to send, in order. Pure.
+//! The queue in the outbox of a datagram transport: whole datagrams, in order. Pure. When they are sent is decided in
+//! `outbox.rs`.
 
 use std::collections::VecDeque;
 
-/// So much memory, in bytes, an empty queue keeps.
+use super::flow::Flow;
+use super::outbox::Queue;
+use crate::reactor::sys::datagrams::SEND_BATCH;
+
+/// How much memory an empty queue keeps, in bytes.
 const KEPT: usize = 16 * 1024;
 
 /// Datagrams waiting to be sent, and their size as asyncio counts it.
@@ -58,7 +63,7 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         let datagram = self.datagrams.pop_front()?;
         self.size -= self.size_of(&datagram);
         if self.datagrams.is_empty() && self.datagrams.capacity() * size_of::<D>() > KEPT {
-            // That of a long queue.
+            // The memory of a long queue is given back.
             self.datagrams = VecDeque::new();
         }
         Some(datagram)
@@ -73,6 +78,20 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
     pub fn take(&mut self) -> VecDeque<D> {
         self.size = 0;
         std::mem::take(&mut self.datagrams)
+    }
+}
+
+impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
+    fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
+        self.len() + 1 >= SEND_BATCH || flow.is_above_high(self.size + added + self.header)
     }
 }
 
