@@ -3,10 +3,6 @@
 
 use std::collections::VecDeque;
 
-use super::flow::Flow;
-use super::outbox::Queue;
-use crate::reactor::sys::datagrams::SEND_BATCH;
-
 /// How much memory an empty queue keeps, in bytes.
 const KEPT: usize = 16 * 1024;
 
@@ -39,8 +35,9 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         self.size
     }
 
-    fn size_of(&self, datagram: &D) -> usize {
-        datagram.as_ref().len() + self.header
+    /// How a datagram of `len` bytes counts.
+    pub fn size_of(&self, len: usize) -> usize {
+        len + self.header
     }
 
     /// Adds a datagram at the end; gives it back if there is no memory.
@@ -48,20 +45,20 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         if self.datagrams.try_reserve(1).is_err() {
             return Err(datagram);
         }
-        self.size += self.size_of(&datagram);
+        self.size += self.size_of(datagram.as_ref().len());
         self.datagrams.push_back(datagram);
         Ok(())
     }
 
     /// Gives back what [`DatagramQueue::pop`] has taken.
     pub fn put_back(&mut self, datagram: D) {
-        self.size += self.size_of(&datagram);
+        self.size += self.size_of(datagram.as_ref().len());
         self.datagrams.push_front(datagram);
     }
 
     pub fn pop(&mut self) -> Option<D> {
         let datagram = self.datagrams.pop_front()?;
-        self.size -= self.size_of(&datagram);
+        self.size -= self.size_of(datagram.as_ref().len());
         if self.datagrams.is_empty() && self.datagrams.capacity() * size_of::<D>() > KEPT {
             // The memory of a long queue is given back.
             self.datagrams = VecDeque::new();
@@ -78,20 +75,6 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
     pub fn take(&mut self) -> VecDeque<D> {
         self.size = 0;
         std::mem::take(&mut self.datagrams)
-    }
-}
-
-impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
-    fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
-        self.len() + 1 >= SEND_BATCH || flow.is_above_high(self.size + added + self.header)
     }
 }
 

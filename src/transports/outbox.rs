@@ -11,10 +11,12 @@
 
 use std::io::{self, IoSlice};
 
+use super::datagram_queue::DatagramQueue;
 use super::flow::{Flow, Signal};
-use super::habit::{Habit, When};
+use super::habit::{Habit, LARGE, When};
 use super::write_queue::WriteQueue;
 use crate::reactor::moment::Moment;
+use crate::reactor::sys::datagrams::SEND_BATCH;
 
 /// After so many writes to a lost connection the program is warned
 /// (`asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`).
@@ -30,6 +32,34 @@ pub trait Queue {
     /// Would the queue, with one more write of `added` bytes, be worth a system call of its own? Then it is no use to
     /// wait for further writes.
     fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool;
+}
+
+impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn size(&self) -> usize {
+        self.len()
+    }
+
+    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
+        self.len() + added >= LARGE
+    }
+}
+
+impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn size(&self) -> usize {
+        self.size()
+    }
+
+    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
+        self.len() + 1 >= SEND_BATCH || flow.is_above_high(self.size() + self.size_of(added))
+    }
 }
 
 /// What is to be done with a write.

@@ -4,10 +4,6 @@
 use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
-use super::flow::Flow;
-use super::habit::LARGE;
-use super::outbox::Queue;
-
 /// Up to so many chunks are sent from a short array.
 const FEW: usize = 4;
 /// How many chunks one system call sends at most. More would gain little, and the array of them is on the stack.
@@ -150,20 +146,6 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
     pub fn clear(&mut self) {
         self.chunks = VecDeque::new();
         (self.sent, self.len) = (0, 0);
-    }
-}
-
-impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
-    fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn size(&self) -> usize {
-        self.len
-    }
-
-    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
-        self.len + added >= LARGE
     }
 }
 
