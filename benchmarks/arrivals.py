@@ -48,14 +48,10 @@ class Work:
     def measure(self, loop: str, rate: float, seed: int, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """Response times at this rate, and how busy the server was. A disturbed sample is taken again, because one
         pause of some milliseconds makes hundreds of requests wait; of several, the least disturbed counts."""
-        best = None
-        for _ in range(ATTEMPTS):
-            figures = self._attempt(loop, rate, seed, seconds, loadgen, pin)
-            if best is None or figures["others"] < best["others"]:
-                best = figures
-            if best["others"] < QUIET:
-                break
-        return best
+        attempts: list[dict[str, float]] = []
+        while len(attempts) < ATTEMPTS and not any(figures["others"] < QUIET for figures in attempts):
+            attempts.append(self._attempt(loop, rate, seed, seconds, loadgen, pin))
+        return min(attempts, key=lambda figures: figures["others"])
 
     def _attempt(self, loop: str, rate: float, seed: int, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         with self.server(loop, pin) as server:

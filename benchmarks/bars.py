@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import arrivals
@@ -145,7 +146,7 @@ PROCESS_BARS = [
 ]
 
 
-def judge(bars: list[Bar | Ceiling], samples: Samples) -> list[dict]:
+def judge(bars: Sequence[Bar | Ceiling], samples: Samples) -> list[dict]:
     return [bar.judge(samples) for bar in bars if sys.version_info >= bar.python]
 
 

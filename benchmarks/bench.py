@@ -188,13 +188,11 @@ def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]
     return samples, bars.judge(bars.ARRIVAL_BARS, samples)
 
 
-def run_figures(
-    options, names: list[str], script: str, figures: list[str], bare: str | None = None
-) -> report.Samples:
+def run_figures(options, names: list[str], script: str, figures: list[str], bare: str | None = None) -> report.Samples:
     """All figures of a script beside this one, which prints them; `bare`: one that does without a loop."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
-    scripts = {echo.BARE: (bare,)} if bare else {}
+    scripts: dict[str, tuple[str, ...]] = {echo.BARE: (bare,)} if bare else {}
     scripts |= {loop: (script, loop) for loop in names}
     for number in range(options.rounds):
         for loop, words in scripts.items():

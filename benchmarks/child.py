@@ -50,12 +50,13 @@ class Child:
 
     def read(self, seconds: float = START_SECONDS) -> dict:
         """The next line of its output."""
+        output = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
         while b"\n" not in self._unread:
             left = max(0, deadline - time.monotonic())
-            if not select.select([self._process.stdout], [], [], left)[0]:
+            if not select.select([output], [], [], left)[0]:
                 raise Broken(f"{self._name} said nothing for {seconds:g} s")
-            data = os.read(self._process.stdout.fileno(), 65536)
+            data = os.read(output, 65536)
             if not data:
                 raise Broken(f"{self._name} ended without an answer")
             self._unread += data

@@ -70,7 +70,8 @@ async def spawn(**pipes):
 
 async def batch(count: int, **pipes) -> tuple[list[float], float]:
     """How long each spawn took, and the CPU time of one, in microseconds."""
-    times, cpu, end = [], cpu_seconds(), time.perf_counter() + BATCH_SECONDS
+    times: list[float] = []
+    cpu, end = cpu_seconds(), time.perf_counter() + BATCH_SECONDS
     while len(times) < count and (len(times) < BATCH_AT_LEAST or time.perf_counter() < end):
         start = time.perf_counter()
         await spawn(**pipes)
@@ -102,7 +103,8 @@ class Peer(asyncio.SubprocessProtocol):
     def __init__(self, expected: int = 0):
         loop = asyncio.get_running_loop()
         self.left = expected
-        self.received, self.gone, self.resumed = loop.create_future(), loop.create_future(), None
+        self.received, self.gone = loop.create_future(), loop.create_future()
+        self.resumed: asyncio.Future[None] | None = None
 
     def connection_made(self, transport):
         self.transport = transport

@@ -52,7 +52,7 @@ class Strace:
 
     def counts(self) -> Counter[str]:
         """Calls by name; to be asked after the block."""
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for line in self._summary:
             # % time, seconds, usecs/call, calls, [errors,] name
             words = line.split()

@@ -100,15 +100,21 @@ class Idle:
         return {"kib": (after - before) / self.connections / 1024}
 
 
-QUICK = [Echo("protocol", 1024), Echo("protocol", 100 * 1024), Echo("streams", 1024), Shake("P-256", False), Idle()]
-DEFAULT = [
+QUICK: list[Echo | Shake | Idle] = [
+    Echo("protocol", 1024),
+    Echo("protocol", 100 * 1024),
+    Echo("streams", 1024),
+    Shake("P-256", False),
+    Idle(),
+]
+DEFAULT: list[Echo | Shake | Idle] = [
     *(Echo("protocol", size) for size in SIZES),
     Echo("protocol", 1024, 1),
     *(Echo(kind, size) for kind in ("buffered", "streams") for size in (1024, 100 * 1024)),
     *(Shake(key, resumed) for key in KEYS for resumed in (False, True)),
     Idle(),
 ]
-FULL = [
+FULL: list[Echo | Shake | Idle] = [
     *(
         Echo(kind, size, connections)
         for kind in ("protocol", "buffered", "streams")

@@ -113,9 +113,9 @@ class Census:
 
     def __init__(self):
         self.ended = 0
-        self.protocols = weakref.WeakSet()
-        self.transports = weakref.WeakSet()
-        self.transport_type = None
+        self.protocols: weakref.WeakSet[EchoLine] = weakref.WeakSet()
+        self.transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        self.transport_type: type | None = None
 
     def count(self):
         gc.collect()
@@ -123,7 +123,7 @@ class Census:
         types = [type(thing) for thing in gc.get_objects()]
         return {
             "protocols": max(len(self.protocols), types.count(EchoLine)),
-            "transports": max(len(self.transports), types.count(self.transport_type)),
+            "transports": max(len(self.transports), sum(kind is self.transport_type for kind in types)),
         }
 
 
@@ -164,7 +164,7 @@ def serve_protocol(loop_name):
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        commands = asyncio.Queue()
+        commands: asyncio.Queue[str] = asyncio.Queue()
         loop.add_reader(sys.stdin, lambda: commands.put_nowait(sys.stdin.readline()))
         server = await loop.create_server(lambda: EchoLine(census), sock=listen(), backlog=512)
         reporter = asyncio.ensure_future(report(commands))

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 # before: with this one the process ends with status 0 instead of "killed by signal 15".
 signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
 
-jobs = {}
+jobs: dict[int, asyncio.Future[str]] = {}
 job_numbers = itertools.count(1)
 produced = {"chunks": 0}
 

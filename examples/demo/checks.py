@@ -118,7 +118,7 @@ def background_task(server):
 
 
 def websocket_echo(server):
-    messages = [f"message {number}" for number in range(200)]
+    messages: list[str | bytes] = [f"message {number}" for number in range(200)]
     messages += ["", "zażółć gęślą jaźń", b"", bytes(range(256)), piece(5, 900_000), "x" * 70_000]
     with new_websocket(server) as websocket:
         for message in messages:

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::guard::{caught, report};
 use super::handle::LoopHandle;
 use super::local::settle;
-use super::new::intern;
+use crate::py::new::intern;
 
 /// Completes an `asyncio.Future` from any thread, once. The value becomes a Python object on the loop's thread, so
 /// that the completing thread needs no Python.

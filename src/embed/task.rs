@@ -290,7 +290,8 @@ impl Drop for Coroutine {
         };
         Python::try_attach(|py| {
             let coroutine = coroutine.into_bound(py);
-            if let Ok(close) = coroutine.getattr(intern!(py, "close")?)
+            if let Ok(name) = intern!(py, "close")
+                && let Ok(close) = coroutine.getattr(name)
                 && let Err(error) = close.call0()
             {
                 error.write_unraisable(py, Some(&coroutine));

@@ -3,79 +3,30 @@
 
 use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
-use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
+use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
 pub fn run(load: &Load) -> io::Result<bool> {
     let deadline = Instant::now() + load.timeout;
     let mut client = Client::connect(load, deadline)?;
-    let warmed = client.phase(Limit::Time(load.warmup))?;
-    if load.gated && warmed.first_error.is_none() {
-        control::say("{\"warm\":true}")?;
-        control::wait_for_line(deadline)?;
-    }
-    // Errors of the warm-up end it: a server that fails there must not be reported as fast.
-    let measured = if warmed.first_error.is_none() { client.phase(load.limit)? } else { warmed };
-    control::say(&measured.to_json())?;
-    if load.gated {
-        control::wait_for_line(deadline)?;
-    }
-    Ok(measured.first_error.is_none())
+    report::run(load.gated, deadline, |phase| {
+        client.phase(match phase {
+            Phase::WarmUp => Limit::Time(load.warmup),
+            Phase::Measured => load.limit,
+        })
+    })
 }
 
-/// What a phase of load has shown.
-pub struct Report {
-    pub latencies: Histogram,
-    pub elapsed: Duration,
-    /// CPU time of this process, to see whether it was what limited the rate.
-    pub cpu: Duration,
-    errors: u64,
-    pub first_error: Option<String>,
-}
-
-impl Report {
-    pub fn new() -> Self {
-        Self {
-            latencies: Histogram::new(),
-            elapsed: Duration::ZERO,
-            cpu: Duration::ZERO,
-            errors: 0,
-            first_error: None,
-        }
-    }
-
-    pub fn fail(&mut self, text: String) {
-        self.errors += 1;
-        self.first_error.get_or_insert(text);
-    }
-
-    pub fn to_json(&self) -> String {
-        let requests = self.latencies.total();
-        let seconds = self.elapsed.as_secs_f64();
-        let micros = |nanos: u64| nanos as f64 / 1000.0;
-        format!(
-            "{{\"requests\":{requests},\"seconds\":{seconds:.6},\"requests_per_second\":{:.1},\
-             \"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.1},\"client_cpu_seconds\":{:.6},\
-             \"errors\":{},\"first_error\":{}}}",
-            requests as f64 / seconds.max(1e-9),
-            micros(self.latencies.percentile(50.0)),
-            micros(self.latencies.percentile(99.0)),
-            micros(self.latencies.max()),
-            self.cpu.as_secs_f64(),
-            self.errors,
-            // Rust's escapes are JSON's for the messages that errors have.
-            self.first_error.as_ref().map_or("null".to_owned(), |text| format!("{text:?}")),
-        )
-    }
-}
+/// Latencies are kept as a histogram: a closed loop makes too many requests to keep each.
+pub type Report = report::Report<Histogram>;
 
 /// A connection with one message at a time.
 pub struct Connection {
@@ -142,7 +93,7 @@ impl Client {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
         let mut now = begin;
-        let mut report = Report::new();
+        let mut report = Report::default();
         let mut quota = Quota::new(limit, begin);
         let mut under_way = 0;
         for key in 0..self.connections.len() {
@@ -156,9 +107,7 @@ impl Client {
         while under_way > 0 {
             let left = self.deadline.saturating_duration_since(now);
             if left.is_zero() {
-                report.errors += under_way;
-                let text = format!("timed out with {under_way} requests under way");
-                report.first_error.get_or_insert(text);
+                report.fail_many(under_way, format!("timed out with {under_way} requests under way"));
                 break;
             }
             let count = self.epoll.wait(Some(left))?;
@@ -169,7 +118,7 @@ impl Client {
                     Ok(true) => {
                         now = Instant::now();
                         let connection = &mut self.connections[event.key];
-                        report.latencies.record((now - connection.started).as_nanos() as u64);
+                        report.responses.record((now - connection.started).as_nanos() as u64);
                         under_way -= 1;
                         if !quota.take(now) {
                             continue;
@@ -285,6 +234,7 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn quota_of_requests() {
@@ -300,24 +250,5 @@ mod tests {
         assert!(quota.take(begin));
         assert!(quota.take(begin));
         assert!(!quota.take(begin + Duration::from_nanos(1)));
-    }
-
-    #[test]
-    fn report_is_json() {
-        let mut latencies = Histogram::new();
-        latencies.record(1500);
-        let report = Report {
-            latencies,
-            elapsed: Duration::from_millis(500),
-            cpu: Duration::from_millis(1),
-            errors: 1,
-            first_error: Some("a \"quoted\" text".to_owned()),
-        };
-        assert_eq!(
-            report.to_json(),
-            "{\"requests\":1,\"seconds\":0.500000,\"requests_per_second\":2.0,\"p50_us\":1.5,\
-             \"p99_us\":1.5,\"max_us\":1.5,\"client_cpu_seconds\":0.001000,\"errors\":1,\
-             \"first_error\":\"a \\\"quoted\\\" text\"}"
-        );
     }
 }

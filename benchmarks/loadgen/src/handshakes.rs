@@ -3,8 +3,8 @@
 
 use crate::args::{Handshakes, Limit};
 use crate::client::{Quota, Report};
-use crate::control;
 use crate::epoll::{self, Epoll, Interest};
+use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
@@ -25,15 +25,12 @@ pub fn run(options: &Handshakes) -> io::Result<bool> {
         deadline,
         resumed: 0,
     };
-    let warmed = caller.phase(Limit::Time(options.warmup))?;
-    if warmed.first_error.is_none() {
-        control::say("{\"warm\":true}")?;
-        control::wait_for_line(deadline)?;
-    }
-    let measured = if warmed.first_error.is_none() { caller.phase(options.limit)? } else { warmed };
-    control::say(&measured.to_json())?;
-    control::wait_for_line(deadline)?;
-    Ok(measured.first_error.is_none())
+    report::run(true, deadline, |phase| {
+        caller.phase(match phase {
+            Phase::WarmUp => Limit::Time(options.warmup),
+            Phase::Measured => options.limit,
+        })
+    })
 }
 
 struct Call {
@@ -56,7 +53,7 @@ impl Caller<'_> {
     fn phase(&mut self, limit: Limit) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
-        let mut report = Report::new();
+        let mut report = Report::default();
         let mut quota = Quota::new(limit, begin);
         self.resumed = 0;
         self.calls = Vec::new();
@@ -75,7 +72,7 @@ impl Caller<'_> {
             }
         }
         // The first calls of all, before the first ticket has come, have nothing to resume.
-        let expected = report.latencies.total().saturating_sub(self.options.connections as u64);
+        let expected = report.responses.total().saturating_sub(self.options.connections as u64);
         if self.options.resume && self.resumed < expected {
             report.fail(format!("{} of {expected} sessions were resumed", self.resumed));
         }
@@ -98,7 +95,7 @@ impl Caller<'_> {
         match call.advance() {
             Ok(false) => return Ok(()),
             Ok(true) => {
-                report.latencies.record(call.started.elapsed().as_nanos() as u64);
+                report.responses.record(call.started.elapsed().as_nanos() as u64);
                 self.resumed += u64::from(call.stream.is_resumed());
             }
             Err(error) => report.fail(format!("connection {key}: {error}")),

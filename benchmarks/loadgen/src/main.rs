@@ -16,6 +16,7 @@ mod epoll;
 mod handshakes;
 mod histogram;
 mod openssl;
+mod report;
 mod schedule;
 mod server;
 mod stream;

@@ -7,6 +7,7 @@ use crate::buffer::PageAligned;
 use crate::control::{self, Input};
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::openssl::{Context, RECORD, Session};
+use crate::wire::send;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -165,17 +166,4 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// Sends until all is sent or the kernel takes no more, and returns how much it took.
-pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match stream.write(&bytes[sent..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
 }

@@ -4,8 +4,7 @@
 //! it costs the client is of no interest.
 
 use crate::epoll::{Epoll, Interest};
-use crate::server;
-use crate::wire::Wire;
+use crate::wire::{self, Wire};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientConnection, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
@@ -69,7 +68,7 @@ impl Stream {
     /// TLS that is all of it, and [`Stream::flush`] sends the rest of its records.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(wire) => server::send(wire, bytes),
+            Self::Plain(wire) => wire::send(wire, bytes),
             Self::Tls(_, session) => {
                 session.writer().write_all(bytes)?;
                 self.flush()?;

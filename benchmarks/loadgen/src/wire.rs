@@ -96,3 +96,16 @@ impl AsFd for Wire {
         }
     }
 }
+
+/// Sends until all is sent or the kernel takes no more, and returns how much it took.
+pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
