@@ -514,7 +514,7 @@ impl DatagramTransport {
         visit.call(&this.address)?;
         visit.call(&this.extra)?;
         this.state
-            .peek(|state| {
+            .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
                 visit.call(&state.context)?;
                 state.queue.iter().try_for_each(|datagram| match &datagram.to {

@@ -6,7 +6,8 @@
 //! `capacity.rs`. What may be a pipe is asked once per file, in Python (`_pipes.py`).
 //!
 //! The program's pipe object owns the fd, and its `close()` closes it, once, after `connection_lost`. The rule for
-//! every method is that of `stream/`: look at the state and change it inside one `state.with`, call Python only outside.
+//! every method is that of `stream/`: look at the state and change it inside one `state.with`, call Python only
+//! outside.
 
 mod capacity;
 mod reading;
@@ -26,13 +27,12 @@ use pyo3::types::PyDict;
 use super::inside::{self, Inside};
 use super::lifecycle::{Action, Event, Lifecycle, Phase};
 use super::report::Reporter;
-use crate::core::{Kind, LoopCore, Native, Source};
+use crate::core::{Kind, LoopCore, Native};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::file_fd::FileFd;
 use crate::py::new::{self, intern};
-use crate::reactor::Mode;
 use crate::reactor::token::Token;
 use capacity::Capacity;
 pub use reading::ReadPipeTransport;
@@ -125,7 +125,7 @@ impl<S> End<S> {
         let context = context::copy_current(py)?.unbind();
         drop(self.state.with(py, |state| std::mem::replace(&mut state.context, context)));
         let native = Native { object: transport.clone().unbind(), kind };
-        let token = self.core.register(py, fd, Mode::Edge, Source::Native(native))?;
+        let token = self.core.register(py, fd, native)?;
         self.state.with(py, |state| (state.token, state.held) = (Some(token), true));
         Ok(())
     }
@@ -287,7 +287,7 @@ impl<S> End<S> {
         visit.call(&self.event_loop)?;
         self.fd.traverse(visit)?;
         self.state
-            .peek(|state| {
+            .peek(visit, |state| {
                 visit.call(&state.pipe)?;
                 visit.call(&state.protocol)?;
                 visit.call(&state.context)?;

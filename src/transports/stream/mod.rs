@@ -5,7 +5,8 @@
 //! `flow.rs`'s; here is the glue to the socket and to Python. The model is asyncio's `_SelectorSocketTransport`.
 //!
 //! Here are the class, how one is made, and Python's view of it; `reading.rs`, `writing.rs`, `ending.rs` and `info.rs`
-//! have the rest. The rule for every method: look at the state and change it inside one `state.with`, call Python only outside.
+//! have the rest. The rule for every method: look at the state and change it inside one `state.with`, call Python only
+//! outside.
 
 mod by_methods;
 mod ending;
@@ -245,8 +246,8 @@ impl StreamTransport {
         Ok(())
     }
 
-    /// The loop holds the transport for as long as there is anything to do or to tell: as on asyncio, one that the program
-    /// has dropped while reading was paused is collected, and closed by that.
+    /// The loop holds the transport for as long as there is anything to do or to tell: as on asyncio, one that the
+    /// program has dropped while reading was paused is collected, and closed by that.
     fn hold(slf: &Bound<'_, Self>) {
         let this = slf.get();
         let change = this.state.with(slf.py(), |state| {
@@ -544,7 +545,7 @@ impl StreamTransport {
         };
         visit.call(&this.event_loop)?;
         this.state
-            .peek(|state| {
+            .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
                 visit.call(&state.tls)?;
                 visit.call(&state.context)?;
