@@ -215,4 +215,6 @@ def python_functions(source):
     """(name, lines) of each function of a file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # ast.parse sets end_lineno; only a node that a program has made may lack it.
+            assert node.end_lineno is not None
             yield node.name, node.end_lineno - node.lineno + 1
