@@ -24,7 +24,7 @@ _TEST_ITEM = re.compile(r"#\[cfg\((?:test|all\(test\b[^]]*)\)\][^{;]*\b(?:mod|fn
 _PATH = re.compile(r"\b(?:crate|super|self)(?:\s*::\s*(?:\w+|\*))*(?:\s*::\s*\{)?")
 
 
-def code(source):
+def code(source: str) -> str:
     """The source without comments, the contents of literals, and everything under #[cfg(test)]."""
     source = _SKIPPED.sub('""', source)
     while match := _TEST_ITEM.search(source):
@@ -32,7 +32,7 @@ def code(source):
     return source
 
 
-def _closing_brace(source, start):
+def _closing_brace(source: str, start: int) -> int:
     """The index behind the brace that closes the one before `start`."""
     depth = 1
     for match in re.finditer(r"[{}]", source[start:]):
@@ -42,7 +42,7 @@ def _closing_brace(source, start):
     return len(source)
 
 
-def module_of(path):
+def module_of(path: str) -> str:
     """The module that a file below src/ holds: reactor/mod.rs is reactor, lib.rs is the crate itself."""
     parts = path.removesuffix(".rs").split("/")
     if parts[-1] in ("mod", "lib", "main"):
@@ -50,7 +50,7 @@ def module_of(path):
     return "::".join(parts)
 
 
-def uses(path, source):
+def uses(path: str, source: str) -> set[str]:
     """The modules and items of the crate that a file names, as paths from the crate's root."""
     module = module_of(path).split("::") if module_of(path) else []
     source = code(source)
@@ -68,7 +68,7 @@ def uses(path, source):
     return found
 
 
-def _expand(group):
+def _expand(group: str) -> list[str]:
     """a, b::{c, d} as [a, b::c, b::d]"""
     items, depth, item = [], 0, ""
     for character in re.sub(r"\s+as\s+\w+|\s", "", group) + ",":
@@ -82,7 +82,7 @@ def _expand(group):
     return items
 
 
-def _from_root(name, module):
+def _from_root(name: str, module: list[str]) -> str:
     first, *rest = name.split("::")
     base = [] if first == "crate" else list(module) if first == "self" else module[:-1]
     while rest and rest[0] == "super":
