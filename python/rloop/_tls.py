@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import contextvars
     import socket
     from collections.abc import Callable
+    from typing import Self
 
     _Details = tuple[ssl.SSLContext, float | None, float | None]
 
@@ -54,6 +55,10 @@ def _client_context(server_side: bool, server_hostname: str | None) -> ssl.SSLCo
 class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     """Between a transport, whose protocol it is, and the application's protocol."""
 
+    def __new__(cls, loop: asyncio.AbstractEventLoop, *_args: object, **_kwargs: object) -> Self:
+        """Make the native part, which needs the loop only."""
+        return super().__new__(cls, loop)
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -72,9 +77,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._handshake_timeout = _positive(
             "ssl_handshake_timeout", ssl_handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT
         )
-        self._shutdown_timeout = _positive(
-            "ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT
-        )
+        self._shutdown_timeout = _positive("ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT)
         self._loop = loop
         self._waiter = waiter
         self._sslcontext = sslcontext or _client_context(server_side, server_hostname)

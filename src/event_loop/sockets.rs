@@ -27,15 +27,15 @@ fn is_plain(core: &LoopCore, sock: &Bound<'_, PyAny>) -> bool {
 fn fd_of(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     match calls::method(sock, &core.names.fileno, [])?.extract()? {
         fd @ 0.. => Ok(fd),
-        _ => Err(os_error(sock.py(), &io::Error::from_raw_os_error(libc::EBADF))),
+        _ => Err(os_error(&io::Error::from_raw_os_error(libc::EBADF))),
     }
 }
 
-fn unless_blocked<T>(py: Python<'_>, result: io::Result<T>) -> PyResult<Option<T>> {
+fn unless_blocked<T>(result: io::Result<T>) -> PyResult<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(os_error(py, &error)),
+        Err(error) => Err(os_error(&error)),
     }
 }
 
@@ -57,7 +57,7 @@ impl EventLoop {
         // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let received = bytes::fill_new(py, size, |buffer| sys::recv(borrowed, buffer))?;
-        if let Some((data, _)) = unless_blocked(py, received)? {
+        if let Some((data, _)) = unless_blocked(received)? {
             return Ok(Some(data.into_any()));
         }
         Self::wait(slf, sock, fd, Readiness::READABLE).map(Some)
@@ -75,7 +75,7 @@ impl EventLoop {
             return Ok(Some(-1));
         }
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            return send_slice(sock, fd_of(&self.core, sock)?, bytes.as_bytes(), start);
+            return send_slice(fd_of(&self.core, sock)?, bytes.as_bytes(), start);
         }
         let buffer = PyUntypedBuffer::get(data)?;
         if !buffer.is_c_contiguous() {
@@ -83,15 +83,15 @@ impl EventLoop {
         }
         let fd = fd_of(&self.core, sock)?;
         // SAFETY: no Python code runs while the slice lives.
-        send_slice(sock, fd, unsafe { readable(&buffer, sock.py()) }, start)
+        send_slice(fd, unsafe { readable(&buffer, sock.py()) }, start)
     }
 }
 
-fn send_slice(sock: &Bound<'_, PyAny>, fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
+fn send_slice(fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
     // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let rest = all.get(start..).unwrap_or_default();
-    let sent = unless_blocked(sock.py(), sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);
+    let sent = unless_blocked(sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);
     let next = start + sent;
     Ok((next < all.len()).then_some(next as isize))
 }

@@ -10,6 +10,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
+use super::new::{self, intern};
+
 // Public in CPython's C API, but not declared by PyO3.
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
@@ -153,10 +155,10 @@ impl Chunk {
     }
 
     /// As an object: the one that was written, if it is still whole.
-    pub fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+    pub fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         match &self.owner {
-            Owner::Bytes(bytes) if bytes.as_bytes(py).len() == self.len => bytes.bind(py).clone(),
-            _ => PyBytes::new(py, self.as_ref()),
+            Owner::Bytes(bytes) if bytes.as_bytes(py).len() == self.len => Ok(bytes.bind(py).clone()),
+            _ => new::bytes(py, self.as_ref()),
         }
     }
 
@@ -180,7 +182,7 @@ impl Chunk {
 
 /// `b"".join(list_of_data)`: how asyncio puts together what `writelines()` takes, where it has no better way.
 pub fn join<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    PyBytes::new(list_of_data.py(), b"").call_method1("join", (list_of_data,))
+    new::bytes(list_of_data.py(), b"")?.call_method1(intern!(list_of_data.py(), "join")?, (list_of_data,))
 }
 
 impl AsRef<[u8]> for Chunk {

@@ -10,6 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 
+use crate::error::no_memory;
+
 /// The C signature of such a method.
 pub type Entry = unsafe extern "C" fn(
     slf: *mut ffi::PyObject,
@@ -128,9 +130,19 @@ fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
     std::ptr::null_mut()
 }
 
-/// The exception for a caught panic: rloop's own fault, and no reason to end the process.
+/// The exception for a caught panic: rloop's own fault, and no reason to end the process. But for one: it is how PyO3's
+/// constructors say that there is no memory.
 pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
-    PyRuntimeError::new_err(format!("rloop: internal error: {}", panic_text(payload)))
+    let text = panic_text(payload);
+    if text == "PyObject pointer is null" {
+        return no_memory();
+    }
+    PyRuntimeError::new_err(format!("rloop: internal error: {text}"))
+}
+
+/// Runs what must not panic: it is no raw method, in which panics are caught, and its exception would leave the loop.
+pub fn caught<R>(body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panic_error(payload)))
 }
 
 /// What a panic said.

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::names::names;
+use super::new::intern;
 
 /// The fd of a Python socket or file.
 pub struct FileFd {
@@ -41,7 +42,7 @@ impl FileFd {
 
     /// The same, for who knows the number.
     pub fn with_number(object: &Bound<'_, PyAny>, number: RawFd) -> PyResult<Self> {
-        let inner = innermost(object);
+        let inner = innermost(object)?;
         let place = place(inner.as_ref().unwrap_or(object))?.filter(|&place| read(place) == number);
         Ok(Self { number, object: object.clone().unbind(), inner: inner.map(Bound::unbind), place })
     }
@@ -60,9 +61,9 @@ impl FileFd {
     pub fn get(&self) -> io::Result<BorrowedFd<'_>> {
         match self.place {
             Some(place) if read(place) != self.number => Err(io::Error::from_raw_os_error(libc::EBADF)),
-            // SAFETY: the object has the fd now. It closes it, or gives it away, only when Python code runs, which is not
-            // before the caller's system call is over: it is made with the interpreter held. An object of another kind is
-            // the program's to keep open, as it is for asyncio.
+            // SAFETY: the object has the fd now. It closes it, or gives it away, only when Python code runs, which is
+            // not before the caller's system call is over: it is made with the interpreter held. An object of another
+            // kind is the program's to keep open, as it is for asyncio.
             _ => Ok(unsafe { BorrowedFd::borrow_raw(self.number) }),
         }
     }
@@ -75,15 +76,17 @@ impl FileFd {
 
 #[inline]
 fn read(place: NonNull<c_int>) -> c_int {
-    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the interpreter held, as it is here.
+    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the interpreter held, as it is
+    // here.
     unsafe { AtomicI32::from_ptr(place.as_ptr()).load(Relaxed) }
 }
 
 /// The raw file of a buffered or text file, which has the fd.
-fn innermost<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    let buffer = object.getattr("buffer").ok();
-    let raw = buffer.as_ref().unwrap_or(object).getattr("raw").ok();
-    raw.or(buffer)
+fn innermost<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = object.py();
+    let buffer = object.getattr(intern!(py, "buffer")?).ok();
+    let raw = buffer.as_ref().unwrap_or(object).getattr(intern!(py, "raw")?).ok();
+    Ok(raw.or(buffer))
 }
 
 /// Where `_socket.socket` and `_io.FileIO` have their number in every CPython so far: first of all.
@@ -103,7 +106,7 @@ fn place(object: &Bound<'_, PyAny>) -> PyResult<Option<NonNull<c_int>>> {
 
 /// Asks an object without an fd, which says so there.
 fn number_is_first(class: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let empty = class.call_method1("__new__", (class,))?;
+    let empty = class.call_method1(intern!(class.py(), "__new__")?, (class,))?;
     Ok(first_int(&empty).is_some_and(|place| read(place) == -1))
 }
 

@@ -1,7 +1,8 @@
-//! The listener: a listening socket of a `Server`, accepting connections in batches.
+//! The listener: a listening socket of a `Server`, which accepts connections in batches.
 //!
-//! Each connection gets its own copy of the context in which serving started, as in asyncio, where a task per
-//! connection has one. What is made of a connection is `stream`'s business; TLS is handed to the Python half.
+//! Each connection gets its own copy of the context in which serving started. asyncio does the same by a task for each
+//! connection. What becomes of a connection is the business of `stream/`; a TLS connection is made in Python
+//! (`Loop._accept_tls`).
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,19 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::bare::BareSocket;
-use super::socket::{Socket, SocketKind};
+use super::socket::{File, SocketKind};
 use super::stream::{Parts, StreamTransport};
-use crate::core::{Kind, LoopCore, Native, Source};
+use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
-use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
-use crate::reactor::Mode;
+use crate::py::new::{self, intern};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
@@ -97,7 +97,7 @@ impl Listener {
             },
         )?;
         let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
-        let token = parts.core.register(py, fd, Mode::Edge, Source::Native(native))?;
+        let token = parts.core.register(py, fd, native)?;
         listener.get().token.with(py, |place| *place = Some(token));
         Ok(())
     }
@@ -110,9 +110,9 @@ impl Listener {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
-            // accept has no MSG_DONTWAIT, and whoever else has the same open file can have cleared O_NONBLOCK. Besides,
-            // to be told that there is no other costs fifteen times as much by accept, for which the kernel makes a
-            // socket first.
+            // poll(2) comes before each accept, for two reasons. Another process with the same open file can have cleared
+            // O_NONBLOCK, and accept has no MSG_DONTWAIT. And an accept of an empty queue costs as much as fifteen polls:
+            // the kernel makes a socket first.
             let fd = this.fd.get();
             if matches!(&fd, Ok(fd) if matches!(sys::is_readable(fd.as_raw_fd()), Ok(false))) {
                 return Ok(());
@@ -137,7 +137,7 @@ impl Listener {
                     }
                     // The program has closed the socket itself.
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
-                        return this.report(py, "Fatal error: socket.accept() failed", os_error(py, &error));
+                        return this.report(py, "Fatal error: socket.accept() failed", os_error(&error));
                     }
                     // A sandbox, say, which can go on saying so.
                     _ => return this.back_off(slf, "Error: socket.accept() failed", &error),
@@ -154,7 +154,7 @@ impl Listener {
 
     fn is_registered(&self, py: Python<'_>) -> bool {
         let token = self.token.with(py, |token| *token);
-        token.is_some_and(|token| self.core.state.with(py, |state| state.reactor.source(token).is_some()))
+        token.is_some_and(|token| self.core.is_registered(py, token))
     }
 
     fn go_on(&self, py: Python<'_>) {
@@ -163,7 +163,7 @@ impl Listener {
         }
     }
 
-    /// No connection can be accepted: told once a second until one can.
+    /// No connection can be accepted: this is reported once a second until one can.
     #[cold]
     fn back_off(&self, slf: &Bound<'_, Self>, message: &str, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
@@ -173,24 +173,21 @@ impl Listener {
             self._retry(py);
             return Err(error);
         }
-        self.report(py, message, os_error(py, error))
+        self.report(py, message, os_error(error))
     }
 
     fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let when = (self.core.clock.now() + RETRY_DELAY).into_pyobject(py)?.into_any();
-        let callback = Callback { callback: slf.getattr("_retry")?, args: &[], context: None };
+        let when = new::float(py, self.core.clock.now() + RETRY_DELAY)?.into_any();
+        let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context: None };
         self.core.call_at(self.event_loop.bind(py), when, callback).map(drop)
     }
 
     fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
         let names = self.core.names;
-        let context = PyDict::new(py);
-        context.set_item(&names.message, message)?;
-        context.set_item(&names.exception, error.into_value(py))?;
-        context.set_item(&names.socket, names.transport_socket.call1(py, (self.fd.object(),))?)?;
-        calls::method(self.event_loop.bind(py), &names.call_exception_handler, [context.as_any()])?;
-        Ok(())
+        let socket = names.transport_socket.bind(py).call1((self.fd.object(),))?;
+        let details = [(&names.socket, &socket)];
+        exception_handler::call(self.event_loop.bind(py), names, message, error, &details)
     }
 
     /// Makes a protocol and a transport for one connection, in a context of its own.
@@ -202,14 +199,10 @@ impl Listener {
         });
         match made {
             Err(error) if leaves_the_loop(py, &error) => Err(error),
-            // asyncio tells of it in debug mode only.
+            // asyncio reports it in debug mode only.
             Err(error) if self.core.debug.load(Relaxed) => {
-                let names = self.core.names;
-                let details = PyDict::new(py);
-                details.set_item(&names.message, "Error on transport creation for incoming connection")?;
-                details.set_item(&names.exception, error.into_value(py))?;
-                calls::method(self.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])?;
-                Ok(())
+                let message = "Error on transport creation for incoming connection";
+                exception_handler::call(self.event_loop.bind(py), self.core.names, message, error, &[])
             }
             _ => Ok(()),
         }
@@ -226,7 +219,7 @@ impl Listener {
         StreamTransport::start(Parts {
             core: &self.core,
             event_loop: self.event_loop.bind(py),
-            socket: Socket::Own { fd, kind: self.kind },
+            socket: File::Own { fd, kind: self.kind },
             kind: self.kind,
             protocol,
             waiter: None,

@@ -1,5 +1,7 @@
-//! What transports receive bytes into: small reads go through the loop's scratch buffer into an exact `bytes`, larger
-//! ones straight into the object that the protocol gets. Which system call receives is the transport's business.
+//! What streams and pipes receive bytes into. A small read goes through the loop's scratch buffer into a `bytes` of the
+//! right size; a larger one goes straight into the object that the protocol gets.
+//!
+//! Which system call receives, and what its outcome means, is the transport's business.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,11 +11,11 @@ use pyo3::types::PyBytes;
 
 use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
-use crate::py::bytes;
+use crate::py::{bytes, new};
 
-/// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
+/// From this many bytes on a read goes straight into the final object: a copy would cost more than the larger allocation.
 const DIRECT_READ: usize = 4096;
-/// So many reads in a row that would have fitted a smaller buffer bring one.
+/// After so many reads in a row that would have fitted into a smaller buffer, the next one gets a smaller buffer.
 const SMALL_READS_TO_SHRINK: u32 = 8;
 /// Largest read, in bytes, unless the program says another (asyncio's `max_size`).
 const MAX_READ: usize = 256 * 1024;
@@ -81,12 +83,16 @@ pub fn receive<'py>(
     if size > 0 {
         return bytes::fill_new(py, size, read);
     }
-    let received = core.scratch.with(py, |scratch| {
+    let received: io::Result<_> = core.scratch.with(py, |scratch| {
         let buffer = scratch.as_mut_slice();
         let count = read(buffer)?;
         // SAFETY: the kernel has just filled in the first `count` bytes.
         let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
-        Ok((PyBytes::new(py, filled), count))
+        Ok((new::bytes(py, filled), count))
     });
-    Ok(received)
+    Ok(received.and_then(|(data, count)| match data {
+        Ok(data) => Ok((data, count)),
+        // What has come is lost: the transport cannot go on.
+        Err(_) => Err(io::ErrorKind::OutOfMemory.into()),
+    }))
 }

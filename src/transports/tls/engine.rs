@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
 
 use super::ends::Ends;
 use super::openssl::{Connection, OpenSsl, Outcome};
@@ -19,6 +18,7 @@ use crate::core::Buffer;
 use crate::error::no_memory;
 use crate::py::bytes::Target;
 use crate::py::names::names;
+use crate::py::new;
 
 /// Most bytes of a record, with its header and what OpenSSL may add (RFC 8446, 5.2; TLS 1.2 allows 2048 more).
 const MAX_RECORD: usize = 16384 + 2048 + 5;
@@ -170,7 +170,7 @@ impl Engine {
                     if connection.ends(Ends::take_failed) {
                         return Err(no_memory());
                     }
-                    let written = self.object.call_method1(py, &names(py)?.write, (PyBytes::new(py, data),));
+                    let written = self.object.call_method1(py, &names(py)?.write, (new::bytes(py, data)?,));
                     forgive(py, written)?.map(|count| count.extract(py)).transpose()
                 }
             },

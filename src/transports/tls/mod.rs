@@ -33,6 +33,7 @@ use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::made::Made;
+use crate::py::new::intern;
 use engine::Engine;
 use reading::End;
 pub use reading::Received;
@@ -212,7 +213,8 @@ impl TlsLayer {
         if !this.state.with(py, |state| std::mem::replace(&mut state.paused, false)) {
             return Ok(());
         }
-        let callback = Callback { callback: slf.getattr("_resumed")?, args: &[], context: None };
+        let callback =
+            Callback { callback: slf.getattr(intern!(py, "_resumed")?)?, args: &[], context: None };
         this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
     }
 
@@ -232,8 +234,9 @@ impl TlsLayer {
         _args: &Bound<'_, PyAny>,
         _kwargs: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let py = event_loop.py();
         Ok(Self(Made::new(Layer {
-            core: event_loop.getattr("_core")?.cast::<CoreRef>()?.get().0.clone(),
+            core: event_loop.getattr(intern!(py, "_core")?)?.cast::<CoreRef>()?.get().0.clone(),
             event_loop: event_loop.clone().unbind(),
             engine: OnceLock::new(),
             phase: AtomicU8::new(Phase::Unwrapped as u8),
@@ -388,7 +391,7 @@ impl TlsLayer {
             engine.traverse(&visit)?;
         }
         this.state
-            .peek(|state| {
+            .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
                 match &state.lower {
                     Some(Lower::Stream(stream)) => visit.call(stream),

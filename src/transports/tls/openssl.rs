@@ -14,10 +14,10 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
 
 use super::ends::Ends;
 use crate::py::bytes::Target;
+use crate::py::new::{self, intern};
 use crate::reactor::sys;
 
 /// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`: opaque.
@@ -153,7 +153,7 @@ impl OpenSsl {
         let context = module.getattr("SSLContext")?.call1((module.getattr("PROTOCOL_TLS_CLIENT")?,))?;
         let memory_bio = module.getattr("MemoryBIO")?;
         let (incoming, outgoing) = (memory_bio.call0()?, memory_bio.call0()?);
-        let keywords = PyDict::new(py);
+        let keywords = new::dict(py)?;
         keywords.set_item("server_hostname", "localhost")?;
         let object = context.call_method("wrap_bio", (&incoming, &outgoing), Some(&keywords))?;
         Ok(self.ssl_of(&object, &context, &incoming, &outgoing).is_some())
@@ -167,7 +167,7 @@ impl OpenSsl {
         incoming: &Bound<'_, PyAny>,
         outgoing: &Bound<'_, PyAny>,
     ) -> Option<Found<'py>> {
-        let inner = object.getattr("_sslobj").ok()?;
+        let inner = object.getattr(intern!(object.py(), "_sslobj").ok()?).ok()?;
         if !inner.get_type().is(&self.class) {
             return None;
         }

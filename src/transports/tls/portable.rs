@@ -14,6 +14,7 @@ use crate::error::no_memory;
 use crate::py::bytes::{self, Target};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
+use crate::py::new;
 use crate::transports::framing::Framing;
 
 /// Most clear bytes of a record (RFC 8446, 5.1).
@@ -110,7 +111,7 @@ impl Portable {
     /// Encrypts the first of `data`, which must not be empty; returns how much, or `None` if not before more has come
     /// from the peer.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
-        let piece = PyBytes::new(py, &data[..data.len().min(RECORD)]);
+        let piece = new::bytes(py, &data[..data.len().min(RECORD)])?;
         let written = forgive(py, self.object.call_method1(py, &names(py)?.write, (piece,)))?;
         self.collect(py)?;
         written.map(|count| count.extract(py)).transpose()

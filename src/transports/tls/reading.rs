@@ -14,6 +14,7 @@ use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::{self, Target, Writable};
 use crate::py::calls;
+use crate::py::new;
 
 /// What [`TlsLayer::receive`] comes to.
 pub enum Received {
@@ -187,7 +188,7 @@ impl TlsLayer {
             return Ok(End::Nothing);
         }
         let hint = engine.input_len(py);
-        let lent = calls::method(protocol, &names.get_buffer, [&hint.into_pyobject(py)?.into_any()])?;
+        let lent = calls::method(protocol, &names.get_buffer, [&new::int(py, hint)?.into_any()])?;
         if lent.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }
@@ -195,7 +196,7 @@ impl TlsLayer {
         let (count, end) = read_all(py, engine, writable.target());
         drop(writable);
         if count > 0 {
-            let count = count.into_pyobject(py)?.into_any();
+            let count = new::int(py, count)?.into_any();
             return self.after(py, calls::method(protocol, &names.buffer_updated, [&count]), end);
         }
         Ok(end)

@@ -14,8 +14,10 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::{self, Arguments};
 use crate::py::made::Made;
+use crate::py::new::intern;
 use crate::transports::flow::Flow;
-use crate::transports::report::{not_implemented, unclosed, water_marks, wrong_marks};
+use crate::transports::shell::{not_implemented, warn_unclosed};
+use crate::transports::water_marks;
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -75,11 +77,11 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
         flow: fn(&mut super::State) -> &mut Flow,
     ) -> PyResult<()> {
-        let (high, low) = water_marks(high, low)?;
+        let (high, low) = water_marks::parse(high, low)?;
         let Some(layer) = self.layer(py) else {
             return Ok(());
         };
-        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(wrong_marks)
+        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(water_marks::refused)
     }
 }
 
@@ -149,7 +151,7 @@ impl TlsTransport {
     fn force_close(&self, py: Python<'_>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         self.closed.store(true, Relaxed);
         match self.layer(py) {
-            Some(layer) => layer.call_method1("_abort", (exc,)).map(drop),
+            Some(layer) => layer.call_method1(intern!(py, "_abort")?, (exc,)).map(drop),
             None => Ok(()),
         }
     }
@@ -308,7 +310,7 @@ impl TlsTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let layer = self.0.get().and_then(|this| this.layer.peek(|layer| visit.call(layer)));
+        let layer = self.0.get().and_then(|this| this.layer.peek(&visit, |layer| visit.call(layer)));
         layer.unwrap_or(Ok(()))
     }
 }
@@ -321,7 +323,7 @@ impl Drop for TlsTransport {
         }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        unclosed(py, "<TlsTransport>", || Ok(()));
+        warn_unclosed(py, "<TlsTransport>", || Ok(()));
     }
 }
 

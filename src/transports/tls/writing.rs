@@ -5,16 +5,17 @@
 use std::collections::TryReserveError;
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use super::{KIND, Phase, State, TlsLayer};
 use crate::error::no_memory;
 use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
+use crate::py::new::{self, intern};
 use crate::transports::flow::Signal;
 use crate::transports::habit::{LARGE, When};
-use crate::transports::report::{DROPPED_WRITES_BEFORE_WARNING, Reporter};
+use crate::transports::outbox::LOST_WRITES_BEFORE_WARNING;
+use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
 
 /// Most clear bytes of a record (RFC 8446, 5.1): smaller chunks are put together.
@@ -68,8 +69,12 @@ impl TlsLayer {
             state.conn_lost = state.conn_lost.saturating_add(1);
             state.conn_lost - 1
         });
-        if count >= DROPPED_WRITES_BEFORE_WARNING {
-            self.core.names.logger.call_method1(py, "warning", ("SSL connection is closed",))?;
+        if count >= LOST_WRITES_BEFORE_WARNING {
+            self.core.names.logger.call_method1(
+                py,
+                intern!(py, "warning")?,
+                ("SSL connection is closed",),
+            )?;
         }
         Ok(())
     }
@@ -172,7 +177,7 @@ impl TlsLayer {
         let sent = if let Some(stream) = this.stream(py) {
             StreamTransport::send_now(&stream, &data)
         } else if let Some(other) = this.lower(py) {
-            calls::method(&other, &this.core.names.write, [PyBytes::new(py, &data).as_any()]).map(drop)
+            calls::method(&other, &this.core.names.write, [new::bytes(py, &data)?.as_any()]).map(drop)
         } else {
             Ok(())
         };
@@ -214,14 +219,14 @@ impl TlsLayer {
         let Some(signal) = signal else {
             return Ok(());
         };
-        let this = slf.get();
+        let (py, this) = (slf.py(), slf.get());
         let reporter = Reporter {
             core: &this.core,
             event_loop: &this.event_loop,
-            transport: &slf.getattr("_app_transport")?,
+            transport: &slf.getattr(intern!(py, "_app_transport")?)?,
             protocol: Some(slf.clone().into_any()),
         };
-        reporter.flow_of(this.protocol(slf.py()).as_ref(), signal)
+        reporter.flow_of(this.protocol(py).as_ref(), signal)
     }
 }
 
