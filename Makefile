@@ -1,19 +1,29 @@
-# The commands of the project. What they do is in tools/task.py; they need Rust 1.88 and Python 3.11, or newer, and
-# install everything else into target/. RLOOP_INSTALL=1 allows them to install missing packages into the system too.
+# The commands of the project. tools/task.py does the work. It needs Rust 1.88 and Python 3.11, or newer, and it
+# installs everything else into target/. It installs packages into the system only if RLOOP_INSTALL=1 is set.
+# Every command takes PYTHON=python3.13 to run with another Python.
 
 PYTHON ?= python3
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
 
-demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
-	@$(PYTHON) tools/task.py demo
+build:  ## build rloop without optimisation, into a virtual environment in target/ with all that tests need
+	@$(PYTHON) tools/task.py build
+
+check:  ## build, then run some tests: ARGS="tests/tls -k pause" is what pytest is given
+	@$(PYTHON) tools/task.py check $(ARGS)
+
+fmt:  ## format all Rust and Python code
+	@$(PYTHON) tools/task.py fmt
+
+lint:  ## check the format, lints and types of all Rust and Python code
+	@$(PYTHON) tools/task.py lint
 
 test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo, soak
 	@$(PYTHON) tools/task.py test
 
-lint:  ## format, clippy, types
-	@$(PYTHON) tools/task.py lint
+demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
+	@$(PYTHON) tools/task.py demo
 
 bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
@@ -21,11 +31,11 @@ bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="-
 conformance:  ## run asyncio's own tests on rloop (ARGS="test_events", ARGS="--loop asyncio", ...)
 	@$(PYTHON) tools/task.py conformance $(ARGS)
 
-conformance-left-out:  ## run what conformance leaves out, and name what passes all the same
+conformance-left-out:  ## run the tests that conformance leaves out, and name those that pass all the same
 	@$(PYTHON) tools/task.py conformance-left-out $(ARGS)
 
-conformance-all:  ## the same on every Python, and the table of docs/compatibility.md
+conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help demo test lint bench conformance conformance-left-out conformance-all
+.PHONY: help build check fmt lint test demo bench conformance conformance-left-out conformance-all
 .DEFAULT_GOAL := help

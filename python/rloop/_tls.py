@@ -77,9 +77,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._handshake_timeout = _positive(
             "ssl_handshake_timeout", ssl_handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT
         )
-        self._shutdown_timeout = _positive(
-            "ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT
-        )
+        self._shutdown_timeout = _positive("ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT)
         self._loop = loop
         self._waiter = waiter
         self._sslcontext = sslcontext or _client_context(server_side, server_hostname)

@@ -1,4 +1,5 @@
-//! Memory that all transports of a loop receive into: the scratch of small reads, and the buffers of the TLS layer.
+//! Memory that all transports of a loop receive into: the scratch for small reads, and the buffer of the TLS layers.
+//! Who reads from what, and how much, is not known here.
 
 use std::collections::TryReserveError;
 use std::hint::black_box;
@@ -9,26 +10,26 @@ use crate::reactor::sys;
 
 /// The size of the scratch, in bytes.
 pub const SCRATCH: usize = 64 * 1024;
-/// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used cost nothing.
+/// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used take no memory.
 const BUFFER: usize = 256 * 1024;
 
-/// A block that is larger than any that the loop asks for again and again, in bytes.
+/// The size of a block that is larger than any that the loop asks for again and again, in bytes.
 const LARGE_BLOCK: usize = 1024 * 1024;
 
-/// Has the C library serve large blocks out of its heap. Called once a process.
+/// Makes the C library take large blocks from its heap. Called once in a process.
 ///
 /// glibc maps memory for each block of 128 KiB or more, and unmaps it when the block is freed, until the program has
-/// freed a block as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. What is
-/// not filled is cut off before the block is freed, so reads alone may never raise the threshold. Then each read costs
-/// a page fault for every 4 KiB, which is several times the cost of the read itself.
+/// freed a block that is as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. A
+/// read cuts off what it has not filled before the block is freed, so that reads alone may never raise the threshold.
+/// Then each read costs a page fault for every 4 KiB, which is several times the cost of the read itself.
 pub fn serve_large_blocks_from_the_heap() {
     static ONCE: Once = Once::new();
-    // An allocation that nobody uses could be left out by the compiler: hence the black box.
+    // The compiler could leave out an allocation that nobody uses: hence the black box.
     ONCE.call_once(|| drop(black_box(sys::uninit_slice::<u8>(LARGE_BLOCK))));
 }
 
-/// Memory to receive into, aligned to a page: the kernel copies up to twice as slowly into addresses that are 16
-/// past a multiple of 64, which is what a large allocation gets.
+/// Memory to receive into, aligned to a page. The kernel copies up to twice as slowly into memory that begins 16 bytes
+/// behind a multiple of 64, as a large block of the allocator does.
 pub struct Scratch(Box<[MaybeUninit<Page>]>);
 
 #[repr(C, align(4096))]
@@ -45,12 +46,12 @@ impl Scratch {
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {
         let len = self.0.len() * 4096;
-        // SAFETY: pages are contiguous arrays of possibly uninitialised bytes, `len` of them in all.
+        // SAFETY: the pages are one contiguous block of `len` bytes, which may be uninitialised.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 
-/// A scratch of its own, with what was received and how much of it has been read.
+/// Memory to receive into that remembers what was received and how much of that was read.
 pub struct Buffer {
     memory: Scratch,
     /// Invariant: `read <= filled`, and the first `filled` bytes are initialised.
@@ -63,7 +64,8 @@ impl Buffer {
         Ok(Self { memory: Scratch::with_capacity(BUFFER)?, read: 0, filled: 0 })
     }
 
-    /// Replaces the contents by what `receive` puts at the start of the memory; it returns how much that is.
+    /// Replaces the contents by what `receive` writes to the start of the memory. `receive` returns the number of
+    /// bytes, all of which it must have initialised.
     pub fn fill<E>(
         &mut self,
         receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
@@ -75,7 +77,7 @@ impl Buffer {
         Ok(count)
     }
 
-    /// How many bytes have not been read.
+    /// The number of bytes that were not read yet.
     pub fn len(&self) -> usize {
         self.filled - self.read
     }
@@ -84,7 +86,7 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// Moves as much as fits to `target`; returns how much.
+    /// Moves as many bytes as fit to `target`, and returns their number.
     pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
         let count = target.len().min(self.len());
         let from = self.read;
@@ -93,7 +95,7 @@ impl Buffer {
         count
     }
 
-    /// What has not been read.
+    /// The bytes that were not read yet.
     pub fn as_slice(&self) -> &[u8] {
         let start = self.memory.0.as_ptr().cast::<u8>();
         // SAFETY: the first `filled` bytes are initialised (see the invariant).

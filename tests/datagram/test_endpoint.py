@@ -17,7 +17,7 @@ import pytest
 
 from support.datagrams import Datagrams, bound, endpoint, receive, udp_socket, unix_socket
 from support.loops import open_files
-from support.peers import HOST, has_ipv6, released
+from support.peers import HOST, has_ipv6, noting, released
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
@@ -44,9 +44,7 @@ def resolve_to(loop, *addresses):
 async def test_connection_made_comes_first():
     made = []
 
-    def factory():
-        made.append(Datagrams())
-        return made[-1]
+    factory = noting(made, Datagrams)
 
     async with endpoint(factory, local_addr=(HOST, 0)) as (transport, protocol):
         assert made == [protocol]

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from support.children import DEVNULL, PIPE, Recorder, all_gone, has_children, lowest_fd, python, run, shell, start
-from support.peers import on_asyncio
+from support.peers import noting, on_asyncio
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
@@ -56,12 +56,7 @@ async def test_told_of_a_cancelled_start():
     """The protocol is told of the whole life of the child, however short."""
     made = []
 
-    class Noted(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
-    task = asyncio.create_task(start(["cat"], Noted))
+    task = asyncio.create_task(start(["cat"], noting(made, Recorder)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

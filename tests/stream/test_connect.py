@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from support.loops import open_files
-from support.peers import HOST, Recorder, has_ipv6, refusing_port, released, serving, silent_address, socket_pair
+from support.peers import (
+    HOST,
+    Recorder,
+    has_ipv6,
+    noting,
+    refusing_port,
+    released,
+    serving,
+    silent_address,
+    socket_pair,
+)
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
@@ -50,9 +60,7 @@ async def test_host_and_port(as_port):
     async with serving(asyncio.Protocol) as (_, address):
         made = []
 
-        def factory():
-            made.append(Recorder())
-            return made[-1]
+        factory = noting(made)
 
         transport, protocol = await loop.create_connection(factory, HOST, as_port(address[1]))
         assert made == [protocol]

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from support.datagrams import Datagrams, udp_socket, unix_socket_pair
-from support.peers import Recorder, on_asyncio, socket_pair
+from support.peers import Recorder, noting, on_asyncio, socket_pair
 
 
 def put_at(number, sock):
@@ -220,13 +220,8 @@ async def test_interrupted_while_a_socket_object_is_made():
         pytest.skip("asyncio makes the object first")
     made = []
 
-    class Noting(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Noting, "127.0.0.1", 0)
+    server = await loop.create_server(noting(made), "127.0.0.1", 0)
     async with server:
         with socket.create_connection(server.sockets[0].getsockname()) as peer:
             while not (made and made[0].transport):

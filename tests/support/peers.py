@@ -111,6 +111,17 @@ def raising(method, error, base=Recorder):
     return type("Raising", (base,), {method: call})
 
 
+def noting(made, base: Any = Recorder):
+    """A protocol class that puts each of its objects into the list `made`."""
+
+    class Noting(base):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    return Noting
+
+
 def resolve(future, result):
     if not future.done():
         future.set_result(result)

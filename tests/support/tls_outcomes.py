@@ -20,7 +20,7 @@ import pytest
 
 from support import certificates
 from support.loops import new_loop
-from support.peers import PATIENCE, Recorder, result_or_error, socket_pair
+from support.peers import PATIENCE, Recorder, noting, result_or_error, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_connection
 
 # A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
@@ -166,14 +166,11 @@ async def connect_error(setting: Any, told, play, **kwargs):
     kwargs.setdefault("ssl_handshake_timeout", PATIENCE)
     made = []
 
-    class Noting(setting.base):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
     near, far = socket_pair()
     with TlsPeer(far, other, server_side=not setting.server_side) as peer:
-        task = asyncio.create_task(connect(Noting, near, server_side=setting.server_side, context=own, **kwargs))
+        task = asyncio.create_task(
+            connect(noting(made, setting.base), near, server_side=setting.server_side, context=own, **kwargs)
+        )
         await asyncio.to_thread(without_errors, play, peer)
         result = await result_or_error(task)
         if isinstance(result, BaseException):

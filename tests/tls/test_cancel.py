@@ -14,7 +14,7 @@ import pytest
 
 from support import certificates
 from support.certificates import TLS_1_2, TLS_1_3
-from support.peers import HOST, Recorder, on_asyncio, settle
+from support.peers import HOST, Recorder, noting, on_asyncio, settle
 from support.tls_peers import TlsPeer, handshaking
 
 SIDES = pytest.mark.parametrize("server_side", [False, True], ids=["client", "server"])
@@ -56,12 +56,7 @@ async def test_cancelled_in_the_middle(server_side, version, share):
     """A part of the peer's first messages has been received."""
     made = []
 
-    class Noting(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
-    async with handshaking(Noting, server_side=server_side, context=context(server_side, version)) as (
+    async with handshaking(noting(made), server_side=server_side, context=context(server_side, version)) as (
         task,
         peer,
     ):
@@ -155,12 +150,7 @@ async def test_server_closed_during_handshakes():
     loop = asyncio.get_running_loop()
     made = []
 
-    class Noting(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
-    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context())
+    server = await loop.create_server(noting(made), HOST, 0, ssl=certificates.server_context())
     peers = [TlsPeer(socket.create_connection(server.sockets[0].getsockname()), server_side=False) for _ in range(5)]
     with contextlib.ExitStack() as stack:
         for peer in peers:

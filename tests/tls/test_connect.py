@@ -12,7 +12,7 @@ import pytest
 
 from support import certificates
 from support.certificates import TLS_1_2, TLS_1_3
-from support.peers import Recorder, has_ipv6, socket_pair
+from support.peers import Recorder, has_ipv6, noting, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, handshaking, server_with, tls_connection
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
@@ -322,13 +322,8 @@ async def test_certificate_that_is_refused(certificate, name, code, message):
     peer_context = certificates.server_context(getattr(certificates, certificate)())
     made = []
 
-    class Untouched(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
     with pytest.raises(ssl.SSLCertVerificationError) as info:
-        async with tls_connection(Untouched, peer_context=peer_context, server_hostname=name):
+        async with tls_connection(noting(made), peer_context=peer_context, server_hostname=name):
             pass
     error = info.value
     assert type(error) is ssl.SSLCertVerificationError

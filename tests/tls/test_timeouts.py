@@ -10,7 +10,7 @@ import ssl
 import pytest
 
 from support import certificates
-from support.peers import HOST, Recorder, socket_pair
+from support.peers import HOST, Recorder, noting, socket_pair
 from support.tls_peers import TlsPeer, connect, gone, handshaking, tls_connection
 
 BRIEF = 0.05
@@ -49,13 +49,10 @@ async def test_handshake_timeout_at_the_server():
     """At the server a timeout closes the connection, and is not reported."""
     made = []
 
-    class Noting(Recorder):
-        def __init__(self):
-            super().__init__()
-            made.append(self)
-
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Noting, HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF)
+    server = await loop.create_server(
+        noting(made), HOST, 0, ssl=certificates.server_context(), ssl_handshake_timeout=BRIEF
+    )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
         assert await reader.read() == b""

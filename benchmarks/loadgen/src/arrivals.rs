@@ -1,16 +1,17 @@
-//! The open loop: requests arrive when the schedule says, whether the server keeps up or not. A response time begins
-//! at the scheduled arrival, so what waits behind a slow answer is counted in full.
+//! The open loop: requests arrive at the times of a schedule, whether the server keeps up or not. A response time
+//! begins at the scheduled arrival. So if a request waits behind a slow answer, the wait is counted in full.
 //!
-//! A request goes to the connection that has been idle for longest. While none is idle it waits here for the first
-//! that becomes idle, and that wait is part of its response time; nothing is pipelined. This end spins instead of
-//! sleeping until something is due: being woken would be late by tens of microseconds, and the server would pay for
-//! the waking, which no client on another machine asks of it.
+//! A request is sent on the connection that has been idle for longest. While no connection is idle, the request waits
+//! for the first one that becomes idle. A connection never has two requests under way.
+//!
+//! This end polls all the time and never sleeps. A sleeping client would be woken tens of microseconds late. Its
+//! wake-up would also cost the server CPU time, which a client on another machine would not cost it.
 
 use crate::args::Arrivals;
 use crate::buffer::{Messages, PageAligned};
 use crate::client::{self, Connection};
-use crate::control;
 use crate::epoll::{self, Epoll};
+use crate::report::{self, Phase, Times};
 use crate::schedule;
 use std::collections::VecDeque;
 use std::io;
@@ -22,62 +23,21 @@ pub fn run(options: &Arrivals) -> io::Result<bool> {
     let mut client = Client::connect(options, deadline)?;
     let warming = schedule::poisson(options.rate, options.warmup, !options.seed);
     let arrivals = schedule::poisson(options.rate, options.length, options.seed);
-    let warmed = client.phase(&warming)?;
-    if warmed.error.is_none() {
-        control::say("{\"warm\":true}")?;
-        control::wait_for_line(deadline)?;
-    }
-    let measured = if warmed.error.is_none() { client.phase(&arrivals)? } else { warmed };
-    control::say(&measured.to_json())?;
-    control::wait_for_line(deadline)?;
-    Ok(measured.error.is_none())
+    report::run(true, deadline, |phase| {
+        client.phase(match phase {
+            Phase::WarmUp => &warming,
+            Phase::Measured => &arrivals,
+        })
+    })
 }
 
-/// What a phase has shown. Every time is kept: at the size of a histogram's buckets, medians of two loops that are
-/// nearly the same would be equal or a bucket apart.
-#[derive(Default)]
-struct Report {
-    // Invariant: both sorted once the phase is over.
-    responses: Vec<Duration>,
-    /// How late each request was sent, because this end was late or no connection was idle.
-    lateness: Vec<Duration>,
-    elapsed: Duration,
-    cpu: Duration,
-    error: Option<String>,
-}
-
-impl Report {
-    fn fail(&mut self, key: usize, error: &io::Error) {
-        self.error.get_or_insert(format!("connection {key}: {error}"));
-    }
-
-    fn to_json(&self) -> String {
-        let requests = self.responses.len();
-        let seconds = self.elapsed.as_secs_f64();
-        let [median, tail, most] = [50.0, 99.0, 100.0].map(|percent| micros(&self.responses, percent));
-        format!(
-            "{{\"requests\":{requests},\"seconds\":{seconds:.6},\"requests_per_second\":{:.1},\
-             \"p50_us\":{median:.1},\"p99_us\":{tail:.1},\"max_us\":{most:.1},\"late_p99_us\":{:.1},\
-             \"client_cpu_seconds\":{:.6},\"errors\":{},\"first_error\":{}}}",
-            requests as f64 / seconds.max(1e-9),
-            micros(&self.lateness, 99.0),
-            self.cpu.as_secs_f64(),
-            usize::from(self.error.is_some()),
-            // Rust's escapes are JSON's for the messages that errors have.
-            self.error.as_ref().map_or("null".to_owned(), |text| format!("{text:?}")),
-        )
-    }
-}
-
-/// The smallest of the sorted times that `percent` per cent of them do not exceed, in microseconds; 0 without times.
-fn micros(sorted: &[Duration], percent: f64) -> f64 {
-    let rank = ((percent / 100.0 * sorted.len() as f64).ceil() as usize).max(1);
-    sorted.get(rank - 1).map_or(0.0, |time| time.as_nanos() as f64 / 1000.0)
-}
+/// Every single time is kept. A histogram would be too coarse: medians of two loops that are nearly the same would be
+/// equal, or one bucket apart.
+type Report = report::Report<Vec<Duration>>;
 
 struct Client {
     connections: Vec<Connection>,
-    /// Those without a request under way, the longest idle first.
+    /// The connections without a request under way. The one that has been idle for longest is first.
     idle: VecDeque<usize>,
     epoll: Epoll,
     messages: Messages,
@@ -100,35 +60,37 @@ impl Client {
         })
     }
 
-    /// Starts every request when its time has come, or as soon after that as a connection is idle, and waits for all
-    /// answers. Ends at the first error.
+    /// Starts every request at its time, or later, as soon as a connection is idle. Then waits for all answers. The
+    /// phase ends at the first error.
     fn phase(&mut self, arrivals: &[Duration]) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let mut report = Report::default();
         report.responses.reserve(arrivals.len());
-        report.lateness.reserve(arrivals.len());
+        // How late each request was sent. It is late if no connection was idle, or if this process was late.
+        let mut lateness: Vec<Duration> = Vec::with_capacity(arrivals.len());
         let begin = Instant::now();
         let mut due = arrivals.iter().map(|&arrival| begin + arrival).peekable();
-        while report.responses.len() < arrivals.len() && report.error.is_none() {
+        while report.responses.len() < arrivals.len() && report.first_error.is_none() {
             let now = Instant::now();
             if now > self.deadline {
-                report.error = Some("timed out".to_owned());
+                report.fail("timed out".to_owned());
             }
             while let Some(key) = self.idle.pop_front() {
                 let Some(arrival) = due.next_if(|&arrival| arrival <= now) else {
                     self.idle.push_front(key);
                     break;
                 };
-                report.lateness.push(now - arrival);
+                lateness.push(now - arrival);
                 if let Err(error) = self.connections[key].start(&self.messages, arrival) {
-                    report.fail(key, &error);
+                    report.fail(failed(key, &error));
                 }
             }
             self.take_answers(&mut report)?;
         }
         report.elapsed = begin.elapsed();
         report.responses.sort_unstable();
-        report.lateness.sort_unstable();
+        lateness.sort_unstable();
+        report.late_us = Some(lateness.percentile_us(99.0));
         report.cpu = epoll::cpu_time()?.saturating_sub(cpu);
         Ok(report)
     }
@@ -143,11 +105,15 @@ impl Client {
                     report.responses.push(connection.started.elapsed());
                     self.idle.push_back(event.key);
                 }
-                Err(error) => report.fail(event.key, &error),
+                Err(error) => report.fail(failed(event.key, &error)),
             }
         }
         Ok(())
     }
+}
+
+fn failed(key: usize, error: &io::Error) -> String {
+    format!("connection {key}: {error}")
 }
 
 #[cfg(test)]
@@ -158,17 +124,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    #[test]
-    fn percentiles_are_exact() {
-        let sorted: Vec<_> = (1..=200).map(Duration::from_micros).collect();
-        assert_eq!(
-            [0.0, 50.0, 99.0, 100.0].map(|percent| micros(&sorted, percent)),
-            [1.0, 100.0, 198.0, 200.0]
-        );
-        assert_eq!(micros(&[], 50.0), 0.0);
-    }
-
-    /// Echoes on so many connections, `pause` after each message; ends when they are closed.
+    /// An echo server for so many connections, which waits for `pause` before each answer. Its threads end when the
+    /// connections are closed.
     fn slow_echo(connections: usize, pause: Duration) -> Target {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -206,11 +163,11 @@ mod tests {
         // One connection and four requests at once: the last waits for three answers before it is sent.
         let pause = Duration::from_millis(20);
         let report = client(1, pause).phase(&[Duration::ZERO; 4]).unwrap();
-        assert_eq!((report.error, report.responses.len()), (None, 4));
+        assert_eq!((report.first_error, report.responses.len()), (None, 4));
         for (number, response) in (1..).zip(&report.responses) {
             assert!(*response >= pause * number, "{number}: {response:?}");
         }
-        assert!(report.lateness[3] >= pause * 3);
+        assert!(report.late_us.unwrap() >= (pause * 3).as_micros() as f64);
     }
 
     #[test]
@@ -218,14 +175,14 @@ mod tests {
         let pause = Duration::from_millis(100);
         let later = Duration::from_millis(50);
         let report = client(3, pause).phase(&[Duration::ZERO, Duration::ZERO, later]).unwrap();
-        assert_eq!((report.error, report.responses.len()), (None, 3));
-        // Each had a connection of its own, so none was sent after an answer.
-        assert!(report.lateness.iter().all(|&late| late < pause), "{:?}", report.lateness);
+        assert_eq!((report.first_error, report.responses.len()), (None, 3));
+        // There is a connection for each, so no request waited for the answer to another one.
+        assert!(report.late_us.unwrap() < pause.as_micros() as f64, "{:?}", report.late_us);
         assert!(report.elapsed >= later + pause);
     }
 
     #[test]
-    fn an_end_of_the_server_is_an_error() {
+    fn a_server_that_ends_is_an_error() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let options = Arrivals {
             target: Target::Tcp { port: listener.local_addr().unwrap().port() },
@@ -240,23 +197,6 @@ mod tests {
         let mut client = Client::connect(&options, Instant::now() + Duration::from_secs(30)).unwrap();
         drop(listener.accept().unwrap());
         let report = client.phase(&[Duration::from_millis(1)]).unwrap();
-        assert!(report.error.is_some_and(|error| error.starts_with("connection 0: ")));
-    }
-
-    #[test]
-    fn report_is_json() {
-        let report = Report {
-            responses: vec![Duration::from_nanos(1500), Duration::from_micros(3)],
-            lateness: vec![Duration::from_micros(1)],
-            elapsed: Duration::from_millis(500),
-            cpu: Duration::from_millis(1),
-            error: Some("a \"quoted\" text".to_owned()),
-        };
-        assert_eq!(
-            report.to_json(),
-            "{\"requests\":2,\"seconds\":0.500000,\"requests_per_second\":4.0,\"p50_us\":1.5,\
-             \"p99_us\":3.0,\"max_us\":3.0,\"late_p99_us\":1.0,\"client_cpu_seconds\":0.001000,\"errors\":1,\
-             \"first_error\":\"a \\\"quoted\\\" text\"}"
-        );
+        assert!(report.first_error.is_some_and(|error| error.starts_with("connection 0: ")));
     }
 }

@@ -1,95 +1,46 @@
-//! The closed loop: every connection has one message under way and sends the next when its whole echo has
-//! come back and is right. Nothing here knows which server is at the other end.
+//! The closed loop: every connection has one message under way. It sends the next one when the whole echo has come back
+//! and is right. Nothing here knows which server is at the other end.
 
 use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
-use crate::control;
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
+use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Connects, warms up, measures, prints the result; true if every echo was right.
 pub fn run(load: &Load) -> io::Result<bool> {
     let deadline = Instant::now() + load.timeout;
     let mut client = Client::connect(load, deadline)?;
-    let warmed = client.phase(Limit::Time(load.warmup))?;
-    if load.gated && warmed.first_error.is_none() {
-        control::say("{\"warm\":true}")?;
-        control::wait_for_line(deadline)?;
-    }
-    // Errors of the warm-up end it: a server that fails there must not be reported as fast.
-    let measured = if warmed.first_error.is_none() { client.phase(load.limit)? } else { warmed };
-    control::say(&measured.to_json())?;
-    if load.gated {
-        control::wait_for_line(deadline)?;
-    }
-    Ok(measured.first_error.is_none())
+    report::run(load.gated, deadline, |phase| {
+        client.phase(match phase {
+            Phase::WarmUp => Limit::Time(load.warmup),
+            Phase::Measured => load.limit,
+        })
+    })
 }
 
-/// What a phase of load has shown.
-pub struct Report {
-    pub latencies: Histogram,
-    pub elapsed: Duration,
-    /// CPU time of this process, to see whether it was what limited the rate.
-    pub cpu: Duration,
-    errors: u64,
-    pub first_error: Option<String>,
-}
+/// Latencies are kept as a histogram: a closed loop makes too many requests to keep each.
+pub type Report = report::Report<Histogram>;
 
-impl Report {
-    pub fn new() -> Self {
-        Self {
-            latencies: Histogram::new(),
-            elapsed: Duration::ZERO,
-            cpu: Duration::ZERO,
-            errors: 0,
-            first_error: None,
-        }
-    }
-
-    pub fn fail(&mut self, text: String) {
-        self.errors += 1;
-        self.first_error.get_or_insert(text);
-    }
-
-    pub fn to_json(&self) -> String {
-        let requests = self.latencies.total();
-        let seconds = self.elapsed.as_secs_f64();
-        let micros = |nanos: u64| nanos as f64 / 1000.0;
-        format!(
-            "{{\"requests\":{requests},\"seconds\":{seconds:.6},\"requests_per_second\":{:.1},\
-             \"p50_us\":{:.1},\"p99_us\":{:.1},\"max_us\":{:.1},\"client_cpu_seconds\":{:.6},\
-             \"errors\":{},\"first_error\":{}}}",
-            requests as f64 / seconds.max(1e-9),
-            micros(self.latencies.percentile(50.0)),
-            micros(self.latencies.percentile(99.0)),
-            micros(self.latencies.max()),
-            self.cpu.as_secs_f64(),
-            self.errors,
-            // Rust's escapes are JSON's for the messages that errors have.
-            self.first_error.as_ref().map_or("null".to_owned(), |text| format!("{text:?}")),
-        )
-    }
-}
-
-/// A connection with one message at a time.
+/// A connection that has at most one message under way.
 pub struct Connection {
     stream: Stream,
-    /// Which message is under way.
+    /// The number of the message that is under way.
     number: usize,
     sent: usize,
     received: usize,
-    /// When the message under way was sent, or should have been.
+    /// When the message under way was sent, or, in the open loop, should have been sent.
     pub started: Instant,
     alive: bool,
 }
 
-/// So many connections, whose events carry their index. Nothing is under way.
+/// Makes `count` connections. The events of each carry its index in the result. No message is under way.
 pub fn connect(
     target: &Target,
     count: usize,
@@ -107,7 +58,7 @@ pub fn connect(
         };
         epoll.add(&stream, key, Interest::EdgeBoth)?;
         let started = Instant::now();
-        // As if a message had just been answered.
+        // The state after a message has been answered.
         connections.push(Connection {
             stream,
             number: key,
@@ -137,12 +88,12 @@ impl Client {
         Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
     }
 
-    /// Loads the server until the limit, then lets what is under way finish.
+    /// Starts requests until the limit is reached, then waits for those that are under way.
     fn phase(&mut self, limit: Limit) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
         let mut now = begin;
-        let mut report = Report::new();
+        let mut report = Report::default();
         let mut quota = Quota::new(limit, begin);
         let mut under_way = 0;
         for key in 0..self.connections.len() {
@@ -156,9 +107,7 @@ impl Client {
         while under_way > 0 {
             let left = self.deadline.saturating_duration_since(now);
             if left.is_zero() {
-                report.errors += under_way;
-                let text = format!("timed out with {under_way} requests under way");
-                report.first_error.get_or_insert(text);
+                report.fail_many(under_way, format!("timed out with {under_way} requests under way"));
                 break;
             }
             let count = self.epoll.wait(Some(left))?;
@@ -169,7 +118,7 @@ impl Client {
                     Ok(true) => {
                         now = Instant::now();
                         let connection = &mut self.connections[event.key];
-                        report.latencies.record((now - connection.started).as_nanos() as u64);
+                        report.responses.record((now - connection.started).as_nanos() as u64);
                         under_way -= 1;
                         if !quota.take(now) {
                             continue;
@@ -219,10 +168,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Goes on with the message under way; true once all of it has come back.
+    /// Sends and receives more of the message under way. True once all of it has come back.
     pub fn advance(&mut self, messages: &Messages, scratch: &mut [u8], event: Event) -> io::Result<bool> {
         if !self.under_way(messages) {
-            // Registering gives a first edge, and so does the peer's end after the last message.
+            // Not every event concerns a message: registering the socket makes one, and so does a peer that closes
+            // after the last message.
             return Ok(false);
         }
         self.flush(messages)?;
@@ -247,7 +197,7 @@ impl Connection {
             if count == wanted {
                 return Ok(true);
             }
-            // A short read has drained the socket, unless its end came with it.
+            // A read that returns less than asked for has emptied the socket, unless the peer has closed as well.
             if !event.closed && self.stream.short_read_is_all() {
                 return Ok(false);
             }
@@ -273,7 +223,7 @@ impl Quota {
 
     pub fn take(&mut self, now: Instant) -> bool {
         let allowed = match self.limit {
-            // At least one, so that a connection is warm even after a warm-up of no time.
+            // Each connection may start one at the very beginning, so that it is warm even if the time is 0.
             Limit::Time(time) => now == self.begin || now - self.begin < time,
             Limit::Requests(count) => self.started < count,
         };
@@ -285,6 +235,7 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn quota_of_requests() {
@@ -300,24 +251,5 @@ mod tests {
         assert!(quota.take(begin));
         assert!(quota.take(begin));
         assert!(!quota.take(begin + Duration::from_nanos(1)));
-    }
-
-    #[test]
-    fn report_is_json() {
-        let mut latencies = Histogram::new();
-        latencies.record(1500);
-        let report = Report {
-            latencies,
-            elapsed: Duration::from_millis(500),
-            cpu: Duration::from_millis(1),
-            errors: 1,
-            first_error: Some("a \"quoted\" text".to_owned()),
-        };
-        assert_eq!(
-            report.to_json(),
-            "{\"requests\":1,\"seconds\":0.500000,\"requests_per_second\":2.0,\"p50_us\":1.5,\
-             \"p99_us\":1.5,\"max_us\":1.5,\"client_cpu_seconds\":0.001000,\"errors\":1,\
-             \"first_error\":\"a \\\"quoted\\\" text\"}"
-        );
     }
 }

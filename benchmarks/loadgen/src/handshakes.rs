@@ -1,10 +1,11 @@
-//! Handshakes, one after the other on every connection: connect, shake hands, have one byte echoed, say goodbye.
-//! The byte makes sure that the server is done too, and brings the tickets by which TLS 1.3 resumes.
+//! TLS handshakes: connect, shake hands, have one byte echoed, close; then again. So many of these calls run at a time.
+//! The echoed byte shows that the server has finished the handshake, too. With it come the tickets by which TLS 1.3
+//! resumes a session.
 
 use crate::args::{Handshakes, Limit};
 use crate::client::{Quota, Report};
-use crate::control;
 use crate::epoll::{self, Epoll, Interest};
+use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
@@ -25,15 +26,12 @@ pub fn run(options: &Handshakes) -> io::Result<bool> {
         deadline,
         resumed: 0,
     };
-    let warmed = caller.phase(Limit::Time(options.warmup))?;
-    if warmed.first_error.is_none() {
-        control::say("{\"warm\":true}")?;
-        control::wait_for_line(deadline)?;
-    }
-    let measured = if warmed.first_error.is_none() { caller.phase(options.limit)? } else { warmed };
-    control::say(&measured.to_json())?;
-    control::wait_for_line(deadline)?;
-    Ok(measured.first_error.is_none())
+    report::run(true, deadline, |phase| {
+        caller.phase(match phase {
+            Phase::WarmUp => Limit::Time(options.warmup),
+            Phase::Measured => options.limit,
+        })
+    })
 }
 
 struct Call {
@@ -46,7 +44,7 @@ struct Caller<'a> {
     options: &'a Handshakes,
     config: Arc<ClientConfig>,
     epoll: Epoll,
-    /// By the key of their events. A call that is over is replaced by the next.
+    /// The index of a call is the key of its events. When a call is over, the next one takes its place.
     calls: Vec<Option<Call>>,
     deadline: Instant,
     resumed: u64,
@@ -56,7 +54,7 @@ impl Caller<'_> {
     fn phase(&mut self, limit: Limit) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
-        let mut report = Report::new();
+        let mut report = Report::default();
         let mut quota = Quota::new(limit, begin);
         self.resumed = 0;
         self.calls = Vec::new();
@@ -74,8 +72,8 @@ impl Caller<'_> {
                 self.advance(self.epoll.event(index).key, &mut quota, &mut report)?;
             }
         }
-        // The first calls of all, before the first ticket has come, have nothing to resume.
-        let expected = report.latencies.total().saturating_sub(self.options.connections as u64);
+        // The first calls of a run start before any ticket has come, so they have nothing to resume.
+        let expected = report.responses.total().saturating_sub(self.options.connections as u64);
         if self.options.resume && self.resumed < expected {
             report.fail(format!("{} of {expected} sessions were resumed", self.resumed));
         }
@@ -98,7 +96,7 @@ impl Caller<'_> {
         match call.advance() {
             Ok(false) => return Ok(()),
             Ok(true) => {
-                report.latencies.record(call.started.elapsed().as_nanos() as u64);
+                report.responses.record(call.started.elapsed().as_nanos() as u64);
                 self.resumed += u64::from(call.stream.is_resumed());
             }
             Err(error) => report.fail(format!("connection {key}: {error}")),
@@ -112,7 +110,7 @@ impl Caller<'_> {
 }
 
 impl Call {
-    /// True once the byte has come back and goodbye is said.
+    /// Goes on with the call. True once the byte has come back and TLS's closing message is sent.
     fn advance(&mut self) -> io::Result<bool> {
         if !self.stream.shake()? {
             return Ok(false);

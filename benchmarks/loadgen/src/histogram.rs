@@ -1,6 +1,6 @@
-//! Latencies as counts per bucket: recording allocates nothing and percentiles are right to 1 %.
+//! A histogram of latencies. To record one allocates nothing, and percentiles are right to 1 %.
 
-/// Values below `2 * HALF` have a bucket each; above, every power of two is cut into `HALF` buckets.
+/// Each value below `2 * HALF` has a bucket of its own. Above, each power of two is divided into `HALF` buckets.
 const HALF: usize = 64;
 const BUCKETS: usize = HALF * 59;
 
@@ -11,11 +11,13 @@ pub struct Histogram {
     max: u64,
 }
 
-impl Histogram {
-    pub fn new() -> Self {
+impl Default for Histogram {
+    fn default() -> Self {
         Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
     }
+}
 
+impl Histogram {
     pub fn record(&mut self, nanos: u64) {
         self.counts[bucket(nanos)] += 1;
         self.total += 1;
@@ -73,13 +75,13 @@ mod tests {
 
     #[test]
     fn nothing_recorded() {
-        let empty = Histogram::new();
+        let empty = Histogram::default();
         assert_eq!((empty.total(), empty.max(), empty.percentile(50.0)), (0, 0, 0));
     }
 
     #[test]
     fn one_value_is_every_percentile() {
-        let mut one = Histogram::new();
+        let mut one = Histogram::default();
         one.record(77);
         for percent in [0.0, 50.0, 99.0, 100.0] {
             assert_eq!(one.percentile(percent), 77);
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn percentiles_of_a_ramp() {
-        let mut ramp = Histogram::new();
+        let mut ramp = Histogram::default();
         for micros in 1..=1000 {
             ramp.record(micros * 1000);
         }
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn percentile_never_exceeds_the_maximum() {
-        let mut two = Histogram::new();
+        let mut two = Histogram::default();
         two.record(1);
         two.record(1_000_000_000);
         assert_eq!(two.percentile(50.0), 1);

@@ -391,7 +391,7 @@ impl TlsLayer {
             engine.traverse(&visit)?;
         }
         this.state
-            .peek(|state| {
+            .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
                 match &state.lower {
                     Some(Lower::Stream(stream)) => visit.call(stream),
