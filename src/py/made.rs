@@ -27,12 +27,6 @@ impl<T> Made<T> {
         // SAFETY: the invariant of `value`.
         if self.is_made { Some(unsafe { self.value.assume_init_ref() }) } else { None }
     }
-
-    /// The value, if it was made, to be changed.
-    pub fn get_mut(&mut self) -> Option<&mut T> {
-        // SAFETY: the invariant of `value`.
-        if self.is_made { Some(unsafe { self.value.assume_init_mut() }) } else { None }
-    }
 }
 
 impl<T> Deref for Made<T> {

@@ -215,4 +215,4 @@ def python_functions(source):
     """(name, lines) of each function of a file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name, node.end_lineno - node.lineno + 1
+            yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
