@@ -89,6 +89,7 @@ impl EventLoop {
     }
 }
 
+/// Sends `all` from byte `start` on: see [`EventLoop::send`].
 fn send_slice(fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
     // SAFETY: `sock` keeps the fd open, unless Python code closes it, which does not run during the call.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
