@@ -17,8 +17,8 @@ use crate::error::{no_memory, os_error};
 use crate::handle::Handle;
 use crate::py::calls;
 use crate::py::context::{EmptyBatch, EmptyContext};
+use crate::py::exception_handler;
 use crate::py::fastcall::panic_error;
-use crate::py::new;
 use crate::py::thread_end;
 use crate::reactor::Poller;
 use crate::reactor::clock::seconds;
@@ -236,7 +236,10 @@ fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
         match catch_unwind(AssertUnwindSafe(|| run_entries(event_loop, core, &mut left))) {
             Ok(result) => result?,
             // The entry that panicked is gone; the others follow.
-            Err(payload) => report(event_loop, core, "Panic in a callback", panic_error(payload))?,
+            Err(payload) => {
+                let error = panic_error(payload);
+                exception_handler::call(event_loop, core.names, "Panic in a callback", error, &[])?;
+            }
         }
     }
     Ok(())
@@ -357,23 +360,18 @@ pub fn send_gathered(event_loop: &Bound<'_, PyAny>, core: &LoopCore, all: bool) 
         let object = object.into_bound(py);
         let sent = match catch_unwind(AssertUnwindSafe(|| (kind.flush)(&object))) {
             Ok(sent) => sent,
-            Err(payload) => report(event_loop, core, "Panic while sending", panic_error(payload)),
+            Err(payload) => exception_handler::call(
+                event_loop,
+                core.names,
+                "Panic while sending",
+                panic_error(payload),
+                &[],
+            ),
         };
         // The first exception that leaves the loop does so once everything is sent.
         result = result.and(sent);
     }
     result
-}
-
-/// Gives `error` to the loop's exception handler.
-#[cold]
-fn report(event_loop: &Bound<'_, PyAny>, core: &LoopCore, message: &str, error: PyErr) -> PyResult<()> {
-    let py = event_loop.py();
-    let context = new::dict(py)?;
-    context.set_item(&core.names.message, message)?;
-    context.set_item(&core.names.exception, error.into_value(py))?;
-    calls::method(event_loop, &core.names.call_exception_handler, [context.as_any()])?;
-    Ok(())
 }
 
 /// The wait of a turn whose steps a program takes itself: by what `loop._selector` offers. That can be in the middle of

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use crate::error::leaves_the_loop;
 use crate::py::context;
+use crate::py::exception_handler;
 use crate::py::fastcall::panic_text;
+use crate::py::names::names;
 
 /// Runs code of the host; a panic becomes a RuntimeError. Not pyo3's PanicException: that one goes on to panic when
 /// Rust fetches it.
@@ -31,10 +32,7 @@ pub fn report(event_loop: &Bound<'_, PyAny>, message: &str, error: PyErr) -> PyR
     if leaves_the_loop(py, &error) {
         return Err(error);
     }
-    let context = PyDict::new(py);
-    context.set_item("message", message)?;
-    context.set_item("exception", error.into_value(py))?;
-    event_loop.call_method1("call_exception_handler", (context,)).map(drop)
+    exception_handler::call(event_loop, names(py)?, message, error, &[])
 }
 
 /// Does this thread hold the interpreter?

@@ -35,7 +35,7 @@ use crate::transports::bare::BareSocket;
 use crate::transports::datagram::{self, DatagramTransport};
 use crate::transports::listener::{Listener, Serving};
 use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
-use crate::transports::socket::{Socket, SocketKind};
+use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use scheduling::add_raw_methods;
@@ -273,7 +273,7 @@ impl EventLoop {
         let bare = sock.cast::<BareSocket>().ok().and_then(|bare| bare.get().take(slf.py()));
         let (socket, kind, peername) = match bare {
             Some(taken) => taken,
-            None => (Socket::for_stream(sock)?, SocketKind::of(sock)?, None),
+            None => (File::for_stream(sock)?, SocketKind::of(sock)?, None),
         };
         StreamTransport::start(Parts {
             core: &slf.get().core,

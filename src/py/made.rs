@@ -25,11 +25,6 @@ impl<T> Made<T> {
         // SAFETY: see the invariant.
         if self.is_made { Some(unsafe { self.value.assume_init_ref() }) } else { None }
     }
-
-    pub fn get_mut(&mut self) -> Option<&mut T> {
-        // SAFETY: see the invariant.
-        if self.is_made { Some(unsafe { self.value.assume_init_mut() }) } else { None }
-    }
 }
 
 impl<T> Deref for Made<T> {

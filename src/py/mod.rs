@@ -7,6 +7,7 @@ pub mod bytes;
 pub mod calls;
 pub mod cell;
 pub mod context;
+pub mod exception_handler;
 pub mod fastcall;
 pub mod file_fd;
 pub mod gc;

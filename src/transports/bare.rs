@@ -1,5 +1,6 @@
-//! Sockets that no Python object stands for: made here to connect, or accepted. asyncio's code passes them from one
-//! method of the loop to the next as it would a `socket.socket`; a stream transport takes the fd out in the end.
+//! Sockets without a Python `socket.socket`: those that were accepted, and those that are made here to connect. asyncio's
+//! code passes a [`BareSocket`] from one method of the loop to the next as it would pass a `socket.socket`. In the end a
+//! stream transport takes the fd out of it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -7,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
-use super::socket::{Socket, SocketKind};
+use super::socket::{File, SocketKind};
 use crate::error::os_error;
 use crate::py::cell::LoopCell;
 use crate::py::{audit, sockaddr};
@@ -27,8 +28,9 @@ impl BareSocket {
         Self { fd: LoopCell::new(Some(fd)), kind, peer: Some(peer) }
     }
 
-    /// A TCP socket that has begun to connect, and is writable once that is decided. None for what Python's sockets
-    /// have to decide: another kind, an address that is not in its usual form. Fails as their `connect` does.
+    /// A TCP socket that has begun to connect. It becomes writable when the connection is made, or has failed. None if
+    /// this is for Python's own sockets to do: for another kind of socket, and for an address that is not in its usual
+    /// form. Fails as their `connect` does.
     pub fn connecting<'py>(
         kind: SocketKind,
         address: &Bound<'py, PyAny>,
@@ -47,9 +49,9 @@ impl BareSocket {
     }
 
     /// The fd, for a transport; None if somebody had it before.
-    pub fn take(&self, py: Python<'_>) -> Option<(Socket, SocketKind, Option<SocketAddress>)> {
+    pub fn take(&self, py: Python<'_>) -> Option<(File, SocketKind, Option<SocketAddress>)> {
         let fd = self.fd.with(py, Option::take)?;
-        Some((Socket::Own { fd, kind: self.kind }, self.kind, self.peer.clone()))
+        Some((File::Own { fd, kind: self.kind }, self.kind, self.peer.clone()))
     }
 }
 

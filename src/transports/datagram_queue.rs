@@ -1,8 +1,9 @@
-//! The datagrams that a transport has still to send, in order. Pure.
+//! The queue in the outbox of a datagram transport: whole datagrams, in order. Pure. When they are sent is decided in
+//! `outbox.rs`.
 
 use std::collections::VecDeque;
 
-/// So much memory, in bytes, an empty queue keeps.
+/// How much memory an empty queue keeps, in bytes.
 const KEPT: usize = 16 * 1024;
 
 /// Datagrams waiting to be sent, and their size as asyncio counts it.
@@ -34,8 +35,9 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         self.size
     }
 
-    fn size_of(&self, datagram: &D) -> usize {
-        datagram.as_ref().len() + self.header
+    /// How a datagram of `len` bytes counts.
+    pub fn size_of(&self, len: usize) -> usize {
+        len + self.header
     }
 
     /// Adds a datagram at the end; gives it back if there is no memory.
@@ -43,22 +45,22 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         if self.datagrams.try_reserve(1).is_err() {
             return Err(datagram);
         }
-        self.size += self.size_of(&datagram);
+        self.size += self.size_of(datagram.as_ref().len());
         self.datagrams.push_back(datagram);
         Ok(())
     }
 
     /// Gives back what [`DatagramQueue::pop`] has taken.
     pub fn put_back(&mut self, datagram: D) {
-        self.size += self.size_of(&datagram);
+        self.size += self.size_of(datagram.as_ref().len());
         self.datagrams.push_front(datagram);
     }
 
     pub fn pop(&mut self) -> Option<D> {
         let datagram = self.datagrams.pop_front()?;
-        self.size -= self.size_of(&datagram);
+        self.size -= self.size_of(datagram.as_ref().len());
         if self.datagrams.is_empty() && self.datagrams.capacity() * size_of::<D>() > KEPT {
-            // That of a long queue.
+            // The memory of a long queue is given back.
             self.datagrams = VecDeque::new();
         }
         Some(datagram)

@@ -1,4 +1,7 @@
-//! Flow control: water marks in, pause or resume out (asyncio's `transports._FlowControlMixin`). Pure.
+//! Flow control (asyncio's `transports._FlowControlMixin`): by the size of a queue and two water marks, whether the protocol
+//! is to pause or to resume its writing.
+//!
+//! Pure. Nobody is told anything here: that is the transport's business, by `protocol.rs`.
 
 /// asyncio's default high-water mark, in bytes.
 const DEFAULT_HIGH: i64 = 64 * 1024;

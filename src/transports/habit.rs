@@ -1,29 +1,30 @@
-//! When a write is given to the kernel: at once, or together with those that follow. Pure.
+//! Whether a connection writes its messages in pieces, and so whether a write is sent at once or together with those that
+//! follow. Pure: the time is passed in.
 //!
-//! The rule is asyncio's: a write leaves at once. One system call for each piece of a message is dear, though, and many
-//! programs write in pieces: a head, then a body. So a connection that has been seen to do so may keep a piece back
-//! and send it with the next. [`Habit`] is what is known of one connection; it is learned within two turns of the loop,
-//! and forgotten when it no longer holds.
+//! asyncio sends each write at once. But a system call for each piece of a message is expensive, and many programs write
+//! in pieces: a head, then a body. So a connection that was seen to do so may keep a piece back, and send it with the next
+//! one. [`Habit`] is what is known of one connection. It is learned within two turns of the loop, and forgotten when it no
+//! longer holds.
 //!
-//! What is kept back is sent when the callback that wrote it returns. Where the pieces come from several callbacks of
-//! one turn (many tasks that share a connection), it is sent `SPREAD_NS` after the first of them at the latest, as soon
-//! as a callback returns. Whoever asks the transport anything finds everything sent ([`Habit::asked`]).
+//! What is kept back is sent when the callback that wrote it returns. The pieces may also come from several callbacks of
+//! one turn, when many tasks share a connection. Then they are sent when a callback returns `SPREAD_NS` after the first
+//! piece or later. A program that asks the transport anything finds everything sent ([`Habit::asked`]).
 
 use crate::reactor::moment::Moment;
 
-/// Pieces of one callback that are further apart than this are not put together, in nanoseconds: whoever computes
-/// between two writes wants the first to leave.
+/// Pieces of one callback that are further apart than this, in nanoseconds, are not put together: a program that computes
+/// between two writes wants the first one to leave.
 const APART_NS: u64 = 1_000_000;
 
-/// So long may pieces of several callbacks be kept back, in nanoseconds. It is the time of a few system calls; what
-/// waits longer costs the peer more than the calls that it saves.
+/// How long pieces of several callbacks may be kept back, in nanoseconds. It is the time of a few system calls. A longer
+/// wait would cost the peer more than the calls that it saves.
 const SPREAD_NS: u64 = 50_000;
 
-/// So far apart may the first two writes of a turn's callbacks be while the habit is learned, in nanoseconds: the time
-/// between them includes sending the first.
+/// How far apart the first two writes of a turn's callbacks may be while the habit is learned, in nanoseconds. The time
+/// between them includes that of sending the first one.
 const LEARNED_NS: u64 = 4 * SPREAD_NS;
 
-/// So many times in a row there was no second piece: then the habit is gone.
+/// After so many pieces in a row that no second piece has followed, the habit is forgotten.
 const MOST_SINGLE: u8 = 4;
 
 /// From this many bytes on nothing is kept back: copying them costs many times the system call that could be saved,
@@ -34,8 +35,8 @@ pub const LARGE: usize = 32 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Now,
-    /// With what follows: once the callback has returned and the clock says at least this many nanoseconds; 0 is
-    /// any time.
+    /// With what follows: when a callback returns and the clock shows at least this many nanoseconds; 0: when the current
+    /// callback returns.
     With(u64),
 }
 
@@ -68,7 +69,7 @@ pub struct Habit {
 }
 
 impl Habit {
-    /// A write: when to send it. `moment`: None between two turns, where nobody would send it later.
+    /// When to send a write. `moment`: none between two turns, where nobody would send it later.
     #[inline]
     pub fn write(&mut self, moment: Option<Moment>, now: impl FnOnce() -> u64) -> When {
         let Some(moment) = moment else {
@@ -91,7 +92,8 @@ impl Habit {
         self.kept <= 2 || self.kept.is_power_of_two()
     }
 
-    /// A write that can only be sent at once, or is to be announced by [`Habit::write`]: true if it is to be sent.
+    /// For a write that can be sent, but not be kept back as it is: true if it is to be sent now. If not, nothing has
+    /// changed, and [`Habit::write`] is to be asked.
     pub fn sends_at_once(&mut self, moment: Option<Moment>, now: impl FnOnce() -> u64) -> bool {
         let keeps_back = matches!(self.step, Step::Pieces | Step::Spread);
         (moment.is_none() || !keeps_back) && self.write(moment, now) == When::Now

@@ -1,6 +1,6 @@
-//! The life of a connection as a transition table: the only place that decides when `connection_lost` is due.
+//! The life of a connection as a transition table. This is the only place that decides when `connection_lost` is due.
 //!
-//! Pure: no socket, no interpreter, no clock. A transport says what happened and does what the table answers.
+//! Pure: no socket, no interpreter, no clock. A transport says what has happened, and does what the table answers.
 
 /// Where a connection is in its life. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

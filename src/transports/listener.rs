@@ -1,7 +1,8 @@
-//! The listener: a listening socket of a `Server`, accepting connections in batches.
+//! The listener: a listening socket of a `Server`, which accepts connections in batches.
 //!
-//! Each connection gets its own copy of the context in which serving started, as in asyncio, where a task per
-//! connection has one. What is made of a connection is `stream`'s business; TLS is handed to the Python half.
+//! Each connection gets its own copy of the context in which serving started. asyncio does the same by a task for each
+//! connection. What becomes of a connection is the business of `stream/`; a TLS connection is made in Python
+//! (`Loop._accept_tls`).
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,14 +13,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::bare::BareSocket;
-use super::socket::{Socket, SocketKind};
+use super::socket::{File, SocketKind};
 use super::stream::{Parts, StreamTransport};
 use crate::core::{Kind, LoopCore, Native, Source};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
-use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
+use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
 use crate::py::new::{self, intern};
 use crate::reactor::Mode;
@@ -110,9 +111,9 @@ impl Listener {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
-            // accept has no MSG_DONTWAIT, and whoever else has the same open file can have cleared O_NONBLOCK. Besides,
-            // to be told that there is no other costs fifteen times as much by accept, for which the kernel makes a
-            // socket first.
+            // poll(2) comes before each accept, for two reasons. Another process with the same open file can have cleared
+            // O_NONBLOCK, and accept has no MSG_DONTWAIT. And an accept of an empty queue costs as much as fifteen polls:
+            // the kernel makes a socket first.
             let fd = this.fd.get();
             if matches!(&fd, Ok(fd) if matches!(sys::is_readable(fd.as_raw_fd()), Ok(false))) {
                 return Ok(());
@@ -163,7 +164,7 @@ impl Listener {
         }
     }
 
-    /// No connection can be accepted: told once a second until one can.
+    /// No connection can be accepted: this is reported once a second until one can.
     #[cold]
     fn back_off(&self, slf: &Bound<'_, Self>, message: &str, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
@@ -185,12 +186,9 @@ impl Listener {
 
     fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
         let names = self.core.names;
-        let context = new::dict(py)?;
-        context.set_item(&names.message, message)?;
-        context.set_item(&names.exception, error.into_value(py))?;
-        context.set_item(&names.socket, names.transport_socket.call1(py, (self.fd.object(),))?)?;
-        calls::method(self.event_loop.bind(py), &names.call_exception_handler, [context.as_any()])?;
-        Ok(())
+        let socket = names.transport_socket.bind(py).call1((self.fd.object(),))?;
+        let details = [(&names.socket, &socket)];
+        exception_handler::call(self.event_loop.bind(py), names, message, error, &details)
     }
 
     /// Makes a protocol and a transport for one connection, in a context of its own.
@@ -202,14 +200,10 @@ impl Listener {
         });
         match made {
             Err(error) if leaves_the_loop(py, &error) => Err(error),
-            // asyncio tells of it in debug mode only.
+            // asyncio reports it in debug mode only.
             Err(error) if self.core.debug.load(Relaxed) => {
-                let names = self.core.names;
-                let details = new::dict(py)?;
-                details.set_item(&names.message, "Error on transport creation for incoming connection")?;
-                details.set_item(&names.exception, error.into_value(py))?;
-                calls::method(self.event_loop.bind(py), &names.call_exception_handler, [details.as_any()])?;
-                Ok(())
+                let message = "Error on transport creation for incoming connection";
+                exception_handler::call(self.event_loop.bind(py), self.core.names, message, error, &[])
             }
             _ => Ok(()),
         }
@@ -226,7 +220,7 @@ impl Listener {
         StreamTransport::start(Parts {
             core: &self.core,
             event_loop: self.event_loop.bind(py),
-            socket: Socket::Own { fd, kind: self.kind },
+            socket: File::Own { fd, kind: self.kind },
             kind: self.kind,
             protocol,
             waiter: None,

@@ -1,13 +1,23 @@
-//! Transports: from readiness to protocol calls, and from writes to system calls.
+//! Transports: from readiness to calls of protocols, and from writes to system calls.
 //!
-//! The decisions are pure and need no Python ([`lifecycle`], [`flow`], [`habit`], [`write_queue`],
-//! [`datagram_queue`], [`peers`]); the rest glues them to one kind of fd each.
+//! - Decisions, which are pure and need no Python: `lifecycle` (what happens to a connection, and when `connection_lost`
+//!   is due), `outbox` (when a write leaves, when the protocol pauses), which is made of `habit`, `flow`, `write_queue` and
+//!   `datagram_queue`; `peers` and `framing`.
+//! - What all transports share: `shell` (the parts of a transport, and how it starts and ends), `sender` (what the
+//!   transports do that send), `protocol` (the only caller of protocols, and what is reported), `socket` (the file under a
+//!   transport), `receiving` (what bytes are received into), `water_marks`, `inside`.
+//! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
+//! - Where connections come from: `listener` and `bare`.
+//!
+//! Three laws. A decision is taken in one borrow of the state, and Python is called only outside of it. Protocols are
+//! called by `protocol` alone. A kind knows no other kind, but for `tls`, which knows `stream`.
 
 pub mod datagram_queue;
 pub mod flow;
 pub mod framing;
 pub mod habit;
 pub mod lifecycle;
+pub mod outbox;
 pub mod peers;
 pub mod write_queue;
 
@@ -22,12 +32,18 @@ pub mod listener;
 #[cfg(feature = "python")]
 pub mod pipe;
 #[cfg(feature = "python")]
+pub mod protocol;
+#[cfg(feature = "python")]
 pub mod receiving;
 #[cfg(feature = "python")]
-pub mod report;
+pub mod sender;
+#[cfg(feature = "python")]
+pub mod shell;
 #[cfg(feature = "python")]
 pub mod socket;
 #[cfg(feature = "python")]
 pub mod stream;
 #[cfg(feature = "python")]
 pub mod tls;
+#[cfg(feature = "python")]
+mod water_marks;

@@ -1,4 +1,5 @@
-//! What Python calls the peers that an endpoint has heard from, so that a known one costs no new string. Pure.
+//! The Python form of the addresses that an endpoint has received datagrams from, so that a peer that is known already
+//! needs no new string. Pure: what the form is, is the caller's business.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,7 @@
-//! What transports receive bytes into: small reads go through the loop's scratch buffer into an exact `bytes`, larger
-//! ones straight into the object that the protocol gets. Which system call receives is the transport's business.
+//! What streams and pipes receive bytes into. A small read goes through the loop's scratch buffer into a `bytes` of the
+//! right size; a larger one goes straight into the object that the protocol gets.
+//!
+//! Which system call receives, and what its outcome means, is the transport's business.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,9 +13,9 @@ use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
 use crate::py::{bytes, new};
 
-/// From this many bytes on a read goes straight into the final object: copying costs more than a larger allocation.
+/// From this many bytes on a read goes straight into the final object: a copy would cost more than the larger allocation.
 const DIRECT_READ: usize = 4096;
-/// So many reads in a row that would have fitted a smaller buffer bring one.
+/// After so many reads in a row that would have fitted into a smaller buffer, the next one gets a smaller buffer.
 const SMALL_READS_TO_SHRINK: u32 = 8;
 /// Largest read, in bytes, unless the program says another (asyncio's `max_size`).
 const MAX_READ: usize = 256 * 1024;

@@ -1,12 +1,16 @@
-//! A connected or listening socket and who owns its fd: this crate, or a Python socket object.
+//! The file under a transport, and who owns its fd: this crate, or a Python object.
 //!
-//! An accepted connection starts as a bare fd and becomes a Python object only when somebody asks for it, which most
-//! programs never do. A socket that came from Python stays Python's: it is closed by its own `close()`, at the end.
+//! An accepted connection starts as a bare fd. It becomes a Python socket only when the program asks for one, which most
+//! programs never do. What came from Python, a socket or a pipe, stays Python's: at the end it is closed by its own
+//! `close()`.
+//!
+//! What is sent and received, and when, is not decided here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString};
 
@@ -26,8 +30,8 @@ pub struct SocketKind {
 impl SocketKind {
     /// Those of a Python socket.
     pub fn of(socket: &Bound<'_, PyAny>) -> PyResult<Self> {
-        // family and type are enums, the type without the flags that Linux adds to it. Both are made by Python code for
-        // each look, of the numbers that the native class has.
+        // `family` and `type` of a `socket.socket` are properties in Python, which make an enum of the native class's
+        // number each time. For the usual class the number is read directly.
         let py = socket.py();
         let names = names(py)?;
         let is_plain = socket.get_type().is(names.socket_class.bind(py));
@@ -50,8 +54,8 @@ impl SocketKind {
         })
     }
 
-    /// The same, of the family that the kernel says. Python takes the word of whoever wraps an inherited fd for it; only
-    /// the usual families are guessed by mistake (SMC sockets have addresses of IP, for instance).
+    /// The same with the family that the kernel reports. A program that wraps an inherited fd may have given Python a wrong
+    /// one. Only the usual families are corrected: an SMC socket, for instance, has addresses of IP.
     pub fn of_family(self, family: i32) -> Self {
         let usual = |family| matches!(family, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
         if family == self.family || !usual(self.family) || !usual(family) {
@@ -74,8 +78,8 @@ impl SocketKind {
     }
 }
 
-/// A socket, by owner.
-pub enum Socket {
+/// The file under a transport, a socket or one end of a pipe, by who owns its fd.
+pub enum File {
     Own {
         fd: OwnedFd,
         kind: SocketKind,
@@ -83,6 +87,8 @@ pub enum Socket {
     Python(FileFd),
     /// A Python socket whose own methods are to be called instead of the system's.
     ByMethods(FileFd),
+    /// What the program has for one end of a pipe. It is closed by its own `close()`.
+    Pipe(FileFd),
     /// Remembers the number that the fd had, for the repr, and what it was.
     Closed {
         fd: RawFd,
@@ -96,9 +102,10 @@ pub enum Was {
     Python(Py<PyAny>),
 }
 
-impl Socket {
-    /// A Python socket, kept open for as long as this struct uses its fd even if the program closes the object, as the
-    /// socket module does for its `makefile()` objects (`_io_refs`). A program can still take the fd away.
+impl File {
+    /// A Python socket. It is kept open for as long as this struct uses its fd, even if the program closes the object: the
+    /// socket module does the same for its `makefile()` objects (`_io_refs`). A program can still take the fd away, by
+    /// `detach()` for instance.
     pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (py, fd) = (object.py(), FileFd::of(object)?);
         if let Ok(references) = object.getattr(intern!(py, "_io_refs")?) {
@@ -107,7 +114,7 @@ impl Socket {
         Ok(Self::Python(fd))
     }
 
-    /// As [`Socket::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
+    /// As [`File::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
     /// called, as on asyncio.
     pub fn for_stream(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         match Self::from_python(object)? {
@@ -120,7 +127,7 @@ impl Socket {
     pub fn number(&self) -> RawFd {
         match self {
             Self::Own { fd, .. } => fd.as_raw_fd(),
-            Self::Python(fd) | Self::ByMethods(fd) => fd.number(),
+            Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => fd.number(),
             Self::Closed { fd, .. } => *fd,
         }
     }
@@ -135,7 +142,7 @@ impl Socket {
     pub fn fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
             Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
-            Self::Python(fd) => fd.get().map(Some),
+            Self::Python(fd) | Self::Pipe(fd) => fd.get().map(Some),
             Self::ByMethods(_) | Self::Closed { .. } => Ok(None),
         }
     }
@@ -148,6 +155,12 @@ impl Socket {
         }
     }
 
+    /// The fd of a file that is served by system calls; EBADF if it is closed.
+    #[inline]
+    pub fn open_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.fd()?.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
     /// The object, if its own methods are to be called.
     pub fn by_methods(&self) -> Option<&Py<PyAny>> {
         match self {
@@ -156,12 +169,12 @@ impl Socket {
         }
     }
 
-    /// Takes the socket out, for [`Socket::close`].
+    /// Takes the socket out, for [`File::close`].
     pub fn take(&mut self, py: Python<'_>) -> Self {
         let fd = self.number();
         let was = match self {
             Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
-            Self::Python(fd) | Self::ByMethods(fd) => Was::Python(fd.object().clone_ref(py)),
+            Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => Was::Python(fd.object().clone_ref(py)),
             Self::Closed { was: Was::Python(object), .. } => Was::Python(object.clone_ref(py)),
         };
         std::mem::replace(self, Self::Closed { fd, was })
@@ -170,16 +183,26 @@ impl Socket {
     /// The Python object, if there is one.
     pub fn object(&self) -> Option<&Py<PyAny>> {
         match self {
-            Self::Python(fd) | Self::ByMethods(fd) => Some(fd.object()),
+            Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => Some(fd.object()),
             Self::Closed { was: Was::Python(object), .. } => Some(object),
             _ => None,
         }
     }
 
-    /// Closes the fd; a Python socket by its own `close()`.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => fd.traverse(visit),
+            Self::Own { .. } | Self::Closed { was: Was::Own(_), .. } => Ok(()),
+            Self::Closed { was: Was::Python(object), .. } => visit.call(object),
+        }
+    }
+
+    /// Closes the fd; what is Python's by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
-        let (Self::Python(fd) | Self::ByMethods(fd)) = self else {
-            return Ok(());
+        let fd = match self {
+            Self::Own { .. } | Self::Closed { .. } => return Ok(()),
+            Self::Pipe(fd) => return fd.object().call_method0(py, &names(py)?.close).map(drop),
+            Self::Python(fd) | Self::ByMethods(fd) => fd,
         };
         let object = fd.object().bind(py);
         // `_socket.socket`, also when the interpreter ends and nothing can be imported any more.
@@ -207,8 +230,8 @@ fn has_own_methods(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(["recv", "recv_into", "send"].into_iter().any(is_own))
 }
 
-/// A Python object that has been given the fd of a socket which is not its own yet: unless it is kept, it loses the
-/// number again when this is dropped, and its finalizer closes nothing.
+/// A Python socket that was given an fd which it does not own yet. When this is dropped without [`Lent::keep`], the object
+/// loses the number again, so that its finalizer closes nothing.
 pub struct Lent<'py> {
     /// None once [`Lent::keep`] was called.
     object: Option<Bound<'py, PyAny>>,
@@ -239,8 +262,8 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Makes a Python object for a socket that has none, in the two steps of a call of the class: an exception in the
-/// second one, such as KeyboardInterrupt out of `socket.__init__`, must not leave an object that closes the fd.
+/// Makes a Python socket for an fd that has none. It makes the two steps of a call of the class one by one: an exception in
+/// the second step, such as KeyboardInterrupt out of `socket.__init__`, must not leave an object that closes the fd.
 pub fn python_socket<'py>(
     py: Python<'py>,
     core: &LoopCore,

@@ -1,14 +1,15 @@
-//! The bytes that a transport has still to send: chunks in order, the first perhaps sent in part. Pure.
+//! The queue in the outbox of a stream, of a pipe and of a TLS layer: chunks of bytes in order, of which the first may be
+//! sent in part. Pure. When they are sent is decided in `outbox.rs`.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
-/// So many chunks are sent from a short array.
+/// Up to so many chunks are sent from a short array.
 const FEW: usize = 4;
-/// Most chunks sent by one system call: beyond it the gain is small, and they live on the stack.
+/// How many chunks one system call sends at most. More would gain little, and the array of them is on the stack.
 const SLICES: usize = 64;
 
-/// So much memory, in bytes, an empty queue keeps: a program may have a queue for each of many connections.
+/// How much memory an empty queue keeps, in bytes. A program may have many connections, each with a queue.
 const KEPT: usize = 4096;
 
 /// Chunks of bytes waiting to be sent.
@@ -34,7 +35,7 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         self.len == 0
     }
 
-    /// Adds a chunk at the end. Empty ones are of no use and are dropped. Err: there is no memory.
+    /// Adds a chunk at the end. An empty one is dropped. Err: there is no memory.
     pub fn push(&mut self, chunk: C) -> Result<(), TryReserveError> {
         let len = chunk.as_ref().len();
         if len > 0 {
@@ -63,29 +64,23 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         }
     }
 
-    /// Calls `send` with as much of what comes next as one system call should send, at most `limit` bytes.
-    pub fn with_front<R>(&self, limit: usize, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
-        // A response is one chunk or two: clearing a long array would cost more than queueing them did.
+    /// Calls `send` with as much of what comes next as one system call should send.
+    pub fn with_front<R>(&self, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        // Most messages are one chunk or two. To clear a long array for them would cost more than to queue them.
         if self.chunks.len() <= FEW {
-            send(self.front(limit, &mut [IoSlice::new(&[]); FEW]))
+            send(self.front(&mut [IoSlice::new(&[]); FEW]))
         } else {
-            send(self.front(limit, &mut [IoSlice::new(&[]); SLICES]))
+            send(self.front(&mut [IoSlice::new(&[]); SLICES]))
         }
     }
 
-    /// Fills `slices` with what comes next, up to `limit` bytes; returns those that are in use.
-    fn front<'a, 's>(&'a self, limit: usize, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
-        let (mut used, mut skip, mut left) = (0, self.sent, limit);
+    /// Fills `slices` with what comes next; returns those that are in use.
+    fn front<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+        let mut skip = self.sent;
         for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
-            if left == 0 {
-                break;
-            }
-            let rest = &chunk.as_ref()[skip..];
-            let rest = &rest[..rest.len().min(left)];
-            *slice = IoSlice::new(rest);
-            (used, skip, left) = (used + 1, 0, left - rest.len());
+            *slice = IoSlice::new(&chunk.as_ref()[std::mem::take(&mut skip)..]);
         }
-        &slices[..used]
+        &slices[..self.chunks.len().min(slices.len())]
     }
 
     /// Notes that `count` bytes were sent, and lets go of the chunks that this finishes.
@@ -164,28 +159,10 @@ impl<C: AsRef<[u8]>> Default for WriteQueue<C> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn front_keeps_to_its_limit() {
-        let mut queue = WriteQueue::new();
-        ["one", "two", "three"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
-        queue.advance(1);
-        let lengths = |limit| {
-            queue.with_front(limit, |slices| slices.iter().map(|slice| slice.len()).collect::<Vec<_>>())
-        };
-        assert_eq!(lengths(usize::MAX), [2, 3, 5]);
-        assert_eq!(lengths(5), [2, 3]);
-        assert_eq!(lengths(4), [2, 2]);
-        assert_eq!(lengths(1), [1]);
-    }
-
     /// What a send of everything would put on the wire.
     fn wire(queue: &WriteQueue<&'static str>) -> String {
         let mut slices = [IoSlice::new(b""); 8];
-        queue
-            .front(usize::MAX, &mut slices)
-            .iter()
-            .map(|slice| String::from_utf8_lossy(slice).into_owned())
-            .collect()
+        queue.front(&mut slices).iter().map(|slice| String::from_utf8_lossy(slice).into_owned()).collect()
     }
 
     #[test]
@@ -212,7 +189,7 @@ mod tests {
         ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         let mut slices = [IoSlice::new(b""); 2];
-        let used: Vec<&[u8]> = queue.front(usize::MAX, &mut slices).iter().map(|slice| &**slice).collect();
+        let used: Vec<&[u8]> = queue.front(&mut slices).iter().map(|slice| &**slice).collect();
         assert_eq!(used, [b"bc", b"de"]);
     }
 

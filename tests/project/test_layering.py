@@ -28,7 +28,9 @@ PURE = (
     "transports/datagram_queue.rs",
     "transports/flow.rs",
     "transports/framing.rs",
+    "transports/habit.rs",
     "transports/lifecycle.rs",
+    "transports/outbox.rs",
     "transports/peers.rs",
     "transports/write_queue.rs",
 )

@@ -7,13 +7,13 @@ use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError};
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, State};
-use crate::error::{leaves_the_loop, os_error};
-use crate::py::calls;
+use crate::error::os_error;
 use crate::py::{context, new, sockaddr};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::sys::{self, SocketAddress};
-use crate::reactor::token::Token;
+use crate::transports::protocol::{self, Failure};
+use crate::transports::shell::{Side, Transport};
 
 /// A datagram on its way to the protocol.
 pub(super) struct Received {
@@ -31,15 +31,16 @@ enum Sender {
 impl DatagramTransport {
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
-        let (read, write) = slf.get().state.with(slf.py(), |state| {
-            state.readable |= readiness.contains(Readiness::READABLE);
-            state.failed |= readiness.contains(Readiness::READ_CLOSED);
+        let (context, read, write) = slf.get().state.with(slf.py(), |state| {
+            let side = &mut state.side;
+            side.readable |= readiness.contains(Readiness::READABLE);
+            side.failed |= readiness.contains(Readiness::READ_CLOSED);
             let writable = readiness.contains(Readiness::WRITABLE);
-            state.write_blocked &= !writable;
+            side.outbox.blocked &= !writable;
             // What is kept back leaves with what is to follow it.
-            (state.readable, writable && !state.gathering && !state.queue.is_empty())
+            let write = writable && side.has_unsent() && !side.outbox.is_deferred();
+            (state.context.bind(slf.py()).clone(), side.readable, write)
         });
-        let context = slf.get().context(slf.py());
         context::run_in(&context, || {
             let received = if read { Self::read(slf) } else { Ok(()) };
             let sent = if write { Self::send_queued(slf) } else { Ok(()) };
@@ -51,7 +52,7 @@ impl DatagramTransport {
     fn read(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let (may_read, left_over) =
-            this.state.with(py, |state| (state.life.may_read(), !state.received.is_empty()));
+            this.state.with(py, |state| (state.life.may_read(), !state.side.received.is_empty()));
         if !may_read {
             return Ok(());
         }
@@ -66,21 +67,15 @@ impl DatagramTransport {
             None => Self::receive_by_python(slf),
         };
         if this.sequenced {
-            drop(this.state.with(py, State::look_for_the_end));
+            drop(this.state.with(py, |state| state.look_for_the_end()));
         }
         let delivered = received.and_then(|()| Self::deliver(slf));
-        if this.state.with(py, |state| state.ended && state.received.is_empty() && state.life.may_read()) {
+        let ended = |state: &mut State| state.is_over() && state.life.may_read();
+        if this.state.with(py, ended) {
             return delivered.and(Self::close_gracefully(slf));
         }
         this.read_on(py);
         delivered
-    }
-
-    /// Comes back in the next turn if there is more to read.
-    pub(super) fn read_on(&self, py: Python<'_>) {
-        if let Some(token) = self.state.with(py, |state| state.more_to_read()) {
-            self.core.requeue(py, token, Readiness::READABLE);
-        }
     }
 
     /// Receives a batch. No garbage collection can start in here: bytes are not tracked.
@@ -99,14 +94,12 @@ impl DatagramTransport {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let next = |state: &mut State| {
             let protocol = state.protocol.as_ref().filter(|_| state.life.may_read())?;
-            Some((protocol.bind(py).clone(), state.received.pop_front()?))
+            Some((protocol.bind(py).clone(), state.side.received.pop_front()?))
         };
         while let Some((protocol, Received { data, sender, .. })) = this.state.with(py, next) {
             let address = this.address_of(py, sender)?;
-            if let Err(error) =
-                calls::method(&protocol, &names.datagram_received, [data.bind(py), address.as_any()])
-            {
-                Self::callback_failed(slf, "_read_ready", error)?;
+            if let Err(error) = protocol::datagram_received(names, &protocol, data.bind(py), &address) {
+                Self::reporter(slf).callback_failed("DatagramTransport._read_ready", error)?;
             }
         }
         Ok(())
@@ -119,13 +112,14 @@ impl DatagramTransport {
             Sender::New(new) => new,
         };
         // Perhaps by an earlier datagram of the same batch.
-        let known = |state: &mut State| state.peers.get(new.as_bytes()).map(|name| name.bind(py).clone());
+        let known =
+            |state: &mut State| state.side.peers.get(new.as_bytes()).map(|name| name.bind(py).clone());
         if let Some(address) = self.state.with(py, known) {
             return Ok(address);
         }
         let address = sockaddr::to_python(py, &new)?;
         let name = address.clone().unbind();
-        drop(self.state.with(py, |state| state.peers.insert(new.as_bytes(), name)));
+        drop(self.state.with(py, |state| state.side.peers.insert(new.as_bytes(), name)));
         Ok(address)
     }
 
@@ -136,19 +130,19 @@ impl DatagramTransport {
         let Some(socket) = this.python_socket(py) else {
             return Ok(());
         };
-        let fd = this.state.with(py, |state| state.socket.number());
+        let (fd, most) = this.state.with(py, |state| (state.file.number(), state.side.max_size));
         for _ in 0..RECEIVE_BATCH {
             // Whoever else has the same open file can have made the call blocking.
             if matches!(sys::is_readable(fd), Ok(false)) {
-                this.state.with(py, |state| state.readable = false);
+                this.state.with(py, |state| state.side.readable = false);
                 return Ok(());
             }
-            let received = socket.call_method1(&this.core.names.recvfrom, (this.max_size(py),));
+            let received = socket.call_method1(&this.core.names.recvfrom, (most,));
             match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
                 Ok((data, address)) => {
                     let empty = this.sequenced && !data.is_truthy(py)?;
                     let received = Received { data, empty, sender: Sender::Known(address) };
-                    this.state.with(py, |state| state.received.push_back(received));
+                    this.state.with(py, |state| state.side.received.push_back(received));
                     if !empty || !sys::peer_has_ended(fd) {
                         return Ok(());
                     }
@@ -162,7 +156,7 @@ impl DatagramTransport {
     fn receive_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         if error.is_instance_of::<PyBlockingIOError>(py) {
-            slf.get().state.with(py, |state| state.readable = false);
+            slf.get().state.with(py, |state| state.side.readable = false);
             return Ok(());
         }
         if error.is_instance_of::<PyInterruptedError>(py) {
@@ -171,35 +165,20 @@ impl DatagramTransport {
         if error.is_instance_of::<PyOSError>(py) {
             return Self::error_received(slf, error);
         }
-        Self::fatal_error(slf, error, "Fatal read error on datagram transport")
+        Self::end_by(slf, Err(Failure::new("Fatal read error on datagram transport", error)))
     }
 
     /// Tells the protocol of an error that does not end the endpoint. Err: what leaves the loop.
     pub(super) fn error_received(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        let Some(protocol) = this.protocol(py) else {
-            return Ok(());
-        };
-        let error = error.into_value(py).into_bound(py);
-        match calls::method(&protocol, &this.core.names.error_received, [error.as_any()]) {
-            Ok(_) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "error_received", error),
-        }
-    }
-
-    /// An exception of the protocol, which ends nothing. Err: what leaves the loop.
-    #[cold]
-    fn callback_failed(slf: &Bound<'_, Self>, method: &str, error: PyErr) -> PyResult<()> {
-        if leaves_the_loop(slf.py(), &error) {
-            return Err(error);
-        }
-        let message = format!("Exception in callback DatagramTransport.{method}()");
-        slf.get().reporter(slf.as_any()).exception(&message, error)
+        let this = slf.get();
+        let told = this.protocol(slf.py()).map(|it| protocol::error_received(this.core.names, &it, error));
+        told.unwrap_or(Ok(()))
+            .or_else(|error| Self::reporter(slf).callback_failed("DatagramTransport.error_received", error))
     }
 
     pub(super) fn python_socket<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| {
-            let object = state.socket.object().filter(|_| !state.socket.is_closed());
+            let object = state.file.object().filter(|_| !state.file.is_closed());
             object.map(|object| object.bind(py).clone())
         })
     }
@@ -208,25 +187,25 @@ impl DatagramTransport {
 impl State {
     /// One call to the kernel, and what it says about the next one. Err: an error to tell of.
     fn receive(&mut self, py: Python<'_>, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let Some(fd) = self.socket.fd()? else {
+        let Some(fd) = self.file.fd()? else {
             return Ok(());
         };
-        let failed = std::mem::take(&mut self.failed);
+        let failed = std::mem::take(&mut self.side.failed);
         let count = match batch.receive(fd) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.readable = false;
+                self.side.readable = false;
                 return Ok(());
             }
             // There may be data behind it.
             Err(error) => return Err(error),
         };
         // A short batch has emptied the socket; an error may have come behind it.
-        self.readable = count == RECEIVE_BATCH || failed;
+        self.side.readable = count == RECEIVE_BATCH || failed;
         for at in 0..count {
             let (data, sender) = batch.datagram(at);
-            let data = &data[..data.len().min(self.max_size)];
-            let sender = match self.peers.get(sender.as_bytes()) {
+            let data = &data[..data.len().min(self.side.max_size)];
+            let sender = match self.side.peers.get(sender.as_bytes()) {
                 Some(name) => Sender::Known(name.clone_ref(py)),
                 None if sender.is_empty() => Sender::Known(py.None()),
                 None => Sender::New(Box::new(sender.clone())),
@@ -234,7 +213,7 @@ impl State {
             let empty = data.is_empty();
             // What is lost here is lost as it would be in a full buffer of the kernel's.
             let data = new::bytes(py, data).map_err(|_| io::ErrorKind::OutOfMemory)?.into_any().unbind();
-            self.received.push_back(Received { data, empty, sender });
+            self.side.received.push_back(Received { data, empty, sender });
         }
         Ok(())
     }
@@ -244,18 +223,17 @@ impl State {
     ///
     /// Gives those back, for the caller to drop.
     fn look_for_the_end(&mut self) -> VecDeque<Received> {
-        let last_is_empty = self.received.back().is_some_and(|received| received.empty);
-        if !last_is_empty || !sys::peer_has_ended(self.socket.number()) {
+        let last_is_empty = self.side.received.back().is_some_and(|received| received.empty);
+        if !last_is_empty || !sys::peer_has_ended(self.file.number()) {
             return VecDeque::new();
         }
-        (self.ended, self.readable) = (true, false);
-        let last = self.received.iter().rposition(|received| !received.empty);
-        self.received.split_off(last.map_or(0, |last| last + 1))
+        (self.side.ended, self.side.readable) = (true, false);
+        let last = self.side.received.iter().rposition(|received| !received.empty);
+        self.side.received.split_off(last.map_or(0, |last| last + 1))
     }
 
-    /// The token to queue when there is more to read and somebody to give it to.
-    fn more_to_read(&self) -> Option<Token> {
-        let more = self.readable || self.ended || !self.received.is_empty();
-        self.token.filter(|_| more && self.life.may_read())
+    /// Has the peer ended the connection, and is everything before that delivered?
+    fn is_over(&self) -> bool {
+        self.side.ended && self.side.received.is_empty()
     }
 }

@@ -1,5 +1,6 @@
-//! Bytes out: sent by `sendto` at once, or kept back for what follows it in the same turn (`habit.rs`), to leave together
-//! by one system call; queued while the kernel takes no more.
+//! Bytes out: sent by `sendto` at once, or kept back for what follows in the same turn, to leave together by one system
+//! call, and queued while the kernel takes no more. `outbox.rs` decides; the system calls are here, and what follows from
+//! them.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,31 +8,34 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::{DatagramTransport, KIND, State};
+use super::{DatagramTransport, Datagrams, State};
 use crate::error::{no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::{self, Arguments};
 use crate::py::new::{self, intern};
-use crate::py::{context, sockaddr};
+use crate::py::sockaddr;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
-use crate::reactor::sys::datagrams::{Outgoing, SEND_BATCH, send_datagrams};
-use crate::transports::habit::When;
-use crate::transports::lifecycle::{Action, Event, Phase};
-use crate::transports::report::DROPPED_WRITES_BEFORE_WARNING;
+use crate::reactor::sys::datagrams::{Outgoing, send_datagrams};
+use crate::transports::datagram_queue::DatagramQueue;
+use crate::transports::lifecycle::Phase;
+use crate::transports::outbox::{Follow, Outbox};
+use crate::transports::protocol::Failure;
+use crate::transports::sender::Sender;
+use crate::transports::shell::{Hold, Side, Transport};
 
 /// When to look again whether a peer takes more, in seconds, where the kernel does not say so.
 const RETRY_DELAY: f64 = 0.001;
 
 /// A datagram in the queue.
-pub(super) struct Datagram {
+pub struct Datagram {
     data: Chunk,
     pub(super) to: Target,
 }
 
 /// Whom a datagram goes to.
-pub(super) enum Target {
+pub enum Target {
     /// Whom the socket is connected to.
     Peer,
     Address(SocketAddress),
@@ -66,27 +70,79 @@ impl Datagram {
     }
 }
 
-/// What follows from a datagram that was queued.
-enum Next {
-    /// There was no memory to queue it.
-    Refuse(#[expect(dead_code, reason = "kept until the state is no longer borrowed")] Datagram),
-    /// The kernel takes no more.
-    Wait,
-    Send,
-    /// It is kept back, and the loop knows already.
-    Keep,
-    /// It is kept back: the loop is to call `flush` at this time ([`LoopCore::gather`](crate::core::LoopCore::gather)).
-    Gather(u64),
+/// What has become of a datagram that was to be queued. One that was not is kept until the state is no longer borrowed: its
+/// address may have a finalizer.
+enum Queued {
+    Done((Follow, Hold)),
+    NoMemory(#[expect(dead_code, reason = "to be dropped by the caller")] Datagram),
+    /// The endpoint is lost.
+    Lost(#[expect(dead_code, reason = "to be dropped by the caller")] Datagram),
 }
 
 /// How sending has ended.
-enum Sent {
+pub enum Sent {
     /// All that was asked for has left, or the kernel takes no more.
     Done,
     /// The kernel has refused a datagram, which is gone.
     Refused(io::Error),
     /// The next one is for the socket's own method.
     ByPython(Datagram),
+}
+
+/// What follows from sending: how it has ended, and how many datagrams may still be sent. What the protocol adds when it is
+/// told of errors comes later.
+pub struct After {
+    sent: Sent,
+    left: usize,
+}
+
+impl Sender for DatagramTransport {
+    type Queue = DatagramQueue<Datagram>;
+    type After = After;
+
+    const LOST_WRITE: &'static str = "socket.send() raised exception.";
+
+    fn outbox(side: &mut Datagrams) -> &mut Outbox<DatagramQueue<Datagram>> {
+        &mut side.outbox
+    }
+
+    #[inline]
+    fn send(&self, state: &mut State) -> Option<After> {
+        if state.side.sending {
+            return None;
+        }
+        let mut left = state.side.outbox.queue.len();
+        let sent = state.send(self.native.is_some(), &mut left);
+        state.side.outbox.sent(|| self.core.clock.now_ns());
+        let quiet = matches!(sent, Sent::Done) && state.is_quiet();
+        state.side.sending = !quiet;
+        (!quiet).then_some(After { sent, left })
+    }
+
+    fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let native = this.native.is_some();
+        let After { mut sent, mut left } = after;
+        // An exception that leaves the loop does so once everything is sent.
+        let mut result = Ok(());
+        loop {
+            let told = match sent {
+                Sent::Done => break,
+                Sent::Refused(error) => Self::error_received(slf, os_error(&error)),
+                Sent::ByPython(datagram) => Self::send_by_python(slf, datagram),
+            };
+            result = result.and(told);
+            sent = this.state.with(py, |state| state.send(native, &mut left));
+        }
+        let signal = this.state.with(py, |state| {
+            state.side.sending = false;
+            state.side.outbox.settled(!state.life.drops_writes())
+        });
+        // May write again, and may leave the loop: everything else follows all the same.
+        let told = Self::tell_flow(slf, signal);
+        this.watch_writing(py);
+        result.and(told).and(Self::finish(slf))
+    }
 }
 
 impl DatagramTransport {
@@ -140,74 +196,32 @@ impl DatagramTransport {
 
     fn queue(slf: &Bound<'_, Self>, datagram: Datagram) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        // An endpoint without an address sends for as long as it has its socket, as on asyncio.
-        let over = |state: &mut State| {
-            state.socket.is_closed() || (state.life.drops_writes() && this.address.is_some())
-        };
-        if this.state.with(py, over) {
-            return this.dropped(py);
-        }
-        let next = this.state.with(py, |state| {
+        let core = &this.core;
+        let queued = this.state.with(py, |state| {
+            // An endpoint without an address sends for as long as it has its socket, as on asyncio.
+            let lost = state.life.drops_writes() && this.address.is_some();
+            if lost || state.file.is_closed() {
+                return Queued::Lost(datagram);
+            }
             let by_python = this.native.is_none() || datagram.outgoing().is_none();
-            if let Err(refused) = state.queue.push(datagram) {
-                return Next::Refuse(refused);
-            }
-            if state.write_blocked {
-                return Next::Wait;
-            }
-            let when = state.habit.write(this.core.moment(), || this.core.clock.now_ns());
-            let full = state.queue.len() >= SEND_BATCH || state.flow.is_above_high(state.queue.size());
-            let now = by_python || full || state.life.phase() == Phase::Lost;
-            match when {
-                When::With(_) if !now && std::mem::replace(&mut state.gathering, true) => Next::Keep,
-                When::With(due) if !now => Next::Gather(due),
-                _ => Next::Send,
+            let may_wait = !by_python && state.life.phase() != Phase::Lost;
+            let outbox = &mut state.side.outbox;
+            let now = || core.clock.now_ns();
+            let next = outbox.next(datagram.as_ref().len(), may_wait, core.moment(), now);
+            match outbox.queue.push(datagram) {
+                Ok(()) => Queued::Done(Self::note_queued(state, next)),
+                Err(refused) => Queued::NoMemory(refused),
             }
         });
-        match next {
-            // Its address may have a finalizer: it is dropped here, where nothing is borrowed.
-            Next::Refuse(_) => Err(no_memory()),
-            Next::Keep => Ok(()),
-            Next::Gather(due) => {
-                this.core.gather(slf.as_any(), &KIND, due);
+        match queued {
+            Queued::Done(queued) => Self::proceed(slf, queued),
+            Queued::NoMemory(_) => Err(no_memory()),
+            Queued::Lost(_) if this.address.is_some() => this.lose_write(py),
+            // asyncio counts these, and does not warn of them.
+            Queued::Lost(_) => {
+                this.state.with(py, |state| state.side.outbox.lose());
                 Ok(())
             }
-            Next::Send => {
-                Self::send_queued(slf)?;
-                Self::queue_grown(slf)
-            }
-            Next::Wait => Self::queue_grown(slf),
-        }
-    }
-
-    /// A datagram after the end: warned about when it goes on.
-    #[cold]
-    fn dropped(&self, py: Python<'_>) -> PyResult<()> {
-        let count = self.state.with(py, |state| {
-            state.dropped = state.dropped.saturating_add(1);
-            state.dropped - 1
-        });
-        if self.address.is_some() && count >= DROPPED_WRITES_BEFORE_WARNING {
-            self.core.names.logger.call_method1(
-                py,
-                intern!(py, "warning")?,
-                ("socket.send() raised exception.",),
-            )?;
-        }
-        Ok(())
-    }
-
-    /// The loop's call when what was kept back is to leave.
-    pub(super) fn flush(object: &Bound<'_, PyAny>) -> PyResult<()> {
-        let slf = object.cast::<Self>()?;
-        let (py, this) = (slf.py(), slf.get());
-        this.state.with(py, |state| state.gathering = false);
-        match this.begin_sending(py) {
-            None => Ok(()),
-            Some((sent, left)) => context::run_in(&this.context(py), || {
-                Self::send_on(slf, sent, left)?;
-                Self::queue_grown(slf)
-            }),
         }
     }
 
@@ -215,9 +229,9 @@ impl DatagramTransport {
     pub(super) fn queued<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let copies: Vec<_> = self.state.with(py, |state| {
             let copy = |datagram: &Datagram| (datagram.as_ref().to_vec(), datagram.to.clone_ref(py));
-            state.queue.iter().map(copy).collect()
+            state.side.outbox.queue.iter().map(copy).collect()
         });
-        let peer = self.extra.bind(py).get_item(&self.core.names.peername)?;
+        let peer = self.extra(py)?.get_item(&self.core.names.peername)?;
         let rows = copies.into_iter().map(|(data, to)| {
             let address = match to {
                 Target::Peer => peer.clone(),
@@ -229,84 +243,20 @@ impl DatagramTransport {
         rows.collect()
     }
 
-    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
-    pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let kept = slf.get().state.with(slf.py(), |state| {
-            state.habit.asked();
-            !state.write_blocked && !state.queue.is_empty()
-        });
-        if !kept {
-            return Ok(());
-        }
-        Self::send_queued(slf)?;
-        Self::queue_grown(slf)
-    }
-
-    /// Gives the kernel what it takes of the queue, and does what follows from it. Err: what leaves the loop.
-    pub(super) fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        match slf.get().begin_sending(slf.py()) {
-            None => Ok(()),
-            Some((sent, left)) => Self::send_on(slf, sent, left),
-        }
-    }
-
-    /// Gives the kernel what it takes of the queue. None: nothing follows from it, or somebody is sending already.
-    /// Otherwise [`Self::send_on`] is to go on, with at most so many datagrams.
-    #[inline]
-    fn begin_sending(&self, py: Python<'_>) -> Option<(Sent, usize)> {
-        let native = self.native.is_some();
-        self.state.with(py, |state| {
-            if state.sending {
-                return None;
-            }
-            let mut left = state.queue.len();
-            let sent = state.send(native, &mut left);
-            state.habit.sent(|| self.core.clock.now_ns());
-            // Nearly always.
-            let plain = matches!(sent, Sent::Done) && state.is_plain();
-            state.sending = !plain;
-            (!plain).then_some((sent, left))
-        })
-    }
-
-    /// Goes on sending, at most `left` datagrams: what the protocol adds when it is told of errors comes later. An
-    /// exception that leaves the loop does so once everything is sent.
-    fn send_on(slf: &Bound<'_, Self>, sent: Sent, mut left: usize) -> PyResult<()> {
+    /// Looks again whether the kernel takes more, and ends the endpoint if that is what was waited for.
+    fn finish(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let native = this.native.is_some();
-        let (mut sent, mut result) = (sent, Ok(()));
-        loop {
-            let told = match sent {
-                Sent::Done => break,
-                Sent::Refused(error) => Self::error_received(slf, os_error(&error)),
-                Sent::ByPython(datagram) => Self::send_by_python(slf, datagram),
-            };
-            result = result.and(told);
-            sent = this.state.with(py, |state| state.send(native, &mut left));
-        }
-        this.state.with(py, |state| state.sending = false);
-        result.and(Self::sent(slf))
-    }
-
-    /// What follows once the queue has become shorter.
-    fn sent(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        // resume_writing() is never called once the connection is lost.
-        let signal = this.state.with(py, |state| {
-            if state.life.drops_writes() { None } else { state.flow.shrunk(state.queue.size()) }
-        });
-        // May write again, and may leave the loop: everything else follows all the same.
-        let told = signal.map_or(Ok(()), |signal| this.reporter(slf.as_any()).flow(signal));
-        this.watch_writing(py);
         let closed = this.core.closed.load(Relaxed);
-        let (action, again, retry) = this.state.with(py, |state| {
-            if state.queue.is_empty() {
-                return (state.life.on(Event::Drained), None, false);
-            }
-            let retry = state.write_blocked && state.needs_retry && !state.retrying && !closed;
-            state.retrying |= retry;
-            (Action::Nothing, state.token.filter(|_| !state.write_blocked && !state.gathering), retry)
+        let (action, hold, again, retry) = this.state.with(py, |state| {
+            let (action, hold) = state.finish_sending();
+            let side = &mut state.side;
+            let (unsent, blocked) = (side.has_unsent(), side.outbox.blocked);
+            let retry = unsent && blocked && side.needs_retry && !side.retrying && !closed;
+            side.retrying |= retry;
+            let again = unsent && !blocked && !side.outbox.is_deferred();
+            (action, hold, state.token.filter(|_| again), retry)
         });
+        Self::apply_hold(slf, hold);
         if let Some(token) = again {
             this.core.requeue(py, token, Readiness::WRITABLE);
         }
@@ -316,23 +266,25 @@ impl DatagramTransport {
             let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context };
             this.core.call_at(this.event_loop.bind(py), when, callback)?;
         }
-        Self::hold(slf);
-        told.and(Self::perform(slf, action, None))
+        Self::perform(slf, action, None)
     }
 
-    /// Has the kernel tell of writability exactly while something waits for it.
+    /// Has the kernel report that it takes more exactly while something waits for that.
     fn watch_writing(&self, py: Python<'_>) {
         let wanted = self.state.with(py, |state| {
-            // Where the kernel does not say, each try brings an edge of no use, which would bring the next try.
-            let on = state.write_blocked && !state.needs_retry && !state.queue.is_empty();
-            let token = state.token.filter(|_| on != state.watching_writes)?;
-            state.watching_writes = on;
+            let side = &mut state.side;
+            // Where the kernel does not report it, each try brings an edge of no use, which would bring the next try.
+            let on = side.outbox.blocked && !side.needs_retry && side.has_unsent();
+            let token = state.token.filter(|_| on != side.watching_writes)?;
+            side.watching_writes = on;
             Some((token, if on { Readiness::BOTH } else { Readiness::READABLE }))
         });
         if let Some((token, directions)) = wanted
             && self.core.watch(py, token, directions).is_err()
         {
-            self.state.with(py, |state| (state.watching_writes, state.needs_retry) = (false, true));
+            self.state.with(py, |state| {
+                (state.side.watching_writes, state.side.needs_retry) = (false, true);
+            });
         }
     }
 
@@ -354,35 +306,25 @@ impl DatagramTransport {
         };
         if error.is_instance_of::<PyBlockingIOError>(py) || error.is_instance_of::<PyInterruptedError>(py) {
             this.state.with(py, |state| {
-                state.queue.put_back(datagram);
-                (state.write_blocked, state.needs_retry) = (true, true);
+                state.side.outbox.queue.put_back(datagram);
+                (state.side.outbox.blocked, state.side.needs_retry) = (true, true);
             });
             return Ok(());
         }
         if error.is_instance_of::<PyOSError>(py) {
             return Self::error_received(slf, error);
         }
-        Self::fatal_error(slf, error, "Fatal write error on datagram transport")
-    }
-
-    /// Pauses the protocol if the queue has grown over the mark.
-    pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let signal = slf.get().state.with(slf.py(), |state| {
-            // What is kept back does not count: the kernel may take all of it.
-            state.flow.grown(if state.write_blocked { state.queue.size() } else { 0 })
-        });
-        Self::hold(slf);
-        signal.map_or(Ok(()), |signal| slf.get().reporter(slf.as_any()).flow(signal))
+        Self::end_by(slf, Err(Failure::new("Fatal write error on datagram transport", error)))
     }
 }
 
 impl State {
     /// Gives the kernel at most `left` datagrams of the queue, as far as it takes them.
     fn send(&mut self, native: bool, left: &mut usize) -> Sent {
-        while *left > 0 && !self.write_blocked {
-            let sent = match self.socket.fd() {
+        while *left > 0 && !self.side.outbox.blocked {
+            let sent = match self.file.fd() {
                 Ok(Some(fd)) => {
-                    let batch = self.queue.iter().take(*left);
+                    let batch = self.side.outbox.queue.iter().take(*left);
                     send_datagrams(fd, batch.map_while(|next| next.outgoing().filter(|_| native)))
                 }
                 Ok(None) => return Sent::Done,
@@ -396,48 +338,49 @@ impl State {
                 }
                 Err(error) => {
                     *left -= 1;
-                    drop(self.queue.pop());
+                    drop(self.side.outbox.queue.pop());
                     return Sent::Refused(error);
                 }
             };
             *left -= count;
             for _ in 0..count {
-                drop(self.queue.pop());
+                drop(self.side.outbox.queue.pop());
             }
             if count == 0 {
                 // For Python, or nothing: an abort has emptied the queue.
                 *left -= 1;
-                return self.queue.pop().map_or(Sent::Done, Sent::ByPython);
+                return self.side.outbox.queue.pop().map_or(Sent::Done, Sent::ByPython);
             }
         }
         Sent::Done
     }
 
     fn blocked(&mut self) {
-        self.write_blocked = true;
+        self.side.outbox.blocked = true;
         // A UNIX socket that is not connected is writable to epoll however full its peer's queue is. UDP blocks only
         // on its own buffer, and a connected socket is told of its peer.
-        let to_whom = self.queue.iter().next().map(|datagram| &datagram.to);
-        self.needs_retry =
+        let to_whom = self.side.outbox.queue.iter().next().map(|datagram| &datagram.to);
+        self.side.needs_retry =
             matches!(to_whom, Some(Target::Address(address)) if address.family() == libc::AF_UNIX);
     }
 
     /// Gives the kernel what it takes without asking anybody; whether it fails makes no difference any more.
     pub(super) fn send_rest(&mut self) {
-        let mut left = self.queue.len();
+        let mut left = self.side.outbox.queue.len();
         loop {
             match self.send(true, &mut left) {
                 Sent::Refused(_) => {}
-                Sent::ByPython(datagram) => return self.queue.put_back(datagram),
+                Sent::ByPython(datagram) => return self.side.outbox.queue.put_back(datagram),
                 Sent::Done => return,
             }
         }
     }
 
     /// True while nothing follows from a shorter queue.
-    fn is_plain(&self) -> bool {
-        let quiet = !self.flow.is_paused() && !self.watching_writes;
-        self.queue.is_empty() && !self.life.is_closing() && quiet
+    fn is_quiet(&self) -> bool {
+        let side = &self.side;
+        let told = !side.outbox.flow.is_paused() && !side.watching_writes;
+        told && !side.has_unsent() && !self.life.is_closing() && self.is_held_rightly()
     }
 }
 

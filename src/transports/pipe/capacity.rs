@@ -1,26 +1,30 @@
-//! How much a pipe holds. Two processes that fill and drain a small pipe wait for each other more than they work, so
-//! the pipes of children are made larger once they have been full. Nothing here knows of transports.
+//! How much a pipe holds. Two processes that fill and empty a small pipe wait for each other more than they work. So the
+//! pipes of child processes are made larger once they have been full.
+//!
+//! Nothing here knows of transports: a transport asks when its pipe is full.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::py::file_fd::FileFd;
 use crate::reactor::sys;
 
 /// What a pipe holds, in bytes, if nobody says otherwise.
 pub const USUAL: usize = 64 * 1024;
 /// What it holds, in bytes, once it has been made larger.
 const LARGE: usize = 256 * 1024;
-/// Most pipes of this process that are large at a time. Together they have a fifth more of the pages that Linux lets
-/// all pipes of a user have (`pipe-user-pages-soft`); who has none left gets pipes of 8 KiB.
+/// How many pipes of this process are large at a time, at most. Linux limits the pages of all pipes of a user
+/// (`pipe-user-pages-soft`), and beyond the limit a new pipe holds only 8 KiB. To enlarge this many takes a fifth of the
+/// limit.
 const MOST_LARGE: usize = 64;
 
 static LARGE_ONES: AtomicUsize = AtomicUsize::new(0);
 
 /// How much one pipe holds.
 pub enum Capacity {
-    /// What it was made for: nothing of ours to change.
+    /// What the program, or the system, has given it. It is left alone.
     Given,
-    /// More, once it is full.
+    /// It is to be made larger once it is full.
     Growing,
     /// It was made larger.
     Large { _one: LargeOne },
@@ -28,14 +32,14 @@ pub enum Capacity {
 
 impl Capacity {
     /// For a pipe that is full: true if it holds more from now on.
-    pub fn grow(&mut self, pipe: &FileFd) -> bool {
+    pub fn grow(&mut self, pipe: io::Result<BorrowedFd<'_>>) -> bool {
         if !matches!(self, Self::Growing) {
             return false;
         }
         let Some(one) = LargeOne::new() else {
             return false;
         };
-        let grown = pipe.get().and_then(|pipe| sys::grow_pipe(pipe, LARGE)).unwrap_or(false);
+        let grown = pipe.and_then(|pipe| sys::grow_pipe(pipe, LARGE)).unwrap_or(false);
         *self = if grown { Self::Large { _one: one } } else { Self::Given };
         grown
     }

@@ -1,20 +1,21 @@
-//! Streams over a socket whose class has a `recv`, `recv_into` or `send` of its own: a program's, that counts, delays or
-//! translates. asyncio's transports call them, and so do these.
+//! Streams over a socket whose class has a `recv`, `recv_into` or `send` of its own: a program's class that counts, delays
+//! or translates. asyncio's transports call these methods, and so does this one.
 //!
-//! Such a method may take less than the kernel offers. So the kernel is asked by poll(2) before each receive and after
+//! Such a method may take less than the kernel offers. So the kernel is asked by poll(2) before each receive, and after
 //! each send that has not taken everything, as asyncio's level-triggered selector does it.
 
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::reading::Reading;
+use super::reading::{READ_FAILED, Reading};
 use super::{State, StreamTransport};
 use crate::error::leaves_the_loop;
-use crate::py::calls;
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
+use crate::transports::protocol::{self, Failure};
+use crate::transports::shell::Side;
 
 impl StreamTransport {
     /// One receive, one call of the protocol.
@@ -22,66 +23,59 @@ impl StreamTransport {
         slf: &Bound<'_, Self>,
         socket: &Bound<'_, PyAny>,
         reading: &Reading<'_>,
-    ) -> PyResult<()> {
+    ) -> Result<(), Failure> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
-        let fd = this.state.with(py, |state| state.socket.number());
+        let (fd, most) = this.state.with(py, |state| (state.file.number(), state.side.read_size.most()));
         if matches!(sys::is_readable(fd), Ok(false)) {
-            this.state.with(py, |state| state.readable = false);
+            this.state.with(py, |state| state.side.readable = false);
             return Ok(());
         }
-        let (argument, receive, told) = if reading.buffered {
-            match reading.lend(names) {
-                Ok(lent) => (lent, "recv_into", &names.buffer_updated),
-                Err(error) => {
-                    return Self::fatal_error(slf, error, "Fatal error: protocol.get_buffer() call failed.");
-                }
-            }
+        let (method, argument) = if reading.buffered {
+            ("recv_into", protocol::get_buffer(names, &reading.protocol, None)?)
         } else {
-            let most = this.state.with(py, |state| state.read_size.most());
-            (new::int(py, most)?.into_any(), "recv", &names.data_received)
+            ("recv", new::int(py, most)?.into_any())
         };
-        let received = socket.call_method1(receive, (argument,)).and_then(|received| {
+        let received = socket.call_method1(method, (argument,)).and_then(|received| {
             let nothing = !received.is_truthy()?;
             Ok((received, nothing))
         });
         match received {
             Ok((_, true)) => Self::read_end(slf, reading),
-            Ok((received, false)) => match calls::method(&reading.protocol, told, [&received]) {
-                Ok(_) => Ok(()),
-                Err(error) => {
-                    let message = format!("Fatal error: protocol.{told}() call failed.");
-                    Self::fatal_error(slf, error, &message)
-                }
-            },
+            Ok((count, false)) if reading.buffered => {
+                protocol::buffer_updated(names, &reading.protocol, &count)
+            }
+            Ok((data, false)) => protocol::data_received(names, &reading.protocol, &data),
             Err(error) if would_block(py, &error) => Ok(()),
-            Err(error) => Self::fatal_error(slf, error, "Fatal read error on socket transport"),
+            Err(error) => Err(Failure::new(READ_FAILED, error)),
         }
     }
 
-    /// Gives the socket's own `send`, if that is to be called, what is queued, as far as it takes it. Err: its exception.
+    /// Gives the socket's own `send` what is queued, as far as it takes it. Err: its exception.
     pub(super) fn send_by_method(&self, py: Python<'_>) -> PyResult<()> {
         let Some(socket) =
-            self.state.with(py, |state| state.socket.by_methods().map(|object| object.bind(py).clone()))
+            self.state.with(py, |state| state.file.by_methods().map(|object| object.bind(py).clone()))
         else {
             return Ok(());
         };
-        while let Some(data) = self.state.with(py, |state| state.begin_send(py))? {
+        while let Some(data) = self.state.with(py, |state| state.begin_send(py)).transpose()? {
             let len = data.as_bytes().len();
             let sent =
                 socket.call_method1(&self.core.names.send, (data,)).and_then(|sent| sent.extract::<usize>());
-            self.state.with(py, |state| state.in_send = false);
+            self.state.with(py, |state| state.side.in_send = false);
             let sent = match sent {
                 Err(error) if would_block(py, &error) => 0,
                 sent => sent?,
             };
             self.state.with(py, |state| {
+                let outbox = &mut state.side.outbox;
                 // An abort may have emptied the queue meanwhile.
-                state.queue.advance(sent.min(len).min(state.queue.len()));
-                state.write_blocked = sent < len && !state.queue.is_empty();
+                outbox.queue.advance(sent.min(len).min(outbox.queue.len()));
+                outbox.blocked = sent < len && !outbox.queue.is_empty();
             });
         }
         let (fd, token) = self.state.with(py, |state| {
-            (state.socket.number(), state.token.filter(|_| state.write_blocked && !state.queue.is_empty()))
+            let waits = state.side.outbox.blocked && state.side.has_unsent();
+            (state.file.number(), state.token.filter(|_| waits))
         });
         if let Some(token) = token
             && matches!(sys::is_writable(fd), Ok(true))
@@ -94,14 +88,15 @@ impl StreamTransport {
 
 impl State {
     /// What comes next for `send`; none while another call of it is under way.
-    fn begin_send<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        if self.in_send || !self.keeps_back() || self.life.drops_writes() {
-            return Ok(None);
+    fn begin_send<'py>(&mut self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyBytes>>> {
+        let side = &mut self.side;
+        if side.in_send || !side.outbox.has_sendable() || self.life.drops_writes() {
+            return None;
         }
         // No collection can start here: bytes are not tracked.
-        let next = self.queue.with_front(usize::MAX, |slices| new::bytes(py, &slices[0]))?;
-        self.in_send = true;
-        Ok(Some(next))
+        let data = side.outbox.queue.with_front(|slices| new::bytes(py, &slices[0]));
+        side.in_send = data.is_ok();
+        Some(data)
     }
 }
 

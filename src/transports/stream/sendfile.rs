@@ -6,12 +6,13 @@ use pyo3::prelude::*;
 
 use super::StreamTransport;
 use crate::py::new::intern;
+use crate::transports::shell::Transport;
 
 impl StreamTransport {
     /// Starts: a future that is completed once everything queued has been sent.
     pub(super) fn begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        if this.state.with(py, |state| std::mem::replace(&mut state.in_sendfile, true)) {
+        if this.state.with(py, |state| std::mem::replace(&mut state.side.in_sendfile, true)) {
             return Err(PyRuntimeError::new_err("Empty waiter is already set"));
         }
         Self::send_queued(slf)?;
@@ -20,7 +21,7 @@ impl StreamTransport {
 
     /// The kernel has just refused to take more: a future that is completed once it takes some again.
     pub(super) fn wait_writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().state.with(slf.py(), |state| state.write_blocked = true);
+        slf.get().state.with(slf.py(), |state| state.side.outbox.blocked = true);
         slf.get().watch_writing(slf.py())?;
         Self::wait_until_sent(slf)
     }
@@ -28,7 +29,7 @@ impl StreamTransport {
     fn wait_until_sent<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let future = this.event_loop.bind(py).call_method0(intern!(py, "create_future")?)?;
-        let previous = this.state.with(py, |state| state.sent_waiter.replace(future.clone().unbind()));
+        let previous = this.state.with(py, |state| state.side.sent_waiter.replace(future.clone().unbind()));
         drop(previous);
         Self::hold(slf);
         this.tell_sent_waiter(py)?;
@@ -39,8 +40,8 @@ impl StreamTransport {
     pub(super) fn tell_sent_waiter(&self, py: Python<'_>) -> PyResult<()> {
         let (waiter, lost) = self.state.with(py, |state| {
             let lost = state.life.drops_writes();
-            let due = lost || (state.queue.is_empty() && !state.write_blocked);
-            (if due { state.sent_waiter.take() } else { None }, lost)
+            let due = lost || (state.side.outbox.is_clear());
+            (if due { state.side.sent_waiter.take() } else { None }, lost)
         });
         let Some(waiter) = waiter else {
             return Ok(());
@@ -57,8 +58,8 @@ impl StreamTransport {
 
     pub(super) fn end_sendfile(slf: &Bound<'_, Self>) {
         let waiter = slf.get().state.with(slf.py(), |state| {
-            state.in_sendfile = false;
-            state.sent_waiter.take()
+            state.side.in_sendfile = false;
+            state.side.sent_waiter.take()
         });
         drop(waiter);
         Self::hold(slf);

@@ -16,7 +16,8 @@ use crate::py::fastcall::{self, Arguments};
 use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::transports::flow::Flow;
-use crate::transports::report::{not_implemented, unclosed, water_marks, wrong_marks};
+use crate::transports::shell::{not_implemented, warn_unclosed};
+use crate::transports::water_marks;
 
 /// The transport of a TLS connection.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -76,11 +77,11 @@ impl TlsTransport {
         low: Option<&Bound<'_, PyAny>>,
         flow: fn(&mut super::State) -> &mut Flow,
     ) -> PyResult<()> {
-        let (high, low) = water_marks(high, low)?;
+        let (high, low) = water_marks::parse(high, low)?;
         let Some(layer) = self.layer(py) else {
             return Ok(());
         };
-        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(wrong_marks)
+        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(water_marks::refused)
     }
 }
 
@@ -322,7 +323,7 @@ impl Drop for TlsTransport {
         }
         // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
         let py = unsafe { Python::assume_attached() };
-        unclosed(py, "<TlsTransport>", || Ok(()));
+        warn_unclosed(py, "<TlsTransport>", || Ok(()));
     }
 }
 

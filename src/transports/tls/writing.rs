@@ -14,7 +14,8 @@ use crate::py::context;
 use crate::py::new::{self, intern};
 use crate::transports::flow::Signal;
 use crate::transports::habit::{LARGE, When};
-use crate::transports::report::{DROPPED_WRITES_BEFORE_WARNING, Reporter};
+use crate::transports::outbox::LOST_WRITES_BEFORE_WARNING;
+use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
 
 /// Most clear bytes of a record (RFC 8446, 5.1): smaller chunks are put together.
@@ -68,7 +69,7 @@ impl TlsLayer {
             state.conn_lost = state.conn_lost.saturating_add(1);
             state.conn_lost - 1
         });
-        if count >= DROPPED_WRITES_BEFORE_WARNING {
+        if count >= LOST_WRITES_BEFORE_WARNING {
             self.core.names.logger.call_method1(
                 py,
                 intern!(py, "warning")?,

@@ -1,0 +1,320 @@
+//! The reading end of a pipe: one read a turn, straight into what the protocol gets, and the end of the data.
+//!
+//! How much a read of a pipe returns says little about what is left, unlike with a connection: a terminal gives a line
+//! at a time, a packet pipe gives a packet, and a FIFO that no writer has opened yet reads as if it had ended. So after
+//! each read poll(2) says whether there is more. That makes one edge-triggered registration, which stays for good, look
+//! level-triggered, as asyncio's is. Pausing costs no system call.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+use super::capacity::{Capacity, USUAL};
+use super::{End, Parts};
+use crate::core::Kind;
+use crate::error::os_error;
+use crate::py::context;
+use crate::py::made::Made;
+use crate::reactor::readiness::Readiness;
+use crate::reactor::sys;
+use crate::transports::inside::Inside;
+use crate::transports::protocol;
+use crate::transports::receiving::{self, ReadSize};
+use crate::transports::shell::{self, Shell, Side, Transport};
+
+/// Who calls the protocol, in reports: the method of asyncio's transport.
+const CALLBACK: &str = "ReadPipeTransport._read_ready";
+
+/// The reading end of a pipe and its protocol.
+#[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
+pub struct ReadPipeTransport(Made<Shell<Reading>>);
+
+impl Deref for ReadPipeTransport {
+    type Target = Shell<Reading>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Shell<Reading> {
+        &self.0
+    }
+}
+
+/// What only the reading end has.
+pub struct Reading {
+    capacity: Capacity,
+    /// A read may find something: an edge came, and no poll since has said that there is no more.
+    readable: bool,
+    size: ReadSize,
+}
+
+type State = shell::State<Reading>;
+
+impl Side for Reading {
+    fn may_have_data(&self) -> bool {
+        self.readable
+    }
+}
+
+impl Transport for ReadPipeTransport {
+    type Side = Reading;
+    type Rest = ();
+
+    const KIND: Kind = Kind { on_ready: Self::on_ready, flush: |_| Ok(()), owns_fd: |_| true };
+
+    fn made(&self) -> Option<&Shell<Reading>> {
+        self.0.get()
+    }
+
+    fn describe(&self, py: Python<'_>) -> String {
+        self.describe_end(py, |state| {
+            let polling = state.token.is_some() && state.life.may_read();
+            String::from(if polling { " polling" } else { " idle" })
+        })
+    }
+
+    fn release(&self, py: Python<'_>, _transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
+        self.close_pipe(py)
+    }
+
+    fn give_up(&self, _state: &mut State) {}
+
+    fn read_more(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let asked = this.state.with(py, |state| {
+            let token = state.more_to_read()?;
+            let readable = state.file.open_fd().map(|fd| sys::is_readable(fd.as_raw_fd()));
+            state.side.readable = matches!(readable, Ok(Ok(true)));
+            Some((token, readable))
+        });
+        let result = match asked {
+            None | Some((_, Ok(Ok(false)))) => Ok(()),
+            Some((token, Ok(Ok(true)))) => {
+                this.core.requeue(py, token, Readiness::READABLE);
+                Ok(())
+            }
+            // poll(2) refuses any fd where RLIMIT_NOFILE is 0: a fresh edge says whether there is more.
+            Some((token, Ok(Err(_)))) => this.core.refresh(py, token),
+            // The program has closed the pipe.
+            Some((_, Err(error))) => Err(error),
+        };
+        result.or_else(|error| Self::read_failed(slf, &error))
+    }
+}
+
+impl End for ReadPipeTransport {
+    fn capacity(side: &mut Reading) -> &mut Capacity {
+        &mut side.capacity
+    }
+}
+
+impl ReadPipeTransport {
+    /// Makes the transport and schedules its start.
+    pub fn open<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
+        let side = Reading { capacity: Capacity::Given, readable: false, size: ReadSize::default() };
+        let transport = Bound::new(parts.event_loop.py(), Self(Made::new(parts.shell(side)?)))?;
+        Self::start(&transport, parts, true)?;
+        Ok(transport)
+    }
+
+    fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
+        let slf = object.cast::<Self>()?;
+        let (py, this) = (slf.py(), slf.get());
+        let reading = this.state.with(py, |state| {
+            state.side.readable |= readiness.contains(Readiness::READABLE);
+            let protocol =
+                state.protocol.as_ref().filter(|_| state.side.readable && state.life.may_read())?;
+            Some((state.context.bind(py).clone(), protocol.bind(py).clone(), state.side.size.get()))
+        });
+        reading.map_or(Ok(()), |(context, protocol, size)| {
+            context::run_in(&context, || Self::read(slf, &protocol, size))
+        })
+    }
+
+    /// One read, one call of the protocol: the others get their turn before this transport's next read.
+    fn read(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>, size: usize) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let read = |buffer: &mut [_]| this.state.with(py, |state| sys::read(state.file.open_fd()?, buffer));
+        match receiving::receive(&this.core, py, size, read) {
+            // No memory: nothing was read.
+            Err(error) => Self::read_more(slf).and(Err(error)),
+            Ok(Ok((_, 0))) => Self::read_end(slf, protocol),
+            Ok(Ok((data, count))) => {
+                this.state.with(py, |state| {
+                    state.side.size.adapt(count);
+                    if count >= USUAL {
+                        state.side.capacity.grow(state.file.open_fd());
+                    }
+                });
+                let told = protocol::data_received(this.core.names, protocol, data.as_any());
+                let more = Self::read_more(slf);
+                // As any callback's: reported, and the pipe is read on.
+                told.or_else(|failure| Self::reporter(slf).callback_failed(CALLBACK, failure.error)).and(more)
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                this.state.with(py, |state| state.side.readable = false);
+                Ok(())
+            }
+            Ok(Err(error)) => Self::read_failed(slf, &error),
+        }
+    }
+
+    /// All writers are gone. There is nothing left to do with a pipe that has ended: it is closed.
+    fn read_end(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        let this = slf.get();
+        let logged = Self::reporter(slf).info("%r was closed by peer");
+        let told = protocol::eof_received_later(this.core.names, protocol)
+            .and_then(|eof_received| this.call_soon(eof_received, &[]));
+        Self::fail(slf, None)?;
+        told.or_else(|error| Self::reporter(slf).callback_failed(CALLBACK, error)).and(logged)
+    }
+
+    #[cold]
+    fn read_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
+        const TEXT: &str = "Fatal read error on pipe transport";
+        let py = slf.py();
+        let exc = os_error(error);
+        let reporter = Self::reporter(slf);
+        // EIO is how the master of a terminal ends.
+        let told = if error.raw_os_error() == Some(libc::EIO) {
+            reporter.debug_error(TEXT, &exc)
+        } else {
+            reporter.exception(TEXT, exc.clone_ref(py))
+        };
+        // Also when the exception handler leaves the loop, the pipe ends.
+        told.and(Self::fail(slf, Some(exc.into_value(py).into_any())))
+    }
+}
+
+#[pymethods]
+impl ReadPipeTransport {
+    /// Ends reading; `connection_lost` is called in the next turn, and the pipe is closed then.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::close_gracefully(slf)
+    }
+
+    /// True once the transport is closing or closed.
+    fn is_closing(&self, py: Python<'_>) -> bool {
+        self.shell().is_closing(py)
+    }
+
+    /// True if data is being received.
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_reading())
+    }
+
+    /// Stops receiving: the protocol gets nothing until `resume_reading()`. No data is lost.
+    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::stop_reading(slf)
+    }
+
+    /// Goes on receiving.
+    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if this.state.with(py, |state| state.token.is_some()) {
+            return Self::go_on_reading(slf);
+        }
+        // Paused before it has started.
+        if this.state.with(py, |state| state.life.resume_reading()) {
+            Self::watch(slf, None)?;
+            Self::reporter(slf).debug("%r resumes reading")?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes one read takes at most.
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.side.size.most())
+    }
+
+    #[setter]
+    fn set_max_size(&self, py: Python<'_>, size: usize) {
+        self.state.with(py, |state| state.side.size.set_most(size));
+    }
+
+    /// Sets the protocol.
+    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.adopt(protocol)
+    }
+
+    /// The protocol; None once `connection_lost` was called.
+    fn get_protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.protocol(py)
+    }
+
+    /// Information about the transport: "pipe", the object that it was made from, or what its maker added.
+    #[pyo3(signature = (name, default=None))]
+    fn get_extra_info<'py>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(self.extra(name.py())?.get_item(name)?.or(default))
+    }
+
+    /// For the attributes that `_transports.py` adds.
+    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
+        self.inside(py, 0, Vec::new())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        self.describe(py)
+    }
+
+    /// `isinstance(transport, asyncio.ReadTransport)` asks for this: asyncio's class cannot be a native base.
+    #[getter(__class__)]
+    fn class(&self, py: Python<'_>) -> Py<PyAny> {
+        self.core.names.read_pipe_transport.clone_ref(py)
+    }
+
+    /// asyncio's private name for it, which programs read.
+    #[getter(_paused)]
+    fn is_paused(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.life.is_paused())
+    }
+
+    /// asyncio's private name for it, which programs read.
+    #[getter(_closing)]
+    fn closing(&self, py: Python<'_>) -> bool {
+        self.is_closing(py)
+    }
+
+    #[getter(_loop)]
+    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
+        self.event_loop.clone_ref(py)
+    }
+
+    /// The second step, after `connection_made`.
+    fn _start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let watch = slf.get().state.with(slf.py(), |state| {
+            state.life.start_reading();
+            state.life.is_reading() && state.token.is_none()
+        });
+        if watch { Self::watch(slf, None) } else { Ok(()) }
+    }
+
+    /// The pipe may be made to hold more once it has been full.
+    fn _let_grow(&self, py: Python<'_>) {
+        self.let_grow(py);
+    }
+
+    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::call_connection_lost(slf, exc)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.made().map_or(Ok(()), |shell| shell.traverse(&visit))
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.state.with(py, |state| (state.protocol.take(), state.extra.take())));
+    }
+}
+
+impl Drop for ReadPipeTransport {
+    fn drop(&mut self) {
+        self.dropped();
+    }
+}

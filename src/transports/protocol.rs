@@ -1,0 +1,220 @@
+//! Calling protocols, and reporting what comes of it: the only file of the transports that calls a method of a protocol.
+//!
+//! Two rules hold for every call. KeyboardInterrupt and SystemExit leave the loop: they are returned, and reported to
+//! nobody. Any other exception is reported as asyncio reports it, with asyncio's text. Where the text says that the error
+//! is fatal, the call returns a [`Failure`], by which the transport ends its connection.
+//!
+//! A transport calls nothing in here while it borrows its state: a protocol is the program's code, and may call the
+//! transport.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::flow::Signal;
+use crate::core::LoopCore;
+use crate::error::leaves_the_loop;
+use crate::py::calls;
+use crate::py::exception_handler;
+use crate::py::names::Names;
+use crate::py::new::{self, intern};
+
+/// An exception that ends the connection, and asyncio's text for it. Without a text the exception is not the
+/// connection's: it goes on to the caller, as KeyboardInterrupt and SystemExit always do.
+pub struct Failure {
+    pub error: PyErr,
+    pub text: Option<&'static str>,
+}
+
+impl Failure {
+    pub fn new(text: &'static str, error: PyErr) -> Self {
+        Self { error, text: Some(text) }
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self { error, text: None }
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// `connection_made`, for the ready queue.
+pub fn connection_made<'py>(names: &Names, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    protocol.getattr(&names.connection_made)
+}
+
+pub fn connection_lost(names: &Names, protocol: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
+    calls::method(protocol, &names.connection_lost, [exc]).map(drop)
+}
+
+#[inline]
+pub fn data_received(
+    names: &Names,
+    protocol: &Bound<'_, PyAny>,
+    data: &Bound<'_, PyAny>,
+) -> Result<(), Failure> {
+    const FAILED: &str = "Fatal error: protocol.data_received() call failed.";
+    calls::method(protocol, &names.data_received, [data])
+        .map(drop)
+        .map_err(|error| Failure::new(FAILED, error))
+}
+
+/// The buffer of a `BufferedProtocol`, which is not empty. `hint`: how many bytes there may be, if that is known.
+pub fn get_buffer<'py>(
+    names: &Names,
+    protocol: &Bound<'py, PyAny>,
+    hint: Option<usize>,
+) -> Result<Bound<'py, PyAny>, Failure> {
+    const FAILED: &str = "Fatal error: protocol.get_buffer() call failed.";
+    let get = || {
+        let py = protocol.py();
+        let hint = match hint {
+            Some(hint) => new::int(py, hint)?,
+            None => (-1_i32).into_pyobject(py)?,
+        };
+        let buffer = calls::method(protocol, &names.get_buffer, [hint.as_any()])?;
+        if buffer.len()? == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        Ok(buffer)
+    };
+    get().map_err(|error| Failure::new(FAILED, error))
+}
+
+pub const BUFFER_UPDATED_FAILED: &str = "Fatal error: protocol.buffer_updated() call failed.";
+
+pub fn buffer_updated(
+    names: &Names,
+    protocol: &Bound<'_, PyAny>,
+    count: &Bound<'_, PyAny>,
+) -> Result<(), Failure> {
+    let told = calls::method(protocol, &names.buffer_updated, [count]);
+    told.map(drop).map_err(|error| Failure::new(BUFFER_UPDATED_FAILED, error))
+}
+
+/// True if the protocol wants the transport to stay open for writing.
+pub fn eof_received(names: &Names, protocol: &Bound<'_, PyAny>) -> Result<bool, Failure> {
+    const FAILED: &str = "Fatal error: protocol.eof_received() call failed.";
+    let keep_open = calls::method(protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy());
+    keep_open.map_err(|error| Failure::new(FAILED, error))
+}
+
+/// `eof_received`, for the ready queue.
+pub fn eof_received_later<'py>(names: &Names, protocol: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    protocol.getattr(&names.eof_received)
+}
+
+#[inline]
+pub fn datagram_received(
+    names: &Names,
+    protocol: &Bound<'_, PyAny>,
+    data: &Bound<'_, PyAny>,
+    address: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    calls::method(protocol, &names.datagram_received, [data, address]).map(drop)
+}
+
+pub fn error_received(names: &Names, protocol: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let error = error.into_value(protocol.py()).into_bound(protocol.py());
+    calls::method(protocol, &names.error_received, [error.as_any()]).map(drop)
+}
+
+/// A transport as it is shown in reports.
+pub struct Reporter<'a, 'py> {
+    pub core: &'a LoopCore,
+    pub event_loop: &'a Py<PyAny>,
+    pub transport: &'a Bound<'py, PyAny>,
+    pub protocol: Option<Bound<'py, PyAny>>,
+}
+
+impl Reporter<'_, '_> {
+    /// Gives an exception to the loop's exception handler.
+    #[cold]
+    pub fn exception(&self, message: &str, error: PyErr) -> PyResult<()> {
+        let (py, names) = (self.transport.py(), self.core.names);
+        let protocol = self.protocol.as_ref().map_or_else(|| py.None().into_bound(py), Bound::clone);
+        let details = [(&names.transport, self.transport), (&names.protocol, &protocol)];
+        exception_handler::call(self.event_loop.bind(py), names, message, error, &details)
+    }
+
+    /// Reports an exception of a protocol that ends nothing, as asyncio's handle for `callback` does: the method of
+    /// asyncio's transport that calls the protocol. Err: it leaves the loop.
+    #[cold]
+    pub fn callback_failed(&self, callback: &str, error: PyErr) -> PyResult<()> {
+        if leaves_the_loop(self.transport.py(), &error) {
+            return Err(error);
+        }
+        self.exception(&format!("Exception in callback {callback}()"), error)
+    }
+
+    /// Reports an error that ends the transport (`_SelectorTransport._fatal_error`): an OSError in debug mode only.
+    #[cold]
+    pub fn fatal(&self, message: &str, error: PyErr) -> PyResult<()> {
+        if error.is_instance_of::<PyOSError>(self.transport.py()) {
+            self.debug_error(message, &error)
+        } else {
+            self.exception(message, error)
+        }
+    }
+
+    /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
+    pub fn debug(&self, format: &str) -> PyResult<()> {
+        self.log(intern!(self.transport.py(), "debug")?, format)
+    }
+
+    /// As [`Reporter::debug`], at the level `info`.
+    pub fn info(&self, format: &str) -> PyResult<()> {
+        self.log(intern!(self.transport.py(), "info")?, format)
+    }
+
+    fn log(&self, level: &Bound<'_, PyString>, format: &str) -> PyResult<()> {
+        if self.core.debug.load(Relaxed) {
+            let logger = self.core.names.logger.bind(self.transport.py());
+            logger.call_method1(level, (format, self.transport))?;
+        }
+        Ok(())
+    }
+
+    /// In debug mode, logs an error that is not reported.
+    pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
+        if self.core.debug.load(Relaxed) {
+            let py = self.transport.py();
+            let keywords = new::dict(py)?;
+            keywords.set_item("exc_info", error.value(py))?;
+            let logger = self.core.names.logger.bind(py);
+            logger.call_method(
+                intern!(py, "debug")?,
+                ("%r: %s", self.transport, message),
+                Some(&keywords),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Has the protocol pause or resume its writing. Err: what leaves the loop.
+    pub fn flow(&self, signal: Signal) -> PyResult<()> {
+        self.flow_of(self.protocol.as_ref(), signal)
+    }
+
+    /// As [`Reporter::flow`], where reports name another protocol than the one that is called.
+    pub fn flow_of(&self, protocol: Option<&Bound<'_, PyAny>>, signal: Signal) -> PyResult<()> {
+        let names = self.core.names;
+        let (method, message) = match signal {
+            Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),
+            Signal::Resume => (&names.resume_writing, "protocol.resume_writing() failed"),
+        };
+        match protocol.map(|protocol| calls::method(protocol, method, [])) {
+            Some(Err(error)) if leaves_the_loop(self.transport.py(), &error) => Err(error),
+            Some(Err(error)) => self.exception(message, error),
+            _ => Ok(()),
+        }
+    }
+}
