@@ -24,6 +24,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::above::{LayerKind, NativeLayer};
 use super::flow::Flow;
 use super::habit::Habit;
 use super::stream::StreamTransport;
@@ -36,7 +37,6 @@ use crate::py::made::Made;
 use crate::py::new::intern;
 use engine::Engine;
 use reading::End;
-pub use reading::Received;
 pub use transport::{TlsTransport, add_raw_methods};
 
 /// Default high-water marks, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_*`).
@@ -66,7 +66,7 @@ impl Phase {
 }
 
 /// The layer. A protocol to the transport below.
-#[pyclass(subclass, frozen, module = "rloop._rloop")]
+#[pyclass(extends = NativeLayer, subclass, frozen, module = "rloop._rloop")]
 pub struct TlsLayer(Made<Layer>);
 
 /// What a [`TlsLayer`] holds.
@@ -140,6 +140,10 @@ impl Lower {
 
 /// How the loop calls layers; they have no fd.
 static KIND: Kind = Kind { on_ready: |_, _| Ok(()), flush: TlsLayer::flush, owns_fd: |_| false };
+
+/// How the stream transport below calls layers.
+static LAYER_KIND: LayerKind =
+    LayerKind { receive: TlsLayer::receive, queue_shrunk: |layer| TlsLayer::queue_shrunk(layer.cast()?) };
 
 impl TlsLayer {
     pub fn phase(&self) -> Phase {
@@ -228,14 +232,9 @@ impl TlsLayer {
 #[pymethods]
 impl TlsLayer {
     #[new]
-    #[pyo3(signature = (event_loop, *_args, **_kwargs))]
-    fn new(
-        event_loop: &Bound<'_, PyAny>,
-        _args: &Bound<'_, PyAny>,
-        _kwargs: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<PyClassInitializer<Self>> {
         let py = event_loop.py();
-        Ok(Self(Made::new(Layer {
+        let layer = Layer {
             core: event_loop.getattr(intern!(py, "_core")?)?.cast::<CoreRef>()?.get().0.clone(),
             event_loop: event_loop.clone().unbind(),
             engine: OnceLock::new(),
@@ -255,7 +254,9 @@ impl TlsLayer {
                 gathering: false,
                 conn_lost: 0,
             }),
-        })))
+        };
+        let base = PyClassInitializer::from(NativeLayer::new(&LAYER_KIND));
+        Ok(base.add_subclass(Self(Made::new(layer))))
     }
 
     /// Gives the layer what it works with. True: by OpenSSL itself.

@@ -1,7 +1,5 @@
 //! Bytes in: received by the transport below, decrypted, given to the protocol.
 
-use std::io;
-use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -15,16 +13,7 @@ use crate::handle::Callback;
 use crate::py::bytes::{self, Target, Writable};
 use crate::py::calls;
 use crate::py::new;
-
-/// What [`TlsLayer::receive`] comes to.
-pub enum Received {
-    /// Something, and it was dealt with.
-    Data,
-    /// The end of the stream, or an error: the transport's business.
-    Other(io::Result<usize>),
-    /// What came before is not read yet: nothing was received. The layer says when it can go on.
-    Later,
-}
+use crate::transports::above::{Receive, Received};
 
 /// What ended a series of reads.
 pub(super) enum End {
@@ -37,11 +26,9 @@ pub(super) enum End {
 }
 
 impl TlsLayer {
-    /// A stream transport's call in place of `data_received`: has `receive` fill a buffer, and deals with it.
-    pub fn receive(
-        slf: &Bound<'_, Self>,
-        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
-    ) -> PyResult<Received> {
+    /// A stream transport's call when there is something to receive.
+    pub(super) fn receive(layer: &Bound<'_, PyAny>, receive: Receive<'_>) -> PyResult<Received> {
+        let slf = layer.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let engine = this.engine()?;
         if this.phase() == Phase::Wrapped && this.is_behind(py)? {
