@@ -37,8 +37,8 @@ use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 #[cfg(feature = "embed")]
 pub use host::{AtClose, Host, Job};
-pub use scratch::Buffer;
 use scratch::Scratch;
+pub use scratch::{Buffer, TlsIo};
 pub use sources::{FdCallbacks, Idle, Kind, Native, Source};
 
 /// How often a loop that does not block looks at how long it has kept the interpreter.
@@ -94,10 +94,8 @@ pub struct LoopCore {
     pub empty_context: EmptyContext,
     /// What the transports receive into: never borrowed while anything else runs.
     pub scratch: LoopCell<Scratch>,
-    /// What TLS layers receive into, and encrypt into. One of each is enough, but where a layer keeps its buffer: it
-    /// has been paused in the middle of it.
-    pub spare_buffer: LoopCell<Option<Buffer>>,
-    pub spare_output: LoopCell<Vec<u8>>,
+    /// What TLS layers receive into, and encrypt into.
+    pub tls_io: LoopCell<TlsIo>,
     /// What the datagram transports receive into, made by the first of them; borrowed as `scratch` is.
     pub datagrams: LoopCell<Option<ReceiveBatch>>,
     pub closed: AtomicBool,
@@ -149,8 +147,7 @@ impl LoopCore {
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new().map_err(|_| no_memory())?),
-            spare_buffer: LoopCell::new(None),
-            spare_output: LoopCell::new(Vec::new()),
+            tls_io: LoopCell::default(),
             datagrams: LoopCell::new(None),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
