@@ -1,12 +1,12 @@
-"""The response times at 70 % load: an open loop, in which requests come when they come and the server works for each.
+"""Response times at 70 % load. Requests come at fixed times, whether the server keeps up or not (an open loop).
 
-Requests arrive as a Poisson process over 64 connections, from one schedule for all loops of a round. The server takes
-a fixed amount of CPU time for each in `data_received` and then answers. A response time begins when the request was
-due (see loadgen/src/arrivals.rs), so that waiting behind others is counted.
+Requests arrive as a Poisson process over 64 connections. All loops of a round get the same schedule. For each request
+the server works for a fixed CPU time in `data_received`, and then answers. A response time begins when the request was
+due (see loadgen/src/arrivals.rs), so a wait behind other requests is counted.
 
-The rate is the same for every loop: 0.7 / the CPU time that a request, its work included, costs the loop that all are
-compared with, in a closed loop over as many connections. That loop is then busy for about 70 % of the time; a loop
-that costs less a request is busy for less of it.
+All loops get requests at the same rate. It is 0.7 / C, where C is the CPU time of one request, its work included, on
+the loop that the others are compared with. C is measured in a closed loop over the same number of connections. That
+loop is then busy for about 70 % of the time. A loop that needs less CPU time for a request is busy for less.
 """
 
 import sys
@@ -20,7 +20,7 @@ CONNECTIONS = 64
 SIZE = 1024
 CAPACITY_SECONDS = 0.5
 WARMUP_SECONDS = 0.3
-# A sample is taken again, so often at most, if others used more of the CPUs than so many seconds a second.
+# A sample is taken up to ATTEMPTS times, until other processes use less than QUIET seconds of CPU time a second.
 ATTEMPTS = 4
 QUIET = 0.1
 
@@ -38,7 +38,7 @@ class Work:
         return Child(command, cpu=0 if pin else None)
 
     def capacity(self, loop: str, loadgen: str, pin: bool) -> dict[str, float]:
-        """What a request costs this loop when there are always some to be served."""
+        """What a request costs this loop in a closed loop, where a request is always waiting."""
         with self.server(loop, pin) as server:
             config = echo.Config("work", SIZE, CONNECTIONS)
             command = echo.load_command(loadgen, server.read(), config, "--seconds", CAPACITY_SECONDS)
@@ -46,8 +46,8 @@ class Work:
                 return echo.loaded(server, load, CAPACITY_SECONDS)
 
     def measure(self, loop: str, rate: float, seed: int, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
-        """Response times at this rate, and how busy the server was. A disturbed sample is taken again, because one
-        pause of some milliseconds makes hundreds of requests wait; of several, the least disturbed counts."""
+        """Response times at this rate, and how busy the server was. If other processes disturb a sample, it is taken
+        again, because a pause of a few milliseconds makes hundreds of requests wait. The least disturbed one counts."""
         attempts: list[dict[str, float]] = []
         while len(attempts) < ATTEMPTS and not any(figures["others"] < QUIET for figures in attempts):
             attempts.append(self._attempt(loop, rate, seed, seconds, loadgen, pin))
@@ -67,5 +67,5 @@ ROWS = [Work(milliseconds) for milliseconds in (0.05, 0.3, 1)]
 
 
 def rate(cpu_us: float) -> float:
-    """Requests a second that keep a server busy for its share of the time, if one costs so much."""
+    """How many requests a second keep a server busy for the share LOAD of the time, if one costs `cpu_us`."""
     return LOAD / (cpu_us * 1e-6)

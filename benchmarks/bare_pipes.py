@@ -1,7 +1,7 @@
-"""What a child's pipes cost without a loop: `bare_pipes.py [SCALE]` prints it as JSON. The limit beside the loops.
+"""What a child's pipes cost without a loop: `bare_pipes.py [SCALE]` prints it as JSON. No loop can cost less.
 
-Blocking reads and writes of Python, on pipes that hold as much as those of rloop do once they have been full, with the
-children and the amounts of `processes.py`, in whose table this is a column.
+It makes blocking reads and writes in Python. The children and the amounts of data are those of `processes.py`, which
+shows the result as a column of its table. The pipes hold as much as those of rloop do once they have been full.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What rloop promises to be, and whether the samples bear it out. Nothing here runs or measures anything."""
+"""The bars: limits that rloop promises to keep, and whether the samples keep them. Nothing here measures anything."""
 
 import statistics
 import sys
@@ -13,23 +13,24 @@ import tls
 import transfers
 from report import Samples
 
-# Instead of a loop's name: whichever of rloop's rivals is best.
+# As the base of a bar, instead of a loop's name: the best of rloop's rivals.
 BEST = "the best"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What rloop promises: its ratio to another loop's is at most, or at least, the limit."""
+    """A promise about a ratio: rloop's value divided by another loop's is at most, or at least, the limit."""
 
     what: str
     row: str
     metric: str
     limit: float
     base: str = loops.BASE
-    # A rate is the inverse of a time: "at least 1.8 times the rate" is a bar on 1 / (time ratio).
+    # True if the bar is on the rate, which is the inverse of the time that was measured: "at least 1.8 times the rate"
+    # is a limit of 1 / (ratio of the times).
     rate: bool = False
     python: tuple[int, int] = (3, 11)
-    # Whose ratio it is.
+    # The loop whose value it is.
     loop: str = "rloop"
 
     def judge(self, samples: Samples) -> dict:
@@ -55,7 +56,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What rloop promises in numbers of its own: the median is at most the limit."""
+    """A promise about rloop alone: the median of its values is at most the limit."""
 
     what: str
     row: str
@@ -87,7 +88,7 @@ def _echo(what: str, kind: str, limit: float, base: str = loops.BASE, python: tu
 
 
 def _transfer(row: str) -> Bar:
-    # CPU time, of which there is no other than the measured process's: the inverse of what it could move in a second.
+    # All the CPU time is that of the measured process, so this is the inverse of what it can move in a second.
     return Bar(f"{row}, CPU", row, "cpu_ns", 1.0, BEST)
 
 

@@ -1,8 +1,8 @@
-"""The benchmark: which loops, which figures, in which order, and what is printed. `make bench` runs it.
+"""The benchmark: which loops and figures are measured, in which order, and what is printed. `make bench` runs it.
 
-The loops are measured in turn within each round (A B C, A B C, ...), every server and every in-process run
-in a process of its own. CPU time is the primary figure, because it is what a noisy machine disturbs least.
-The exit code is 0 whatever was measured, and 1 if something broke.
+The loops are measured in turn within each round (A B C, A B C, ...). Every server and every in-process run has a
+process of its own. CPU time is the most important figure, because a busy machine disturbs it least. The exit code is 0
+whatever the figures are, and 1 if a measurement failed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--loops", default=",".join(loops.NAMES), help="which, in this order (%(default)s)")
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; 2 with --quick)")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="less of all, in under a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, in under a minute")
     parser.add_argument("--full", action="store_true", help="TCP and TLS: every kind, size and number of connections")
     parser.add_argument("--pin", action="store_true", help="servers on CPU 0, the load generator on CPU 1")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to this file")
@@ -63,7 +63,7 @@ def header(options, versions: dict[str, str]) -> dict[str, str]:
 
 
 def take(samples: report.Samples, row: str, loop: str, measure, *args):
-    """One sample, unless this row of this loop has failed before, or cannot be."""
+    """Take one sample, unless this row has failed on this loop before, or the loop cannot do what it measures."""
     if (row, loop) in samples.broken or (row, loop) in samples.lacking:
         return
     try:
@@ -80,13 +80,13 @@ def progress(text: str):
 
 
 def run_script(options, name: str, *args: str) -> dict:
-    """What one of the scripts beside this one prints, in a process of its own."""
+    """Run one of the scripts in this folder in a process of its own; return what it prints."""
     with Child([sys.executable, str(echo.HERE / name), *args], cpu=0 if options.pin else None) as child:
         return child.read(SCRIPT_SECONDS)
 
 
 def by_figure(everything: report.Samples, figures: list[str]) -> report.Samples:
-    """A row for each figure, out of samples that hold all figures of a process."""
+    """The same samples with one row for each figure. So far, a sample holds all figures of a process."""
     samples = report.Samples()
     for (_, loop), rounds in everything.rounds.items():
         for results in rounds:
@@ -189,7 +189,7 @@ def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]
 
 
 def run_figures(options, names: list[str], script: str, figures: list[str], bare: str | None = None) -> report.Samples:
-    """All figures of a script beside this one, which prints them; `bare`: one that does without a loop."""
+    """All figures that a script in this folder prints. `bare`: another script, which measures them without a loop."""
     everything = report.Samples()
     scale = "0.3" if options.quick else "1"
     scripts: dict[str, tuple[str, ...]] = {echo.BARE: (bare,)} if bare else {}

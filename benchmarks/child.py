@@ -1,4 +1,4 @@
-"""A child process that answers in JSON lines. Every wait has a limit and every child is reaped."""
+"""A child process that answers in JSON lines. Every wait for it has a limit, and every child is waited for."""
 
 import json
 import os
@@ -12,15 +12,16 @@ END_SECONDS = 10
 
 
 class Broken(Exception):
-    """A measurement that cannot be trusted: something failed, hung or echoed the wrong bytes."""
+    """A measurement failed: a process ended, hung, or echoed the wrong bytes."""
 
 
 class Lacking(Exception):
-    """The loop does not have what was to be measured."""
+    """The loop has no such function, so that it cannot be measured."""
 
 
 class Child:
-    """A running command, ended when the `with` block ends: kindly after success, at once after an error."""
+    """A running command. When the `with` block ends, the command's input is closed and its end is waited for. After an
+    error it is killed."""
 
     def __init__(self, command: list[str], cpu: int | None = None):
         self._name = " ".join(os.path.basename(part) for part in command[:3])
@@ -64,7 +65,7 @@ class Child:
         return json.loads(line)
 
     def tell(self):
-        """Sends a line; what it says does not matter to any of our children."""
+        """Sends a line. Its text does not matter to any of our children."""
         try:
             self._process.stdin.write(b"next\n")
         except BrokenPipeError:

@@ -1,5 +1,7 @@
-"""The echo figures, over TCP, UNIX sockets and UDP: which there are, and how one is measured with a server and the load
-generator."""
+"""The echo figures over TCP, UNIX sockets and UDP: which configurations there are, and how one is measured.
+
+Each measurement has a server, which is a process of its own, and the load generator.
+"""
 
 import os
 import pathlib
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from child import START_SECONDS, Broken, Child, Lacking
 
 HERE = pathlib.Path(__file__).resolve().parent
-# The load generator's own echo server: no loop, no Python, the least that a request can cost.
+# The load generator's own echo server, without a loop and without Python. No request can cost less.
 BARE = "bare"
 SIZES = (64, 1024, 10 * 1024, 100 * 1024)
 CONNECTIONS = (1, 32, 1000)
@@ -28,7 +30,7 @@ class Config:
         return f"{self.kind:<12} {size:>7} {self.connections:>4} conns"
 
     def has_bare(self) -> bool:
-        """The bare server sees the same traffic whatever the kind, so it is measured once."""
+        """Whether the bare server is measured, too. Its traffic is the same for every kind, so one kind is enough."""
         return self.kind == "protocol"
 
 
@@ -56,7 +58,8 @@ UNIX = [
     Config("unix", 1024, 1),
     Config("unix streams", 1024, 32),
 ]
-# A datagram that finds the receive buffer full is lost, and with it its connection: 200 KiB with the kernel's share.
+# If a datagram finds the receive buffer full, it is lost, and its connection waits for ever. The buffer is 200 KiB,
+# with the kernel's overhead; these configurations stay below that.
 UDP = [Config("udp", *row) for row in ((64, 32), (1024, 1), (1024, 32), (1024, 64), (8 * 1024, 8))]
 SOCK = [*(Config("sock", size, 32) for size in SIZES[:3]), Config("sock", 1024, 1)]
 SECTIONS = {
@@ -90,7 +93,7 @@ def address_of(greeting: dict) -> dict[str, object]:
 
 
 def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -> list[str]:
-    """`greeting`: what the server has said first."""
+    """The command of the load generator. `greeting`: the first line that the server has printed."""
     options = address_of(greeting) | {"--connections": config.connections, "--size": config.size}
     options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
     words = [str(word) for option in options.items() for word in option]
@@ -105,7 +108,7 @@ def checked(result: dict) -> dict:
 
 
 def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
-    """One server, one load: CPU time a request, rate and latencies."""
+    """Load one server: CPU time a request, rate and latencies."""
     with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
         command = load_command(loadgen, server.read(), config, "--seconds", seconds)
         with Child(command, cpu=1 if pin else None) as load:
@@ -113,14 +116,14 @@ def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) 
 
 
 def machine_seconds() -> float:
-    """CPU time that all processes have used, and what other virtual machines have taken."""
+    """The CPU time that all processes have used, and other virtual machines have taken."""
     with open("/proc/stat") as file:
         _, user, nice, system, _, _, _, _, steal, *_ = file.readline().split()
     return sum(map(int, (user, nice, system, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
-    """What a warm load does to its server, by the request."""
+    """What a load that is warmed up costs its server per request."""
     checked(load.read())
     machine, before = machine_seconds(), server.ask()["cpu_seconds"]
     result = checked(load.ask(START_SECONDS + seconds))
@@ -131,7 +134,7 @@ def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
         "requests_per_second": result["requests_per_second"],
         "p50_us": result["p50_us"],
         "p99_us": result["p99_us"],
-        # How late the load generator was: of interest, and known, in an open loop only.
+        # How late the load generator was. Only an open loop has this figure.
         "late_p99_us": result.get("late_p99_us", 0),
         "others": max(0, others) / result["seconds"],
         "client_cpu": result["client_cpu_seconds"] / result["seconds"],

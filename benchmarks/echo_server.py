@@ -1,10 +1,9 @@
-"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN | --work US]`. The process that is measured; nothing
-else is.
+"""One echo server on one loop: `echo_server.py LOOP KIND [CHAIN | --work US]`. This is the process that is measured.
 
-With CHAIN, a file with a certificate and its key, the kinds that are streams speak TLS. With --work, the kind "work"
-takes so many microseconds of CPU time for each message. Prints where it listens,
-{"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop has no such thing. Answers each line on
-stdin with the CPU time it has used and its resident memory, ends when stdin is closed.
+With CHAIN, a file with a certificate and its key, the kinds that use streams use TLS. With --work, the kind "work" uses
+this many microseconds of CPU time for each message. The server prints where it listens: {"port": N}, {"path": P} or
+{"udp_port": N}, or {"lacking": TEXT} if the loop cannot serve this kind. It answers each line on stdin with the CPU
+time that it has used and its resident memory. It ends when stdin is closed.
 """
 
 import asyncio
@@ -37,8 +36,8 @@ class Echo(asyncio.Protocol):
 
 
 class Worker(Echo):
-    """Works for a fixed time, then answers. CPU time, not steps: the speed of a CPU drifts, and near its capacity a
-    server's response times would drift many times as much."""
+    """Uses a fixed CPU time, then answers. A fixed number of steps would not do: the speed of a CPU drifts, and the
+    response times of a server that is nearly busy would drift many times as much."""
 
     work_ns = 0
 
@@ -60,14 +59,14 @@ class HeadAndBody(Echo):
 class BufferedEcho(asyncio.BufferedProtocol):
     def connection_made(self, transport):
         self.transport = transport
-        # Page-aligned: where malloc happens to put a bytearray would decide the speed of the kernel's copy.
+        # Page-aligned, because the address decides how fast the kernel copies. malloc may give a bytearray a slow one.
         self.buffer = memoryview(mmap.mmap(-1, BUFFER))
 
     def get_buffer(self, sizehint):
         return self.buffer
 
     def buffer_updated(self, count):
-        # A copy, because a transport may keep what it is given and the buffer is used again.
+        # A copy, because the transport may keep the object and the buffer is used again.
         self.transport.write(bytes(self.buffer[:count]))
 
     def eof_received(self):
@@ -110,7 +109,7 @@ KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock")
 
 @contextlib.asynccontextmanager
 async def serving(kind: str, context: ssl.SSLContext | None):
-    """Serves, and says where."""
+    """Serves in the `with` block, whose target is the address."""
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         if kind == "udp":
@@ -120,7 +119,7 @@ async def serving(kind: str, context: ssl.SSLContext | None):
         elif kind == "sock":
             listener = stack.enter_context(socket.create_server((HOST, 0), backlog=BACKLOG))
             listener.setblocking(False)
-            # Kept: the loop holds tasks weakly. What it has started is cancelled when the loop ends.
+            # The reference keeps the task alive. The tasks that it starts are cancelled when the loop ends.
             accepting = loop.create_task(accept_sockets(loop, listener))
             yield {"port": listener.getsockname()[1]}
             accepting.cancel()

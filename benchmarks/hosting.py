@@ -2,7 +2,7 @@
 
     hosting.py PROGRAM [AWAITS]      PROGRAM: rloop-awaits (benchmarks/awaits), built in release mode
 
-The median of the rounds; the last column is how many times pyo3-async-runtimes' round trips a second rloop makes.
+Shown are medians of the rounds. The last column is rloop's round trips a second divided by pyo3-async-runtimes'.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DIRECTIONS = {"rust": "Rust awaits Python", "python": "Python awaits Rust"}
 
 
 def measure(program: str, which: str, direction: str, awaits: int, clients: int) -> tuple[float, float, float]:
-    """Round trips per second, CPU microseconds for each, and kilobytes grown."""
+    """Round trips per second, CPU microseconds for each, and by how many kilobytes the process has grown."""
     command = [program, which, direction, str(awaits), str(clients)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate, cpu, grown = map(float, output.split())

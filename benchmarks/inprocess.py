@@ -1,7 +1,7 @@
 """What a loop spends on scheduling, without I/O: `inprocess.py LOOP [SCALE]` prints every figure as JSON.
 
-A figure is a coroutine function of the loop and of the number of operations. It is run in a process of its
-own (one per loop), a few times, and the best of them counts: CPU and wall time in ns per operation.
+A figure is a coroutine function of the loop and of the number of operations. It is run a few times, and the best time
+counts: CPU and wall time in ns per operation. Each loop has a process of its own.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import time
 import loops
 
 REPEATS = 5
-# What is outstanding at a time: a busy server's order of magnitude, small enough for the caches. With ten
-# times as much every loop is slower, by cache misses and garbage collections, and the ratios are others.
+# How many callbacks are scheduled at a time. A busy server has about as many, and they fit into the CPU's caches. With
+# ten times as many, cache misses and garbage collections make every loop slower and change the ratios.
 BATCH = 1000
 
 
@@ -33,7 +33,7 @@ async def trivial():
 
 
 async def flood(loop, fill, operations):
-    """Schedules from a callback, a batch at a time, and lets the loop run each batch."""
+    """Schedules one batch of callbacks after the other, from a callback. The loop runs each batch before the next."""
     done = loop.create_future()
     left = operations
 
@@ -160,7 +160,7 @@ async def run_in_executor(loop, operations):
 
 
 async def getaddrinfo(loop, operations):
-    """Of an address, which needs no look-up."""
+    """An address, which needs no look-up, is resolved."""
     for _ in range(operations):
         await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
 
@@ -178,7 +178,8 @@ def measure(run, operations: int, warmup: int) -> dict[str, float]:
 
 
 def timed(function, batch: int = 1, **options):
-    """A function of the loop and of the number of operations, which is rounded up to whole batches."""
+    """Makes a function that measures a figure. Its arguments are the loop and the number of operations, which is
+    rounded up to whole batches."""
 
     def run(loop, count):
         return loop.run_until_complete(function(loop, count, **options))
@@ -207,7 +208,8 @@ NAMES = list(FIGURES)
 
 
 def main(figures, name: str, scale: str = "1"):
-    """Prints what `figures` tell of the loop `name`: each a function as `timed` makes it, and how many operations."""
+    """Measures `figures` on the loop `name` and prints them. Each is a function that `timed` has made, and a number of
+    operations."""
     results = {}
     with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
         loop = runner.get_loop()

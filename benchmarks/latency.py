@@ -1,7 +1,7 @@
 """What a loop does when there is nothing to do, and how late it wakes up: `latency.py LOOP [--json]`.
 
-Idle: how often the process woke up and how many threads it has. Lateness: how long after the asked time a
-sleep ended, by `time.monotonic()`; a sleep that ends before its time by the loop's own clock is EARLY.
+Idle: how often the process woke up, and how many threads it has. Lateness: how long after its time a sleep ended, by
+`time.monotonic()`. If a sleep ends before its time, by that clock or by the loop's own, the line says EARLY.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def lines(results: dict[str, dict]):
     yield f"{'lateness of sleep, us':<22}{'min':>10}{'median':>10}{'p99':>10}{'min by loop.time()':>20}"
     for name, result in results.items():
         for row in result["lateness"]:
-            # The clocks are floats of seconds: a nanosecond is their noise.
+            # The clocks are floats of seconds, so differences of a few nanoseconds are rounding errors.
             early = "  EARLY" if row["min_by_loop_us"] < -0.01 or row["min_us"] < -0.01 else ""
             figures = f"{row['min_us']:>10.1f}{row['median_us']:>10.1f}{row['p99_us']:>10.1f}"
             label = f"{name} {row['delay'] * 1000:g} ms"

@@ -1,4 +1,4 @@
-"""The event loops that are compared: their names, how each is made, which are installed. No measuring."""
+"""The event loops that are compared: their names, how each is made, which are installed. Nothing here measures."""
 
 import asyncio
 import importlib
@@ -6,9 +6,9 @@ import importlib.metadata
 
 RIVALS = ("asyncio", "uvloop", "aiofastnet", "zuvloop")
 NAMES = ("rloop", *RIVALS)
-# The loop that the others are put in proportion to.
+# The loop that the others are compared with.
 BASE = "uvloop"
-# Transports of its own for another loop, which schedules: uvloop here. Only its I/O is worth measuring.
+# These have transports only, and use another loop, here uvloop, for everything else. Only their I/O is measured.
 TRANSPORTS_ONLY = frozenset({"aiofastnet"})
 
 
@@ -20,7 +20,7 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def installed(names: list[str]) -> dict[str, str]:
-    """The versions of those loops that can be imported; says so about the others."""
+    """The versions of the loops that can be imported. A line is printed for each of the others."""
     versions = {}
     for name in names:
         try:

@@ -1,15 +1,15 @@
 """What a loop spends on child processes: `processes.py LOOP [SCALE]` prints every figure as JSON.
 
-A spawn is timed from the call of `create_subprocess_exec` until `wait()` has returned, one child after the other. That
-is wall time by nature: the loop stands still while a fork copies its memory map, or a vfork waits for the child to have
-its program, and the caller waits for the news of the child's end. But nobody sleeps meanwhile: all of it is work, of
-the loop's process or of its child, and on a machine that does nothing else the CPU time of both together is the wall
-time, within some per cent. Where other programs run, a median of wall time tells how often they were met, and differs
-by a factor from run to run; the CPU time differs less. So the bars are on that, of the best of some batches. Wall time
-is shown beside it: the median, also of the best batch, and the 99th percentile of all.
+A spawn is timed from the call of `create_subprocess_exec` until `wait()` has returned. One child is spawned after the
+other. What a user feels is wall time: the loop stands still while fork copies its memory map, or while vfork waits
+until the child runs its program, and then the caller waits for the child's end. But nobody sleeps in that time. It is
+all work of the loop's process or of the child. So on a machine that does nothing else, the CPU time of both together
+equals the wall time within a few per cent. Where other programs run, they disturb the wall time much more: its median
+can double from run to run. Therefore the bars are on CPU time, that of the best of several batches. Wall time is shown
+as well: the median of the best batch, and the 99th percentile of all spawns.
 
-What goes through a child's pipes is measured as in `transfers.py`, in the CPU time of the loop's process. The other
-ends are programs in C, the same for every loop. What they cost without a loop is in `bare_pipes.py`.
+What goes through a child's pipes is measured as in `transfers.py`, by the CPU time of the loop's process. The other
+ends are programs in C, which are the same for every loop. `bare_pipes.py` measures the same without a loop.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ import inprocess
 KIB, MIB = 1024, 1024 * 1024
 TRUE = "/bin/true"
 BATCHES = 10
-# A batch ends after so long, but not before so many.
+# A batch ends after BATCH_SECONDS, but not before BATCH_AT_LEAST spawns.
 BATCH_SECONDS, BATCH_AT_LEAST = 0.1, 3
 SMALL, LARGE = 8 * KIB, 64 * KIB
 WRITE = bytes(LARGE)
@@ -38,13 +38,14 @@ PIPE, DEVNULL = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
 
 
 def resident() -> int:
-    """In bytes."""
+    """The resident memory of this process, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 def grow(mebibytes: int) -> mmap.mmap | None:
-    """Memory that makes this process so large, in pages of the usual size, as the small objects of a program have."""
+    """Allocates memory until this process has that size. The pages have the usual size, as those of a program with
+    many small objects."""
     if (lacking := mebibytes * MIB - resident()) <= 0:
         return None
     memory = mmap.mmap(-1, lacking, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -55,7 +56,7 @@ def grow(mebibytes: int) -> mmap.mmap | None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have been waited for."""
+    """The CPU time of this process, and of its children that have been waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -69,7 +70,7 @@ async def spawn(**pipes):
 
 
 async def batch(count: int, **pipes) -> tuple[list[float], float]:
-    """How long each spawn took, and the CPU time of one, in microseconds."""
+    """How long each spawn took, and the mean CPU time of one, in microseconds."""
     times: list[float] = []
     cpu, end = cpu_seconds(), time.perf_counter() + BATCH_SECONDS
     while len(times) < count and (len(times) < BATCH_AT_LEAST or time.perf_counter() < end):
@@ -80,7 +81,7 @@ async def batch(count: int, **pipes) -> tuple[list[float], float]:
 
 
 def measure_spawn(loop, count: int, mebibytes: int, **pipes) -> dict[str, float]:
-    """All in microseconds; p99 is the slowest where there are fewer than a hundred."""
+    """All in microseconds. With fewer than a hundred spawns, p99 is the slowest."""
     memory = grow(mebibytes)
     loop.run_until_complete(batch(BATCH_AT_LEAST, **pipes))
     batches = [loop.run_until_complete(batch(-(-count // BATCHES), **pipes)) for _ in range(BATCHES)]
@@ -98,7 +99,8 @@ def measure_spawn(loop, count: int, mebibytes: int, **pipes) -> dict[str, float]
 
 
 class Peer(asyncio.SubprocessProtocol):
-    """The parent's side. `received` is done when so many bytes have come, `gone` when all is over."""
+    """The parent's side. `received` is done when the expected number of bytes has come, `gone` when the child has
+    ended and its pipes are closed."""
 
     def __init__(self, expected: int = 0):
         loop = asyncio.get_running_loop()
@@ -133,7 +135,7 @@ class Peer(asyncio.SubprocessProtocol):
 
 
 class Echoed(Peer):
-    """Sends as often, each time what it has sent has come back."""
+    """Sends the message again each time that it has come back whole."""
 
     def pipe_data_received(self, fd, data):
         self.left -= len(data)
@@ -148,7 +150,7 @@ def writer_command(mebibytes: int, size: int) -> tuple[str, ...]:
 
 
 def reader_command(mebibytes: int) -> tuple[str, ...]:
-    """Ends when its input does, with status 1 if that was too little."""
+    """A command that reads all its input. Its exit status is 1 if that has the wrong length."""
     return "sh", "-c", f'test "$(wc -c)" -eq {mebibytes * MIB}'
 
 

@@ -1,8 +1,8 @@
-"""Samples and the tables made of them. Nothing here runs or measures anything.
+"""The samples, and the tables that are made of them. Nothing here runs or measures anything.
 
-A row is a configuration or a figure; per row and loop there is one sample per round. What is shown is the
-median of the rounds, and a ratio is the median of the ratios within each round, because the loops of a
-round ran side by side while the machine's speed drifts from round to round.
+A row is a configuration or a figure. For each row and loop there is one sample of each round. The tables show medians
+of the rounds. A ratio of two loops is computed within each round, and the median of these ratios is shown: the speed of
+the machine drifts from round to round, but the loops of one round ran at nearly the same time.
 """
 
 import statistics
@@ -12,12 +12,12 @@ import loops
 
 
 class Samples:
-    """What was measured, by row and loop; a (row, loop) that failed once is not used any more."""
+    """What was measured, by row and loop. After a failure, nothing of that row and loop is used any more."""
 
     def __init__(self):
         self.rounds = defaultdict(list)
         self.broken = {}
-        # (row, loop) that cannot be measured because the loop has no such thing, and what it says.
+        # Why a loop cannot do what a row measures, by (row, loop).
         self.lacking = {}
 
     def median(self, row: str, loop: str, metric: str) -> float | None:
@@ -25,18 +25,18 @@ class Samples:
         return statistics.median(values) if values else None
 
     def ratios(self, row: str, loop: str, metric: str, base: str = loops.BASE) -> list[float]:
-        """The loop's value in proportion to the base's, one per round."""
+        """The loop's value divided by the base's, one per round."""
         pairs = zip(self._samples(row, loop), self._samples(row, base), strict=False)
         return [own[metric] / other[metric] for own, other in pairs if other[metric]]
 
     def ratios_to_best(self, row: str, loop: str, metric: str) -> list[float]:
-        """The loop's value in proportion to the least of those rivals' that were measured, one per round."""
+        """The loop's value divided by the least value of the rivals that were measured, one per round."""
         rivals = filter(None, (self.values(row, name, metric) for name in loops.RIVALS))
         best = [min(together) for together in zip(*rivals, strict=False)]
         return [own / least for own, least in zip(self.values(row, loop, metric), best, strict=False) if least]
 
     def values(self, row: str, loop: str, metric: str) -> list[float]:
-        """The loop's value, one per round; none if it failed once."""
+        """The loop's values, one per round. There are none if it failed once."""
         return [sample[metric] for sample in self._samples(row, loop)]
 
     def _samples(self, row: str, loop: str) -> list[dict]:
@@ -50,7 +50,7 @@ class Samples:
 
 
 def print_table(title: str, rows: list[str], columns: list[str], cell):
-    """`cell(row, column)` gives a cell's text, nothing for an empty one."""
+    """`cell(row, column)` returns a cell's text, or None for an empty one."""
     texts = {(row, column): cell(row, column) or "-" for row in rows for column in columns}
     width = 2 + max(len(text) for text in [*texts.values(), *columns])
     first = max(len(text) for text in [*rows, title])
@@ -61,7 +61,7 @@ def print_table(title: str, rows: list[str], columns: list[str], cell):
 
 
 def value_cell(samples: Samples, metric: str, form: str = "{:.1f}", scale: float = 1.0):
-    """A cell with the median."""
+    """Makes a function for `print_table`, whose cells show the median."""
 
     def cell(row, loop):
         if (row, loop) in samples.broken:
@@ -73,7 +73,8 @@ def value_cell(samples: Samples, metric: str, form: str = "{:.1f}", scale: float
 
 
 def ratio_cell(samples: Samples, metric: str, form: str = "{:.1f}", rate: bool = False, scale: float = 1.0):
-    """A cell with the median and the ratio to the base's; with `rate`, the inverse: how often as fast."""
+    """Makes a function for `print_table`, whose cells show the median and the ratio to the base. With `rate` they show
+    the inverse ratio: how many times as fast the loop is."""
     plain = value_cell(samples, metric, form, scale)
 
     def cell(row, loop):

@@ -1,7 +1,7 @@
 """System calls per request of the echo servers: `syscalls.py [--loops ...]`. Needs strace.
 
-strace is attached when the load is warm and detached before it ends, so that only requests are counted.
-Tracing slows the server down, so more requests wait at each poll than usual and polls look rarer.
+strace is attached after the warm-up and detached before the load ends, so only requests are counted. Tracing slows the
+server down. Therefore more requests wait at each poll than usual, and there are fewer polls per request.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SENDS = ("write", "writev", "sendto", "sendmsg", "sendmmsg")
 
 
 class Strace:
-    """strace, attached to all threads of a process and counting, for the length of a `with` block."""
+    """Counts the system calls of all threads of a process during a `with` block, by strace."""
 
     def __init__(self, pid: int):
         self._tasks = pathlib.Path(f"/proc/{pid}/task")
@@ -51,7 +51,7 @@ class Strace:
         return "TracerPid:\t0\n" not in (task / "status").read_text()
 
     def counts(self) -> Counter[str]:
-        """Calls by name; to be asked after the block."""
+        """The number of calls of each name. To be called after the block."""
         counts: Counter[str] = Counter()
         for line in self._summary:
             # % time, seconds, usecs/call, calls, [errors,] name
@@ -62,7 +62,7 @@ class Strace:
 
 
 def count(loop: str, config: echo.Config, loadgen: str) -> Counter[str]:
-    """The system calls of so many requests to one server."""
+    """The system calls of one server for REQUESTS requests."""
     with Child(echo.server_command(loop, config.kind, loadgen)) as server:
         command = echo.load_command(loadgen, server.read(), config, "--requests", REQUESTS)
         with Child(command) as load:

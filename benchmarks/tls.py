@@ -1,8 +1,8 @@
-"""The TLS figures: echo, handshakes and memory per connection, each with a server of its own and the load generator.
+"""The TLS figures: echo, handshakes, and memory per connection. Each has a server of its own and the load generator.
 
-The servers use a context of Python's ssl module with OpenSSL's defaults (TLS 1.3, AES-256-GCM), the load generator
-uses rustls. The certificates are made here, by what the tests make theirs with. The limit beside the loops is the load
-generator's own server, on the same OpenSSL: what that costs with no loop and no Python.
+The servers use a context of Python's ssl module with OpenSSL's defaults (TLS 1.3, AES-256-GCM). The load generator
+uses rustls. The certificates are made by the module that the tests use. For comparison, the load generator's own server
+on the same OpenSSL shows the cost without a loop and without Python.
 """
 
 import functools
@@ -19,7 +19,7 @@ from support import certificates  # noqa: E402
 SIZES = (64, 1024, 10 * 1024, 100 * 1024)
 CONNECTIONS = 64
 IDLE = 1000
-# rloop by its other engine, the one that asks Python's ssl module for every step.
+# rloop with its other TLS engine, which calls Python's ssl module for each step.
 PORTABLE = "rloop-portable"
 KEYS = {"RSA-2048": certificates.rsa_server, "P-256": certificates.server}
 
@@ -60,7 +60,7 @@ class Shake:
         return True
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
-        """CPU time a handshake and the rate of them. A byte is echoed in each."""
+        """The CPU time of a handshake, and the rate. A byte is echoed in each connection."""
         with serving(loop, "protocol", pin, self.key) as server:
             options = echo.address_of(server.read()) | {"--connections": 32, "--timeout": START_SECONDS}
             options |= {"--seconds": seconds, "--warmup": echo.WARMUP_SECONDS}
@@ -81,7 +81,7 @@ class Idle:
         return True
 
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
-        """Resident memory of the server for each connection that has echoed something and waits now."""
+        """The server's resident memory for each connection that has echoed something and is idle now."""
         warm = echo.Config("protocol", 1024, 1)
         config = echo.Config("protocol", 1024, self.connections)
         with serving(loop, "protocol", pin) as server:
@@ -127,7 +127,7 @@ FULL: list[Echo | Shake | Idle] = [
 
 
 def names(chosen: list[str]) -> list[str]:
-    """The loops, and beside them the bare server, and what is of interest for TLS only."""
+    """The columns of the tables: the bare server, the loops, and rloop with its other engine."""
     return [echo.BARE, *chosen, *([PORTABLE] if "rloop" in chosen else [])]
 
 

@@ -1,8 +1,7 @@
 """What a loop spends on moving bytes and on making connections: `transfers.py LOOP [SCALE]` prints it as JSON.
 
-Both ends are on the loop that is measured, so a figure is what one end sends and the other receives, and the CPU time
-is all there is: nobody else takes part. A figure is a coroutine function of the loop and of the number of operations;
-how it is run, and what is printed, is as in `inprocess.py`.
+Both ends of each connection are on the loop that is measured, so the CPU time of this process is all that a transfer
+costs. A figure is a coroutine function of the loop and of the number of operations. It is run as in `inprocess.py`.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ BUFFER = 256 * KIB
 
 
 class Source(asyncio.Protocol):
-    """Writes as long as it may."""
+    """Writes until it is told to pause, and goes on when it is resumed."""
 
     resumed = None
 
@@ -46,7 +45,7 @@ class Source(asyncio.Protocol):
 
 
 class Sink(asyncio.Protocol):
-    """Counts what comes."""
+    """Counts the bytes that come. `received` is done when the expected number has come."""
 
     def __init__(self, expected):
         self.left = expected
@@ -59,7 +58,7 @@ class Sink(asyncio.Protocol):
 
 
 class BufferedSink(asyncio.BufferedProtocol):
-    """The same, into one buffer."""
+    """As `Sink`, but receives into a buffer of its own."""
 
     def __init__(self, expected):
         self.left = expected
@@ -77,7 +76,7 @@ class BufferedSink(asyncio.BufferedProtocol):
 
 @contextlib.asynccontextmanager
 async def tcp(loop, sink_class, expected):
-    """(source, sink), connected."""
+    """(source, sink), connected by TCP."""
     accepted = loop.create_future()
 
     def sink():
@@ -117,14 +116,14 @@ async def pipe(loop, sink_class, expected):
 
 
 async def bulk(loop, mebibytes, connected, size):
-    """One operation: a MiB, in writes of `size` bytes."""
+    """One operation is a MiB, in writes of `size` bytes."""
     async with connected(loop, Sink, mebibytes * MIB) as (source, sink):
         await source.write(bytes(size), mebibytes * MIB // size)
         await sink.received
 
 
 async def small_writes(loop, turns):
-    """Many in each."""
+    """One operation is a turn of the loop with SMALL_A_TURN writes."""
     async with tcp(loop, Sink, turns * SMALL_A_TURN * len(SMALL)) as (source, sink):
         for _ in range(turns):
             for _ in range(SMALL_A_TURN):
@@ -135,7 +134,7 @@ async def small_writes(loop, turns):
 
 @functools.cache
 def file_to_send():
-    """Made once, so that the first call pays for it, which is not measured."""
+    """The file is made by the first call, which is not measured."""
     file = tempfile.TemporaryFile()
     file.write(bytes(FILE))
     file.flush()
@@ -158,7 +157,7 @@ class Lost(asyncio.Protocol):
 
 
 async def connect_close(loop, connections):
-    """One after the other."""
+    """One connection after the other."""
     accepted = []
 
     def accept():

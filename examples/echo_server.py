@@ -1,4 +1,4 @@
-"""A TCP echo server on rloop: asyncio.Protocol and asyncio.Runner, nothing of rloop's but the loop.
+"""A TCP echo server on rloop, by asyncio.Protocol and asyncio.Runner. Only the loop is rloop's.
 
 Run `python examples/echo_server.py [PORT]` and then, in another terminal, `nc 127.0.0.1 8888`.
 """
@@ -16,7 +16,7 @@ class Echo(asyncio.Protocol):
     def data_received(self, data):
         self.transport.write(data)
 
-    # A client that sends without reading what comes back must not fill our memory: stop reading from it.
+    # A client may send without ever reading the echo. Then we stop reading from it, so that it cannot fill our memory.
     def pause_writing(self):
         self.transport.pause_reading()
 

@@ -1,9 +1,9 @@
-"""Drives the two programs that host Python, embed-plain and embed-axum, as a user would: `make test` builds them first.
+"""Checks the two programs that host Python, embed-plain and embed-axum. `make test` builds them and runs this.
 
-    embed_checks.py FOLDER      FOLDER: where cargo has put them
+    embed_checks.py FOLDER      FOLDER: where cargo has put the programs
 
-Each starts, says where it listens, answers clients that come at the same time, and ends cleanly when its standard
-input does. Standard library only.
+Each program must start, say where it listens, answer several clients at the same time, and end cleanly when its
+standard input ends. This file uses the standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SECONDS = 30
 
 @contextlib.contextmanager
 def running(program: Path) -> Iterator[tuple[str, int]]:
-    """The address of the program while it runs; afterwards it must end by itself, and have said nothing wrong."""
+    """Runs the program; the target of the `with` block is its address. Afterwards the program must end by itself,
+    without an error message."""
     process = subprocess.Popen(
         [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -44,7 +45,7 @@ def running(program: Path) -> Iterator[tuple[str, int]]:
 
 
 def lines(address: tuple[str, int], client: int) -> list[int]:
-    """Asks embed-plain; the numbers of the requests that it answered."""
+    """One client of embed-plain. Returns the numbers that the program has given to its requests."""
     numbers = []
     with socket.create_connection(address, timeout=SECONDS) as sock, sock.makefile("rw", encoding="utf-8") as file:
         for n in range(REQUESTS):
@@ -59,7 +60,7 @@ def lines(address: tuple[str, int], client: int) -> list[int]:
 
 
 def orders(address: tuple[str, int], client: int) -> None:
-    """Asks embed-axum, also for what there is not."""
+    """One client of embed-axum. It also asks for something that does not exist."""
     url = "http://{}:{}/quote".format(*address)
     for n in range(REQUESTS):
         name, price = ("apple", 3) if n % 2 else ("pear", 4)
@@ -70,7 +71,7 @@ def orders(address: tuple[str, int], client: int) -> None:
     except urllib.error.HTTPError as error:
         assert error.code == 404 and error.read().decode() == "KeyError: 'plum'"
     else:
-        raise AssertionError("a plum")
+        raise AssertionError("there is a price for plums")
 
 
 def main(folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Ends of the interpreter: threads post to a loop that runs, waits, was left open or is being closed, or the loop looks
-up names and hears nothing, and the interpreter exits.
+"""Checks that the interpreter exits at once and with the program's exit code, whatever a loop is doing at that time.
 
-`python examples/exits.py LOOP [COUNT]` does so COUNT times (500), prints how long the slowest end took, from the call
-of sys.exit() to the end of the process, and the exit codes that were not the program's own. Status 1 if there were
-any, or if an end took longer than a second.
+`python examples/exits.py LOOP [COUNT]` starts COUNT programs (500). In each, four threads call call_soon_threadsafe all
+the time, and the interpreter exits while the loop runs, is open, is closed or looks up names. Prints how long the
+slowest exit took, from the call of sys.exit() to the end of the process, and the exit codes that were not the program's
+own. The exit status is 1 if there were any, or if an exit took longer than a second.
 """
 
 import collections
@@ -57,7 +57,7 @@ end()
 
 
 def run(loop, source):
-    """The exit code, and how long the end took in seconds."""
+    """The exit code, how long the exit took in seconds, and what was printed to stderr."""
     source = START.format(loop=loop, code=CODE) + source
     process = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", source], capture_output=True, text=True, timeout=60

@@ -1,10 +1,11 @@
-"""Soak test: many requests against real servers on one loop; answers are right and nothing is left behind.
+"""Soak test: many requests to real servers on one loop. It checks the answers, and that nothing is left behind.
 
 `python examples/soak.py LOOP [--quick] [--servers uvicorn,aiohttp,streams,protocol]`
 
-uvicorn, aiohttp and streams: 10,000 requests over 100 keep-alive connections each, then the open files
-are counted. protocol: 5,000 connections ended in five ways, then open files, live objects and memory are.
-Each server is a child process (soak_server.py). Prints a line for each; exit status 1 on any error or leak.
+uvicorn, aiohttp and streams each get 10,000 requests over 100 keep-alive connections. Then their open files are
+counted. protocol gets 5,000 connections, which end in five ways. Then its open files, live objects and memory are
+compared. Each server is a child process (soak_server.py). Prints a line for each server. The exit status is 1 after any
+error or leak.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "soak_server.py")
 THREADS = 10
 STEP_LIMIT = 15  # seconds for any single step
-TIME_LIMIT = 180  # for everything, which takes about 20
+TIME_LIMIT = 180  # seconds for everything, which takes about 20
 BATCH = 50  # connections open at the same time in the protocol round
 MAX_GROWTH = 1 << 20  # bytes of resident memory
 
@@ -32,7 +33,7 @@ class Failure(Exception):
     """The server has done something wrong, or left something behind."""
 
 
-# What a server that misbehaves can bring about here; anything else is a bug of this file.
+# The exceptions that a wrong server can cause here. Any other exception is a bug of this file.
 FAILURES = (Failure, OSError, ValueError, http.client.HTTPException, subprocess.TimeoutExpired)
 
 
@@ -80,7 +81,7 @@ class Child:
         return files
 
     def wait_for_open_files(self, number):
-        """The open files as soon as they are that few: the last connections may just be closing."""
+        """The open files, as soon as there are no more than that. The last connections may take a moment to close."""
         deadline = time.monotonic() + STEP_LIMIT
         while len(files := self.open_files()) > number and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -91,7 +92,7 @@ class Child:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def report(self, ended):
-        """What the server counts as alive after so many connections have ended."""
+        """How many objects are alive at the server once that many connections have ended."""
         self.process.stdin.write(f"{ended}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -110,10 +111,10 @@ class Child:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("loop", help="rloop, asyncio or another module that has new_event_loop()")
-    parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the requests and connections")
     parser.add_argument("--servers", default="uvicorn,aiohttp,streams,protocol", help="default: %(default)s")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(1))  # through the `with` that ends the child
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(1))  # the `with` below ends the child
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(TIME_LIMIT)
     failed = False
@@ -144,7 +145,7 @@ def out_of_time(signum, frame):
 
 def soak_requests(child, requests, connections):
     begin = time.monotonic()
-    # One connection stays open all the time: once it has an answer, the server has all it needs to serve.
+    # One connection stays open all the time. When it has an answer, the server has opened all files that it needs.
     witness = open_client(child.port)
     errors = exchange([witness], "witness", 0)
     before = child.open_files()
@@ -171,7 +172,7 @@ def soak_requests(child, requests, connections):
 
 
 def drive(port, thread, connections, rounds):
-    """One thread's connections: sends on all of them, then reads from all of them, and so on."""
+    """The connections of one thread. Sends on all of them, then reads from all of them, and so on."""
     clients, errors = [], []
     try:
         clients += [open_client(port) for _ in range(connections)]
@@ -193,7 +194,7 @@ def open_client(port):
 
 
 def exchange(clients, name, number):
-    """One request on each connection, all of them under way together; returns what was wrong."""
+    """Makes a request on each connection, all at the same time. Returns what was wrong with the answers."""
     bodies = []
     for index, client in enumerate(clients):
         body = f"{name}, connection {index}, request {number};".encode()
@@ -211,7 +212,7 @@ def exchange(clients, name, number):
 
 def soak_connections(child, connections):
     begin = time.monotonic()
-    settled = connections // 5  # by then every allocator and cache of the server has its size
+    settled = connections // 5  # from then on the server's allocators and caches do not grow any more
     with child.connect() as witness:
         echo_line(witness, b"hello\n")
         before = child.open_files()
@@ -237,7 +238,7 @@ def soak_connections(child, connections):
 
 
 def open_and_end(child, numbers):
-    """Batches of connections that are open together; each ends in one of five ways."""
+    """Opens the connections in batches that are open at the same time. Each connection ends in one of five ways."""
     for start in range(numbers.start, numbers.stop, BATCH):
         batch = [(number, child.connect()) for number in range(start, min(start + BATCH, numbers.stop))]
         for number, sock in batch:

@@ -1,7 +1,7 @@
-"""The child processes of soak.py: one small echo server for each way of serving, on a loop given by name.
+"""The child processes of soak.py: small echo servers by uvicorn, aiohttp, asyncio's streams and a protocol.
 
-`python examples/soak_server.py uvicorn|aiohttp|streams|protocol LOOP` prints the port it listens on and
-serves until SIGTERM, which ends it with status 0. No client and no verdict here.
+`python examples/soak_server.py uvicorn|aiohttp|streams|protocol LOOP` prints the port it listens on and serves until
+SIGTERM, which ends it with status 0. Nothing is checked here.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import socket
 import sys
 import weakref
 
-KEEP_ALIVE = 600  # seconds: no server may close an idle connection of its own accord while soak.py looks
+KEEP_ALIVE = 600  # seconds, so long that no server closes an idle connection while soak.py runs
 
 
 def loop_factory(name):
@@ -23,8 +23,8 @@ def loop_factory(name):
 
 
 def listen():
-    """A listening socket, whose port the parent reads from our standard output."""
-    # asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+    """A listening socket. The parent reads its port from our standard output."""
+    # The protocol must be given: asyncio sets TCP_NODELAY only on sockets whose `proto` is IPPROTO_TCP.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.bind(("127.0.0.1", 0))
     sock.listen(512)
@@ -45,7 +45,7 @@ def serve_uvicorn(loop_name):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    # uvicorn raises SIGTERM again after its graceful stop.
+    # After its graceful stop uvicorn sends itself the signal again.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     config = uvicorn.Config(
         echo,
@@ -79,7 +79,7 @@ def serve_aiohttp(loop_name):
 
 
 def serve_streams(loop_name):
-    """Just enough of HTTP/1.1 to keep a connection alive."""
+    """Just enough of HTTP/1.1 for several requests on a connection."""
 
     async def echo(reader, writer):
         try:
@@ -119,7 +119,7 @@ class Census:
 
     def count(self):
         gc.collect()
-        # Both ways of counting, and the larger number: either may be blind to what the other one sees.
+        # Each way of counting can miss objects that the other one finds, so the larger number counts.
         types = [type(thing) for thing in gc.get_objects()]
         return {
             "protocols": max(len(self.protocols), types.count(EchoLine)),
@@ -157,7 +157,7 @@ class EchoLine(asyncio.Protocol):
 
 
 def serve_protocol(loop_name):
-    """Answers each line "NUMBER" on standard input by what is alive once so many connections have ended."""
+    """Answers each line "NUMBER" on standard input by what is alive once that many connections have ended."""
     census = Census()
 
     async def main():
@@ -179,7 +179,7 @@ def serve_protocol(loop_name):
             number = int(await commands.get())
             while census.ended < number:  # the parent gives up on us if this takes too long
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0)  # the callback that ended the last connection is over
+            await asyncio.sleep(0)  # until the callback that ended the last connection has returned
             print(json.dumps(census.count()), flush=True)
 
     with asyncio.Runner(loop_factory=loop_factory(loop_name)) as runner:

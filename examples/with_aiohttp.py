@@ -1,4 +1,4 @@
-"""aiohttp on rloop: hand run_app() a loop.
+"""aiohttp on rloop: give run_app() a loop.
 
 Run `python examples/with_aiohttp.py [PORT]` and then `curl http://127.0.0.1:8080/world`.
 """

@@ -1,4 +1,4 @@
-"""uvicorn on rloop: name the function that makes the loop.
+"""uvicorn on rloop: give uvicorn the name of the function that makes the loop.
 
 On the command line: `uvicorn --app-dir examples with_uvicorn:app --loop rloop:new_event_loop`.
 In a program, as below: `python examples/with_uvicorn.py [PORT]` and then `curl http://127.0.0.1:8000/`.

@@ -1,17 +1,18 @@
 //! rloop: an asyncio event loop in Rust.
 //!
-//! - `reactor`: readiness polling, timers, the ready queue, cross-thread wake-ups. Pure Rust; needs no Python.
-//! - `transports`: from readiness to protocols and from writes to system calls; their decisions are pure too.
-//! - `py`: what the crate needs of Python itself; `error`: Rust's errors as Python's exceptions.
+//! - `reactor`: polling for readiness, timers, the ready queue, wake-ups from other threads. Pure Rust; it needs no
+//!   Python.
+//! - `transports`: from readiness to calls of protocols, and from writes to system calls. Its decisions are pure, too.
+//! - `py`: what the crate needs of Python itself. `error`: errors of Rust as exceptions of Python.
 //! - `handle`: callbacks. `core`: the state of a loop. `run`: one turn of it.
-//! - `event_loop`: what Python sees of a loop; `rloop.Loop` in `python/rloop` completes it.
+//! - `event_loop`: what Python sees of a loop. `rloop.Loop` in `python/rloop` completes it.
 //! - `embed`: loops for Rust programs that host Python, with the feature of that name.
 //!
-//! No logic here: a map, and the list of what the extension module exports.
+//! This file has no logic. It is a map, and the list of what the extension module exports.
 
 #![deny(missing_docs)]
 
-// Public for the tests without Python only; what hosts may use is `embed`.
+// These two are public only so that they can be tested without Python. The API for hosts is `embed`.
 #[doc(hidden)]
 pub mod reactor;
 #[doc(hidden)]
@@ -33,13 +34,14 @@ mod py;
 #[cfg(feature = "python")]
 mod run;
 
-/// The extension module `rloop._rloop`. It says that it needs the GIL: CPython's builds without one turn it on then.
+/// The extension module `rloop._rloop`. `gil_used`: it needs the GIL, which free-threaded builds of CPython turn on
+/// then.
 #[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = true)]
 mod _rloop {
     use pyo3::prelude::*;
 
-    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, add_raw_methods, new_event_loop};
+    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, complete, new_event_loop};
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
     use crate::transports::datagram::DatagramTransport;
@@ -50,7 +52,7 @@ mod _rloop {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // Before any class is made: classes are made once in a process, of the objects of one interpreter.
+        // First of all: a class is made once in a process, from the objects of one interpreter.
         crate::py::interpreter::refuse_subinterpreter(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add_class::<BareSocket>()?;
@@ -67,7 +69,7 @@ mod _rloop {
         module.add_class::<TlsLayer>()?;
         module.add_class::<TlsTransport>()?;
         module.add_class::<WritePipeTransport>()?;
-        module.add_function(wrap_pyfunction!(add_raw_methods, module)?)?;
+        module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;

@@ -1,6 +1,6 @@
-"""The ASGI application that the demo serves: plain Starlette, as a user would write it.
+"""The ASGI application that the demo serves. It is plain Starlette, as a user would write it.
 
-Nothing here knows or chooses an event loop; the application only reports which one it runs on.
+Nothing here chooses an event loop. The application only reports on which loop it runs.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
-# uvicorn raises SIGTERM once more after it has stopped gracefully, and hands it to the handler that was there
-# before: with this one the process ends with status 0 instead of "killed by signal 15".
+# After its graceful stop uvicorn sends itself SIGTERM again, for the handler that was installed before its own. With
+# this handler the process ends with status 0. Without it, the signal would kill the process.
 signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
 
 jobs: dict[int, asyncio.Future[str]] = {}
@@ -25,7 +25,7 @@ produced = {"chunks": 0}
 
 
 def piece(number, size):
-    """The chunk of that number: the client builds the same one to compare."""
+    """The chunk with this number. The client makes the same one, to compare."""
     return (b"%08d" % number) * (size // 8)
 
 
@@ -68,7 +68,7 @@ async def stream_progress(request):
 
 
 async def slow(request):
-    """About a second of answer: what a graceful shutdown has to wait for."""
+    """An answer that takes about a second. A graceful shutdown has to wait for it."""
 
     async def body():
         for number in range(10):
@@ -79,7 +79,7 @@ async def slow(request):
 
 
 async def start_job(request):
-    """Answers at once; the work is done after the answer has gone out."""
+    """Answers at once. The work is done after the answer has been sent."""
     job, body = next(job_numbers), await request.body()
     result = jobs[job] = asyncio.get_running_loop().create_future()
 
@@ -96,7 +96,7 @@ async def finish_job(request):
 
 
 async def plain(scope, receive, send):
-    """The shortest possible ASGI application: what is measured with it is the server and the loop."""
+    """The shortest possible ASGI application, so that the server and the loop are what is measured."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"13")]})
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 

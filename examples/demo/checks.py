@@ -1,7 +1,7 @@
-"""What the demo checks: each function talks to a running server and compares every answer.
+"""What the demo checks. Each function talks to a running server and compares every answer.
 
-A check returns one line that says what was seen, or raises CheckFailed. The clients (httpx, websockets) use
-blocking sockets, so they judge the loop under test without running on one.
+A check returns one line that says what it has seen, or raises CheckFailed. The clients (httpx, websockets) use blocking
+sockets, so they do not depend on any event loop.
 """
 
 import hashlib
@@ -72,7 +72,8 @@ def request_body(server):
 
 
 def streaming_body(server):
-    """Also that a slow reader holds up neither the other clients nor, by a growing buffer, the server."""
+    """Also checks that a client that reads slowly does not delay other clients, and does not make a buffer of the
+    server grow."""
     chunks, size = 512, 65536
     expected = hashlib.sha256()
     for number in range(chunks):
@@ -138,7 +139,7 @@ def websocket_echo(server):
 
 
 def graceful_shutdown(server):
-    """SIGTERM arrives in the middle of an answer: the rest must follow, then the process ends with 0."""
+    """SIGTERM arrives in the middle of an answer. The rest must follow, and then the process must end with status 0."""
     expected = b"".join(piece(number, 1024) for number in range(10))
     with new_client(server) as client, client.stream("GET", "/slow") as answer:
         body = answer.iter_raw()

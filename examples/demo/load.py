@@ -1,6 +1,6 @@
-"""The client that measures: a fixed number of connections, each with one request in flight.
+"""The client that measures. It has a fixed number of connections, each with one request under way.
 
-It is the same for every loop, runs on none (plain selectors) and compares every answer.
+It uses selectors and no event loop, so it is the same for every loop that is measured. It compares every answer.
 """
 
 import os
@@ -25,7 +25,7 @@ def get(path):
 
 
 class Workload:
-    """A request to repeat, and how its answer begins and ends (the date in between may change)."""
+    """A request that is repeated, and how its answer begins and ends. What is between may change: it has the date."""
 
     def __init__(self, name, request, start, end, opening=None):
         self.name = name
@@ -49,7 +49,7 @@ WORKLOADS = [
 
 
 def open_connection(server, workload):
-    """A connection, and the length of an answer on it: all answers to the same request are as long."""
+    """A connection, and the length of an answer. All answers to the same request have the same length."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if workload.opening:
@@ -73,7 +73,7 @@ def read_until(connection, end):
 
 
 def run(server, workload, seconds):
-    """Drives the server for so long; returns a `Slice`."""
+    """Loads the server for that time; returns a `Slice`."""
     selector = selectors.DefaultSelector()
     pending = {}
     try:
@@ -120,7 +120,7 @@ def drive(server, workload, seconds, selector, pending):
 
 
 def machine_seconds():
-    """CPU time that all processes have used, and what other virtual machines have taken; 0 where it is not known."""
+    """The CPU time that all processes have used, and other virtual machines have taken. 0 if it is unknown."""
     try:
         with open("/proc/stat") as file:
             _, user, nice, system, _, _, _, _, steal, *_ = file.readline().split()

@@ -1,8 +1,8 @@
-"""What the demo's measurements say: the table, the warning of a busy machine, the sentence at the end.
+"""What the demo prints of its measurements: the table, a warning if the machine is busy, and the sentence at the end.
 
-Nothing is measured here. A slice is what one loop did in a fraction of a second. The slices of a round ran one right
-after the other, so their ratio is the loops' and not the machine's, whose speed drifts. What is shown is the median of
-the rounds' ratios, with the least and the greatest of them.
+Nothing is measured here. A slice is what one loop did in a fraction of a second. The speed of the machine drifts, but
+the slices of one round ran directly one after the other. So a ratio is computed within each round. The table shows the
+median of these ratios, with the least and the greatest.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # (title, property of a slice, how it is written)
 FIGURES = (("requests a second", "rate", "{:,.0f}"), ("server CPU, µs a request", "cost", "{:.1f}"))
 
-# More CPUs than this in use by other processes: the figures are not to be trusted.
+# If other processes use more CPUs than this, the figures are not reliable.
 BUSY = 0.2
 
 
@@ -20,7 +20,7 @@ class Slice:
     requests: int
     seconds: float
     cpu_seconds: float
-    # How many CPUs other processes used meanwhile.
+    # How many CPUs other processes used at the same time.
     others: float = 0.0
 
     @property
@@ -51,7 +51,7 @@ class Ratio:
 
 
 class Results:
-    """All slices, by workload and loop: of one round each, in order."""
+    """All slices by workload and loop, one of each round, in the order of the rounds."""
 
     def __init__(self, loops):
         self.loops = loops
@@ -67,17 +67,17 @@ class Results:
         return self._slices[workload, loop]
 
     def ratio(self, figure, workload, loop, base):
-        """How `figure` of the loop's slices compares with that of the base's."""
+        """The ratio of a figure of the loop to the same figure of the base."""
         own, others = self.slices(workload, loop), self.slices(workload, base)
         return Ratio.of((getattr(a, figure), getattr(b, figure)) for a, b in zip(own, others, strict=True))
 
     def others(self):
-        """How many CPUs other processes used, the median of all slices."""
+        """How many CPUs other processes used: the median of all slices."""
         return statistics.median(one.others for slices in self._slices.values() for one in slices)
 
 
 def lines(results):
-    """The table, and what is to be known about it."""
+    """The lines of the table."""
     own, *rivals = results.loops
     heads = [f"{own} / {rival} (range)" for rival in rivals]
     for title, figure, form in FIGURES:
@@ -95,7 +95,7 @@ def _row(name, values, ratios):
 
 
 def warning(others, load_average, cpus):
-    """What to say if the machine has other things to do, else None."""
+    """The warning, if the machine is busy with other things, else None."""
     if others <= BUSY:
         return None
     return (
@@ -124,7 +124,7 @@ def _span(ratios):
 
 
 def _doubt(ratios, rival):
-    """Said when the rounds contradict each other."""
+    """What the sentence adds if the rounds contradict each other."""
     doubtful = sum(ratio.least <= 1 <= ratio.greatest for ratio in ratios)
     if not doubtful:
         return ""

@@ -2,9 +2,10 @@
 
 `python examples/demo/run.py [--loops rloop,asyncio] [--seconds 0.25] [--rounds 12]`
 
-Starts a server process for each loop, checks every answer of each, measures them with the same client in short slices
-that take turns, stops each in the middle of an answer, prints a table and the result in a sentence. Exit status 1 and
-a message on any failure. Only the order of steps lives here.
+It starts a server process for each loop and checks the answers of each. Then it measures the servers with the same
+client, in turn, for a short time each. Then it stops each server in the middle of an answer. It prints a table, and the
+result in a sentence. After any failure it prints a message and ends with status 1. This file has only the order of the
+steps.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=12, help="slices of each loop (default: %(default)s)")
     arguments = parser.parse_args()
     begin = time.monotonic()
-    # Both end the demo through the `with` below, which ends the servers.
+    # Both raise an exception, so that the `with` in `demo` ends the servers.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(1))
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(TIME_LIMIT)
@@ -68,16 +69,16 @@ def run_check(server, check):
     except CheckFailed as failure:
         raise CheckFailed(f"{server.loop_name}: {check.__name__}: {failure}") from None
     except Exception as error:
-        # A client that cannot go on (connection refused, time-out) is a failed check, not a bug of the demo.
+        # If a client cannot go on (connection refused, time-out), the check has failed. It is no bug of the demo.
         raise CheckFailed(f"{server.loop_name}: {check.__name__}: {error!r}\n{server.log_text()}") from error
 
 
 def measure(servers, seconds, rounds):
-    """The loops in turn, in slices so short that the machine is the same for those of a round."""
+    """Measures the loops in turn. The slices are short, so that the machine's speed is the same for all of a round."""
     results = result.Results([server.loop_name for server in servers])
     for workload in load.WORKLOADS:
         for number in range(rounds):
-            # Whoever comes first may find the machine warmer or colder: take turns at that too.
+            # To be first in a round may be an advantage or a disadvantage, so the order alternates.
             for server in servers if number % 2 == 0 else reversed(servers):
                 results.add(workload.name, server.loop_name, load.run(server, workload, seconds))
         for server in servers:

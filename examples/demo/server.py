@@ -1,6 +1,6 @@
-"""One uvicorn process: started on a loop given by name, watched through its log, always ended.
+"""One uvicorn process: it is started on a loop given by name, and its log is read. It is always ended.
 
-No checks of answers and no measuring here.
+No answers are checked here, and nothing is measured.
 """
 
 import os
@@ -14,14 +14,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 START_LIMIT = 20  # seconds
 STOP_LIMIT = 15
 
-# uvicorn knows asyncio's loop by name; any other one is given to it as the function that makes a loop.
+# uvicorn has a name for asyncio's loop. For any other loop it gets the name of the function that makes one.
 UVICORN_NAMES = {"asyncio": "asyncio"}
 
 COMPLAINT = re.compile(r"Traceback|ERROR|WARNING|never (retrieved|awaited)|destroyed but|Warning:")
 
 
 class CheckFailed(Exception):
-    """Something did not come out as it should; the message says what."""
+    """A check has failed. The message says what was wrong."""
 
 
 def check(true, message):
@@ -39,7 +39,7 @@ class UvicornProcess:
             [
                 sys.executable, "-m", "uvicorn", "app:app", "--app-dir", HERE,
                 "--loop", UVICORN_NAMES.get(loop_name, f"{loop_name}:new_event_loop"),
-                "--host", "127.0.0.1", "--port", "0",  # the system picks a free port, the log tells which
+                "--host", "127.0.0.1", "--port", "0",  # the system chooses a free port, which the log names
                 "--no-access-log", "--no-use-colors", "--lifespan", "on",
                 "--timeout-graceful-shutdown", "10",
             ],
@@ -92,8 +92,10 @@ class UvicornProcess:
         return "".join(f"    | {line}\n" for line in self.log[-40:])
 
     def cpu_seconds(self):
-        """User and system time of the process so far, to the nanosecond, where /proc/PID/stat counts in steps of 10 ms:
-        the clock that clock_getcpuclockid(3) names, which Python does not have for other processes."""
+        """The user and system time of the process, in nanosecond resolution; /proc/PID/stat has steps of 10 ms.
+
+        Python has no clock_getcpuclockid(3) for other processes, so the clock's number is computed as Linux does it.
+        """
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def _read_log(self):

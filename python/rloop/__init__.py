@@ -2,8 +2,8 @@
 
     asyncio.run(main(), loop_factory=rloop.new_event_loop)
 
-Only the package's names live here. The loop is `_loop.py` over the extension module `_rloop`; what asyncio is giving up
-(event loop policies) is `_policy.py` and loaded when asked for. `python -m rloop` says what is installed.
+Only the names of the package live here. The loop is in `_loop.py`, on top of the extension module `_rloop`. The event
+loop policies, which asyncio is giving up, are in `_policy.py`. `python -m rloop` says what is installed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ("Loop", "__version__", "new_event_loop", "run")
 
-# Policies are deprecated in Python 3.14 and gone in 3.16: so are these two. They warn when they are called, not when
-# they are looked at, which `inspect` and `help()` do with every name.
+# As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
+# not when they are looked at: `inspect` and `help()` look at every name.
 _POLICY_NAMES = frozenset({"EventLoopPolicy", "install"}) if sys.version_info < (3, 16) else frozenset()
 
 
-# Hidden from type checkers, for which it would make every misspelt name right.
+# Type checkers do not see this: with it, they would accept every misspelt name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
@@ -37,7 +37,7 @@ if not TYPE_CHECKING:
         return getattr(_policy, name)
 
 
-# The names by which programs know them, for pickle, documentation and error messages.
+# Pickle, documentation and error messages name these by the package, and not by the module that they are in.
 for _public in (Loop, new_event_loop, run):
     _public.__module__ = __name__
 del _public

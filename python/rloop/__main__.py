@@ -19,11 +19,11 @@ SUMMARY = "An asyncio event loop written in Rust"
 
 
 def complaints() -> list[str]:
-    """What is wrong with the installation, if anything."""
+    """What is wrong with the installation; an empty list if nothing is."""
     try:
         installed = importlib.metadata.metadata("rloop")
     except importlib.metadata.PackageNotFoundError:
-        # A program that hosts Python has the package in itself.
+        # A program that hosts Python has the package compiled into it, without metadata.
         return []
     if installed["Summary"] != SUMMARY:
         return [f"the package installed as rloop {installed['Version']} is another project: {installed['Summary']}"]

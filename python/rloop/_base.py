@@ -1,8 +1,8 @@
-"""The foundation of `Loop`: the native loop completed by `asyncio.BaseEventLoop`.
+"""The base class of `Loop` and of its parts: the native loop, completed by `asyncio.BaseEventLoop`.
 
-Native is what runs per callback, per packet or per timer (`_rloop.EventLoop`, first in the order of resolution). What
-runs per connection or per loop is asyncio's own code for the running version, where it is exact: happy eyeballs,
-servers, executors, exception handlers, async generators. No behaviour of ours lives here.
+`_rloop.EventLoop` comes first in the order of method resolution. It has what runs once for each callback, packet or
+timer. What runs once for each connection or loop is asyncio's own code, which is exact for the running Python version:
+happy eyeballs, servers, executors, exception handlers, asynchronous generators. Nothing is implemented here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class LoopBase(_rloop.EventLoop, base_events.BaseEventLoop):
-    """What every part of `Loop` builds on."""
+    """The base class of every part of `Loop`."""
 
     if TYPE_CHECKING:
-        # What is used here of `BaseEventLoop` and is not public, so that a type checker does not know it.
+        # Private names of `BaseEventLoop` that the parts use, and that a type checker does not know.
         _executor_shutdown_called: bool
 
         def _check_closed(self) -> None: ...

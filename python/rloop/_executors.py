@@ -1,7 +1,8 @@
 """Executors: `run_in_executor`, and the executor that a loop makes for itself.
 
-From the future of an executor's thread to one of the loop it is one step. What becomes of the job decides asyncio's own
-code (`futures._copy_future_state`). asyncio's general chain of any two futures costs a fifth more of a round trip.
+A job that has ended in an executor's thread completes the loop's future by one `call_soon_threadsafe`. How the result
+is copied is decided by asyncio's own `futures._copy_future_state`. asyncio chains the two futures by general code,
+which makes a round trip a fifth slower.
 """
 
 from __future__ import annotations
@@ -27,28 +28,29 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-# How many look-ups a loop has under way at a time; as many threads as asyncio's executor has at most.
+# The largest number of threads that look up names for one loop. asyncio's executor has at most as many threads.
 _LOOK_UPS = 32
 
-# A job, and what it calls. None: the threads end.
+# A job of a look-up, and what it calls. In the queue, None ends the threads.
 _LookUp = tuple["concurrent.futures.Future[Any]", "Callable[[], Any]"]
 
 
 class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
-    """The executor of a loop that was given none: asyncio's, but that name look-ups have daemon threads.
+    """A loop's own executor: asyncio's, except that names are looked up in daemon threads.
 
-    The interpreter joins the threads of an executor when it ends. A look-up of which nobody hears any more can take
-    half a minute, and nobody can end it: only that is not waited for. `shutdown()` waits for all the same.
+    When the interpreter ends, it joins the threads of every executor. A look-up can take half a minute and cannot be
+    cancelled, even if nobody wants its result any more. So the interpreter does not wait for look-ups; for all other
+    jobs it does, as on asyncio. `shutdown()` waits for look-ups, too.
     """
 
     def __init__(self) -> None:
         super().__init__(thread_name_prefix="asyncio")
         self._look_ups: queue.SimpleQueue[_LookUp | None] = queue.SimpleQueue()
         self._look_up_threads: list[threading.Thread] = []
-        # One for each thread that has nothing to do.
+        # Counts the look-up threads that are idle.
         self._look_up_idle = threading.Semaphore(0)
         self._look_up_lock = threading.Lock()
-        # Ends the threads: by shutdown(), or if the loop is dropped unclosed.
+        # Ends the look-up threads: called by shutdown(), or when a loop is dropped without being closed.
         self._end_look_ups = weakref.finalize(self, self._look_ups.put, None)
         self._end_look_ups.atexit = False
 
@@ -84,19 +86,19 @@ class DefaultExecutor(concurrent.futures.ThreadPoolExecutor):
 
 
 def _is_look_up(function: object) -> bool:
-    """Whether this is how a loop looks up names. Programs put functions of their own in the place of `socket`'s."""
+    """True for the functions by which asyncio looks up names, if the program has not replaced them."""
     logged = base_events.BaseEventLoop._getaddrinfo_debug  # type: ignore[attr-defined]
     function = getattr(function, "__func__", function)
     return function is socket.getaddrinfo or function is socket.getnameinfo or function is logged
 
 
 def _look_up_names(look_ups: queue.SimpleQueue[_LookUp | None], idle: threading.Semaphore) -> None:
-    """What a thread for look-ups does. It keeps no executor alive."""
+    """What a look-up thread does. It does not refer to the executor, so that it does not keep it alive."""
     while (look_up := look_ups.get()) is not None:
         _perform(*look_up)
         del look_up
         idle.release()
-    # For the next thread.
+    # The None is for the next thread.
     look_ups.put(None)
 
 
@@ -107,19 +109,19 @@ def _perform(job: concurrent.futures.Future[_T], call: Callable[[], _T]) -> None
         result = call()
     except BaseException as exc:
         job.set_exception(exc)
-        # The traceback refers to this frame.
+        # The exception's traceback refers to this frame, and the frame to the job.
         del job
     else:
         job.set_result(result)
 
 
 class ExecutorMethods(LoopBase):
-    """A part of `Loop`."""
+    """The part of `Loop` with `run_in_executor`."""
 
     def run_in_executor(
         self, executor: concurrent.futures.Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
-        """Call `func(*args)` in a thread of the executor; None: of the loop's own. The future gets the result."""
+        """Call `func(*args)` in a thread of the executor, or of the loop's own if that is None. Return a future."""
         self._check_closed()
         if self._debug:
             self._check_callback(func, "run_in_executor")
@@ -137,7 +139,7 @@ class ExecutorMethods(LoopBase):
 
 
 class _Completion:
-    """Called in the executor's thread when the job is done, or where it was cancelled."""
+    """Completes a loop's future. It is called when the job is done, in the thread that ran or cancelled it."""
 
     __slots__ = ("_cancel", "_future", "_loop")
 
@@ -148,7 +150,7 @@ class _Completion:
 
     def __call__(self, job: concurrent.futures.Future[Any]) -> None:
         future, cancel = self._future, self._cancel
-        # The job keeps this object.
+        # The job keeps this object, and must not keep the future.
         del self._future, self._cancel
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_complete, future, job, cancel)

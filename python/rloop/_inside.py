@@ -1,7 +1,8 @@
-"""What programs find that look inside a loop: `_ready`, `_scheduled` and `_selector`, as asyncio's loops have them.
+"""The private attributes `_ready`, `_scheduled` and `_selector` of asyncio's loops, for programs that use them.
 
-A turn of rloop uses none of this. Who reads it gets views of the native queues, and who changes it changes those:
-`nest_asyncio` runs turns of its own by them, Home Assistant reads the timers, `looptime` waits in its own way.
+They are views: what a program reads comes from the native queues, and what it changes is changed there. `nest_asyncio`
+runs turns of its own by them, Home Assistant reads the timers, `looptime` replaces how a loop waits. rloop's own turns
+use nothing of this file.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import _rloop
-from ._base import LoopBase
+from ._signals import SignalMethods
 
 if TYPE_CHECKING:
+    from ._base import LoopBase
     from ._signals import Signals
 
 
 def outside_tasks() -> None:
-    """Called before and after a wait where a profiler looks on: it sees that the time is no task's own."""
+    """Called before and after a wait while a profiler is set, so that it does not count the wait as a task's time."""
 
 
-class InsideMethods(LoopBase):
-    """A part of `Loop`."""
-
-    _signals: Signals
+class InsideMethods(SignalMethods):
+    """The part of `Loop` with asyncio's private attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class InsideMethods(LoopBase):
 
     @property
     def _ready(self) -> _rloop.ReadyHandles:
-        """What is to run in the next turn, as a deque."""
+        """The handles that run in the next turn, as a deque."""
         return _rloop.ReadyHandles(self)
 
     @_ready.setter
     def _ready(self, handles: Iterable[asyncio.Handle]) -> None:
-        # A copy: it may be what is cleared here.
+        # Copied first: `handles` may be the very view that is cleared here.
         handles = list(handles)
         self._ready.clear()
         self._ready.extend(handles)
@@ -47,7 +47,7 @@ class InsideMethods(LoopBase):
     @property
     def _scheduled(self) -> Scheduled:
         """The timers that wait, earliest first."""
-        # One list for each loop: see there.
+        # The list must remember what it stored last, so that there is one for each loop.
         scheduled = self.__dict__.get("_scheduled")
         if scheduled is None:
             scheduled = self.__dict__["_scheduled"] = Scheduled(self)
@@ -67,25 +67,26 @@ class InsideMethods(LoopBase):
         return Selector(self, self._signals)
 
     def _forget_views(self) -> None:
-        """Let go of what refers to the loop: it is closed, and goes without a garbage collection."""
+        """Drop the views, which refer to the loop: a closed loop is to be freed without a garbage collection."""
         self.__dict__.pop("_scheduled", None)
         self.__dict__.pop("_selector", None)
 
     def _process_events(self, events: object) -> None:
-        """The hook of `BaseEventLoop` for what `_selector.select()` has returned."""
+        """The hook of `BaseEventLoop` for what `_selector.select()` has returned. What was found is with the loop."""
         _rloop.Poll(self).queue()
 
 
 class Scheduled(list[asyncio.TimerHandle]):
-    """The timers that wait, as a list, because `heapq` wants one; without those that were cancelled.
+    """The timers that wait, without those that were cancelled, as a list, because `heapq` takes nothing else.
 
-    The functions of `heapq` see what is stored in a list, and no method of a subclass. So the earliest timer is stored;
-    and at the next look what such a function has taken out waits no longer, and what it has put in does.
+    The functions of `heapq` work on the items that a list stores, and call no method of a subclass. So the earliest
+    timer is stored in this list. At the next use of the list, a timer that such a function has taken out is removed
+    from the loop, and one that it has put in is added.
     """
 
     def __init__(self, loop: LoopBase) -> None:
         self._timers = _rloop.Timers(loop)
-        # What was stored last.
+        # The items that were stored last.
         self._stored: list[asyncio.TimerHandle] = []
 
     def _store(self, timers: list[asyncio.TimerHandle]) -> None:
@@ -93,7 +94,7 @@ class Scheduled(list[asyncio.TimerHandle]):
         super().__setitem__(slice(None), timers)
 
     def _follow(self) -> None:
-        """Do what was done to the list since something was stored in it."""
+        """Do to the loop what was done to the list since its items were stored."""
         now = super().copy()
         if now == self._stored:
             return
@@ -157,9 +158,10 @@ class Scheduled(list[asyncio.TimerHandle]):
     def index(self, timer: Any, *limits: SupportsIndex) -> int:
         return self._all().index(timer, *limits)
 
-    # What follows changes a copy, and then the timers accordingly.
+    # The methods from here on change the list.
 
     def _change(self, change: Callable[[list[asyncio.TimerHandle]], Any]) -> Any:
+        """Have `change` work on a list of all timers, and do the same to the loop."""
         timers = self._all()
         self._store(timers.copy())
         try:
@@ -196,9 +198,9 @@ class Scheduled(list[asyncio.TimerHandle]):
 
 
 class Selector(selectors.BaseSelector):
-    """The loop's poll, as far as a program can use it beside the loop.
+    """The loop's poll as a selector, as far as a program can use it.
 
-    A program that puts a function in the place of `select` has every turn of the loop wait by it.
+    If a program replaces `select` by a function of its own, every turn of the loop waits by calling that.
     """
 
     def __init__(self, loop: LoopBase, signals: Signals) -> None:
@@ -207,11 +209,11 @@ class Selector(selectors.BaseSelector):
         self._signals = signals
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for readiness. What is ready is kept for `loop._process_events()`."""
+        """Wait until something is ready. What was found is kept for `loop._process_events()`."""
         if timeout is not None and timeout <= 0:
             found = self._poll.wait(0)
         else:
-            # The loop may be run by a `run_forever` that is not ours.
+            # The program's own `run_forever` may run the loop, which does not set the wake-up fd.
             with self._signals.wake_up():
                 found = self._poll.wait(timeout)
         return [
@@ -221,7 +223,7 @@ class Selector(selectors.BaseSelector):
         ]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """What is watched, by fd; as on asyncio, the data are who is called: for reading, for writing."""
+        """What is watched, by fd. As on asyncio, the data are who is called: (reader, writer)."""
         return {
             fd: selectors.SelectorKey(fd, fd, _events(reader is not None, writer is not None), (reader, writer))
             for fd, reader, writer in self._poll.watched()
@@ -235,7 +237,7 @@ class Selector(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} is not registered") from None
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Watch a file; the data are two handles, as on asyncio, either of which may be None."""
+        """Watch a file. As on asyncio, the data are two handles (reader, writer), either of which may be None."""
         reader, writer = data
         if events & selectors.EVENT_READ:
             self._loop.add_reader(fileobj, reader._run)

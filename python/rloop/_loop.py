@@ -1,8 +1,9 @@
-"""`Loop`: the loop that users get, put together from its parts, and how to make and run one.
+"""`Loop`, the loop that users get, put together from its parts; and `run`.
 
-`_base.py` is its foundation; `_executors.py`, `_inside.py`, `_names.py`, `_sockets.py`, `_tls.py`, `_unix.py`,
-`_pipes.py` and `_processes.py` are parts by noun. Here are running and closing, reports, and the hooks by which
-asyncio's own code makes TCP connections. Nothing here may run per packet.
+Each part is a class with the methods for one subject, in a file of its own: `_signals.py`, `_inside.py`,
+`_executors.py`, `_getaddrinfo.py`, `_sockets.py`, `_tls.py`, `_unix.py`, `_pipes.py`, `_processes.py`. Their base class
+is in `_base.py`. Here are running and closing, reports, and the hooks by which asyncio's own code makes TCP
+connections. Nothing here may run once for each packet.
 """
 
 from __future__ import annotations
@@ -17,51 +18,48 @@ from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _rloop
+from . import _rloop, _transports
 from ._executors import ExecutorMethods
-from ._inside import InsideMethods
-from ._names import NameMethods
+from ._getaddrinfo import GetaddrinfoMethods
+from ._inside import InsideMethods, outside_tasks
 from ._processes import ProcessMethods
 from ._report import format_callback
-from ._signals import Signals, after_fork_in_child
+from ._signals import after_fork_in_child
 from ._sockets import SocketMethods
 from ._tls import TlsMethods
 from ._unix import UnixMethods
 
 if TYPE_CHECKING:
     import ssl
-    from typing import TypeVarTuple
-
-    _Ts = TypeVarTuple("_Ts")
 
 _T = TypeVar("_T")
 
 _socket_class = socket.socket
-# pytest-socket puts a method on the class, and later this one.
+# pytest-socket replaces the method of `socket.socket`, and later puts this one back.
 _native_connect = _socket.socket.connect
 
 
 def _closing_on_failure(init: Callable[..., None]) -> Callable[..., None]:
-    """The `__init__` of a subclass, which closes the loop if it raises: nobody else has it to close it."""
+    """Wrap the `__init__` of a subclass: if it raises, the loop is closed, because nobody else has it to close it."""
 
     @functools.wraps(init)
     def __init__(self: Loop, *args: Any, **keywords: Any) -> None:
         try:
             init(self, *args, **keywords)
         except BaseException:
-            # Not if the `__init__` of a further subclass has called this one: it may go on.
+            # If the `__init__` of a further subclass has called this one, that may catch the exception and go on.
             if type(self).__init__ is __init__ and self._is_made and not self.is_running():
-                # Not the `close()` of a subclass, which may need what its `__init__` had still to set.
+                # The `close()` of the subclass may need attributes that its `__init__` has not set.
                 Loop.close(self)
             raise
 
     return __init__
 
 
-class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
+class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, TlsMethods, UnixMethods, ProcessMethods):
     """An asyncio event loop. Make one with `rloop.new_event_loop()`."""
 
-    # True once a loop is complete, so that it is to be closed.
+    # True once `__init__` has succeeded, so that the loop has to be closed.
     _is_made = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -71,10 +69,6 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
 
     def __init__(self) -> None:
         super().__init__()
-        self._signals = Signals(self)
-        # The inode of the socket file of each listening UNIX socket that is to be removed with it.
-        self._socket_files: dict[socket.socket, int] = {}
-        self._children = {}
         self._is_made = True
 
     def __repr__(self) -> str:
@@ -83,7 +77,7 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         return f"<{kind.__module__}.{kind.__qualname__} {state}>"
 
     def __del__(self) -> None:
-        # What never became a loop has nothing to close, and nobody forgot to: making it has raised.
+        # If `__init__` has raised, there is nothing to close, and no warning to give.
         if self._is_made:
             super().__del__()
 
@@ -91,10 +85,10 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
 
     def run_forever(self) -> None:
         """Run until `stop()` is called."""
-        # asyncio 3.13.0 looks only after it has begun to set up, and then tears the running loop down.
+        # asyncio 3.13.0 checks this only after it has begun to set up, and then tears the running loop down.
         self._check_closed()
         self._check_running()
-        # Between two turns comes nothing but the next one, unless the program has a `_run_once` of its own.
+        # If the program has no `_run_once` of its own, one call of it can run turns until `stop()` was called.
         own_turns = type(self)._run_once is _rloop.EventLoop._run_once and "_run_once" not in self.__dict__
         self._begin_run(own_turns)
         try:
@@ -102,14 +96,14 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
                 super().run_forever()
         finally:
             self._begin_run(False)
-            # The exception of a signal's handler may have come in the place of asyncio's cleanup, or in its middle.
-            # Before CPython 3.13, which made it a method, it has no place where one does harm.
+            # A signal handler may have raised just before asyncio's cleanup, or in the middle of it: then finish it.
+            # Before CPython 3.13 the cleanup is no method, and no such exception does harm.
             cleanup = getattr(self, "_run_forever_cleanup", None)
             if cleanup and (self.is_running() or getattr(self, "_old_agen_hooks", None)):
                 cleanup()
 
     def close(self) -> None:
-        """Close the loop. It must not be running; what it had still to do is dropped."""
+        """Close the loop, which must not be running. Callbacks that have not run are dropped."""
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
@@ -118,22 +112,10 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         super().close()
         self._forget_views()
         try:
-            # Not possible in another thread than the main one.
+            # Raises in another thread than the main one, if there are handlers.
             self._signals.close()
         finally:
             self._release()
-
-    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
-        """Have `callback(*args)` called on the loop when the signal `sig` arrives.
-
-        Raises ValueError for an invalid signal number, RuntimeError outside the main thread or for a signal that
-        cannot be caught.
-        """
-        self._signals.add(sig, callback, args)
-
-    def remove_signal_handler(self, sig: int) -> bool:
-        """Give the signal its default handling back. False if there was no handler."""
-        return self._signals.remove(sig)
 
     # ---------------------------------------------------------------------------------------- reports
 
@@ -150,7 +132,7 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         self.call_exception_handler(context)
 
     def _slow_callback(self, subject: Any, seconds: float) -> None:
-        """Called in debug mode for what ran longer than `slow_callback_duration`."""
+        """Called in debug mode when something ran longer than `slow_callback_duration`."""
         if isinstance(subject, asyncio.Handle):
             subject = base_events._format_handle(subject)  # type: ignore[attr-defined]
         logger = base_events.logger  # type: ignore[attr-defined]
@@ -161,7 +143,7 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
     async def _connect_sock(
         self, exceptions: list[list[OSError]], addr_info: tuple[Any, ...], local_addr_infos: Any = None
     ) -> socket.socket | _rloop.BareSocket:
-        """`BaseEventLoop._connect_sock`, without a Python socket where nothing is to be done with it but connect."""
+        """`BaseEventLoop._connect_sock`, without a Python socket if nothing but connecting is to be done with it."""
         try:
             if local_addr_infos is None and self._connects_itself():
                 try:
@@ -173,11 +155,11 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
                     return bare
             return await super()._connect_sock(exceptions, addr_info, local_addr_infos)  # type: ignore[misc, no-any-return]
         finally:
-            # An exception refers to this frame.
+            # The exceptions refer to this frame. Without this, that would be a reference cycle.
             del exceptions
 
     def _connects_itself(self) -> bool:
-        """False in debug mode, and for whoever has put something in the place of what asyncio connects by."""
+        """False in debug mode, and if the program has replaced a function by which asyncio connects."""
         return (
             not self._debug
             and socket.socket is _socket_class
@@ -190,12 +172,8 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         bare = self._connect(family, kind, proto, address)
         if bare is None:
             return None
-        waiter = self._wait(bare, True)
         try:
-            try:
-                await waiter
-            finally:
-                self._stop_waiting(bare, waiter, True)
+            await self._until_ready(bare, True, once=True)
             bare._check_connected(address)
         except BaseException:
             bare.close()
@@ -222,11 +200,20 @@ class Loop(InsideMethods, ExecutorMethods, NameMethods, SocketMethods, TlsMethod
         sock.close()
 
 
-_rloop.add_raw_methods(Loop)
+_rloop.complete(
+    loop_class=Loop,
+    stream_transport=_transports.StreamTransport,
+    tls_transport=_transports.SSLTransport,
+    datagram_transport=_transports.DatagramTransport,
+    read_pipe_transport=_transports.ReadPipeTransport,
+    write_pipe_transport=_transports.WritePipeTransport,
+    format_callback=format_callback,
+    outside_tasks=outside_tasks,
+)
 
 
 def _before_fork() -> None:
-    """What a transport has kept back leaves now: asyncio has sent it, and the child must not send it once more."""
+    """Send what transports have kept back. asyncio would have sent it already, and the child must not send it again."""
     loop = asyncio._get_running_loop()
     if isinstance(loop, Loop):
         loop._send_gathered()

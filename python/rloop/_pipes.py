@@ -1,6 +1,7 @@
-"""Pipes: the hooks of `connect_read_pipe` and `connect_write_pipe`. What may be a pipe, and what kind it is.
+"""Pipes: the hooks of `connect_read_pipe` and `connect_write_pipe`. They find out what kind of file it is.
 
-The transports are native. They use the fd of the program's file object, which owns it and is closed at the end.
+The transports themselves are native. They use the fd of the program's file object, which owns the fd, and which they
+close at the end.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
     from ._rloop import ReadPipeTransport, WritePipeTransport
 
-# Where the writing end of a named FIFO does not tell that its readers have gone (gh-145030).
+# On these systems the writing end of a named FIFO does not show that its readers have gone (gh-145030).
 _SILENT_FIFOS = sys.platform in ("darwin", "ios", "tvos", "watchos", "sunos5")
 
 
 class PipeMethods(LoopBase):
-    """A part of `Loop`."""
+    """The part of `Loop` with the hooks for pipes."""
 
     def _make_read_pipe_transport(
         self,

@@ -1,6 +1,7 @@
-"""The event loop policy, for programs that still choose their loop by one. Imported only when asked for.
+"""The event loop policy, for programs that still choose their loop by one.
 
-Event loop policies are deprecated since Python 3.14 and removed in 3.16.
+Event loop policies are deprecated since Python 3.14 and removed in 3.16. So this module is imported only when one of
+its names is used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ with warnings.catch_warnings():
 
 
 def _warn_of(name: str) -> None:
-    """To be called by what the program calls: the warning is about the program's line."""
+    """Warn about the line of the program. To be called by the function that the program calls."""
     if sys.version_info >= (3, 14):
         warnings.warn(
             f"rloop.{name} is deprecated, as asyncio's event loop policies are: "
@@ -47,7 +48,7 @@ def install() -> None:
     """
     _warn_of("install")
     with warnings.catch_warnings():
-        # `_warn_of` has warned, of what the program calls.
+        # asyncio's own warnings would be about the lines here. `_warn_of` has warned already.
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())
 

@@ -1,8 +1,10 @@
-"""Subprocesses: started by `subprocess.Popen` (vfork), talked to through the native pipe transports, and waited for by
-a pidfd that the loop watches. No SIGCHLD handler, no child watcher of asyncio's, and so no rule about threads.
+"""Subprocesses.
 
-The transport is asyncio's own for the running version, completed where some version of it leaves a process, an fd or a
-waiting caller behind.
+They are started by `subprocess.Popen` (vfork). Their pipes are native transports. For their exit the loop watches a
+pidfd, so that there is no SIGCHLD handler and no child watcher, and every thread's loop can start processes.
+
+The process transport is the running version's own, asyncio's, completed where some version of it leaves a process, an
+fd or a waiting caller behind. What may be a pipe is in `_pipes.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-# Tells a transport of the exit of its process: at once since 3.14, a turn or two later before.
+# Tells a transport that its process has exited: since 3.14 at once, before that a turn or two later.
 _tell_exit: Callable[[Any, int, int, Any], None] = unix_events._UnixSelectorEventLoop._child_watcher_callback  # type: ignore[attr-defined]
 
 
@@ -47,7 +49,8 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
     def close(self) -> None:
         """Close the pipes and kill the process if it still runs."""
         if self._loop is not None and self._loop.is_closed():
-            # Nothing can be scheduled any more (gh-114177); the process is killed all the same.
+            # Closing the pipes would schedule callbacks, which is not possible any more (gh-114177). So only the
+            # process is killed.
             pipes, self._pipes = self._pipes, {}
             super().close()
             self._pipes = pipes
@@ -56,16 +59,17 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
 
     async def _connect_pipes(self, waiter: asyncio.Future[None] | None) -> None:
         await super()._connect_pipes(waiter)
-        # What was to be called once all pipes are there waits still.
+        # `_pending_calls` is None once all pipes are connected.
         if self._pending_calls is not None or self._closed:
-            # Nobody gets the transport, or it has been closed meanwhile: whoever else has the pipes' other ends.
+            # Connecting has failed, or the transport was closed meanwhile. Nobody uses the pipes, whoever else has
+            # their other ends.
             for fd, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
                 if self._pipes.get(fd) is not None:
                     self._pipes[fd].pipe.close()
                 elif file is not None:
                     file.close()
         elif self._pipes and self._pipesize <= 0:
-            # The program has not said how much they are to hold.
+            # The program has not set the size of the pipes.
             for protocol in self._pipes.values():
                 protocol.pipe._let_grow()
 
@@ -73,8 +77,8 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
         try:
             super()._process_exited(returncode)
         finally:
-            # Before 3.14 `wait()` returns once all pipes are closed, which whoever has inherited one can put off
-            # (gh-119710), and never if the pipes were not connected.
+            # Before 3.14 `wait()` returns only when all pipes are closed. A process that has inherited one can put that
+            # off (gh-119710), and it never happens if the pipes were not connected. So those who wait are told here.
             waiters = self._exit_waiters
             if waiters:
                 self._exit_waiters = type(waiters)()
@@ -84,10 +88,12 @@ class SubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore
 
 
 class ProcessMethods(PipeMethods):
-    """A part of `Loop`."""
+    """The part of `Loop` with the hook of `subprocess_exec` and `subprocess_shell`."""
 
-    # The pidfd of each child that is waited for, and the child's transport.
-    _children: dict[int, SubprocessTransport]
+    def __init__(self) -> None:
+        super().__init__()
+        # The pidfd of each child that the loop waits for, with the child's transport.
+        self._children: dict[int, SubprocessTransport] = {}
 
     async def _make_subprocess_transport(
         self,
@@ -127,7 +133,7 @@ class ProcessMethods(PipeMethods):
         try:
             self._watch_pidfd(os.pidfd_open(pid), transport)
         except (AttributeError, OSError):
-            # Not Linux, a sandbox, or too many open files.
+            # This is not Linux, or a sandbox forbids it, or there are too many open files.
             name = f"rloop-waitpid-{pid}"
             threading.Thread(target=self._wait_in_thread, args=(pid, transport), name=name, daemon=True).start()
 
@@ -148,7 +154,7 @@ class ProcessMethods(PipeMethods):
             os.close(pidfd)
 
     def _wait_in_thread(self, pid: int, transport: SubprocessTransport) -> None:
-        # The status is left for the loop's thread: until it has it, nobody else can get this pid.
+        # WNOWAIT leaves the status for the loop's thread. Until it has taken it, the pid cannot be used again.
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         try:
@@ -162,18 +168,18 @@ class ProcessMethods(PipeMethods):
         try:
             returncode = _take_status(kind, number, proc.pid)
         except ChildProcessError:
-            # Reaped already: by its Popen object, which looks before it sends a signal, or by somebody else.
+            # Somebody has reaped it already: its Popen object, which looks before it sends a signal, or other code.
             if proc.returncode is not None:
                 returncode = proc.returncode
             else:
                 returncode = 255
                 logger.warning("child process pid %d exit status already read:  will report returncode 255", proc.pid)
-        # From here on the pid may be another process's: nobody may send a signal to it.
+        # From here on the pid may belong to another process. With a returncode, Popen sends no signals to it.
         proc.returncode = returncode
         _tell_exit(self, proc.pid, returncode, transport)
 
     def _forget_children(self) -> None:
-        """For the end of the loop. Those that still run are reaped by a thread, which nobody waits for."""
+        """Called when the loop is closed. Children that still run are reaped by a daemon thread."""
         running: dict[int, subprocess.Popen[bytes]] = {}
         while self._children:
             pidfd, transport = self._children.popitem()
@@ -186,7 +192,7 @@ class ProcessMethods(PipeMethods):
             try:
                 threading.Thread(target=_reap_all, args=(running,), name="rloop-reaper", daemon=True).start()
             except RuntimeError:
-                # No more threads: the subprocess module reaps them when it starts the next child.
+                # There can be no more threads. The subprocess module reaps the children when it starts another one.
                 for pidfd in running:
                     os.close(pidfd)
 
@@ -198,7 +204,7 @@ def _take_status(kind: int, number: int, pid: int) -> int:
     except OSError as exc:
         if exc.errno != errno.EINVAL:
             raise
-        # Linux 5.3 has pidfds, and no waiting for them.
+        # Linux 5.3 has pidfds, but cannot wait for them.
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return int(status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)
 

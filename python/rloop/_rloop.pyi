@@ -37,7 +37,7 @@ __all__ = [
     "TlsTransport",
     "WritePipeTransport",
     "__version__",
-    "add_raw_methods",
+    "complete",
     "new_event_loop",
 ]
 
@@ -459,5 +459,15 @@ class TlsTransport(asyncio.Transport):
     def _force_close(self, exc: BaseException | None) -> None: ...
     def _set_closed(self) -> None: ...
 
-def add_raw_methods(class_: type[EventLoop], /) -> None: ...
+def complete(
+    *,
+    loop_class: type[EventLoop],
+    stream_transport: type,
+    tls_transport: type,
+    datagram_transport: type,
+    read_pipe_transport: type,
+    write_pipe_transport: type,
+    format_callback: Callable[[object, Any, bool], str],
+    outside_tasks: Callable[[], None],
+) -> None: ...
 def new_event_loop() -> Loop: ...

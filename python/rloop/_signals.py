@@ -1,13 +1,14 @@
-"""Signals on a loop: `add_signal_handler`, and waking a parked loop for any signal.
+"""Signals on a loop: `add_signal_handler`, and waking a loop that waits in its poll.
 
-CPython runs a signal's Python handler in the main thread, between two bytecodes. A loop that is parked in its poll runs
-none, and one that looks only at EINTR loses a signal that comes just before it parks. The wake-up fd
-(`signal.set_wakeup_fd`) makes it certain: CPython's C handler writes the signal's number to it, and the poll returns.
-It is ours while a loop runs in the main thread, and given back afterwards; whoever had it is told all the same.
+CPython runs the Python handler of a signal in the main thread, between two bytecodes. A loop that waits in its poll
+runs no bytecode, and a loop that relied on EINTR would miss a signal that comes just before it waits. The wake-up fd
+(`signal.set_wakeup_fd`) closes that gap: CPython's handler in C writes the number of the signal to it, so that the poll
+returns. It is ours while a loop runs in the main thread, and is given back afterwards. If it was somebody else's
+before, the numbers are passed on to them.
 
-A handler on the loop is called because its Python handler was, so that no kind of signal is lost, whatever becomes of
-the wake-up fd. CPython calls that once for signals that came close together. How many they were, and asyncio calls
-once for each, the numbers in the wake-up fd tell.
+A handler on the loop is called because the Python handler of its signal was called. So no kind of signal is lost,
+whatever happens to the wake-up fd. But CPython calls the Python handler once for signals that come close together, and
+asyncio calls the loop's handler once for each. How many there were is told by the numbers in the wake-up fd.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ._base import LoopBase
+
 if TYPE_CHECKING:
-    from ._loop import Loop
+    from typing import TypeVarTuple
+
+    _Ts = TypeVarTuple("_Ts")
 
 # `asyncio.iscoroutinefunction` is deprecated since 3.14, where asyncio itself uses this one.
 _is_coroutine_function: Callable[[object], bool] = (
@@ -40,18 +45,20 @@ _Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 class Signals:
     """The signal handlers of one loop, and its wake-up pipe."""
 
-    def __init__(self, loop: Loop) -> None:
-        # None once the loop is closed, which nothing but the program keeps alive then.
-        self._loop: Loop | None = loop
+    def __init__(self, loop: LoopBase) -> None:
+        # None once the loop is closed, so that this does not keep it alive.
+        self._loop: LoopBase | None = loop
         self._handlers: dict[int, _Handler] = {}
-        # How often the Python handler of a signal has run for which its number has not been read yet. Only of signals
-        # that came while the wake-up fd was ours: of others there is no number.
+        # By signal: how often its Python handler has run while the signal's number was not read yet. Only signals that
+        # came while the wake-up fd was ours are counted, as there are no numbers of others.
         self._called: Counter[int] = Counter()
+        # True while the wake-up fd is ours.
         self._is_woken = False
-        # (receiver, sender), made when the loop first runs in the main thread, and the process that made it.
+        # The wake-up pipe, (receiver, sender). It is made when the loop first runs in the main thread.
         self._pipe: tuple[int, int] | None = None
+        # The process that has made it.
         self._pid = 0
-        # The wake-up fd of whoever had it before; -1: nobody.
+        # The wake-up fd that was set before ours; -1 if there was none.
         self._previous = -1
 
     # ---------------------------------------------------------------------------------------- handlers
@@ -64,7 +71,7 @@ class Signals:
             raise RuntimeError("Event loop is closed")
         try:
             signal.signal(sig, _on_signal)
-            # SA_RESTART: system calls in other threads go on.
+            # This sets SA_RESTART, so that system calls in other threads are not interrupted.
             signal.siginterrupt(sig, False)
         except ValueError:
             raise RuntimeError("set_wakeup_fd only works in main thread of the main interpreter") from None
@@ -102,19 +109,21 @@ class Signals:
             self._loop = None
 
     def _arrived(self, sig: int) -> None:
+        """Called by the Python handler of the signal."""
         if self._is_woken:
             self._called[sig] += 1
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._answer, sig)
 
     def _answer(self, sig: int) -> None:
-        self._deliver(sig)
+        """Called on the loop after `_arrived`."""
+        self._schedule(sig)
         if self._is_woken:
-            # A loop that is busy does not look at the pipe.
+            # A busy loop may not have looked at the pipe yet.
             self._drain()
 
-    def _deliver(self, sig: int) -> None:
-        # The handler that is there now: it may have been removed or replaced since.
+    def _schedule(self, sig: int) -> None:
+        """Schedule the handler that the signal has now: it may have been removed or replaced since."""
         if self._loop is not None and (handler := self._handlers.get(sig)) is not None:
             callback, args, context = handler
             self._loop.call_soon(callback, *args, context=context)
@@ -123,9 +132,9 @@ class Signals:
 
     @contextlib.contextmanager
     def wake_up(self) -> Iterator[None]:
-        """Have signals wake the loop, if this is the main thread; no other can receive them in Python."""
+        """Have signals wake the loop. Does nothing outside the main thread: no other thread runs Python's handlers."""
         if self._is_woken:
-            # In a callback that waits by `loop._selector`.
+            # A callback of the running loop waits by `loop._selector`.
             yield
             return
         own = self._take_wake_up_fd() if threading.current_thread() is threading.main_thread() else -1
@@ -136,31 +145,31 @@ class Signals:
                 _give_wake_up_fd(own, self._previous)
                 self._is_woken = False
                 if self._previous != -1:
-                    # Its owner is told now; what is left for the loop, the next run finds.
+                    # The numbers are passed on now. What they mean for this loop would also be found by its next run.
                     self._drain()
                     self._previous = -1
 
     def _take_wake_up_fd(self) -> int:
-        """Have signals written to our pipe. -1: not possible."""
+        """Have the numbers of signals written to our pipe, and return that fd; -1 if it is not possible."""
         own = self._open_pipe()
         try:
-            # A full pipe is no loss: the loop wakes for what is in it.
+            # No warning if the pipe is full: what is in it has woken the loop.
             previous = signal.set_wakeup_fd(own, warn_on_full_buffer=False)
         except ValueError:
-            # To the interpreter that a program hosts, the main thread may be another one than to `threading`.
+            # Where a program hosts Python, the interpreter's main thread can be another one than that of `threading`.
             return -1
-        # Ours, if somebody saved and restored it while the loop ran, and did so a run too late.
+        # It is ours if other code saved it while the loop ran, and restored it after the end of that run.
         self._previous = -1 if previous == own else previous
         self._is_woken = True
         return own
 
     def _open_pipe(self) -> int:
         if self._pid != os.getpid():
-            # The pipe of the process that this one was forked from.
+            # The pipe belongs to the process that this one was forked from.
             self._close_pipe()
         if self._pipe is None:
             receiver, sender = os.pipe()
-            assert self._loop is not None  # It is about to run.
+            assert self._loop is not None  # The loop is about to run, and so not closed.
             self._pipe, self._pid = (receiver, sender), os.getpid()
             _senders.add(sender)
             os.set_blocking(receiver, False)
@@ -181,7 +190,7 @@ class Signals:
             os.close(sender)
 
     def _drain(self) -> None:
-        """Read the numbers of the signals that have come."""
+        """Read the numbers of the signals that have come, and pass them on to whoever had the wake-up fd before."""
         if self._pipe is None or self._pid != os.getpid():
             return
         numbers = bytearray()
@@ -194,41 +203,62 @@ class Signals:
         self._call_for_each(numbers)
 
     def _call_for_each(self, numbers: bytearray) -> None:
-        # The Python handlers of all of these have run: CPython marks a signal before it writes the number, and runs
-        # what is marked when a function is entered, such as this one.
+        """Schedule handlers for the signals of which the Python handler was called less often than they came."""
+        # The Python handlers of all these signals have run: CPython marks a signal before it writes the number, and
+        # runs the handlers of marked signals when a function is entered, as this one.
         for sig, count in Counter(numbers).items():
             if _owners.get(sig) is self:
                 called = self._called[sig]
                 for _ in range(count - called):
-                    self._deliver(sig)
+                    self._schedule(sig)
                 self._called[sig] = max(0, called - count)
 
 
-# Which loop is told of a signal: the one that has added a handler last, for as long as it exists.
+class SignalMethods(LoopBase):
+    """The part of `Loop` with `add_signal_handler` and `remove_signal_handler`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signals = Signals(self)
+
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
+        """Have `callback(*args)` called on the loop when the signal `sig` arrives.
+
+        Raises ValueError for an invalid signal number, RuntimeError outside the main thread or for a signal that
+        cannot be caught.
+        """
+        self._signals.add(sig, callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Give the signal its default handling back. False if there was no handler."""
+        return self._signals.remove(sig)
+
+
+# The loop that is told of a signal: the one that has added a handler last, for as long as it exists.
 _owners: weakref.WeakValueDictionary[int, Signals] = weakref.WeakValueDictionary()
-# Every wake-up fd of ours.
+# The wake-up fds of all loops.
 _senders: set[int] = set()
 
 
 def _on_signal(sig: int, frame: object) -> None:
-    """The Python handler of every signal that loops have handlers for. It keeps no loop alive."""
+    """The Python handler of every signal that loops have handlers for. It does not keep a loop alive."""
     if (owner := _owners.get(sig)) is not None:
         owner._arrived(sig)
 
 
 def _give_wake_up_fd(own: int, to: int) -> None:
-    """Set the wake-up fd to `to` if it is `own` still: whoever has set it while the loop ran keeps it."""
+    """Set the wake-up fd to `to`, if it still is `own`. If other code has set it while the loop ran, it stays."""
     try:
         current = signal.set_wakeup_fd(to, warn_on_full_buffer=False)
     except (ValueError, OSError):
-        # It was closed meanwhile.
+        # The fd `to` was closed meanwhile.
         current = signal.set_wakeup_fd(-1)
     if current not in (own, to):
         signal.set_wakeup_fd(current, warn_on_full_buffer=False)
 
 
 def after_fork_in_child() -> None:
-    """Signals of this process are not to wake its parent (asyncio sees to it since 3.12)."""
+    """In the child of a fork, give up a wake-up fd of ours, which would wake the parent (asyncio does since 3.12)."""
     fd = signal.set_wakeup_fd(-1)
     if fd != -1 and fd not in _senders:
         signal.set_wakeup_fd(fd)

@@ -1,7 +1,8 @@
-"""The `sock_*` coroutines: asyncio's low-level socket calls.
+"""The `sock_*` coroutines, asyncio's low-level socket calls, and sending files.
 
-The system call comes first; only if it would block is the socket watched. A waiting coroutine is told of readiness and
-makes the call itself when it runs again: cancelled at any point before, it has taken nothing from the socket.
+Each coroutine makes its system call first. Only if that would block, it waits until the socket is ready, and then makes
+the call again. So a coroutine that is cancelled while it waits has taken nothing from the socket. Transports are not
+here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import socket
 from asyncio import base_events, exceptions
 from collections.abc import Callable
 
-# By this name: blockbuster, which puts a guard in the place of `os.sendfile`, knows asyncio's files, not ours.
+# Imported by name, so that blockbuster does not see it: it replaces `os.sendfile`, and lets asyncio's files call the
+# original, but not ours.
 from os import sendfile as _os_sendfile
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -23,58 +25,60 @@ from ._base import LoopBase
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from ._rloop import StreamTransport
+    from ._rloop import BareSocket, StreamTransport
 
 
 _T = TypeVar("_T")
 
-# Seconds between two looks at whether a UNIX listener has room.
+# Seconds between two attempts to connect to a UNIX listener whose backlog is full.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
 _AF_UNIX = getattr(socket, "AF_UNIX", None)
 
-# Bytes sent by one sendfile(2): a receiver in the same process reads this much in a turn. With more, what the kernel
-# holds back until its window opens comes in small reads: 64 MiB take half as long again (with 256 KiB, or all).
+# The number of bytes that one sendfile(2) sends. A receiver in the same process reads this much in one turn. With 256
+# KiB or more, the kernel holds data back until its window opens, and passes it on in small pieces: 64 MiB take half as
+# long again.
 _SENDFILE_BLOCK = 128 * 1024
 
 
 class SocketMethods(LoopBase):
-    """A part of `Loop`."""
+    """The part of `Loop` with the `sock_*` coroutines and `sendfile`."""
 
     def _check_socket(self, sock: socket.socket) -> None:
         base_events._check_ssl_socket(sock)  # type: ignore[attr-defined]
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _readable(self, sock: socket.socket) -> None:
-        waiter = self._wait(sock, False)
+    async def _until_ready(self, sock: socket.socket | BareSocket, write: bool, *, once: bool = False) -> None:
+        """Wait until the socket is readable, or writable.
+
+        Afterwards the loop goes on watching the socket until it is idle, as most coroutines soon wait for it again.
+        With `once` it stops at once, and does not keep the socket.
+        """
+        waiter = self._wait(sock, write)
         try:
             await waiter
         except BaseException:
-            self._stop_waiting(sock, waiter, False)
+            once = True
             raise
+        finally:
+            if once:
+                self._stop_waiting(sock, waiter, write)
 
     async def _when_readable(self, sock: socket.socket, call: Callable[..., _T], *args: Any) -> _T:
+        """Make a call that may block, as often as it takes."""
         while True:
             try:
                 return call(*args)
             except (BlockingIOError, InterruptedError):
-                await self._readable(sock)
-
-    async def _writable(self, sock: socket.socket) -> None:
-        waiter = self._wait(sock, True)
-        try:
-            await waiter
-        except BaseException:
-            self._stop_waiting(sock, waiter, True)
-            raise
+                await self._until_ready(sock, False)
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to `n` bytes; b"" is the end of the stream."""
         while (got := self._receive(sock, n)) is not None:
             if type(got) is bytes:
                 return got
-            # `_readable`, without a coroutine more for each wait.
+            # As `_until_ready`, but without another coroutine for each wait.
             try:
                 await got  # type: ignore[misc]
             except BaseException:
@@ -101,29 +105,29 @@ class SocketMethods(LoopBase):
         return await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
 
     async def sock_sendall(self, sock: socket.socket, data: ReadableBuffer) -> None:
-        """Send all of `data`. After an error nobody knows how much of it was."""
+        """Send all of `data`. After an error it is unknown how much was sent."""
         start = self._send(sock, data, 0)
         if start is None:
             return None
         if start < 0:
             self._check_socket(sock)
             return await self._sendall_by_method(sock, data)
-        # Nobody may resize it meanwhile.
+        # The view keeps others from resizing the buffer meanwhile.
         with memoryview(data) as view:
             while start is not None:
-                await self._writable(sock)
+                await self._until_ready(sock, True)
                 start = self._send(sock, view, start)
         return None
 
     async def _sendall_by_method(self, sock: socket.socket, data: ReadableBuffer) -> None:
-        """For a subclass, which may have a `send` of its own, and for debug mode."""
+        """The same by the socket's own `send`: for subclasses, and in debug mode."""
         with memoryview(data) as view, view.cast("B") as octets:
             sent = 0
             while True:
                 try:
                     sent += sock.send(octets[sent:])
                 except (BlockingIOError, InterruptedError):
-                    await self._writable(sock)
+                    await self._until_ready(sock, True)
                 if sent >= len(octets):
                     return
                 await asyncio.sleep(0)
@@ -135,7 +139,7 @@ class SocketMethods(LoopBase):
             try:
                 return sock.sendto(data, address)
             except (BlockingIOError, InterruptedError):
-                await self._writable(sock)
+                await self._until_ready(sock, True)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to `address`; a host name in it is resolved."""
@@ -153,17 +157,13 @@ class SocketMethods(LoopBase):
             except (BlockingIOError, InterruptedError) as exc:
                 if exc.errno != errno.EAGAIN or sock.family != _AF_UNIX:
                     break
-            # A UNIX listener whose backlog is full: nothing has begun, and no event tells of room. asyncio takes this
-            # for a connection.
+            # The backlog of a UNIX listener is full. Nothing has begun, and no event will tell that there is room, so
+            # try again later. asyncio takes the socket for connected here.
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        # Under way (bpo-23618): the socket is writable once it is decided. It must not be held on to after that: often
-        # nobody else refers to a socket that failed to connect, and that is what closes it.
-        waiter = self._wait(sock, True)
-        try:
-            await waiter
-        finally:
-            self._stop_waiting(sock, waiter, True)
+        # The connection is under way (bpo-23618), and the socket is writable once it is decided. The loop must not keep
+        # the socket then: often nobody else refers to a socket that failed to connect, and dropping it closes it.
+        await self._until_ready(sock, True, once=True)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")
@@ -179,7 +179,7 @@ class SocketMethods(LoopBase):
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: IO[bytes], offset: int, count: int | None) -> int:
         async def writable() -> None:
-            await self._writable(sock)
+            await self._until_ready(sock, True)
 
         return await _sendfile(self, sock, file, offset, count, writable)
 
@@ -196,7 +196,7 @@ class SocketMethods(LoopBase):
         return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc, no-any-return]
 
     async def _sendfile_native(self, transp: StreamTransport, file: IO[bytes], offset: int, count: int | None) -> int:
-        """`loop.sendfile()` over a native transport: behind what is queued, with reading paused meanwhile."""
+        """`loop.sendfile()` over a native transport: after all that is queued, and with reading paused."""
         sock = transp.get_extra_info("socket")
         self._check_sendfile_params(sock, file, offset, count)
         sent = transp._begin_sendfile()
@@ -212,10 +212,10 @@ class SocketMethods(LoopBase):
 
 
 def _sendfile_quietly(*args: Any) -> int:
-    """sendfile(2) without the SIGPIPE of a peer that has gone: its default action would end the process."""
+    """sendfile(2) without SIGPIPE, which it raises if the peer has gone, and whose default action ends the process."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
     try:
-        # One that waits already is somebody else's.
+        # A signal that is pending already was raised by something else. It stays pending.
         waited = signal.SIGPIPE in signal.sigpending()
         try:
             return _os_sendfile(*args)
@@ -227,7 +227,7 @@ def _sendfile_quietly(*args: Any) -> int:
 
 
 def _rewind(file: IO[bytes], offset: int) -> None:
-    """Go to where sending begins. Before 3.14 asyncio does so unless it is the start (gh-150107)."""
+    """Move the file to where sending begins. Before 3.14 asyncio does not, if that is its start (gh-150107)."""
     if hasattr(file, "seek"):
         file.seek(offset)
 
@@ -235,9 +235,9 @@ def _rewind(file: IO[bytes], offset: int) -> None:
 async def _sendfile(
     loop: LoopBase, sock: socket.socket, file: IO[bytes], offset: int, count: int | None, writable: Any
 ) -> int:
-    """Send a part of `file` by sendfile(2); the file's position ends behind what was sent.
+    """Send a part of `file` by sendfile(2). Afterwards the file's position is behind what was sent.
 
-    Raises SendfileNotAvailableError if the kernel cannot send this file, before anything of it was sent.
+    Raises SendfileNotAvailableError if the kernel cannot send this file. Nothing was sent then.
     """
     try:
         source = file.fileno()
@@ -253,7 +253,8 @@ async def _sendfile(
             if left <= 0:
                 return sent
             try:
-                # By its present number: the socket may have been closed meanwhile, and the old one be another's.
+                # The socket's number is asked for each time: it may have been closed meanwhile, and its number be in
+                # use for another file.
                 call = _sendfile_quietly if loop._sigpipe_ends_process() else _os_sendfile
                 block = call(sock.fileno(), source, offset + sent, min(left, _SENDFILE_BLOCK))
             except (BlockingIOError, InterruptedError):
@@ -266,8 +267,8 @@ async def _sendfile(
             if block == 0:
                 return sent
             sent += block
-            # A peer that is as fast as we are must not keep the loop.
+            # If the peer reads as fast as we send, other callbacks must run all the same.
             await asyncio.sleep(0)
     finally:
-        # Before 3.14 asyncio leaves the position alone if nothing was sent.
+        # Before 3.14 asyncio does not move the position if nothing was sent.
         os.lseek(source, offset + sent, os.SEEK_SET)

@@ -1,12 +1,11 @@
-"""What a native transport says that it is.
+"""The classes that native transports pass for, and asyncio's private attributes on native transports.
 
-asyncio's transport classes have slots and cannot be bases of a native class. Programs ask
-`isinstance(transport, asyncio.Transport)`; the `__class__` of a native transport is the class here, which makes the
-answer true. The classes are never instantiated and have no behaviour; `dir(transport)` shows their names, which are
-those of the native class, too.
+Programs ask `isinstance(transport, asyncio.Transport)`. asyncio's transport classes have slots, and so cannot be bases
+of a native class. Instead, the `__class__` of a native transport is one of the classes here, which makes `isinstance`
+true. The classes are never instantiated and have no behaviour of their own. `dir(transport)` shows their names, too.
 
-Programs also read what asyncio's transports keep in private attributes. Those that cost the transports nothing are
-added to the native classes here.
+Programs also read private attributes of asyncio's transports. Those that cost the transports nothing are added to the
+native classes here.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class WritePipeTransport(transports._FlowControlMixin, transports.WriteTransport
 
 # ------------------------------------------------------------------------------------------ private attributes
 
-# By their places in the tuple of `_inside()`.
+# Indices into the tuple that the native `_inside()` returns.
 _FD, _CLOSED, _LOST, _EXTRA, _QUEUED = range(5)
 
 
@@ -65,25 +64,25 @@ def _sock(transport: Any) -> socket.socket | None:
 
 
 def _sock_fd(transport: Any) -> int:
-    """The number of the socket's fd, also once it is closed."""
+    """The number of the socket's fd, even after it is closed."""
     return transport._inside()[_FD]  # type: ignore[no-any-return]
 
 
 def _conn_lost(transport: Any) -> int:
-    """Not 0 once the connection is lost: then 1 and the writes since; of a pipe, the writes since."""
+    """0 until the connection is lost. After that 1 and the number of writes since; for a pipe only that number."""
     return transport._inside()[_LOST]  # type: ignore[no-any-return]
 
 
 def _extra(transport: Any) -> dict[str, Any]:
-    """What `get_extra_info` looks into."""
+    """The dictionary that `get_extra_info` looks into."""
     for name in "socket", "sockname", "peername":
-        # It is made when somebody asks.
+        # These are put into it when they are first asked for.
         transport.get_extra_info(name)
     return transport._inside()[_EXTRA]  # type: ignore[no-any-return]
 
 
 def _queued(transport: Any) -> list[Any]:
-    transport.get_write_buffer_size()  # What the kernel takes leaves first.
+    transport.get_write_buffer_size()  # This sends what was kept back.
     return transport._inside()[_QUEUED]  # type: ignore[no-any-return]
 
 
@@ -95,7 +94,7 @@ def _buffer_of_stream(transport: Any) -> bytearray | deque[memoryview]:
 
 
 def _buffer_of_datagrams(transport: Any) -> deque[tuple[bytes, Any]]:
-    """What is queued, and whom it goes to."""
+    """The datagrams that are queued, with their addresses."""
     return deque(_queued(transport))
 
 
@@ -118,7 +117,7 @@ def _high_water(transport: Any) -> int:
 
 
 class _Attribute:
-    """A property that can be set: what a program has set is in the transport's dictionary, and wins."""
+    """A property that a program can replace: what it sets goes into the transport's dictionary, which comes first."""
 
     def __init__(self, getter: Callable[[Any], Any]) -> None:
         self._getter = getter
@@ -130,7 +129,7 @@ class _Attribute:
 def _add(native: type, **getters: Callable[[Any], Any]) -> None:
     for name, getter in getters.items():
         setattr(native, name, _Attribute(getter))
-    # On asyncio it is an attribute that some programs set.
+    # On asyncio this is an attribute, which some programs set.
     native._protocol = property(native.get_protocol, native.set_protocol)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,7 @@
-"""UNIX stream sockets: clients and servers. The transport is the native one of TCP; datagrams are another file's."""
+"""UNIX stream sockets: connecting to them and serving on them. The transport is the same as for TCP.
+
+Datagram endpoints on UNIX sockets are made by asyncio's own code.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from asyncio import base_events
 from asyncio.log import logger
 from collections.abc import Callable
 
-# By these names: blockbuster, which puts guards in the place of `os.stat` and its kin, knows asyncio's files, not ours.
+# Imported by name, so that blockbuster does not see them: it replaces `os.stat` and others, and lets asyncio's files
+# call the originals, but not ours.
 from os import fspath
 from os import stat as _stat
 from os import unlink as _unlink
@@ -28,10 +32,12 @@ _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
 class UnixMethods(LoopBase):
-    """A part of `Loop`."""
+    """The part of `Loop` with the methods for UNIX stream sockets."""
 
-    # The inode of the socket file of each listening UNIX socket that is to be removed with it.
-    _socket_files: dict[socket.socket, int]
+    def __init__(self) -> None:
+        super().__init__()
+        # Each listening socket whose file is to be removed with it, with the inode of that file.
+        self._socket_files: dict[socket.socket, int] = {}
 
     async def create_unix_connection(
         self,
@@ -78,43 +84,6 @@ class UnixMethods(LoopBase):
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
 
-    async def _create_unix_server(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        path: str | bytes | os.PathLike[str] | None = None,
-        *,
-        sock: socket.socket | None = None,
-        backlog: int = 100,
-        ssl: _ssl.SSLContext | bool | None = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-        start_serving: bool = True,
-        cleanup_socket: bool = True,
-    ) -> asyncio.Server:
-        if isinstance(ssl, bool):
-            raise TypeError("ssl argument must be an SSLContext or None")
-        if not ssl:
-            _refuse_timeouts_without_tls(ssl_handshake_timeout, ssl_shutdown_timeout)
-        if path is not None:
-            if sock is not None:
-                raise ValueError("path and sock can not be specified at the same time")
-            sock = _bind(fspath(path))
-        elif sock is None:
-            raise ValueError("path was not specified, and no sock specified")
-        else:
-            _check_unix_stream(sock)
-        if cleanup_socket:
-            self._remember_socket_file(sock)
-        sock.setblocking(False)
-        server = base_events.Server(
-            self, [sock], protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
-        )
-        if start_serving:
-            server._start_serving()  # type: ignore[attr-defined]
-            # As asyncio does: when this returns, the loop listens.
-            await asyncio.sleep(0)
-        return server
-
     if sys.version_info >= (3, 13):
 
         async def create_unix_server(
@@ -133,19 +102,15 @@ class UnixMethods(LoopBase):
             """Serve on a UNIX stream socket: a path, an abstract name (NUL first), or a bound socket (`sock`).
 
             A socket file that is there already is replaced. The file is removed when the server is closed, unless
-            `cleanup_socket` is false or another has taken its place.
+            `cleanup_socket` is false or another file has taken its place.
             """
-            return await self._create_unix_server(
-                protocol_factory,
-                path,
-                sock=sock,
-                backlog=backlog,
-                ssl=ssl,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-                start_serving=start_serving,
-                cleanup_socket=cleanup_socket,
+            listener = _listener(path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+            if cleanup_socket:
+                self._remember_socket_file(listener)
+            server = base_events.Server(
+                self, [listener], protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
             )
+            return await _started(server, start_serving)
 
     else:
 
@@ -163,19 +128,13 @@ class UnixMethods(LoopBase):
         ) -> asyncio.Server:
             """Serve on a UNIX stream socket: a path, an abstract name (NUL first), or a bound socket (`sock`).
 
-            A socket file that is there already is replaced; the file stays when the server is closed.
+            A socket file that is there already is replaced. The file stays when the server is closed.
             """
-            return await self._create_unix_server(
-                protocol_factory,
-                path,
-                sock=sock,
-                backlog=backlog,
-                ssl=ssl,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-                start_serving=start_serving,
-                cleanup_socket=False,
+            listener = _listener(path, sock, ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+            server = base_events.Server(
+                self, [listener], protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout
             )
+            return await _started(server, start_serving)
 
     def _remember_socket_file(self, sock: socket.socket) -> None:
         path = sock.getsockname()
@@ -186,7 +145,7 @@ class UnixMethods(LoopBase):
                 pass
 
     def _remove_socket_file(self, sock: socket.socket) -> None:
-        """Called when a server lets go of its socket: remove the file, if it still is the server's."""
+        """Called when a server closes its socket: remove the socket's file, if it still is the same file."""
         inode = self._socket_files.pop(sock, None)
         if inode is None:
             return
@@ -204,6 +163,38 @@ def _is_abstract(path: str | bytes) -> bool:
     return path[0] in (0, "\0")
 
 
+def _listener(
+    path: str | bytes | os.PathLike[str] | None,
+    sock: socket.socket | None,
+    ssl: _ssl.SSLContext | bool | None,
+    handshake_timeout: float | None,
+    shutdown_timeout: float | None,
+) -> socket.socket:
+    """The bound, non-blocking socket of a server, made of the arguments of `create_unix_server`."""
+    if isinstance(ssl, bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    if not ssl:
+        _refuse_timeouts_without_tls(handshake_timeout, shutdown_timeout)
+    if path is not None:
+        if sock is not None:
+            raise ValueError("path and sock can not be specified at the same time")
+        sock = _bind(fspath(path))
+    elif sock is None:
+        raise ValueError("path was not specified, and no sock specified")
+    else:
+        _check_unix_stream(sock)
+    sock.setblocking(False)
+    return sock
+
+
+async def _started(server: asyncio.Server, start_serving: bool) -> asyncio.Server:
+    if start_serving:
+        server._start_serving()  # type: ignore[attr-defined]
+        # As in asyncio: when `create_unix_server` returns, the loop accepts connections.
+        await asyncio.sleep(0)
+    return server
+
+
 def _check_unix_stream(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         raise ValueError(f"A UNIX Domain Stream Socket was expected, got {sock!r}")
@@ -217,7 +208,7 @@ def _refuse_timeouts_without_tls(handshake: float | None, shutdown: float | None
 
 
 def _bind(path: str | bytes) -> socket.socket:
-    """A socket bound to `path`, in the place of a socket file that is there."""
+    """A socket that is bound to `path`. A socket file that is there already is removed first."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not _is_abstract(path):
@@ -227,7 +218,7 @@ def _bind(path: str | bytes) -> socket.socket:
             except FileNotFoundError:
                 pass
             except OSError as exc:
-                # The folder may allow no more than to create files: let bind decide.
+                # The folder may allow creating files, but not removing them. Then `bind` fails, or does not.
                 logger.error("Unable to check or remove stale UNIX socket %r: %r", path, exc)
         sock.bind(path)
     except OSError as exc:

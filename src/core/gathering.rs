@@ -1,4 +1,5 @@
-//! Which transports keep a write back, and until when. What makes them do so is `transports/habit.rs`.
+//! Transports that keep a write back, and when they are flushed. Which transport does that, and why, is decided by
+//! `transports/habit.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,19 +8,19 @@ use pyo3::prelude::*;
 use super::{Kind, LoopCore, Native};
 use crate::reactor::moment::Moment;
 
-/// [`LoopCore::gather_due`] where nothing is kept back.
+/// The value of `LoopCore::gather_due` while no transport keeps a write back.
 pub const NOTHING: u64 = u64::MAX;
 
 impl LoopCore {
-    /// The poll is over, callbacks follow.
+    /// Begins a turn: the poll is over, and callbacks follow.
     pub fn begin_turn(&self) {
-        // 0 would not be a turn.
+        // The number 0 would mean "between two turns".
         let turn = self.turns.load(Relaxed).wrapping_add(1).max(1);
         self.turns.store(turn, Relaxed);
         self.moment.store(Moment::start_of(turn).to_bits(), Relaxed);
     }
 
-    /// The next callback follows.
+    /// Notes that the next callback follows.
     #[inline]
     pub fn next_callback(&self) {
         if let Some(moment) = self.moment() {
@@ -27,19 +28,19 @@ impl LoopCore {
         }
     }
 
-    /// No callback follows in this turn. From here on every write is sent at once.
+    /// Ends a turn: no callback follows. From here on every write is sent at once.
     pub fn end_turn(&self) {
         self.moment.store(0, Relaxed);
     }
 
-    /// Which callback is running; None between two turns.
+    /// The callback that is running now; None between two turns.
     #[inline]
     pub fn moment(&self) -> Option<Moment> {
         Moment::from_bits(self.moment.load(Relaxed))
     }
 
-    /// Has `kind.flush` of `object` called when the current callback returns (`due` 0), or when a callback returns at
-    /// this time or later, in nanoseconds of the clock.
+    /// Has `kind.flush` of `object` called later. With `due` 0 that is when the current callback has returned.
+    /// Otherwise it is when a callback has returned and the clock has reached `due`, in nanoseconds.
     pub fn gather(&self, object: &Bound<'_, PyAny>, kind: &'static Kind, due: u64) {
         let native = Native { object: object.clone().unbind(), kind };
         self.state.with(object.py(), |state| match due {
@@ -49,20 +50,20 @@ impl LoopCore {
         self.gather_due.store(self.gather_due.load(Relaxed).min(due), Relaxed);
     }
 
-    /// Is there a transport that keeps a write back?
+    /// True if a transport keeps a write back.
     #[inline]
     pub fn gathers(&self) -> bool {
         self.gather_due.load(Relaxed) != NOTHING
     }
 
-    /// Is there a transport to flush as soon as the current callback has returned?
+    /// True if a transport is to be flushed now that a callback has returned.
     #[inline]
     pub fn has_gathered(&self) -> bool {
         let due = self.gather_due.load(Relaxed);
         due != NOTHING && (due == 0 || due <= self.clock.now_ns())
     }
 
-    /// The next transport to flush: one that is due, or any (`all`).
+    /// The next transport to flush: one that is due, or with `all` any that keeps a write back.
     pub fn next_gathered(&self, py: Python<'_>, all: bool) -> Option<Native> {
         if !self.gathers() {
             return None;

@@ -1,5 +1,5 @@
-//! What a loop has for the program that hosts it (`embed`): work from its threads, the state of its end, counters.
-//! Nothing here knows who the host is.
+//! What a loop keeps for the program that hosts Python (the feature `embed`): work from the host's threads, the state
+//! of the loop's end, and counters. The API for the host is in `src/embed/`, which this file does not know.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,15 +10,17 @@ use pyo3::prelude::*;
 use crate::py::context::{self, EmptyBatch};
 use crate::reactor::token::{Slots, Token};
 
-/// One piece of work from a host's thread. Dropped without having run when the loop closes first.
+/// One piece of work from a thread of the host. It is dropped without having run if the loop is closed first.
 pub struct Job {
-    /// None: in an empty context.
+    /// The context that it runs in. None: an empty one.
     pub context: Option<Py<PyAny>>,
-    /// Err: SystemExit or KeyboardInterrupt, which leave the loop; everything else it has reported itself.
+    /// What is run, on the loop's thread. An error is SystemExit or KeyboardInterrupt, which leave the loop; the job
+    /// has reported all others itself.
     pub run: Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>,
 }
 
 impl Job {
+    /// Runs it in its context.
     pub fn run(self, py: Python<'_>, empty: &mut EmptyBatch<'_, '_>) -> PyResult<()> {
         let Self { context, run } = self;
         if let Some(context) = context {
@@ -33,20 +35,23 @@ impl Job {
     }
 }
 
-/// Somebody who is told when the loop has closed.
+/// Somebody who wants to be called when the loop has closed.
 pub trait AtClose: Send + Sync {
+    /// Called once the loop is closed.
     fn at_close(&self);
 }
 
-/// What threads of the host and the loop tell each other besides work.
+/// What the loop and the threads of the host share besides work.
 #[derive(Default)]
 pub struct Host {
-    /// True once the loop has been asked to end: no work of the host's is accepted any more.
+    /// True once the loop was asked to end. No work of the host is accepted any more.
     ending: AtomicBool,
+    /// True once the loop is closed. `changed` is notified then.
     closed: Mutex<bool>,
-    /// Who waits for something that a loop which is closed will never do.
-    waiting: Mutex<Slots<Arc<dyn AtClose>>>,
     changed: Condvar,
+    /// Those who wait for something that a closed loop will never do.
+    waiting: Mutex<Slots<Arc<dyn AtClose>>>,
+    // The counters of `embed::Metrics`.
     pub tasks_spawned: AtomicU64,
     pub tasks_finished: AtomicU64,
     pub callbacks: AtomicU64,
@@ -57,26 +62,28 @@ pub struct Host {
 }
 
 impl Host {
+    /// True once the loop was asked to end, or is closed.
     pub fn is_ending(&self) -> bool {
         self.ending.load(SeqCst)
     }
 
-    /// Refuses work from here on. True for the first who asks.
+    /// Asks the loop to end: work is refused from here on. True for the first caller.
     pub fn end(&self) -> bool {
         !self.ending.swap(true, SeqCst)
     }
 
-    /// Adds somebody to be told when the loop has closed, until [`Host::leave`].
+    /// Has `who` called when the loop has closed, unless [`Host::leave`] comes first.
     pub fn wait(&self, who: Arc<dyn AtClose>) -> Token {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(who)
     }
 
+    /// Takes back a [`Host::wait`].
     pub fn leave(&self, token: Token) {
         let left = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(token);
         drop(left);
     }
 
-    /// The loop is closed: whoever waits for that, or for the loop, goes on.
+    /// Called when the loop is closed: everybody who waits goes on.
     pub fn closed(&self) {
         self.ending.store(true, SeqCst);
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain();
@@ -85,8 +92,7 @@ impl Host {
         self.changed.notify_all();
     }
 
-    /// Waits until the loop is closed; false if that took longer than `timeout`. Not to be called with the
-    /// interpreter held.
+    /// Waits until the loop is closed. False if that takes longer than `timeout`. The caller must not hold the GIL.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         let (closed, _) = self

@@ -1,14 +1,19 @@
-//! The state of one loop, and every way to add work to it. `run.rs` takes the work off again.
+//! The state of one loop, and the algorithms on it: adding callbacks and timers, registering fds, and what a turn
+//! takes.
 //!
-//! [`LoopCore`] is shared by the loop object and its transports. It knows handles, and of everything else only how it
-//! is told of readiness ([`Native`]); it never runs user code itself.
+//! [`LoopCore`] is shared by the loop object and its transports. Its `state` is private to this folder: others call
+//! methods, each of which borrows the state once. The core knows handles. Transports it knows only as [`Native`]
+//! objects with a table of functions. It never runs callbacks itself; `run.rs` does.
 
 mod gathering;
 #[cfg(feature = "embed")]
 mod host;
+mod registering;
 mod scheduling;
 pub mod scratch;
 mod sources;
+mod turn;
+mod views;
 mod watching;
 
 use std::collections::VecDeque;
@@ -39,87 +44,97 @@ use crate::reactor::waker::Waker;
 pub use host::{AtClose, Host, Job};
 use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
-pub use sources::{FdCallbacks, Idle, Kind, Native, Source};
+pub use sources::{Due, FdCallbacks, Kind, Native};
+use sources::{Idle, Source};
 
-/// How often a loop that does not block looks at how long it has kept the interpreter.
+/// How many polls come between two looks at how long the loop has kept the GIL.
 const POLLS_BETWEEN_LOOKS: u32 = 64;
 
-/// One thing to run.
+/// One item of the ready queue.
 pub enum Entry {
+    /// A callback.
     Handle(Py<Handle>),
-    /// The owner of this registration is to be told of readiness.
+    /// This registration is ready; its owner is to be called.
     Io(Token),
-    /// What a host's thread has asked for.
+    /// Work of a thread of the program that hosts Python.
     #[cfg(feature = "embed")]
     Job(Box<Job>),
 }
 
-/// What only the holder of the interpreter touches.
-pub struct State {
-    pub reactor: Reactor<Source>,
-    pub ready: ReadyQueue<Entry>,
-    pub timers: TimerHeap<Py<TimerHandle>>,
+/// What only the thread that holds the GIL touches.
+struct State {
+    reactor: Reactor<Source>,
+    ready: ReadyQueue<Entry>,
+    timers: TimerHeap<Py<TimerHandle>>,
     /// Transports that keep a write back until the current callback returns.
     gathered: VecDeque<Native>,
     /// Transports that keep a write back until a time, in nanoseconds of the clock. The earliest comes first.
     gathered_until: VecDeque<(u64, Native)>,
-    /// Registrations that nobody waits for at the moment. A coroutine that received something usually waits for more
-    /// in the next turn, and finds its registration again; they end when the loop is about to block.
-    pub lingering: Vec<Token>,
-    /// Handles and timers to use again; empty, and known to nobody else.
+    /// Registrations that nobody waits for at the moment. A coroutine that has received something usually waits for
+    /// more in the next turn, and then finds its registration here. They end when the loop is about to block.
+    lingering: Vec<Token>,
+    /// Handles and timers to use again. They are empty, and nobody else refers to them.
     spare_handles: Vec<Py<Handle>>,
     spare_timers: Vec<Py<TimerHandle>>,
 }
 
-/// A loop's core as Python passes it from the loop to what is made for it.
+/// The core of a loop as a Python object: by it, Python passes the core to what it makes for the loop.
 #[pyclass(frozen, module = "rloop._rloop")]
 pub struct CoreRef(pub Arc<LoopCore>);
 
 /// One event loop.
 pub struct LoopCore {
-    pub state: LoopCell<State>,
-    pub inbox: Inbox<Entry>,
-    pub waker: Arc<Waker>,
+    state: LoopCell<State>,
+    /// Entries of other threads.
+    inbox: Inbox<Entry>,
+    waker: Arc<Waker>,
+    /// The loop's clock.
     pub clock: Clock,
-    /// Has a subclass, or this loop alone, its own `time()`? Timers go by it then, as on asyncio.
+    /// True if a subclass, or this loop alone, has its own `time()`. Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
-    /// Is `call_later` to go by the methods `time` and `call_at`, which may be the program's own?
+    /// True if `call_later` must call the methods `time` and `call_at`, because they are the program's own.
     pub timers_by_methods: AtomicBool,
-    /// Do the turns wait by what a program has put in the place of `loop._selector.select`?
+    /// True if the program has replaced `loop._selector.select`. Every turn waits by calling that then.
     pub waits_by_program: AtomicBool,
-    /// Is the next `_run_once()` to run turns until `stop()` was called?
+    /// True if the next `_run_once()` is to run turns until `stop()` was called.
     pub until_stopped: AtomicBool,
+    /// Python's objects that Rust needs by name.
     pub names: &'static Names,
-    /// Where callbacks run that were scheduled in an empty context.
+    /// The context of callbacks that were scheduled in an empty one.
     pub empty_context: EmptyContext,
-    /// What the transports receive into: never borrowed while anything else runs.
+    /// What the transports receive into. It is borrowed during one system call only.
     pub scratch: LoopCell<Scratch>,
-    /// What TLS layers receive into, and encrypt into.
+    /// What TLS layers receive into, and encrypt into. All layers share it.
     pub tls_io: LoopCell<TlsIo>,
-    /// What the datagram transports receive into, made by the first of them; borrowed as `scratch` is.
+    /// What datagram transports receive into, made by the first of them. It is borrowed as `scratch` is.
     pub datagrams: LoopCell<Option<ReceiveBatch>>,
+    /// True once the loop was closed.
     pub closed: AtomicBool,
+    /// True from `stop()` on, until the turn is complete.
     pub stopping: AtomicBool,
+    /// True in debug mode.
     pub debug: AtomicBool,
     /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
     pub thread_id: AtomicU64,
-    /// Counts the polls that have kept the interpreter.
+    /// Counts the polls that have kept the GIL: see [`LoopCore::is_hogging`].
     kept: AtomicU32,
-    /// When a look at the clock first found it kept, in nanoseconds; 0: not since it was let go of.
+    /// When the GIL was first seen to be kept, in nanoseconds of the clock; 0: not since it was released.
     kept_since: AtomicU64,
-    /// How long it may be kept.
+    /// For how many nanoseconds the GIL may be kept.
     keep_ns: AtomicU64,
-    /// Which callback of which turn is running, as [`Moment::to_bits`](crate::reactor::moment::Moment); 0 between turns.
+    /// The callback that is running, as [`Moment::to_bits`](crate::reactor::moment::Moment); 0 between turns.
     moment: AtomicU64,
-    /// When the first of those is due that keep a write back, in nanoseconds; 0: as soon as the callback returns.
+    /// When the first transport that keeps a write back is to be flushed: see [`LoopCore::gather`].
     gather_due: AtomicU64,
     /// The number of the last turn.
     turns: AtomicU32,
+    /// What is shared with the program that hosts Python.
     #[cfg(feature = "embed")]
     pub host: Host,
 }
 
 impl LoopCore {
+    /// The core of a new loop.
     pub fn new(py: Python<'_>) -> PyResult<Arc<Self>> {
         require_gil(py)?;
         thread_end::stop_instead(py);
@@ -172,12 +187,15 @@ impl LoopCore {
         self.thread_id.load(Relaxed) == current_thread_id()
     }
 
-    /// Called for each poll that need not block: true if it is to let go of the interpreter all the same. CPython takes
-    /// the interpreter from a thread between two bytecodes when another one has asked for it, but a loop whose
-    /// callbacks are all native runs none: think of an `add_reader` with a callback in C on an fd that is always ready.
+    /// Called for each poll that need not block. True if it must release the GIL all the same, for the sake of other
+    /// threads.
     ///
-    /// A thread asks after it has waited for a switch interval undisturbed, and every release disturbs it without its
-    /// getting anywhere. So a release comes late enough for it to have asked; then CPython gives it the interpreter.
+    /// CPython hands the GIL over between two bytecodes, when another thread has requested it. A loop whose callbacks
+    /// are all written in C runs no bytecode, for example with an `add_reader` on an fd that is always ready. Then
+    /// nothing but this releases it.
+    ///
+    /// A waiting thread requests the GIL only after one full switch interval without a release; a release that comes
+    /// sooner restarts its wait. So the loop releases the GIL after four intervals.
     pub fn is_hogging(&self) -> bool {
         let kept = self.kept.load(Relaxed).wrapping_add(1);
         self.kept.store(kept, Relaxed);
@@ -192,18 +210,19 @@ impl LoopCore {
         hogging
     }
 
-    /// Called when a poll lets go of the interpreter because it can block.
-    pub fn let_go(&self) {
+    /// Notes that a poll releases the GIL.
+    pub fn note_gil_release(&self) {
         self.kept_since.store(0, Relaxed);
     }
 
-    /// Reads CPython's switch interval, which decides how long the loop may keep the interpreter.
+    /// Reads CPython's switch interval, which decides how long the loop may keep the GIL.
     pub fn read_switch_interval(&self, py: Python<'_>) -> PyResult<()> {
         let seconds: f64 = self.names.getswitchinterval.call0(py)?.extract(py)?;
         self.keep_ns.store((seconds * 4e9) as u64, Relaxed);
         Ok(())
     }
 
+    /// True while a thread runs the loop.
     pub fn is_running(&self) -> bool {
         self.thread_id.load(Relaxed) != 0
     }
@@ -220,7 +239,7 @@ impl LoopCore {
 
     // ------------------------------------------------------------------------------------------ the end
 
-    /// Refuses everything from here on and lets go of all that the loop holds.
+    /// Closes the loop: it accepts nothing any more, and drops all that it holds.
     pub fn release(&self, py: Python<'_>) {
         self.closed.store(true, Relaxed);
         let sent = self.inbox.close();
@@ -246,12 +265,13 @@ impl LoopCore {
         self.host.closed();
     }
 
+    /// Shows the garbage collector what the loop holds.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let visit_entry = |entry: &Entry| match entry {
             Entry::Handle(handle) => Handle::traverse_from_queue(handle, visit),
             _ => Ok(()),
         };
-        // Threads leave handles here with the interpreter held only, so that a collection finds the same ones throughout.
+        // A thread must hold the GIL to send a handle, so that the inbox does not change during a collection.
         self.inbox.try_visit(visit_entry)?;
         let visit_state = |state: &State| {
             state.ready.iter().try_for_each(visit_entry)?;
@@ -262,22 +282,22 @@ impl LoopCore {
             state.spare_handles.iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
             let gathered = state.gathered.iter().chain(state.gathered_until.iter().map(|(_, native)| native));
             gathered.into_iter().try_for_each(|native| visit.call(&native.object))?;
-            state.reactor.sources().try_for_each(|source| source.traverse(visit))
+            state.reactor.registrations().try_for_each(|(_, source)| source.traverse(visit))
         };
-        self.state.peek(visit_state).unwrap_or(Ok(()))
+        self.state.peek(visit, visit_state).unwrap_or(Ok(()))
     }
 }
 
-/// The identity that `threading.get_ident()` gives the current thread.
+/// The current thread's `threading.get_ident()`.
 #[inline]
-pub fn current_thread_id() -> u64 {
+fn current_thread_id() -> u64 {
     // SAFETY: callable from any thread at any time.
     unsafe { ffi::PyThread_get_thread_ident() as u64 }
 }
 
-/// Is this timer still to run?
+/// True if this timer was not cancelled.
 #[inline]
-pub fn is_live(timer: &Py<TimerHandle>) -> bool {
+fn is_live(timer: &Py<TimerHandle>) -> bool {
     !TimerHandle::as_handle(timer).get().is_cancelled()
 }
 

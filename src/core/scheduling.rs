@@ -1,4 +1,5 @@
-//! Adding callbacks and timers to a loop, and using their handles again.
+//! Adding callbacks and timers to a loop, from its own thread and from others, and using their handles again. Nothing
+//! is run here.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,7 +16,7 @@ use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
 use crate::reactor::ready::Refused;
 
-/// Most handles, and most timers, that a loop keeps to use again.
+/// The largest number of handles, and of timers, that a loop keeps to use again.
 const SPARE_HANDLES: usize = 8192;
 
 impl LoopCore {
@@ -25,7 +26,7 @@ impl LoopCore {
         if self.closed.load(Relaxed) { Err(closed_error()) } else { Ok(()) }
     }
 
-    /// Schedules a callback for the next turn.
+    /// Schedules a callback for the next turn: `loop.call_soon`.
     #[inline]
     pub fn call_soon<'py>(
         &self,
@@ -37,7 +38,7 @@ impl LoopCore {
         Ok(handle)
     }
 
-    /// Schedules a callback from any thread, and wakes the loop.
+    /// Schedules a callback from any thread, and wakes the loop: `loop.call_soon_threadsafe`.
     pub fn call_soon_threadsafe<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
@@ -62,7 +63,7 @@ impl LoopCore {
         Ok(handle)
     }
 
-    /// Schedules a callback for `when`, a number of seconds of the loop's clock.
+    /// Schedules a callback for `when`, a number of seconds of the loop's clock: `loop.call_at`.
     pub fn call_at<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
@@ -83,6 +84,7 @@ impl LoopCore {
         self.call_at_time(event_loop, Time { seconds, given }, callback)
     }
 
+    /// The same with a time that was converted already.
     pub fn call_at_time<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
@@ -119,7 +121,7 @@ impl LoopCore {
         Ok(timer)
     }
 
-    /// A handle, not scheduled yet.
+    /// A handle that is not scheduled yet.
     #[inline]
     pub fn handle<'py>(
         &self,
@@ -139,14 +141,14 @@ impl LoopCore {
         Ok(handle)
     }
 
-    /// Takes a handle back that has run or never will, to use it again if nobody else refers to it.
+    /// Takes back a handle that has run, or never will. It is used again if nobody else refers to it.
     #[inline]
     pub fn recycle(&self, handle: Bound<'_, Handle>) {
         let py = handle.py();
         if !Handle::recycle(&handle) {
             return;
         }
-        // One too many is dropped here, where nothing is borrowed.
+        // A handle that is one too many is dropped here, where nothing is borrowed.
         if handle.is_exact_instance_of::<Handle>() {
             drop(self.state.with(py, |state| keep(&mut state.spare_handles, handle.unbind())));
         } else if let Ok(timer) = handle.cast_into::<TimerHandle>() {
@@ -154,8 +156,8 @@ impl LoopCore {
         }
     }
 
-    /// Takes timers back that left the heap without having run. Outside of any borrow: what they hold may have
-    /// finalizers.
+    /// Takes back timers that have left the heap without having run. Nothing may be borrowed: dropping what they hold
+    /// can run finalizers.
     pub fn discard(&self, py: Python<'_>, timers: Vec<Py<TimerHandle>>) {
         for timer in timers {
             timer.get().unschedule();
@@ -163,7 +165,7 @@ impl LoopCore {
         }
     }
 
-    /// Adds an entry behind everything that any thread has added before.
+    /// Adds an entry to the ready queue, behind everything that any thread has added before.
     #[inline]
     pub fn push(&self, py: Python<'_>, entry: Entry) -> PyResult<()> {
         let refused = self.state.with(py, |state| {
@@ -174,8 +176,24 @@ impl LoopCore {
         refused.map_err(|_| no_memory())
     }
 
-    /// Makes a loop that is parked in its poll go on; from any thread. What it is to find has been left for it already,
-    /// so that a failure is no error of the caller's: in debug mode it is logged, as asyncio's.
+    /// Leaves an entry for the loop from any thread, with or without Python, and wakes the loop. Gives the entry back
+    /// if the loop is closed or there is no memory.
+    #[cfg(feature = "embed")]
+    pub fn send(&self, entry: Entry) -> Result<(), Refused<Entry>> {
+        self.inbox.send(entry)?;
+        self.wake_quietly();
+        Ok(())
+    }
+
+    /// As [`LoopCore::wake`], for threads without Python.
+    #[cfg(feature = "embed")]
+    pub fn wake_quietly(&self) {
+        // Fails only if the loop's own fd is gone, and with it the loop.
+        let _ = self.waker.wake();
+    }
+
+    /// Wakes a loop that waits in its poll, from any thread. The caller has left something for the loop before. A
+    /// failure is not the caller's: as on asyncio, it is logged in debug mode.
     pub fn wake(&self, py: Python<'_>) -> PyResult<()> {
         match self.waker.wake() {
             Err(error) if self.debug.load(Relaxed) => self.log_failed_wake(&os_error(&error), py),
@@ -194,7 +212,7 @@ impl LoopCore {
             .map(drop)
     }
 
-    /// Nanoseconds by which timers go.
+    /// The time that timers are compared with, in nanoseconds: that of the clock, or of the program's own `time()`.
     #[inline]
     pub fn now_ns(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<u64> {
         if !self.custom_time.load(Relaxed) {
@@ -204,7 +222,7 @@ impl LoopCore {
     }
 }
 
-/// Keeps a handle to use again, or gives it back if there are enough.
+/// Keeps a handle to use it again. Gives it back if there are enough.
 #[inline]
 fn keep<T>(spare: &mut Vec<Py<T>>, handle: Py<T>) -> Option<Py<T>> {
     if spare.len() >= SPARE_HANDLES {

@@ -1,4 +1,5 @@
-//! Memory that all transports of a loop share: the scratch that small reads go through, and what TLS layers work with.
+//! Memory that all transports of a loop share: the scratch for small reads, and what the TLS layers work with.
+//! Who reads from what, and how much, is not known here.
 
 use std::collections::TryReserveError;
 use std::hint::black_box;
@@ -10,27 +11,27 @@ use crate::reactor::sys;
 
 /// The size of the scratch, in bytes.
 pub const SCRATCH: usize = 64 * 1024;
-/// The size of the buffer that TLS layers receive into, in bytes (asyncio's `max_size`). Pages that are never used cost
-/// nothing.
+/// The size of the buffer that TLS layers receive into, in bytes (asyncio's `max_size`). Pages that are never used take
+/// no memory.
 const BUFFER: usize = 256 * 1024;
 
-/// A block that is larger than any that the loop asks for again and again, in bytes.
+/// The size of a block that is larger than any that the loop asks for again and again, in bytes.
 const LARGE_BLOCK: usize = 1024 * 1024;
 
-/// Has the C library serve large blocks out of its heap. Called once a process.
+/// Makes the C library take large blocks from its heap. Called once in a process.
 ///
 /// glibc maps memory for each block of 128 KiB or more, and unmaps it when the block is freed, until the program has
-/// freed a block as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. What is
-/// not filled is cut off before the block is freed, so reads alone may never raise the threshold. Then each read costs
-/// a page fault for every 4 KiB, which is several times the cost of the read itself.
+/// freed a block that is as large (mallopt(3), "dynamic mmap threshold"). Reads of up to 256 KiB go into such blocks. A
+/// read cuts off what it has not filled before the block is freed, so that reads alone may never raise the threshold.
+/// Then each read costs a page fault for every 4 KiB, which is several times the cost of the read itself.
 pub fn serve_large_blocks_from_the_heap() {
     static ONCE: Once = Once::new();
-    // An allocation that nobody uses could be left out by the compiler: hence the black box.
+    // The compiler could leave out an allocation that nobody uses: hence the black box.
     ONCE.call_once(|| drop(black_box(sys::uninit_slice::<u8>(LARGE_BLOCK))));
 }
 
-/// Memory to receive into, aligned to a page. The kernel copies up to twice as slowly to addresses that are 16 past a
-/// multiple of 64, which is what a large allocation gets otherwise.
+/// Memory to receive into, aligned to a page. The kernel copies up to twice as slowly into memory that begins 16 bytes
+/// behind a multiple of 64, as a large block of the allocator does.
 #[derive(Default)]
 pub struct Scratch(Box<[MaybeUninit<Page>]>);
 
@@ -48,12 +49,12 @@ impl Scratch {
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {
         let len = self.0.len() * 4096;
-        // SAFETY: pages are contiguous arrays of possibly uninitialised bytes, `len` of them in all.
+        // SAFETY: the pages are one contiguous block of `len` bytes, which may be uninitialised.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 
-/// Bytes that were received, in memory of their own, and how many of them have been read.
+/// Memory to receive into that remembers what was received and how much of that was read.
 #[derive(Default)]
 pub struct Buffer {
     memory: Scratch,
@@ -71,7 +72,8 @@ impl Buffer {
         self.memory.as_mut_slice().len()
     }
 
-    /// Replaces the contents by what `receive` puts at the start of the memory; it returns how much that is.
+    /// Replaces the contents by what `receive` writes to the start of the memory. `receive` returns the number of
+    /// bytes, all of which it must have initialised.
     pub fn fill<E>(
         &mut self,
         receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
@@ -110,7 +112,7 @@ impl Buffer {
         Ok(copy)
     }
 
-    /// How many bytes have not been read.
+    /// The number of bytes that were not read yet.
     pub fn len(&self) -> usize {
         self.filled - self.read
     }
@@ -119,14 +121,14 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// Moves as much as fits to `target`; returns how much.
+    /// Moves as many bytes as fit to `target`, and returns their number.
     pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
         let count = Target::from(target).copy(self.as_slice());
         self.read += count;
         count
     }
 
-    /// What has not been read.
+    /// The bytes that were not read yet.
     pub fn as_slice(&self) -> &[u8] {
         let start = self.memory.0.as_ptr().cast::<u8>();
         // SAFETY: the first `filled` bytes are initialised (see the invariant).

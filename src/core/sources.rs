@@ -1,4 +1,5 @@
-//! Whom the events of an fd concern: the user's callbacks and coroutines, or a native object such as a transport.
+//! The owners of registrations, whom readiness concerns: the program's callbacks and coroutines, or a native object
+//! such as a transport. Which fd is registered in which way is not known here.
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -7,25 +8,39 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use crate::handle::Handle;
 use crate::reactor::readiness::Readiness;
 
-/// Whom the events of a registration concern.
+/// The owner of a registration.
 pub enum Source {
-    /// Callbacks of `add_reader` and `add_writer`.
+    /// The program: callbacks of `add_reader` and `add_writer`, or futures of `sock_*`.
     Callbacks(FdCallbacks),
+    /// A native object.
     Native(Native),
-    /// A native object that waits for nothing: the collector may have it, which ends the registration.
+    /// A native object that waits for nothing. The garbage collector may take it, which ends the registration.
     Idle(Idle),
 }
 
-/// Who waits for one fd on behalf of the user: callbacks of `add_reader` and `add_writer`, or futures of the `sock_*`
-/// coroutines, which are completed once. Invariant: one of the two at most for a direction; as in asyncio the later
-/// takes the place of the earlier.
+/// What is to be called because a registration is ready.
+pub enum Due {
+    /// These callbacks, and the futures to be completed.
+    Callbacks(FdCallbacks),
+    /// This object, with its readiness.
+    Native(Native, Readiness),
+}
+
+/// Who waits for one fd on behalf of the program: callbacks of `add_reader` and `add_writer`, or futures of the
+/// `sock_*` coroutines, which are completed once. Invariant: at most one of the two waits for a direction. As on
+/// asyncio, the later one replaces the earlier one.
 #[derive(Default)]
 pub struct FdCallbacks {
+    /// The callback of `add_reader`.
     pub reader: Option<Py<Handle>>,
+    /// The callback of `add_writer`.
     pub writer: Option<Py<Handle>>,
+    /// The future that is completed when the fd is readable.
     pub read_waiter: Option<Py<PyAny>>,
+    /// The future that is completed when the fd is writable.
     pub write_waiter: Option<Py<PyAny>>,
-    /// The file object that the fd was given as: it can be looked up by it once it is closed.
+    /// The file object that the program gave instead of a number. Once it is closed, it does not know its number any
+    /// more.
     pub file: Option<Py<PyAny>>,
 }
 
@@ -42,7 +57,7 @@ impl FdCallbacks {
         wanted
     }
 
-    /// Was the fd given as this object, or as a number and is again?
+    /// True if the fd was given as this same object, or as a number (None) both times.
     pub fn is_of(&self, file: Option<&Py<PyAny>>) -> bool {
         match (&self.file, file) {
             (Some(known), Some(file)) => known.is(file),
@@ -51,7 +66,7 @@ impl FdCallbacks {
         }
     }
 
-    /// The places for one direction: the callback's and the waiter's.
+    /// The two places for one direction: that of the callback and that of the future.
     pub fn places(&mut self, direction: Readiness) -> (&mut Option<Py<Handle>>, &mut Option<Py<PyAny>>) {
         if direction == Readiness::READABLE {
             (&mut self.reader, &mut self.read_waiter)
@@ -60,7 +75,8 @@ impl FdCallbacks {
         }
     }
 
-    /// What to call now that the fd is ready in these directions: the callbacks stay, the waiters go.
+    /// What is to be called now that the fd is ready in these directions. Callbacks stay here, too; futures are taken
+    /// out.
     pub fn due(&mut self, py: Python<'_>, readiness: Readiness) -> Self {
         let clone = |handle: &Option<Py<Handle>>| handle.as_ref().map(|handle| handle.clone_ref(py));
         let mut due = Self::default();
@@ -78,11 +94,13 @@ impl FdCallbacks {
 
 /// A native object that takes part in the loop, such as a transport.
 pub struct Native {
+    /// The object.
     pub object: Py<PyAny>,
+    /// How it is called.
     pub kind: &'static Kind,
 }
 
-/// A [`Native`] by a weak reference.
+/// A [`Native`] that is held by a weak reference.
 pub struct Idle {
     reference: Py<PyWeakrefReference>,
     kind: &'static Kind,
@@ -93,21 +111,28 @@ impl Idle {
         Ok(Self { reference: PyWeakrefReference::new(object)?.unbind(), kind })
     }
 
-    /// None: the object is being deallocated.
+    /// The object, with a strong reference. None if it is being deallocated.
     pub fn upgrade(&self, py: Python<'_>) -> Option<Native> {
         let object = self.reference.bind(py).upgrade()?.unbind();
         Some(Native { object, kind: self.kind })
     }
 }
 
-/// How to call a [`Native`]: plain functions, so that the core need not know the classes.
+/// What the loop calls of a [`Native`]: a table of plain functions, one for each class. The core calls transports by it
+/// without knowing their classes.
 pub struct Kind {
-    /// The fd is ready. Err: SystemExit or KeyboardInterrupt, which leave the loop.
+    /// Called when the fd is ready. An error is SystemExit or KeyboardInterrupt, which leave the loop.
     pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
-    /// Send what was kept back ([`LoopCore::gather`](super::LoopCore::gather)).
+    /// Called to send what was kept back: see [`LoopCore::gather`](super::LoopCore::gather).
     pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
-    /// Must nobody else use the fd?
+    /// True if the program must not watch the fd: `add_reader` refuses it then.
     pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,
+}
+
+impl Kind {
+    /// A table for what has no fd and keeps nothing back. Others are made from it: `Kind { on_ready, ..Kind::NOTHING
+    /// }`.
+    pub const NOTHING: Self = Self { on_ready: |_, _| Ok(()), flush: |_| Ok(()), owns_fd: |_| false };
 }
 
 impl Native {
@@ -117,7 +142,7 @@ impl Native {
 }
 
 impl Source {
-    /// The native object, if it is one and still there.
+    /// The native object, if the owner is one and is still there.
     pub fn native(&self, py: Python<'_>) -> Option<Native> {
         match self {
             Self::Native(native) => Some(native.clone_ref(py)),
@@ -126,7 +151,7 @@ impl Source {
         }
     }
 
-    /// Cancels the callbacks, if that is what it is.
+    /// Cancels the callbacks of the program. Nothing is done to a native object.
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         if let Self::Callbacks(callbacks) = self {
             for handle in [&callbacks.reader, &callbacks.writer].into_iter().flatten() {
@@ -136,6 +161,7 @@ impl Source {
         Ok(())
     }
 
+    /// Shows the garbage collector what this refers to.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Callbacks(callbacks) => {

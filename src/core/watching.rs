@@ -1,127 +1,109 @@
-//! Registering fds with a loop, and finding out what their readiness means.
-
-use std::io;
+//! Watching fds for the program: callbacks of `add_reader` and `add_writer`, and futures that are completed when a
+//! socket is ready (`sock_*`). Both are level-triggered, as asyncio's are.
+//!
+//! What Python passes (file objects, arguments) is the business of `event_loop/watching.rs`; here an fd is a number.
 
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
 
-use super::{Entry, Idle, Kind, LoopCore, Native, Source};
-use crate::error::os_error;
+use super::{FdCallbacks, LoopCore, Source};
 use crate::handle::Handle;
-use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
+use crate::reactor::{Mode, Watch};
+
+/// Who waits for one direction of an fd. At most one of the two is there.
+#[derive(Default)]
+struct Waiting {
+    callback: Option<Py<Handle>>,
+    future: Option<Py<PyAny>>,
+}
 
 impl LoopCore {
-    /// Takes `fd` for a native object; [`LoopCore::activate`] starts watching it. Callbacks that the user has on the
-    /// same fd are cancelled, as asyncio replaces them; so are those of a file that was closed and whose number is in
-    /// use again.
-    pub fn reserve(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
-        let (previous, token) = self.state.with(py, |state| {
-            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
-            (previous, state.reactor.reserve(fd, Mode::Edge, Source::Native(native)))
-        });
-        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
-        Ok(token)
-    }
-
-    /// Has the kernel watch a reserved fd.
-    pub fn activate(&self, py: Python<'_>, token: Token) -> PyResult<()> {
-        self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(&error))
-    }
-
-    /// Watches `fd` in `mode`, instead of whoever did so far.
-    pub fn register(&self, py: Python<'_>, fd: i32, mode: Mode, source: Source) -> PyResult<Token> {
-        self.register_for(py, fd, mode, Readiness::BOTH, source)
-    }
-
-    /// As [`LoopCore::register`], for these directions only.
-    pub fn register_for(
+    /// Sets the callback for one direction of an fd. The callback that was there before is cancelled.
+    pub fn add_callback(
         &self,
-        py: Python<'_>,
+        file: &Bound<'_, PyAny>,
         fd: i32,
-        mode: Mode,
-        directions: Readiness,
-        source: Source,
-    ) -> PyResult<Token> {
-        let (previous, result) = self.state.with(py, |state| {
-            let previous = state.reactor.token_of(fd).and_then(|token| state.reactor.deregister(token));
-            (previous, state.reactor.register_for(fd, mode, directions, source))
-        });
-        previous.map_or(Ok(()), |previous| previous.cancel(py))?;
-        result.map_err(|(error, source)| {
-            drop(source);
-            os_error(&error)
-        })
+        direction: Readiness,
+        handle: Bound<'_, Handle>,
+    ) -> PyResult<()> {
+        let py = file.py();
+        let token = self.watch_file(file, fd, direction, false)?;
+        let waiting = Waiting { callback: Some(handle.unbind()), future: None };
+        match self.exchange(py, token, direction, waiting).callback {
+            Some(replaced) => Handle::cancel_once(replaced.bind(py)).map(drop),
+            None => Ok(()),
+        }
     }
 
-    /// Changes the directions that a registered fd is watched for: see [`Reactor::watch`].
-    pub fn watch(&self, py: Python<'_>, token: Token, directions: Readiness) -> PyResult<()> {
-        self.state.with(py, |state| state.reactor.watch(token, directions)).map_err(|error| os_error(&error))
-    }
-
-    /// Has the kernel tell anew of what a registered fd is ready for.
-    pub fn refresh(&self, py: Python<'_>, token: Token) -> io::Result<()> {
-        self.state.with(py, |state| state.reactor.refresh(token, Readiness::NONE))
-    }
-
-    /// Ends a registration; to be called before its fd is closed.
-    pub fn deregister(&self, py: Python<'_>, token: Token) {
-        drop(self.state.with(py, |state| state.reactor.deregister(token)));
-    }
-
-    /// Makes the registration's reference to its owner strong (`held`) or weak. A transport that waits for nothing is held
-    /// weakly, so that it can be collected once the program has dropped it. False if no weak reference can be made.
-    pub fn hold(&self, object: &Bound<'_, PyAny>, kind: &'static Kind, token: Token, held: bool) -> bool {
-        let source = match held {
-            true => Source::Native(Native { object: object.clone().unbind(), kind }),
-            false => match Idle::new(object, kind) {
-                Ok(idle) => Source::Idle(idle),
-                Err(_) => return false,
-            },
+    /// Removes who waits for one direction of an fd. False if nobody did.
+    pub fn remove_callback(&self, py: Python<'_>, fd: i32, direction: Readiness) -> PyResult<bool> {
+        let Some(token) = self.state.with(py, |state| state.reactor.token_of(fd)) else {
+            return Ok(false);
         };
-        let previous = self.state.with(object.py(), |state| {
-            state.reactor.source_mut(token).map(|place| std::mem::replace(place, source))
-        });
-        drop(previous);
-        true
+        let removed = self.exchange(py, token, direction, Waiting::default());
+        match removed.callback {
+            Some(callback) => Handle::cancel_once(callback.bind(py)),
+            None => Ok(removed.future.is_some()),
+        }
     }
 
-    /// Has the owner of `token` told of `readiness` in the next turn.
-    pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
-        self.state.with(py, |state| {
-            state.ready.receive(&self.inbox);
-            if state.ready.reserve(1).is_err() {
-                // As if the poll had found it: the next turn queues it.
-                state.reactor.find(token, readiness);
-            } else if state.reactor.report(token, readiness) {
-                drop(state.ready.push(Entry::Io(token)));
-            }
-        });
+    /// Has `future` completed once `file`, with this fd, is ready in `direction`. To be called when a system call has
+    /// just said that it is not ready. A callback for the same direction is cancelled.
+    pub fn wait(
+        &self,
+        file: &Bound<'_, PyAny>,
+        fd: i32,
+        direction: Readiness,
+        future: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = file.py();
+        let token = self.watch_file(file, fd, direction, true)?;
+        let waiting = Waiting { callback: None, future: Some(future.clone().unbind()) };
+        match self.exchange(py, token, direction, waiting).callback {
+            Some(replaced) => Handle::cancel_once(replaced.bind(py)).map(drop),
+            None => Ok(()),
+        }
     }
 
-    /// What the readiness of a registration means now, to be run outside of the borrow.
-    pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<(Readiness, Source)> {
-        self.state.with(py, |state| {
-            let readiness = state.reactor.take_ready(token);
-            match state.reactor.source_mut(token)? {
-                Source::Native(native) => Some((readiness, Source::Native(native.clone_ref(py)))),
-                Source::Idle(idle) => Some((readiness, Source::Native(idle.upgrade(py)?))),
-                Source::Callbacks(callbacks) => {
-                    let due = callbacks.due(py, readiness);
-                    if due.read_waiter.is_some() || due.write_waiter.is_some() {
-                        let wanted = callbacks.wanted();
-                        state.reactor.arm(token, wanted);
-                        if wanted.is_none() {
-                            state.lingering.push(token);
-                        }
-                    }
-                    Some((readiness, Source::Callbacks(due)))
-                }
-            }
+    /// Takes back a future of [`LoopCore::wait`]. A registration that nobody waits for any more ends at once: the file
+    /// may be about to be closed.
+    pub fn stop_waiting(&self, fd: i32, direction: Readiness, future: &Bound<'_, PyAny>) {
+        let removed = self.state.with(future.py(), |state| {
+            let token = state.reactor.token_of(fd)?;
+            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
+                return None;
+            };
+            let (_, place) = callbacks.places(direction);
+            let waiter = place.take_if(|waiter| waiter.is(future));
+            let wanted = callbacks.wanted();
+            state.reactor.arm(token, wanted);
+            let ended = wanted.is_none().then(|| state.reactor.deregister(token)).flatten();
+            Some((waiter, ended))
+        });
+        drop(removed);
+    }
+
+    /// Watches a non-blocking fd of the loop's own, edge-triggered: the callback must read it until it would block.
+    pub fn watch_internal(&self, py: Python<'_>, fd: i32, handle: Bound<'_, Handle>) -> PyResult<()> {
+        let callbacks = FdCallbacks { reader: Some(handle.unbind()), ..FdCallbacks::default() };
+        let source = Source::Callbacks(callbacks);
+        self.register_source(py, fd, Mode::Internal, Readiness::BOTH, source).map(drop)
+    }
+
+    /// The fd under which a file object was registered. The object itself does not know it any more if it was closed.
+    pub fn fd_of_file(&self, file: &Bound<'_, PyAny>) -> Option<i32> {
+        self.state.with(file.py(), |state| {
+            let is_it = |source: &Source| match source {
+                Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
+                _ => false,
+            };
+            state.reactor.registrations().find(|(_, source)| is_it(source)).map(|(fd, _)| fd)
         })
     }
 
-    /// Ends the registrations that nobody waits for. True if there were any: letting go of them may have run finalizers.
+    /// Ends the registrations that nobody waits for. True if there were any: dropping them may have run finalizers.
     pub fn end_lingering(&self, py: Python<'_>) -> bool {
         let ended: Vec<Source> = self.state.with(py, |state| {
             let reactor = &mut state.reactor;
@@ -134,42 +116,100 @@ impl LoopCore {
         !ended.is_empty()
     }
 
-    /// Who is told of each fd: its reader and its writer, or twice the native object.
+    /// Who is called for each fd: the reader and the writer. A native object is both.
     #[allow(clippy::type_complexity, reason = "a row of three")]
     pub fn watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
+        let callee = |handle: &Option<Py<Handle>>, waiter: &Option<Py<PyAny>>| {
+            let handle = handle.as_ref().map(|handle| handle.clone_ref(py).into_any());
+            handle.or_else(|| waiter.as_ref().map(|waiter| waiter.clone_ref(py)))
+        };
         self.state.with(py, |state| {
             let rows = state.reactor.registrations().map(|(fd, source)| match source {
                 Source::Native(native) => {
                     (fd, Some(native.object.clone_ref(py)), Some(native.object.clone_ref(py)))
                 }
-                // As asyncio, which has neither a reader nor a writer for it.
+                // asyncio has neither a reader nor a writer for a transport that waits for nothing.
                 Source::Idle(_) => (fd, None, None),
-                Source::Callbacks(callbacks) => {
-                    let any = |handle: &Option<Py<Handle>>, waiter: &Option<Py<PyAny>>| {
-                        let handle = handle.as_ref().map(|handle| handle.clone_ref(py).into_any());
-                        handle.or_else(|| waiter.as_ref().map(|waiter| waiter.clone_ref(py)))
-                    };
-                    (
-                        fd,
-                        any(&callbacks.reader, &callbacks.read_waiter),
-                        any(&callbacks.writer, &callbacks.write_waiter),
-                    )
-                }
+                Source::Callbacks(callbacks) => (
+                    fd,
+                    callee(&callbacks.reader, &callbacks.read_waiter),
+                    callee(&callbacks.writer, &callbacks.write_waiter),
+                ),
             });
             rows.filter(|(_, reader, writer)| reader.is_some() || writer.is_some()).collect()
         })
     }
 
-    /// The native object that `fd` belongs to, so that nobody else may watch it.
-    pub fn owner_of<'py>(&self, py: Python<'py>, fd: i32) -> Option<Bound<'py, PyAny>> {
-        let native = self.state.with(py, |state| {
-            state
-                .reactor
-                .token_of(fd)
-                .and_then(|token| state.reactor.source(token))
-                .and_then(|it| it.native(py))
-        })?;
-        let object = native.object.into_bound(py);
-        (native.kind.owns_fd)(&object).then_some(object)
+    /// The registration by which `file`, with this fd, is watched for `direction`; a new one if there is none.
+    ///
+    /// `blocked`: a system call has just said that the file is not ready, so that its next edge is still to come.
+    fn watch_file(
+        &self,
+        file: &Bound<'_, PyAny>,
+        fd: i32,
+        direction: Readiness,
+        blocked: bool,
+    ) -> PyResult<Token> {
+        let known = self.state.with(file.py(), |state| {
+            let token = state.reactor.token_of(fd)?;
+            let is_same = |source: &Source| match source {
+                Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
+                _ => false,
+            };
+            let change = match state.reactor.source(token) {
+                // The same object and so the same file: no system call, if the direction is watched already.
+                Some(source) if blocked && is_same(source) => Watch::Also(direction),
+                // A new edge for what is ready already. The call fails if the number belongs to another file by now.
+                _ => Watch::Anew(direction),
+            };
+            state.reactor.watch(token, change).is_ok().then_some(token)
+        });
+        known.map_or_else(|| self.register_file(file, fd, direction), Ok)
+    }
+
+    /// Has the kernel watch a file for `direction`, and for the other direction once somebody waits for that.
+    ///
+    /// If somebody waits for the same number already, the file behind the number was replaced: a library has closed its
+    /// socket and made another one, without removing its callbacks. As on asyncio, these wait for the new file. But a
+    /// callback that was given with a file object does not wait for another object's file.
+    fn register_file(&self, file: &Bound<'_, PyAny>, fd: i32, direction: Readiness) -> PyResult<Token> {
+        let py = file.py();
+        let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
+        let before = self.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            match state.reactor.source(token) {
+                Some(Source::Callbacks(before)) if before.is_of(known_as.as_ref()) => {
+                    state.reactor.deregister(token)
+                }
+                _ => None,
+            }
+        });
+        let callbacks = match before {
+            Some(Source::Callbacks(before)) => before,
+            _ => FdCallbacks { file: known_as, ..FdCallbacks::default() },
+        };
+        let wanted = callbacks.wanted();
+        let source = Source::Callbacks(callbacks);
+        let token = self.register_source(py, fd, Mode::Level, direction | wanted, source)?;
+        self.state.with(py, |state| state.reactor.arm(token, wanted));
+        Ok(token)
+    }
+
+    /// Replaces who waits for `direction`, and arms or disarms the direction accordingly. A registration that nobody
+    /// waits for ends. Returns who waited before.
+    fn exchange(&self, py: Python<'_>, token: Token, direction: Readiness, mut waiting: Waiting) -> Waiting {
+        let ended = self.state.with(py, |state| {
+            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
+                return None;
+            };
+            let (callback, future) = callbacks.places(direction);
+            std::mem::swap(callback, &mut waiting.callback);
+            std::mem::swap(future, &mut waiting.future);
+            let wanted = callbacks.wanted();
+            state.reactor.arm(token, wanted);
+            wanted.is_none().then(|| state.reactor.deregister(token)).flatten()
+        });
+        drop(ended);
+        waiting
     }
 }

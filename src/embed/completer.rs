@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::guard::{caught, report};
 use super::handle::LoopHandle;
-use super::local::settle;
+use super::local::complete_future;
 use crate::py::new::intern;
 
 /// Completes an `asyncio.Future` from any thread, once. The value becomes a Python object on the loop's thread, so
@@ -66,6 +66,7 @@ impl<T> Completer<T> {
         self.send(move |py| caught(|| result?.into_py_any(py)));
     }
 
+    /// Has the awaitable completed on the loop's thread, unless it was before.
     fn send<F>(&mut self, result: F)
     where
         F: FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send + 'static,
@@ -74,10 +75,10 @@ impl<T> Completer<T> {
             return;
         };
         let handle = self.handle.clone();
-        // Refused by a closed loop only, on which nobody waits.
+        // Only a closed loop refuses it, and nobody waits on that.
         let _ = self.handle.send_to_the_end(None, move |py| {
             handle.core().host.completions.fetch_add(1, Relaxed);
-            settle(future.bind(py), result(py)).or_else(|error| {
+            complete_future(future.bind(py), result(py)).or_else(|error| {
                 report(handle.event_loop(py), "Exception in a completion of the host", error)
             })
         });

@@ -1,17 +1,16 @@
-//! `LoopHandle`: a loop as every thread of the host sees it.
+//! `LoopHandle`: a loop as the threads of the host see it. What it can run (tasks, futures, sources) is added to it by
+//! the files of these.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::LoopClosed;
+use super::error::{LoopClosed, ShutdownError};
 use super::guard::{caught, copied_context, detached, report};
-use super::task::{self, PyTask};
-use super::thread::ShutdownError;
 use crate::core::{Entry, Job, LoopCore};
 use crate::event_loop::EventLoop;
 
@@ -26,7 +25,7 @@ struct Inner {
     event_loop: Py<PyAny>,
 }
 
-/// What the host has had a loop do so far; each number is exact once the loop is at rest.
+/// What the host has had a loop do so far. Each number is exact once the loop is idle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Coroutines that were accepted by `spawn` and its kin.
@@ -68,7 +67,7 @@ impl LoopHandle {
         self.inner.event_loop.bind(py)
     }
 
-    /// True once the loop has ended or has been asked to: what is asked of it now is refused.
+    /// True once the loop has ended, or was asked to end: it accepts no work any more.
     pub fn is_closed(&self) -> bool {
         self.core().host.is_ending()
     }
@@ -91,87 +90,6 @@ impl LoopHandle {
         })
     }
 
-    // ------------------------------------------------------------------------------------------ coroutines
-
-    /// Runs a coroutine (or any other awaitable) on the loop, as a task in a copy of the caller's context.
-    ///
-    /// Dropping the future that this returns cancels the task, unless it was [detached](PyTask::detach).
-    pub fn spawn(&self, coroutine: Bound<'_, PyAny>) -> Result<PyTask, LoopClosed> {
-        let coroutine = task::Coroutine::new(coroutine.unbind());
-        self.spawn_converted(move |py| Ok(coroutine.take(py)), |result| Ok(result.unbind()))
-    }
-
-    /// As [`LoopHandle::spawn`], of a coroutine that `make` makes on the loop's thread: the calling thread needs no
-    /// Python.
-    pub fn spawn_with<F>(&self, make: F) -> Result<PyTask, LoopClosed>
-    where
-        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
-    {
-        self.spawn_converted(make, |result| Ok(result.unbind()))
-    }
-
-    /// As [`LoopHandle::spawn_with`], for a result of a Rust type: it is converted on the loop's thread, so that
-    /// whoever awaits it needs no Python either.
-    pub fn spawn_as<T, F>(&self, make: F) -> Result<PyTask<T>, LoopClosed>
-    where
-        T: for<'a, 'py> FromPyObject<'a, 'py> + Send + 'static,
-        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
-    {
-        self.spawn_converted(make, |result| result.extract::<T>().map_err(Into::into))
-    }
-
-    fn spawn_converted<T, F, C>(&self, make: F, convert: C) -> Result<PyTask<T>, LoopClosed>
-    where
-        T: Send + 'static,
-        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
-        C: FnOnce(Bound<'_, PyAny>) -> PyResult<T> + Send + 'static,
-    {
-        let (task, promise) = task::pair(self.clone());
-        self.send(move |py| promise.start(py, make, convert))?;
-        Ok(task)
-    }
-
-    /// Runs a coroutine as [`LoopHandle::spawn`] does and waits for its result, with the interpreter let go of.
-    ///
-    /// # Errors
-    /// What the coroutine raises; RuntimeError when the loop is closed, or when called on the loop's own thread,
-    /// which would wait for itself.
-    pub fn block_on(&self, coroutine: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        if let Err(error) = self.refuse_own_thread() {
-            drop(task::Coroutine::new(coroutine.unbind()));
-            return Err(error);
-        }
-        wait(self.spawn(coroutine)?)
-    }
-
-    /// [`LoopHandle::block_on`] for [`LoopHandle::spawn_with`].
-    pub fn block_on_with<F>(&self, make: F) -> PyResult<Py<PyAny>>
-    where
-        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
-    {
-        self.refuse_own_thread()?;
-        wait(self.spawn_with(make)?)
-    }
-
-    /// [`LoopHandle::block_on`] for [`LoopHandle::spawn_as`].
-    pub fn block_on_as<T, F>(&self, make: F) -> PyResult<T>
-    where
-        T: for<'a, 'py> FromPyObject<'a, 'py> + Send + 'static,
-        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
-    {
-        self.refuse_own_thread()?;
-        wait(self.spawn_as(make)?)
-    }
-
-    fn refuse_own_thread(&self) -> PyResult<()> {
-        if self.core().is_own_thread() {
-            return Err(PyRuntimeError::new_err(
-                "block_on() would wait for the loop on the loop's own thread",
-            ));
-        }
-        Ok(())
-    }
-
     // ------------------------------------------------------------------------------------------ the end
 
     /// Asks the loop to end, without waiting: it completes its turn, cancels its tasks, and closes.
@@ -181,11 +99,11 @@ impl LoopHandle {
             return Err(LoopClosed);
         }
         core.stopping.store(true, SeqCst);
-        self.wake();
+        core.wake_quietly();
         Ok(())
     }
 
-    /// [Stops](LoopHandle::stop) the loop and waits until it is closed, with the interpreter let go of.
+    /// [Stops](LoopHandle::stop) the loop and waits until it is closed. The GIL is released meanwhile.
     ///
     /// # Errors
     /// [`ShutdownError::Closed`] when it is closed already; `TimedOut` when a task or an executor takes longer than
@@ -220,13 +138,14 @@ impl LoopHandle {
         }
     }
 
-    // ------------------------------------------------------------------------------------------ for this layer
+    // ------------------------------------------------------------------------------------------ for this folder
 
     pub(super) fn core(&self) -> &Arc<LoopCore> {
         &self.inner.core
     }
 
-    /// Has `run` called on the loop's thread, unless the loop is ending.
+    /// Has `run` called on the loop's thread, in a copy of the caller's context. Refused once the loop was asked to
+    /// end.
     pub(super) fn send<F>(&self, run: F) -> Result<(), LoopClosed>
     where
         F: FnOnce(Python<'_>) -> PyResult<()> + Send + 'static,
@@ -237,35 +156,24 @@ impl LoopHandle {
         self.send_to_the_end(copied_context().unwrap_or(None), run)
     }
 
-    /// As `send`, also to a loop that is ending: for what belongs to earlier work, such as its cancellation.
+    /// As `send`, but refused only once the loop is closed: for what belongs to earlier work, such as its cancellation.
     pub(super) fn send_to_the_end<F>(&self, context: Option<Py<PyAny>>, run: F) -> Result<(), LoopClosed>
     where
         F: FnOnce(Python<'_>) -> PyResult<()> + Send + 'static,
     {
         let job = Job { context, run: Box::new(run) };
-        self.core().inbox.send(Entry::Job(Box::new(job))).map_err(|_refused| LoopClosed)?;
-        self.wake();
-        Ok(())
-    }
-
-    fn wake(&self) {
-        // Fails only where the loop's own fd is gone, and with it the loop.
-        let _ = self.core().waker.wake();
+        self.core().send(Entry::Job(Box::new(job))).map_err(|_refused| LoopClosed)
     }
 }
 
-/// Waits for a task, with the interpreter let go of.
-fn wait<T: Send>(task: PyTask<T>) -> PyResult<T> {
-    detached(|| task::wait(task))
-}
-
+/// The loop that runs on this thread.
 pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    // Called per awaitable, for which an import each time is too slow.
+    // This is called once for each awaitable; an import each time would be too slow.
     static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     GET_RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()
 }
 
-/// The state of a loop of ours.
+/// The core of a loop, which must be rloop's.
 pub(super) fn core_of<'a>(event_loop: &'a Bound<'_, PyAny>) -> PyResult<&'a Arc<LoopCore>> {
     match event_loop.cast::<EventLoop>() {
         Ok(event_loop) => Ok(event_loop.get().core()),

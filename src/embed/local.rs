@@ -1,8 +1,9 @@
-//! `spawn_local`: Rust futures on the loop's thread, polled by its ready queue.
+//! `spawn_local`: Rust futures on the loop's thread, which the loop polls from its ready queue.
 //!
-//! A future stays in a table of the thread that it was given to, as it need not be `Send`. What travels is its token:
-//! a registration without an fd, whose entry in the ready queue has it polled. A waker sends that entry by the inbox,
-//! from any thread; when the future is gone, the token's generation has passed, and a late wake finds nothing.
+//! A future need not be `Send`. So it stays in a table of the thread that it was given to, and what other threads get
+//! is a token: that of a registration without an fd. An entry of the ready queue with this token polls the future. A
+//! waker sends such an entry from any thread. Once the future is gone, the token is of an old generation, and a late
+//! wake finds nothing.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,10 +18,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use super::guard::{caught, let_go, report};
+use super::guard::{caught, drop_quietly, report};
 use super::handle::{core_of, running_loop};
 use super::task::on_done;
-use crate::core::{Entry, Kind, LoopCore, Native, Source};
+use crate::core::{Entry, Kind, LoopCore, Native};
 use crate::py::context;
 use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
@@ -33,7 +34,7 @@ thread_local! {
     static FUTURES: RefCell<Slots<Kept>> = RefCell::new(Slots::new());
 }
 
-/// A future in its thread's table.
+/// A future in the table of its thread.
 struct Kept {
     /// None while it is being polled.
     future: Option<LocalBox>,
@@ -43,7 +44,7 @@ struct Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.core.host.futures_finished.fetch_add(1, Relaxed);
-        let_go(self.future.take());
+        drop_quietly(self.future.take());
     }
 }
 
@@ -89,30 +90,31 @@ where
     LocalFuture::start(&event_loop, core, Box::pin(converted))
 }
 
-/// One future, as the reactor's table knows it.
+/// One future, as the owner of its registration.
 #[pyclass(frozen, module = "rloop._rloop")]
 struct LocalFuture {
-    ticket: Ticket,
+    place: Place,
     wake: Arc<WakeLocal>,
     /// The `asyncio.Future` that Python awaits.
     awaitable: Py<PyAny>,
     event_loop: Py<PyAny>,
-    /// None: it was empty.
+    /// The context that the future is polled in. None: an empty one.
     context: Option<Py<PyAny>>,
 }
 
-/// What finds a future, and does not keep it.
+/// Where a future is. It does not keep the future alive.
 #[derive(Clone)]
-struct Ticket {
+struct Place {
     core: Arc<LoopCore>,
-    /// The registration by which it is polled.
+    /// The registration by which the future is polled.
     token: Token,
-    /// Whose table it is in, and where.
+    /// The thread whose table it is in.
     thread: ThreadId,
+    /// Its slot in that table.
     slot: Token,
 }
 
-static KIND: Kind = Kind { on_ready: LocalFuture::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
+static KIND: Kind = Kind { on_ready: LocalFuture::on_ready, ..Kind::NOTHING };
 
 impl LocalFuture {
     fn start<'py>(
@@ -126,29 +128,23 @@ impl LocalFuture {
         core.host.futures_spawned.fetch_add(1, Relaxed);
         let kept = Kept { future: Some(future), core: core.clone() };
         let slot = FUTURES.with(|futures| futures.borrow_mut().insert(kept));
-        // The object needs its token and the table its object: the token comes first, for an owner of no effect.
-        let nobody = Native { object: py.None(), kind: &KIND };
-        let token = core.state.with(py, |state| state.reactor.insert(Source::Native(nobody)));
-        let ticket = Ticket { core, token, thread: std::thread::current().id(), slot };
+        let token = core.reserve_token(py);
+        let place = Place { core, token, thread: std::thread::current().id(), slot };
         let this = Self {
-            ticket: ticket.clone(),
-            wake: Arc::new(WakeLocal { core: ticket.core.clone(), token, queued: AtomicBool::new(false) }),
+            place: place.clone(),
+            wake: Arc::new(WakeLocal { core: place.core.clone(), token, queued: AtomicBool::new(false) }),
             awaitable: awaitable.clone().unbind(),
             event_loop: event_loop.clone().unbind(),
             context,
         };
         let this = Bound::new(py, this)?;
         let object = this.clone().into_any().unbind();
-        let nobody = ticket.core.state.with(py, |state| match state.reactor.source_mut(token) {
-            Some(Source::Native(native)) => Some(std::mem::replace(&mut native.object, object)),
-            _ => None,
-        });
-        drop(nobody);
+        place.core.set_owner(py, token, Native { object, kind: &KIND });
         Self::poll(&this)?;
         if !awaitable.call_method0(intern!(py, "done")?)?.is_truthy()? {
-            // It is the awaitable's from here on to say that nobody wants it any more.
+            // When the awaitable is done, by its result or by a cancellation, the future is dropped.
             on_done(&awaitable, move |awaitable| {
-                ticket.end(awaitable.py());
+                place.end(awaitable.py());
                 Ok(())
             })?;
         }
@@ -164,10 +160,10 @@ impl LocalFuture {
 
     fn poll(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        // Wakes from here on are answered by another poll.
+        // A wake that comes from here on leads to another poll.
         this.wake.queued.store(false, SeqCst);
-        let result = if this.ticket.is_here() {
-            let Some(mut future) = this.ticket.take() else {
+        let result = if this.place.is_here() {
+            let Some(mut future) = this.place.take() else {
                 return Ok(());
             };
             let waker = Waker::from(this.wake.clone());
@@ -181,28 +177,28 @@ impl LocalFuture {
             });
             match polled.transpose() {
                 None => {
-                    // Back to its place, which is gone if it was cancelled from within.
-                    drop(this.ticket.put_back(future));
+                    // Back to its slot, which is gone if the future was cancelled while it was polled.
+                    drop(this.place.put_back(future));
                     return Ok(());
                 }
                 Some(result) => {
-                    let_go(future);
+                    drop_quietly(future);
                     result
                 }
             }
         } else {
             Err(elsewhere())
         };
-        this.ticket.end(py);
-        let settled = settle(this.awaitable.bind(py), result);
+        this.place.end(py);
+        let settled = complete_future(this.awaitable.bind(py), result);
         settled.or_else(|error| report(this.event_loop.bind(py), "Exception in a future of the host", error))
     }
 }
 
 impl Drop for LocalFuture {
     fn drop(&mut self) {
-        // The loop was closed, or is garbage.
-        self.ticket.clear();
+        // The loop was closed or collected.
+        self.place.clear();
     }
 }
 
@@ -215,13 +211,14 @@ impl LocalFuture {
     }
 }
 
-impl Ticket {
-    /// Drops the future and its registration; later wakes find nothing.
+impl Place {
+    /// Drops the future and its registration. Later wakes find nothing.
     fn end(&self, py: Python<'_>) {
-        drop(self.core.state.with(py, |state| state.reactor.deregister(self.token)));
+        self.core.deregister(py, self.token);
         self.clear();
     }
 
+    /// True on the future's own thread.
     fn is_here(&self) -> bool {
         self.thread == std::thread::current().id()
     }
@@ -231,7 +228,7 @@ impl Ticket {
         FUTURES.with(|futures| futures.borrow_mut().get_mut(self.slot).and_then(|kept| kept.future.take()))
     }
 
-    /// Puts it back, or returns it for the caller to drop.
+    /// Puts the future back. Returns it for the caller to drop if it was dropped meanwhile.
     fn put_back(&self, future: LocalBox) -> Option<LocalBox> {
         FUTURES.with(|futures| match futures.borrow_mut().get_mut(self.slot) {
             Some(kept) => kept.future.replace(future),
@@ -239,18 +236,18 @@ impl Ticket {
         })
     }
 
-    /// Drops the future. On another thread that has to wait until the future's own one ends, which drops its table.
+    /// Drops the future. Other threads cannot; then it is dropped with its table, when its own thread ends.
     fn clear(&self) {
         if !self.is_here() {
             return;
         }
-        // Outside of the borrow, and not at the end of the thread, when the table is gone.
+        // Dropped outside of the borrow. At the end of the thread the table is gone already.
         drop(FUTURES.try_with(|futures| futures.borrow_mut().remove(self.slot)));
     }
 }
 
-/// Completes an `asyncio.Future`, unless it is done, such as cancelled.
-pub(super) fn settle(future: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
+/// Completes an `asyncio.Future`, unless it is done already, as one that was cancelled is.
+pub(super) fn complete_future(future: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> PyResult<()> {
     let py = future.py();
     if future.call_method0(intern!(py, "done")?)?.is_truthy()? {
         return Ok(());
@@ -269,7 +266,7 @@ pub(super) fn settle(future: &Bound<'_, PyAny>, result: PyResult<Py<PyAny>>) -> 
     .map(drop)
 }
 
-/// The waker's side of a local future.
+/// What the waker of a local future does.
 struct WakeLocal {
     core: Arc<LoopCore>,
     token: Token,
@@ -283,9 +280,9 @@ impl Wake for WakeLocal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, SeqCst) && self.core.inbox.send(Entry::Io(self.token)).is_ok() {
-            // Fails only where the loop's own fd is gone, and with it the loop.
-            let _ = self.core.waker.wake();
+        if !self.queued.swap(true, SeqCst) {
+            // Only a closed loop refuses it, or there is no memory.
+            let _ = self.core.send(Entry::Io(self.token));
         }
     }
 }

@@ -41,6 +41,8 @@
 mod guide {}
 
 mod completer;
+mod error;
+mod exit;
 mod guard;
 mod handle;
 mod local;
@@ -51,37 +53,15 @@ mod thread;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
-use std::fmt;
-
-use pyo3::PyErr;
-use pyo3::exceptions::PyRuntimeError;
-
 pub use completer::Completer;
+pub use error::{LoopClosed, ShutdownError};
 pub use handle::{LoopHandle, Metrics};
 pub use local::spawn_local;
 pub use package::install;
 pub use source::Registration;
 pub use task::PyTask;
-pub use thread::{LoopThread, ShutdownError, run};
+pub use thread::{LoopThread, run};
 
 pub use crate::reactor::readiness::Readiness;
 /// The versions that this crate's API is made of.
 pub use {mio, pyo3};
-
-/// The loop has ended, or is about to. Becomes Python's `RuntimeError("Event loop is closed")`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoopClosed;
-
-impl fmt::Display for LoopClosed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Event loop is closed")
-    }
-}
-
-impl std::error::Error for LoopClosed {}
-
-impl From<LoopClosed> for PyErr {
-    fn from(closed: LoopClosed) -> Self {
-        PyRuntimeError::new_err(closed.to_string())
-    }
-}

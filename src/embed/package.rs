@@ -5,22 +5,24 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-/// The modules of python/rloop; `tests/project/test_layering.py` checks that none is missing.
+use super::exit::end_at_exit;
+
+/// The modules of python/rloop. `tests/project/test_layering.py` checks that none is missing.
 macro_rules! sources {
     ($($module:literal: $file:literal),* $(,)?) => {
         &[$(($module, $file, include_str!(concat!("../../python/rloop/", $file)))),*]
     };
 }
 
-/// (module, file, text)
+/// Each module of the package: its name, the name of its file, and the text of the file.
 const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
     "rloop.__main__": "__main__.py",
     "rloop._base": "_base.py",
     "rloop._executors": "_executors.py",
+    "rloop._getaddrinfo": "_getaddrinfo.py",
     "rloop._loop": "_loop.py",
     "rloop._inside": "_inside.py",
-    "rloop._names": "_names.py",
     "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",
     "rloop._processes": "_processes.py",
@@ -57,7 +59,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 }
 
 fn install_once(py: Python<'_>) -> PyResult<()> {
-    // Before 3.13, the thread that imports it first counts as the main one.
+    // Before CPython 3.13 the thread that first imports `threading` counts as the main one.
     py.import("threading")?;
     let sys = py.import("sys")?;
     if sys.getattr("modules")?.contains("rloop")? {
@@ -65,7 +67,7 @@ fn install_once(py: Python<'_>) -> PyResult<()> {
             "rloop was imported from elsewhere before rloop::embed::install() was called",
         ));
     }
-    // What `wrap_pymodule!` does, which panics where this fails.
+    // The same as `wrap_pymodule!`, which would panic if this failed.
     let native = crate::_rloop::_PYO3_DEF.make_module(py)?;
     native.bind(py).setattr("__name__", "rloop._rloop")?;
     let sources = PyDict::new(py);
@@ -77,7 +79,7 @@ fn install_once(py: Python<'_>) -> PyResult<()> {
     let importer = PyModule::from_code(py, IMPORTER, c"<rloop::embed>/importer.py", c"rloop_importer")?;
     py.import("sys")?.getattr("modules")?.del_item("rloop_importer")?;
     importer.call_method1("install", (sources, native, executable))?;
-    super::thread::end_at_exit(py)
+    end_at_exit(py)
 }
 
 const IMPORTER: &std::ffi::CStr =

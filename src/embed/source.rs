@@ -1,4 +1,4 @@
-//! `register`: event sources of the host, such as mio's sockets, on the loop's reactor.
+//! `LoopHandle::register`: event sources of the host, such as mio's sockets, on the loop's reactor.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -6,10 +6,10 @@ use mio::Interest;
 use mio::event::Source as EventSource;
 use pyo3::prelude::*;
 
-use super::LoopClosed;
-use super::guard::{caught, let_go, report};
+use super::error::LoopClosed;
+use super::guard::{caught, drop_quietly, report};
 use super::handle::LoopHandle;
-use crate::core::{Kind, Native, Source};
+use crate::core::{Kind, Native};
 use crate::error::os_error;
 use crate::py::cell::LoopCell;
 use crate::reactor::readiness::Readiness;
@@ -72,7 +72,7 @@ pub struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // Without Python there is no loop, and nothing to be deregistered from.
+        // Without Python there is no loop, and nothing to deregister from.
         Python::try_attach(|py| self.watched.get().end(py));
     }
 }
@@ -83,6 +83,7 @@ struct Watch<S, F> {
     callback: F,
 }
 
+/// The same, whatever the types are.
 trait Watching: Send {
     fn ready(&mut self, py: Python<'_>, readiness: Readiness) -> PyResult<()>;
     fn source(&mut self) -> &mut dyn EventSource;
@@ -102,8 +103,8 @@ where
     }
 }
 
-/// The same, as the reactor's table knows it. The host's code (the source's methods too) runs while nothing of the loop's
-/// is borrowed.
+/// A source as the owner of its registration. The code of the host, which includes the methods of the source, is called
+/// while nothing of the loop is borrowed.
 #[pyclass(frozen, module = "rloop._rloop")]
 struct Watched {
     handle: LoopHandle,
@@ -111,14 +112,14 @@ struct Watched {
     token: Token,
     /// None while the host's code runs, and after the end.
     watching: LoopCell<Option<Box<dyn Watching>>>,
-    /// What came while the host's code ran.
+    /// The readiness that came while the host's code ran.
     missed: LoopCell<Option<Readiness>>,
     /// `sys::forks()` when the source was registered.
     forks: AtomicU32,
     ended: AtomicBool,
 }
 
-static KIND: Kind = Kind { on_ready: Watched::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
+static KIND: Kind = Kind { on_ready: Watched::on_ready, ..Kind::NOTHING };
 
 impl Watched {
     fn register(
@@ -128,9 +129,7 @@ impl Watched {
         interest: Interest,
     ) -> PyResult<Registration> {
         let core = handle.core();
-        // The object needs its token and the table its object: the token comes first, for an owner of no effect.
-        let nobody = Native { object: py.None(), kind: &NOBODY };
-        let token = core.state.with(py, |state| state.reactor.insert(Source::Native(nobody)));
+        let token = core.reserve_token(py);
         let this = Self {
             handle: handle.clone(),
             interest,
@@ -142,45 +141,39 @@ impl Watched {
         };
         let registered = Bound::new(py, this).and_then(|this| {
             let object = this.clone().into_any().unbind();
-            let nobody = core.state.with(py, |state| match state.reactor.source_mut(token) {
-                Some(Source::Native(native)) => {
-                    Some(std::mem::replace(native, Native { object, kind: &KIND }))
-                }
-                _ => None,
-            });
-            drop(nobody);
-            this.get().make_known(py, &mut *watching)?;
+            core.set_owner(py, token, Native { object, kind: &KIND });
+            this.get().register_source(py, &mut *watching)?;
             Ok(this)
         });
-        let this = registered.inspect_err(|_| {
-            drop(core.state.with(py, |state| state.reactor.deregister(token)));
-        })?;
+        let this = registered.inspect_err(|_| core.deregister(py, token))?;
         core.host.sources.fetch_add(1, Relaxed);
         this.get().put_back(py, watching);
         Ok(Registration { watched: this.unbind() })
     }
 
-    /// Registers the source with the reactor.
-    fn make_known(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
+    /// Has the source register itself with the reactor.
+    fn register_source(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
         let core = self.handle.core();
         let failed = |error| os_error(&error);
-        let registry = core.state.with(py, |state| state.reactor.registry()).map_err(failed)?;
+        let registry = core.registry(py).map_err(failed)?;
         self.forks.store(sys::forks(), Relaxed);
         let mut register = || watching.source().register(&registry, self.token.to_mio(), self.interest);
         caught(|| register().map_err(failed))?;
-        core.state.with(py, |state| state.reactor.note_active(self.token));
+        core.set_active(py, self.token);
         Ok(())
     }
 
-    /// The same in a fork's child, whose reactor has a poll of its own by now.
-    fn make_known_again(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
-        if let Ok(registry) = self.handle.core().state.with(py, |state| state.reactor.registry()) {
-            // mio's sources remember in debug builds that they are registered; on the new poll there is nothing to undo.
+    /// The same in the child of a fork, whose reactor has a poll of its own by now.
+    fn register_again(&self, py: Python<'_>, watching: &mut dyn Watching) -> PyResult<()> {
+        if let Ok(registry) = self.handle.core().registry(py) {
+            // In debug builds mio's sources remember that they are registered. The new poll does not know them, so that
+            // this fails, and makes them forget it.
             let _ = watching.source().deregister(&registry);
         }
-        self.make_known(py, watching)
+        self.register_source(py, watching)
     }
 
+    /// The source is ready.
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let (py, this) = match object.cast::<Self>() {
             Ok(this) => (this.py(), this.get()),
@@ -192,7 +185,7 @@ impl Watched {
         };
         let result = caught(|| {
             if this.forks.load(Relaxed) != sys::forks() {
-                this.make_known_again(py, &mut *watching)?;
+                this.register_again(py, &mut *watching)?;
             }
             if readiness.is_none() { Ok(()) } else { watching.ready(py, readiness) }
         });
@@ -203,7 +196,7 @@ impl Watched {
         })
     }
 
-    /// The host's code has run.
+    /// Called when the host's code has run. What has happened meanwhile is done now.
     fn put_back(&self, py: Python<'_>, watching: Box<dyn Watching>) {
         self.watching.with(py, |place| *place = Some(watching));
         if self.ended.load(Relaxed) {
@@ -211,28 +204,23 @@ impl Watched {
         } else if let Some(missed) = self.missed.with(py, Option::take) {
             let core = self.handle.core();
             core.requeue(py, self.token, missed);
-            // This may be another thread than the loop's. Fails only where the loop's own fd is gone.
-            let _ = core.waker.wake();
+            // This may be another thread than the loop's.
+            core.wake_quietly();
         }
     }
 
-    /// Deregisters and drops the source; if the host's code is running, that follows when it has run.
+    /// Deregisters and drops the source. If the host's code is running, [`Watched::put_back`] does it.
     fn end(&self, py: Python<'_>) {
         self.ended.store(true, Relaxed);
         let Some(mut watching) = self.watching.with(py, Option::take) else {
             return;
         };
         let core = self.handle.core();
-        let removed = core.state.with(py, |state| state.reactor.remove(self.token));
-        if let Some((_, Some(registry))) = &removed {
-            // Fails only where there is nothing to take back.
-            let _ = caught(|| Ok(watching.source().deregister(registry)));
+        if let Some(registry) = core.deregister_foreign(py, self.token) {
+            // Fails only if the source is not registered.
+            let _ = caught(|| Ok(watching.source().deregister(&registry)));
         }
-        drop(removed);
         core.host.sources.fetch_sub(1, Relaxed);
-        let_go(watching);
+        drop_quietly(watching);
     }
 }
-
-/// For a token that has no owner yet.
-static NOBODY: Kind = Kind { on_ready: |_, _| Ok(()), flush: |_| Ok(()), owns_fd: |_| false };

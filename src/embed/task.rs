@@ -1,7 +1,8 @@
-//! `PyTask`: a Python coroutine on the loop as a Rust future, for any executor.
+//! `PyTask`: a Python coroutine on the loop as a Rust future, for any executor; and `spawn` and `block_on`, which make
+//! them.
 //!
-//! The task and its future share one [`Outcome`]. The loop's thread fills it; whoever awaits empties it. Python
-//! objects are called and dropped outside of its lock.
+//! The Python task and its Rust future share one [`Outcome`]. The loop's thread fills it in; whoever awaits the future
+//! takes the result out. No Python object is called or dropped under its lock.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,13 +16,96 @@ use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::LoopClosed;
-use super::guard::caught;
+use super::error::LoopClosed;
+use super::guard::{caught, detached};
 use super::handle::LoopHandle;
 use crate::core::{AtClose, LoopCore};
 use crate::py::cell::LoopCell;
 use crate::py::new::intern;
 use crate::reactor::token::Token;
+
+impl LoopHandle {
+    /// Runs a coroutine (or any other awaitable) on the loop, as a task in a copy of the caller's context.
+    ///
+    /// Dropping the future that this returns cancels the task, unless it was [detached](PyTask::detach).
+    pub fn spawn(&self, coroutine: Bound<'_, PyAny>) -> Result<PyTask, LoopClosed> {
+        let coroutine = Coroutine::new(coroutine.unbind());
+        self.spawn_converted(move |py| Ok(coroutine.take(py)), |result| Ok(result.unbind()))
+    }
+
+    /// As [`LoopHandle::spawn`], of a coroutine that `make` makes on the loop's thread: the calling thread needs no
+    /// Python.
+    pub fn spawn_with<F>(&self, make: F) -> Result<PyTask, LoopClosed>
+    where
+        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+    {
+        self.spawn_converted(make, |result| Ok(result.unbind()))
+    }
+
+    /// As [`LoopHandle::spawn_with`], for a result of a Rust type: it is converted on the loop's thread, so that
+    /// whoever awaits it needs no Python either.
+    pub fn spawn_as<T, F>(&self, make: F) -> Result<PyTask<T>, LoopClosed>
+    where
+        T: for<'a, 'py> FromPyObject<'a, 'py> + Send + 'static,
+        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+    {
+        self.spawn_converted(make, |result| result.extract::<T>().map_err(Into::into))
+    }
+
+    /// Runs what `make` makes, and converts the result on the loop's thread.
+    fn spawn_converted<T, F, C>(&self, make: F, convert: C) -> Result<PyTask<T>, LoopClosed>
+    where
+        T: Send + 'static,
+        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+        C: FnOnce(Bound<'_, PyAny>) -> PyResult<T> + Send + 'static,
+    {
+        let (task, promise) = pair(self.clone());
+        self.send(move |py| promise.start(py, make, convert))?;
+        Ok(task)
+    }
+
+    /// Runs a coroutine as [`LoopHandle::spawn`] does and waits for its result. The GIL is released meanwhile.
+    ///
+    /// # Errors
+    /// What the coroutine raises; RuntimeError when the loop is closed, or when called on the loop's own thread,
+    /// which would wait for itself.
+    pub fn block_on(&self, coroutine: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        if let Err(error) = self.refuse_own_thread() {
+            drop(Coroutine::new(coroutine.unbind()));
+            return Err(error);
+        }
+        wait(self.spawn(coroutine)?)
+    }
+
+    /// [`LoopHandle::block_on`] for [`LoopHandle::spawn_with`].
+    pub fn block_on_with<F>(&self, make: F) -> PyResult<Py<PyAny>>
+    where
+        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+    {
+        self.refuse_own_thread()?;
+        wait(self.spawn_with(make)?)
+    }
+
+    /// [`LoopHandle::block_on`] for [`LoopHandle::spawn_as`].
+    pub fn block_on_as<T, F>(&self, make: F) -> PyResult<T>
+    where
+        T: for<'a, 'py> FromPyObject<'a, 'py> + Send + 'static,
+        F: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+    {
+        self.refuse_own_thread()?;
+        wait(self.spawn_as(make)?)
+    }
+
+    /// RuntimeError on the loop's own thread.
+    fn refuse_own_thread(&self) -> PyResult<()> {
+        if self.core().is_own_thread() {
+            return Err(PyRuntimeError::new_err(
+                "block_on() would wait for the loop on the loop's own thread",
+            ));
+        }
+        Ok(())
+    }
+}
 
 /// A Python task on a loop, as a future: its result, or what it raised with its traceback.
 ///
@@ -34,15 +118,19 @@ pub struct PyTask<T = Py<PyAny>> {
     detached: bool,
 }
 
+/// What a Python task and its Rust future share.
 struct Outcome<T> {
-    state: Mutex<State<T>>,
+    progress: Mutex<Progress<T>>,
     core: Arc<LoopCore>,
 }
 
-struct State<T> {
+/// How far a task has come.
+struct Progress<T> {
+    /// The result, until it is taken.
     result: Option<PyResult<T>>,
     /// True once there was a result.
-    settled: bool,
+    ended: bool,
+    /// Who awaits the result.
     waker: Option<Waker>,
     /// The `asyncio.Task`, from its creation to its end.
     task: Option<Py<PyAny>>,
@@ -51,19 +139,19 @@ struct State<T> {
 }
 
 impl<T> Outcome<T> {
-    /// Nothing that can panic runs under this lock, so a poisoned one is as good as any.
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nothing under this lock can panic, so that a poisoned lock can be used as any other.
+    fn lock(&self) -> MutexGuard<'_, Progress<T>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the first result, and wakes whoever waits for it.
-    fn settle(&self, result: PyResult<T>) {
+    /// Sets the result, unless there was one already, and wakes whoever awaits it.
+    fn finish(&self, result: PyResult<T>) {
         let (task, waker) = {
             let mut state = self.lock();
-            if state.settled {
+            if state.ended {
                 return;
             }
-            state.settled = true;
+            state.ended = true;
             state.result = Some(result);
             (state.task.take(), state.waker.take())
         };
@@ -77,14 +165,14 @@ impl<T> Outcome<T> {
 
 impl<T: Send> AtClose for Outcome<T> {
     fn at_close(&self) {
-        self.settle(Err(LoopClosed.into()));
+        self.finish(Err(LoopClosed.into()));
     }
 }
 
 /// The two ends of a new task.
-pub(super) fn pair<T: Send + 'static>(handle: LoopHandle) -> (PyTask<T>, Promise<T>) {
-    let state = State { result: None, settled: false, waker: None, task: None, cancelled: false };
-    let outcome = Arc::new(Outcome { state: Mutex::new(state), core: handle.core().clone() });
+fn pair<T: Send + 'static>(handle: LoopHandle) -> (PyTask<T>, Promise<T>) {
+    let progress = Progress { result: None, ended: false, waker: None, task: None, cancelled: false };
+    let outcome = Arc::new(Outcome { progress: Mutex::new(progress), core: handle.core().clone() });
     handle.core().host.tasks_spawned.fetch_add(1, Relaxed);
     let waiting = handle.core().host.wait(outcome.clone());
     let promise = Promise { outcome: outcome.clone(), handle: handle.clone(), waiting };
@@ -96,14 +184,14 @@ impl<T> PyTask<T> {
     pub fn cancel(&self) {
         let task = {
             let mut state = self.outcome.lock();
-            if state.settled {
+            if state.ended {
                 return;
             }
             state.cancelled = true;
             state.task.take()
         };
         if let Some(task) = task {
-            // Refused by a closed loop only, whose tasks have ended.
+            // Only a closed loop refuses this, and its tasks have ended.
             let _ = self.handle.send_to_the_end(None, move |py| {
                 task.bind(py).call_method0(intern!(py, "cancel")?).map(drop)
             });
@@ -117,7 +205,7 @@ impl<T> PyTask<T> {
 
     /// True once the task has ended.
     pub fn is_finished(&self) -> bool {
-        self.outcome.lock().settled
+        self.outcome.lock().ended
     }
 }
 
@@ -129,12 +217,13 @@ impl<T> Future for PyTask<T> {
         if let Some(result) = state.result.take() {
             return Poll::Ready(result);
         }
-        if state.settled {
+        if state.ended {
             return Poll::Ready(Err(PyRuntimeError::new_err("the task's result has been taken already")));
         }
         let replaced = state.waker.replace(context.waker().clone());
         drop(state);
-        // Not under the lock: it may be the last that keeps its executor's task, and that task this future.
+        // Not under the lock: the waker may hold the last reference to a task of its executor, and that task this
+        // future.
         drop(replaced);
         Poll::Pending
     }
@@ -148,11 +237,11 @@ impl<T> Drop for PyTask<T> {
     }
 }
 
-/// The loop's end of a task. Dropped without a result, it fails the task with [`LoopClosed`].
-pub(super) struct Promise<T> {
+/// The loop's end of a task. If it is dropped without a result, the task fails with [`LoopClosed`].
+struct Promise<T> {
     outcome: Arc<Outcome<T>>,
     handle: LoopHandle,
-    /// The outcome's place among those that are told of the loop's end.
+    /// Names the outcome among those that are called when the loop has closed.
     waiting: Token,
 }
 
@@ -164,8 +253,8 @@ impl<T: Send + 'static> Promise<T> {
         C: FnOnce(Bound<'_, PyAny>) -> PyResult<T> + Send + 'static,
     {
         if self.outcome.lock().cancelled {
-            // Before it came to anything: what it was to be made of is dropped.
-            self.outcome.settle(Err(CancelledError::new_err(())));
+            // It was cancelled before it was made, and is not made.
+            self.outcome.finish(Err(CancelledError::new_err(())));
             return Ok(());
         }
         if self.handle.is_closed() {
@@ -175,13 +264,13 @@ impl<T: Send + 'static> Promise<T> {
         match caught(|| schedule(&handle, make(py)?)) {
             Ok(task) => self.follow(&task, convert),
             Err(error) => {
-                self.outcome.settle(Err(error));
+                self.outcome.finish(Err(error));
                 Ok(())
             }
         }
     }
 
-    /// Has the task's end fill the outcome.
+    /// Has the task's result put into the outcome when it ends.
     fn follow<C>(self, task: &Bound<'_, PyAny>, convert: C) -> PyResult<()>
     where
         C: FnOnce(Bound<'_, PyAny>) -> PyResult<T> + Send + 'static,
@@ -190,7 +279,7 @@ impl<T: Send + 'static> Promise<T> {
         let outcome = self.outcome.clone();
         on_done(task, move |task| {
             let result = caught(|| convert(result_of(&task)?));
-            self.outcome.settle(result);
+            self.outcome.finish(result);
             Ok(())
         })?;
         let cancelled = {
@@ -210,7 +299,7 @@ impl<T: Send + 'static> Promise<T> {
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
         // Does nothing if there was a result.
-        self.outcome.settle(Err(LoopClosed.into()));
+        self.outcome.finish(Err(LoopClosed.into()));
         self.handle.core().host.leave(self.waiting);
     }
 }
@@ -228,10 +317,10 @@ fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<
     py.import("asyncio")?.call_method("ensure_future", (coroutine,), Some(&keywords))
 }
 
-/// What a future that is done has come to.
+/// The result of a future that is done.
 fn result_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = future.py();
-    // Looked at rather than raised: pyo3 panics when Rust catches a PanicException.
+    // The exception is looked at and not raised, because PyO3 panics when Rust catches a PanicException.
     let exception = future.call_method0(intern!(py, "exception")?)?;
     if !exception.is_none() {
         return Err(PyErr::from_value(exception));
@@ -243,7 +332,7 @@ fn result_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 
 type DoneCallback = Box<dyn for<'py> FnOnce(Bound<'py, PyAny>) -> PyResult<()> + Send>;
 
-/// A callback of the host's for `add_done_callback`.
+/// A closure as a Python callable, for `add_done_callback`.
 #[pyclass(frozen, module = "rloop._rloop")]
 struct Done(LoopCell<Option<DoneCallback>>);
 
@@ -257,7 +346,7 @@ impl Done {
     }
 }
 
-/// Calls `callback` on the loop's thread once `future` is done; drops it if that never comes.
+/// Calls `callback` on the loop's thread once `future` is done. It is dropped if that never happens.
 pub(super) fn on_done<F>(future: &Bound<'_, PyAny>, callback: F) -> PyResult<()>
 where
     F: for<'py> FnOnce(Bound<'py, PyAny>) -> PyResult<()> + Send + 'static,
@@ -269,9 +358,9 @@ where
 
 // ---------------------------------------------------------------------------------------------- coroutines
 
-/// A coroutine on its way to the loop; closed if it gets nowhere, so that Python need not warn that it was never
-/// awaited.
-pub(super) struct Coroutine(Option<Py<PyAny>>);
+/// A coroutine on its way to the loop. If it does not arrive, it is closed, so that Python does not warn that it was
+/// never awaited.
+struct Coroutine(Option<Py<PyAny>>);
 
 impl Coroutine {
     pub fn new(coroutine: Py<PyAny>) -> Self {
@@ -290,8 +379,7 @@ impl Drop for Coroutine {
         };
         Python::try_attach(|py| {
             let coroutine = coroutine.into_bound(py);
-            if let Ok(name) = intern!(py, "close")
-                && let Ok(close) = coroutine.getattr(name)
+            if let Ok(close) = intern!(py, "close").and_then(|name| coroutine.getattr(name))
                 && let Err(error) = close.call0()
             {
                 error.write_unraisable(py, Some(&coroutine));
@@ -311,8 +399,12 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks the thread, which does not hold the interpreter, until `task` has ended.
-pub(super) fn wait<T>(task: PyTask<T>) -> PyResult<T> {
+/// Blocks the thread until `task` has ended. The GIL is released meanwhile.
+fn wait<T: Send>(task: PyTask<T>) -> PyResult<T> {
+    detached(|| wait_detached(task))
+}
+
+fn wait_detached<T>(task: PyTask<T>) -> PyResult<T> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut task = std::pin::pin!(task);

@@ -1,55 +1,27 @@
-//! Loops that the host runs: `LoopThread` on a thread of its own, `run` on the current one; and their ends.
+//! Loops that the host runs: `LoopThread` on a thread of its own, `run` on the current one.
 
-use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict};
+use pyo3::types::PyDict;
 
-use super::LoopClosed;
+use super::error::ShutdownError;
+use super::exit::{GRACE, remember};
 use super::guard::{caught, detached};
 use super::handle::LoopHandle;
 use super::package::install;
 
-/// How long a `LoopThread` that is dropped, and the interpreter at its end, wait for a loop to end.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Why [`LoopHandle::shutdown`] has not closed the loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShutdownError {
-    /// It was closed before.
-    Closed,
-    /// It has been asked to end, and has not come to it in time.
-    TimedOut,
-    /// It has been asked to end, and does so once this thread lets it.
-    OwnThread,
-}
-
-impl fmt::Display for ShutdownError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => LoopClosed.fmt(f),
-            Self::TimedOut => f.write_str("the event loop has not ended in time"),
-            Self::OwnThread => f.write_str("the event loop cannot be waited for on its own thread"),
-        }
-    }
-}
-
-impl std::error::Error for ShutdownError {}
-
 /// A loop that runs on a thread of its own until it is stopped or this is dropped.
 ///
 /// It ends as under `asyncio.run`: its tasks are cancelled, asynchronous generators and the default executor are shut
-/// down, the loop is closed. Dropping waits up to ten seconds for that, with the interpreter let go of.
+/// down, the loop is closed. Dropping waits up to ten seconds for that. The GIL is released meanwhile.
 ///
 /// Derefs to its [`LoopHandle`].
 pub struct LoopThread {
     handle: LoopHandle,
-    /// None once it was waited for.
+    /// None once the thread was joined.
     thread: Option<JoinHandle<PyResult<()>>>,
 }
 
@@ -74,7 +46,7 @@ impl LoopThread {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
         match detached(move || starting.recv()) {
             Ok(started) => Ok(Self { handle: started?, thread: Some(thread) }),
-            // It has failed before it could say so.
+            // The thread has ended before it could send anything.
             Err(_) => Err(join(thread).err().unwrap_or_else(no_python)),
         }
     }
@@ -84,7 +56,7 @@ impl LoopThread {
         &self.handle
     }
 
-    /// Waits until the loop has ended, whoever stops it, with the interpreter let go of.
+    /// Waits until the loop has ended, whoever stops it. The GIL is released meanwhile.
     ///
     /// # Errors
     /// What made it end before it was stopped: SystemExit and KeyboardInterrupt, as they leave `run_forever()`.
@@ -98,7 +70,7 @@ impl LoopThread {
 }
 
 fn join(thread: JoinHandle<PyResult<()>>) -> PyResult<()> {
-    // The thread's own code is guarded: it does not panic.
+    // Panics of the host's code are caught before.
     detached(|| thread.join())
         .unwrap_or_else(|_| Err(PyRuntimeError::new_err("the event loop's thread panicked")))
 }
@@ -117,13 +89,13 @@ impl Drop for LoopThread {
             return;
         };
         if matches!(self.handle.shutdown(GRACE), Ok(()) | Err(ShutdownError::Closed)) {
-            // Closed, so that its thread is about to end. What made it end was for `join`.
+            // The loop is closed, so that its thread is about to end. Its error was for `join`.
             drop(join(thread));
         }
     }
 }
 
-/// The thread of a [`LoopThread`].
+/// What the thread of a [`LoopThread`] does.
 fn serve(py: Python<'_>, started: &Sender<PyResult<LoopHandle>>) -> PyResult<()> {
     let made = runner(py).and_then(|runner| {
         let event_loop = runner.call_method0("get_loop")?;
@@ -132,7 +104,7 @@ fn serve(py: Python<'_>, started: &Sender<PyResult<LoopHandle>>) -> PyResult<()>
     let (handle, event_loop, runner) = match made {
         Ok(made) => made,
         Err(error) => {
-            // Nobody listens any more only if the starting thread is gone.
+            // Fails only if the starting thread is gone.
             let _ = started.send(Err(error));
             return Ok(());
         }
@@ -143,15 +115,16 @@ fn serve(py: Python<'_>, started: &Sender<PyResult<LoopHandle>>) -> PyResult<()>
     ran.map(drop).and(finish(&handle, &runner))
 }
 
-/// An `asyncio.Runner` with a loop of ours: the one who knows how a loop is to end.
+/// An `asyncio.Runner` with a loop of ours. Its `close()` ends a loop as `asyncio.run` does.
 fn runner(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let keywords = PyDict::new(py);
     keywords.set_item("loop_factory", py.import("rloop")?.getattr("new_event_loop")?)?;
     py.import("asyncio")?.call_method("Runner", (), Some(&keywords))
 }
 
+/// Ends the loop.
 fn finish(handle: &LoopHandle, runner: &Bound<'_, PyAny>) -> PyResult<()> {
-    // No work of the host's from here on: it would come too late to be cancelled.
+    // Work that the host sent from here on would not be cancelled any more. So it is refused.
     handle.core().host.end();
     runner.call_method0("close").map(drop)
 }
@@ -192,35 +165,4 @@ where
 
 fn no_python() -> PyErr {
     PyRuntimeError::new_err("the Python interpreter is ending")
-}
-
-// ---------------------------------------------------------------------------------------------- the end of Python
-
-/// The loops of all threads that were started, for the end of the interpreter: a thread that still runs Python then
-/// is stopped wherever it is, and Rust's frames cannot be.
-static STARTED: Mutex<Vec<LoopHandle>> = Mutex::new(Vec::new());
-
-fn remember(handle: &LoopHandle) {
-    let mut ended = Vec::new();
-    {
-        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.extend(started.extract_if(.., |handle| handle.core().host.wait_closed(Duration::ZERO)));
-        started.push(handle.clone());
-    }
-    drop(ended);
-}
-
-/// Has the interpreter end all loops when it is finalized.
-pub(super) fn end_at_exit(py: Python<'_>) -> PyResult<()> {
-    let end = PyCFunction::new_closure(py, None, None, |_args, _keywords| {
-        let started = std::mem::take(&mut *STARTED.lock().unwrap_or_else(PoisonError::into_inner));
-        for handle in &started {
-            // All are asked first, and end beside each other.
-            let _ = handle.stop();
-        }
-        for handle in started {
-            let _ = handle.shutdown(GRACE);
-        }
-    })?;
-    py.import("atexit")?.call_method1("register", (end,)).map(drop)
 }

@@ -1,8 +1,9 @@
-//! Views of a loop's native queues, for programs that use asyncio's private attributes. asyncio keeps its handles in a
-//! deque (`loop._ready`) and a heap (`loop._scheduled`), and waits by a selector (`loop._selector`). `nest_asyncio` runs
-//! turns of its own by means of these three.
+//! Views of a loop's native queues, for programs that use asyncio's private attributes.
 //!
-//! Cold: a loop that nobody looks into uses nothing of this.
+//! asyncio keeps its handles in a deque (`loop._ready`) and its timers in a heap (`loop._scheduled`), and waits by a
+//! selector (`loop._selector`). `nest_asyncio` runs turns of its own by means of these three. The classes here show
+//! them the queues; the changes to the queues are methods of the core (`core/views.rs`). A loop that nobody looks into
+//! uses nothing of this.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,16 +14,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 
 use super::EventLoop;
-use crate::core::{Entry, LoopCore, is_live};
-use crate::error::no_memory;
+use crate::core::{Entry, LoopCore};
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::gc::{track, untrack};
 use crate::py::new::intern;
-use crate::reactor::clock::deadline_ns;
 use crate::run;
 
-/// What waits in the ready queue and is no handle of ours; called when its turn comes.
+/// The callback of a handle that stands for something else: an entry of the ready queue that is no handle, or a handle
+/// that is not ours.
 #[pyclass(frozen, module = "rloop._rloop")]
 pub struct Pending {
     core: Arc<LoopCore>,
@@ -30,9 +30,9 @@ pub struct Pending {
 }
 
 enum What {
-    /// What the poll found, or a job of a host. It must be dealt with once: nobody would hear of it again.
+    /// Readiness that the poll has found, or a job of a host. It must not get lost: it is not found again.
     Entry(Entry),
-    /// A handle that is not ours, such as an `asyncio.Handle` that a program has made.
+    /// A handle of another class, such as an `asyncio.Handle` that a program has made.
     Foreign(Py<PyAny>),
 }
 
@@ -50,7 +50,7 @@ impl Pending {
 impl Pending {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         match self.what.with(py, Option::take) {
-            Some(What::Entry(entry)) => run::run_alone(py, &self.core, entry),
+            Some(What::Entry(entry)) => run::run_taken(py, &self.core, entry),
             Some(What::Foreign(handle)) => {
                 let handle = handle.bind(py);
                 if !handle.getattr(intern!(py, "_cancelled")?)?.is_truthy()? {
@@ -78,15 +78,16 @@ impl Pending {
             Some(What::Foreign(handle)) => visit.call(handle),
             _ => Ok(()),
         };
-        self.what.peek(visit_what).unwrap_or(Ok(()))
+        self.what.peek(&visit, visit_what).unwrap_or(Ok(()))
     }
 }
 
 impl Drop for Pending {
-    /// A program has taken an event out of the queue, and thrown it away. asyncio's selector would find it again.
+    /// Queues an event again that a program has taken out of the queue and dropped: asyncio's selector would find it
+    /// again.
     fn drop(&mut self) {
         if let Some(What::Entry(entry)) = self.what.get_mut().take() {
-            // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
+            // SAFETY: a pyclass is dropped by its tp_dealloc only, which CPython calls with the GIL held.
             let py = unsafe { Python::assume_attached() };
             if let Err(error) = self.core.push(py, entry) {
                 error.write_unraisable(py, None);
@@ -95,7 +96,7 @@ impl Drop for Pending {
     }
 }
 
-/// The handles that are to run, as `loop._ready`: looks into the queue itself, and changes it.
+/// `loop._ready`: the ready queue itself, with the methods of a deque.
 #[pyclass(frozen, sequence, module = "rloop._rloop")]
 pub struct ReadyHandles {
     event_loop: Py<EventLoop>,
@@ -105,17 +106,15 @@ impl ReadyHandles {
     /// Takes an entry from one end.
     fn take<'py>(&self, py: Python<'py>, first: bool) -> PyResult<Bound<'py, Handle>> {
         let (event_loop, core) = (self.event_loop.bind(py), &self.event_loop.get().core);
-        let entry = core.state.with(py, |state| {
-            state.ready.receive(&core.inbox);
-            if first { state.ready.pop() } else { state.ready.pop_back() }
-        });
-        let entry = entry.ok_or_else(|| PyIndexError::new_err("pop from an empty deque"))?;
+        let entry =
+            core.pop_from(py, first).ok_or_else(|| PyIndexError::new_err("pop from an empty deque"))?;
         let handle = as_handle(event_loop, entry)?;
-        // It is shown to the garbage collector again, as any handle that leaves the queue and is still in use.
+        // As every handle that leaves the queue and is still in use, it is shown to the garbage collector again.
         track(&handle);
         Ok(handle)
     }
 
+    /// Adds a handle at one end.
     fn put(&self, py: Python<'_>, handle: &Bound<'_, PyAny>, first: bool) -> PyResult<()> {
         let (event_loop, core) = (self.event_loop.bind(py), &self.event_loop.get().core);
         core.check_closed()?;
@@ -129,39 +128,30 @@ impl ReadyHandles {
             }
         };
         if let Ok(timer) = handle.cast::<TimerHandle>() {
-            // asyncio's own turn moves it from the heap to here.
-            unschedule(py, core, timer);
+            // asyncio's own turn moves a timer from the heap to here.
+            core.remove_timer(timer);
         }
         untrack(&handle);
         let entry = Entry::Handle(handle.unbind());
-        if !first {
-            return core.push(py, entry);
-        }
-        let refused = core.state.with(py, |state| state.ready.push_front(entry));
-        refused.map_err(|_| no_memory())
+        if first { core.push_front(py, entry) } else { core.push(py, entry) }
     }
 
-    /// Every entry, in order. What was no handle is one from then on.
+    /// Every entry, in order. An entry that is no handle gets one, which stays in the queue.
     fn handles<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, Handle>>> {
         let (event_loop, core) = (self.event_loop.bind(py), &self.event_loop.get().core);
-        let entries = core.state.with(py, |state| {
-            state.ready.receive(&core.inbox);
-            state.ready.drain()
-        });
+        let entries = core.drain_ready(py);
         let mut handles = Vec::with_capacity(entries.len());
         let mut failed = None;
         for entry in entries {
             match as_handle(event_loop, entry) {
                 Ok(handle) => handles.push(handle),
-                // The entry has gone to the end of the queue: see `Pending`.
+                // The entry is at the end of the queue now: see `Pending::drop`.
                 Err(error) => failed = Some(error),
             }
         }
-        let refused = core.state.with(py, |state| {
-            let mut entries = handles.iter().rev().map(|handle| Entry::Handle(handle.clone().unbind()));
-            entries.try_for_each(|entry| state.ready.push_front(entry))
-        });
-        refused.map_err(|_| no_memory())?;
+        for handle in handles.iter().rev() {
+            core.push_front(py, Entry::Handle(handle.clone().unbind()))?;
+        }
         failed.map_or(Ok(handles), Err)
     }
 
@@ -178,11 +168,7 @@ impl ReadyHandles {
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
-        let core = &self.event_loop.get().core;
-        core.state.with(py, |state| {
-            state.ready.receive(&core.inbox);
-            state.ready.len()
-        })
+        self.event_loop.get().core.ready_count(py)
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyAny>> {
@@ -231,37 +217,24 @@ impl ReadyHandles {
     fn remove(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (handle.py(), &self.event_loop.get().core);
         self.handles(py)?;
-        let removed = core.state.with(py, |state| {
-            state.ready.remove(|entry| matches!(entry, Entry::Handle(queued) if queued.is(handle)))
-        });
-        match removed {
-            Some(Entry::Handle(handle)) => {
-                track(handle.bind(py));
-                Ok(())
-            }
-            _ => Err(PyValueError::new_err("deque.remove(x): x not in deque")),
-        }
+        let removed = core.remove_ready(handle);
+        let removed = removed.ok_or_else(|| PyValueError::new_err("deque.remove(x): x not in deque"))?;
+        track(removed.bind(py));
+        Ok(())
     }
 
-    /// Drops the handles. What the poll found stays: with asyncio's selector the next turn would find it again.
+    /// Drops the handles. What the poll has found stays: with asyncio's selector, the next turn would find it again.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let core = &self.event_loop.get().core;
-        let (handles, others): (Vec<_>, Vec<_>) = core
-            .state
-            .with(py, |state| {
-                state.ready.receive(&core.inbox);
-                state.ready.drain()
-            })
-            .into_iter()
-            .partition(|entry| matches!(entry, Entry::Handle(_)));
-        let refused =
-            core.state.with(py, |state| others.into_iter().try_for_each(|entry| state.ready.push(entry)));
+        let (handles, others): (Vec<_>, Vec<_>) =
+            core.drain_ready(py).into_iter().partition(|entry| matches!(entry, Entry::Handle(_)));
+        let refused = others.into_iter().try_for_each(|entry| core.push(py, entry));
         for entry in &handles {
             if let Entry::Handle(handle) = entry {
                 track(handle.bind(py));
             }
         }
-        refused.map_err(|_| no_memory())
+        refused
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -269,7 +242,7 @@ impl ReadyHandles {
     }
 }
 
-/// The timers that wait, for `loop._scheduled`.
+/// What `loop._scheduled` is made of: the heap of timers.
 #[pyclass(frozen, module = "rloop._rloop")]
 pub struct Timers {
     event_loop: Py<EventLoop>,
@@ -282,63 +255,34 @@ impl Timers {
         Self { event_loop: event_loop.unbind() }
     }
 
-    /// How many wait.
+    /// How many timers wait.
     fn count(&self, py: Python<'_>) -> usize {
-        self.event_loop.get().core.state.with(py, |state| state.timers.live())
+        self.event_loop.get().core.timer_count(py)
     }
 
-    /// The earliest one, if there is any.
+    /// The earliest timer, if there is one.
     fn first(&self, py: Python<'_>) -> Option<Py<TimerHandle>> {
-        let core = &self.event_loop.get().core;
-        let mut garbage = Vec::new();
-        let first = core.state.with(py, |state| {
-            state.timers.next_deadline(is_live, &mut garbage)?;
-            state.timers.peek().map(|timer| timer.clone_ref(py))
-        });
-        core.discard(py, garbage);
-        first
+        self.event_loop.get().core.first_timer(py)
     }
 
-    /// All that wait, earliest first.
+    /// All timers that wait, earliest first.
     fn all(&self, py: Python<'_>) -> Vec<Py<TimerHandle>> {
-        self.event_loop.get().core.state.with(py, |state| {
-            state
-                .timers
-                .sorted()
-                .into_iter()
-                .filter(|timer| is_live(timer))
-                .map(|timer| timer.clone_ref(py))
-                .collect()
-        })
+        self.event_loop.get().core.all_timers(py)
     }
 
-    /// Has a timer wait, which must be one of this loop's that does not wait.
+    /// Puts a timer into the heap, which must be one of this loop's that is not in the heap.
     fn add(&self, timer: &Bound<'_, TimerHandle>) -> PyResult<()> {
-        let (py, core) = (timer.py(), &self.event_loop.get().core);
-        core.check_closed()?;
-        if !timer.as_super().get().belongs_to(self.event_loop.as_any()) || timer.get().is_scheduled() {
-            return Err(PyValueError::new_err("not a timer of this loop, or scheduled already"));
-        }
-        let deadline = deadline_ns(timer.get().seconds(py));
-        let refused = core.state.with(py, |state| state.timers.push(deadline, timer.clone().unbind()));
-        refused.map_err(|_| no_memory())?;
-        timer.get().schedule();
-        untrack(timer);
-        Ok(())
+        self.event_loop.get().core.add_timer(self.event_loop.as_any(), timer)
     }
 
-    /// Has a timer wait no longer, without cancelling it. False if it did not wait.
+    /// Takes a timer out of the heap without cancelling it. False if it is not in there.
     fn remove(&self, timer: &Bound<'_, TimerHandle>) -> bool {
-        unschedule(timer.py(), &self.event_loop.get().core, timer)
+        self.event_loop.get().core.remove_timer(timer)
     }
 
-    /// Has no timer wait any more.
+    /// Takes every timer out of the heap.
     fn clear(&self, py: Python<'_>) {
-        let timers = self.event_loop.get().core.state.with(py, |state| state.timers.drain());
-        for timer in &timers {
-            timer.get().unschedule();
-            track(timer.bind(py));
-        }
+        self.event_loop.get().core.clear_timers(py);
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -346,7 +290,7 @@ impl Timers {
     }
 }
 
-/// A wait for readiness by steps that are not the native turn's, for `loop._selector`.
+/// What `loop._selector` is made of: the poll, for turns that a program runs by itself.
 #[pyclass(frozen, module = "rloop._rloop")]
 pub struct Poll {
     event_loop: Py<EventLoop>,
@@ -359,25 +303,22 @@ impl Poll {
         Self { event_loop: event_loop.unbind() }
     }
 
-    /// Waits until something is ready, at most `timeout` seconds (None: for ever). Returns (fd, readable, writable) of
-    /// what is; fd -1: another thread has scheduled something. What was found stays until `queue()`.
+    /// Waits until something is ready, for at most `timeout` seconds (None: for ever). Returns (fd, readable, writable)
+    /// for each fd that is ready; the fd is -1 if another thread has scheduled something. What was found stays until
+    /// `queue()`.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<(i32, bool, bool)>> {
         let event_loop = self.event_loop.bind(py);
         let core = &event_loop.get().core;
         core.check_closed()?;
         super::scheduling::look_at_time(event_loop)?;
-        // Rounded up, so that what the program waits for has come; negative and NaN: not at all.
+        // Rounded up, so that a timer for which the program waits is due then. Negative numbers and NaN become 0.
         run::find_for_program(
             event_loop.as_any(),
             core,
             timeout.map(|seconds| (seconds * 1e9).ceil() as u64),
         )?;
-        let mut found = core.state.with(py, |state| state.reactor.found());
-        if !core.inbox.is_empty() {
-            found.push((-1, true, false));
-        }
-        Ok(found)
+        Ok(core.found_fds(py))
     }
 
     /// Queues what was found, and the timers that are due.
@@ -386,13 +327,14 @@ impl Poll {
         run::queue_found(event_loop.as_any(), &event_loop.get().core)
     }
 
-    /// Whoever watches an fd for the program: (fd, reader, writer), None where nothing is called.
+    /// Who is called for each fd: (fd, reader, writer). None where nobody is.
     #[allow(clippy::type_complexity, reason = "a row of three")]
     fn watched(&self, py: Python<'_>) -> Vec<(i32, Option<Py<PyAny>>, Option<Py<PyAny>>)> {
         self.event_loop.get().core.watched(py)
     }
 
-    /// Has the turns wait by the program's `loop._selector.select()`, or by themselves again.
+    /// `replaced`: every turn waits by calling the program's `loop._selector.select()` from now on. Otherwise turns
+    /// poll by themselves again.
     fn replace(&self, replaced: bool) {
         self.event_loop.get().core.waits_by_program.store(replaced, Relaxed);
     }
@@ -402,24 +344,10 @@ impl Poll {
     }
 }
 
+/// The handle of an entry; a new one that stands for it, if it is none.
 fn as_handle<'py>(event_loop: &Bound<'py, EventLoop>, entry: Entry) -> PyResult<Bound<'py, Handle>> {
     match entry {
         Entry::Handle(handle) => Ok(handle.into_bound(event_loop.py())),
         other => Pending::handle(event_loop, What::Entry(other)),
     }
-}
-
-/// Takes a timer out of the heap. False if it is not in there.
-fn unschedule(py: Python<'_>, core: &LoopCore, timer: &Bound<'_, TimerHandle>) -> bool {
-    if !timer.get().is_scheduled() {
-        return false;
-    }
-    let removed = core.state.with(py, |state| state.timers.remove(|queued| queued.is(timer), is_live));
-    let found = removed.is_some();
-    if found {
-        timer.get().unschedule();
-        track(timer);
-    }
-    drop(removed);
-    found
 }

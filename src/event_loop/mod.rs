@@ -1,10 +1,12 @@
-//! The `EventLoop` class: what Python sees of a loop. Thin methods over `core.rs` and `run.rs`.
+//! The class `EventLoop`: what Python sees of a loop. Its methods are thin; what they do is in `core/`, `run.rs` and
+//! `transports/`.
 //!
-//! `rloop.Loop` adds `asyncio.BaseEventLoop` behind it, whose cold paths work on the same state: the fields that both
-//! read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties of this class, which win over
-//! an instance's dictionary.
+//! In Python, `rloop.Loop` puts `asyncio.BaseEventLoop` behind this class, whose code works on the same state. So the
+//! fields that both read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties here, which
+//! come before an instance's dictionary.
 
 mod inside;
+mod package;
 mod scheduling;
 mod sockets;
 mod watching;
@@ -18,16 +20,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyList, PyString, PyTuple};
 
-use crate::core::{CoreRef, FdCallbacks, LoopCore, Source};
+use crate::core::{CoreRef, LoopCore};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::py::fastcall;
 use crate::py::made::Made;
-use crate::py::names::names;
 use crate::py::new;
-use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
@@ -38,6 +38,7 @@ use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
 use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::{Parts, StreamTransport};
 pub use inside::{Poll, ReadyHandles, Timers};
+pub use package::{complete, new_event_loop};
 pub use scheduling::add_raw_methods;
 
 /// The native half of `rloop.Loop`.
@@ -48,7 +49,8 @@ pub struct EventLoop(Made<Fields>);
 pub struct Fields {
     core: Arc<LoopCore>,
     task_factory: LoopCell<Option<Py<PyAny>>>,
-    /// `{"loop": self}`, what a future is made with; from the first one until the loop is closed.
+    /// `{"loop": self}`, the keywords that futures are made with. It is made for the first future, and kept until the
+    /// loop is closed.
     future_keywords: LoopCell<Option<Py<PyDict>>>,
 }
 
@@ -63,37 +65,29 @@ impl Deref for EventLoop {
 
 #[cfg(feature = "embed")]
 impl EventLoop {
-    /// The loop's state, for the layers above.
+    /// The loop's core, for the API of hosts.
     pub fn core(&self) -> &Arc<LoopCore> {
         &self.core
     }
-}
-
-/// Make a new loop: the `loop_factory` for `asyncio.run()`, `asyncio.Runner` and every server that takes one.
-///
-/// A built-in function, because these are no methods: `loop_factory = rloop.new_event_loop` in the body of a class makes
-/// a loop without being given the class's instance.
-#[pyfunction]
-pub fn new_event_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    names(py)?.loop_class.bind(py).call0()
 }
 
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
 }
 
-/// What a program may replace on one loop, and `call_later()` and the turns go by. They do not look each time.
+/// The attributes that decide by whose methods timers go. `call_later` and the turns do not look at them each time, so
+/// that setting one must be noticed.
 const OF_TIMERS: [&str; 3] = ["time", "call_at", "__class__"];
 
 impl EventLoop {
-    /// Sets an attribute as any object's, or deletes it.
+    /// Sets or deletes an attribute as `object.__setattr__` does.
     fn set_attribute(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
         value: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
-        // SAFETY: live objects, `value` may be null, and the interpreter is held.
+        // SAFETY: live objects, except that `value` may be null; the GIL is held.
         if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value) } < 0 {
             return Err(PyErr::fetch(slf.py()));
         }
@@ -125,10 +119,10 @@ impl EventLoop {
         new::float(py, self.core.clock.now())
     }
 
-    /// Ends `run_forever()` once the present turn is complete.
+    /// Ends `run_forever()` when the present turn is complete.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         self.core.stopping.store(true, SeqCst);
-        // asyncio's loop would go on waiting when another thread calls this; waking it costs nothing and helps.
+        // When another thread calls this, asyncio's loop would go on waiting. Ours is woken.
         if self.core.is_running() && !self.core.is_own_thread() { self.core.wake(py) } else { Ok(()) }
     }
 
@@ -139,7 +133,7 @@ impl EventLoop {
 
     /// True once the loop was closed.
     fn is_closed(&self) -> bool {
-        // The finalizer of one that was not made to the end asks as well.
+        // A finalizer may ask this of a loop that was not completely made.
         self.0.get().is_none_or(|this| this.core.closed.load(Relaxed))
     }
 
@@ -176,7 +170,7 @@ impl EventLoop {
         self.remove(fd, Readiness::WRITABLE)
     }
 
-    /// Runs one turn; or turns until `stop()` was called, if `_begin_run` was called before.
+    /// Runs one turn; if `_begin_run(True)` was called before, turns until `stop()` was called.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         let core = &slf.get().core;
         fastcall::caught(|| {
@@ -193,8 +187,8 @@ impl EventLoop {
         })
     }
 
-    /// Native, because asyncio sets attributes where an exception would leave a loop that "is already running" for good:
-    /// a method in Python could be interrupted by that of a signal's handler.
+    /// Native, because asyncio sets attributes in places where an exception would leave the loop "already running" for
+    /// ever. The handler of a signal can raise an exception inside a method that is written in Python, but not here.
     fn __setattr__(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
@@ -207,53 +201,47 @@ impl EventLoop {
         Self::set_attribute(slf, name, None)
     }
 
-    /// To be called when the loop has got another `time` or `call_at`, or is of another class.
+    /// Finds out by whose methods timers go: to be called when `time`, `call_at` or the class of the loop has changed.
     fn _look_at_time(slf: &Bound<'_, Self>) -> PyResult<()> {
         scheduling::look_at_time(slf)
     }
 
-    /// Has the next `_run_once()` run turns until `stop()` was called, or just one again.
+    /// `until_stopped`: the next `_run_once()` runs turns until `stop()` was called. Otherwise it runs one turn.
     fn _begin_run(&self, until_stopped: bool) {
         self.core.until_stopped.store(until_stopped, Relaxed);
     }
 
-    /// Gives the kernel what transports keep back.
+    /// Sends what transports keep back.
     fn _send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
         run::send_gathered(slf.as_any(), &slf.get().core, true)
     }
 
-    /// Has SIGPIPE its default action, which ends the process?
+    /// True if SIGPIPE has its default action, which ends the process.
     fn _sigpipe_ends_process(&self) -> bool {
         sys::sigpipe::look()
     }
 
-    /// For native objects that Python makes for this loop.
+    /// The loop's core, for native objects that Python makes for this loop.
     #[getter]
     fn _core(&self) -> CoreRef {
         CoreRef(self.core.clone())
     }
 
-    /// Wakes the loop if it is parked in its poll.
+    /// Wakes the loop if it waits in its poll.
     fn _write_to_self(&self, py: Python<'_>) -> PyResult<()> {
         self.core.wake(py)
     }
 
     /// Watches a non-blocking fd of the loop's own: `callback` must read it until it would block.
     fn _watch_internal(slf: &Bound<'_, Self>, fd: i32, callback: Bound<'_, PyAny>) -> PyResult<()> {
-        let (py, core) = (slf.py(), &slf.get().core);
-        let reader =
-            Some(core.handle(slf.as_any(), Callback { callback, args: &[], context: None })?.unbind());
-        let callbacks = FdCallbacks { reader, ..FdCallbacks::default() };
-        core.register(py, fd, Mode::Internal, Source::Callbacks(callbacks)).map(drop)
+        let core = &slf.get().core;
+        let handle = core.handle(slf.as_any(), Callback { callback, args: &[], context: None })?;
+        core.watch_internal(slf.py(), fd, handle)
     }
 
     /// Ends the registration of an fd, whoever made it. To be called before the fd is closed.
     fn _unregister(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
-        if let Some(token) = self.core.state.with(py, |state| state.reactor.token_of(fd)) {
-            let source = self.core.state.with(py, |state| state.reactor.deregister(token));
-            source.map_or(Ok(()), |source| source.cancel(py))?;
-        }
-        Ok(())
+        self.core.deregister_fd(py, fd)
     }
 
     /// The hook of `BaseEventLoop` for a connected stream socket.
@@ -289,8 +277,8 @@ impl EventLoop {
         })
     }
 
-    /// Begins to connect a TCP socket: wait until it is writable, then see `_check_connected()`. None, and nothing is
-    /// done, for other sockets, and addresses that are not in their usual form.
+    /// Begins to connect a TCP socket. The caller waits until it is writable, and then calls `_check_connected()`.
+    /// None, and nothing is done, for other kinds of sockets, and for addresses that are not in their usual form.
     fn _connect<'py>(
         &self,
         family: i32,
@@ -301,7 +289,7 @@ impl EventLoop {
         BareSocket::connecting(SocketKind { family, kind, protocol }, address)
     }
 
-    /// The hook of `BaseEventLoop` for a datagram socket. `address`: where to, if the endpoint was made for one.
+    /// The hook of `BaseEventLoop` for a datagram socket. `address`: the one that all datagrams go to, if there is one.
     #[pyo3(signature = (sock, protocol, address=None, waiter=None, extra=None))]
     fn _make_datagram_transport<'py>(
         slf: &Bound<'py, Self>,
@@ -317,7 +305,8 @@ impl EventLoop {
         DatagramTransport::start(datagram::Parts { core, event_loop, sock, protocol, address, waiter, extra })
     }
 
-    /// The hook of `BaseEventLoop` for a listening socket. `tls`: what `Loop._accept_tls` gets after the connection.
+    /// Accepts connections of a listening socket. `tls`: the arguments of `Loop._accept_tls` that follow the
+    /// connection.
     #[pyo3(signature = (protocol_factory, sock, tls, server, backlog, context))]
     #[allow(clippy::too_many_arguments, reason = "one call per listening socket")]
     fn _listen<'py>(
@@ -342,13 +331,14 @@ impl EventLoop {
         })
     }
 
-    /// Is this the fd of a stream socket? Without a `socket.socket` for it, which would close it if it were interrupted.
+    /// True if this is the fd of a stream socket. A `socket.socket` made to find that out would close the fd if the
+    /// caller were interrupted.
     #[staticmethod]
     fn _is_stream(fd: i32) -> PyResult<bool> {
         sys::is_stream(fd).map_err(|error| os_error(&error))
     }
 
-    /// The reading end of a pipe; `fd` is that of `pipe`, and non-blocking.
+    /// A transport for the reading end of a pipe. `fd` is that of `pipe`, and non-blocking.
     fn _read_pipe<'py>(
         slf: &Bound<'py, Self>,
         pipe: Bound<'py, PyAny>,
@@ -361,8 +351,8 @@ impl EventLoop {
         ReadPipeTransport::open(pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra })
     }
 
-    /// The writing end of a pipe; `fd` is that of `pipe`, and non-blocking. `tells_end`: it shows there that the reader
-    /// has gone. `by_record`: every write is to be a system call of its own.
+    /// A transport for the writing end of a pipe. `fd` is that of `pipe`, and non-blocking. `tells_end`: the fd becomes
+    /// readable when the reader has gone. `by_record`: every write must be a system call of its own.
     #[allow(clippy::too_many_arguments, reason = "one call per pipe")]
     fn _write_pipe<'py>(
         slf: &Bound<'py, Self>,
@@ -379,7 +369,8 @@ impl EventLoop {
         WritePipeTransport::open(parts, tells_end, by_record)
     }
 
-    /// A future that is completed once `sock` is readable, or writable; to be called when a call has just blocked.
+    /// A future that is completed once `sock` is readable, or writable. To be called when a system call has just said
+    /// that it would block.
     fn _wait<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
@@ -394,8 +385,9 @@ impl EventLoop {
         self.stop_waiting(sock, future, direction(write))
     }
 
-    /// Receives up to `n` bytes; the future of `_wait` if there is nothing yet. Never blocks, whatever the socket's mode.
-    /// None, and nothing is tried, where Python's own method has to be called: other classes, odd sizes, debug mode.
+    /// Receives up to `n` bytes, or returns the future of `_wait` if there is nothing yet. It never blocks, even if the
+    /// socket is in blocking mode. None, and nothing is done, if Python's own method must be called: for sockets of
+    /// another class, sizes that are not plain ints, and in debug mode.
     fn _receive<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
@@ -404,8 +396,9 @@ impl EventLoop {
         Self::receive(slf, sock, n)
     }
 
-    /// Sends `data` from byte `start` on. None if all of it has left, else where to go on. Never blocks. -1, instead of a
-    /// beginning, where Python's own method has to be called: other classes, debug mode.
+    /// Sends `data` from byte `start` on, without blocking. None if all of it was sent, otherwise the byte to go on
+    /// with. -1, and nothing is done, if Python's own method must be called: for sockets of another class, and in debug
+    /// mode.
     fn _send(
         &self,
         sock: &Bound<'_, PyAny>,
@@ -415,8 +408,8 @@ impl EventLoop {
         self.send(sock, data, start)
     }
 
-    /// What `socket.getaddrinfo` answers, if the host is an address literal and that is certain; else None. None also in
-    /// debug mode, where look-ups are logged, and on a closed loop, which answers nothing.
+    /// What `socket.getaddrinfo` returns for an address literal. None for names, and whenever the answer is not
+    /// certain. Also None in debug mode, where look-ups are logged, and on a closed loop, whose executor refuses them.
     fn _literal_addrinfo<'py>(
         &self,
         host: &Bound<'py, PyAny>,
@@ -433,7 +426,7 @@ impl EventLoop {
         addrinfo::of_literal(self.core.names, &question)
     }
 
-    /// Lets go of everything; the last step of `close()`.
+    /// Drops all that the loop holds: the last step of `close()`.
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.future_keywords.with(py, Option::take));
@@ -479,7 +472,7 @@ impl EventLoop {
     fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
         let core = &slf.get().core;
         core.thread_id.store(value.unwrap_or(0), Relaxed);
-        // Some programs look into the dictionary, where asyncio has it.
+        // Some programs read it from the instance's dictionary, where asyncio has it.
         if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
             let value = value.map(|id| new::int(slf.py(), id as usize)).transpose()?;
             names.set_item(&core.names._thread_id, value)?;
@@ -502,8 +495,8 @@ impl EventLoop {
             return Ok(());
         };
         this.core.traverse(&visit)?;
-        this.future_keywords.peek(|keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
-        this.task_factory.peek(|factory| visit.call(factory)).unwrap_or(Ok(()))
+        this.future_keywords.peek(&visit, |keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
+        this.task_factory.peek(&visit, |factory| visit.call(factory)).unwrap_or(Ok(()))
     }
 
     fn __clear__(&self, py: Python<'_>) {

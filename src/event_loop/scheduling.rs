@@ -1,4 +1,5 @@
-//! What is called per callback: `call_soon` and its kin, and `create_task`, as raw methods.
+//! What is called once for each callback, as raw methods: `call_soon` and its kin, and `create_task`. The arguments are
+//! read here; the callbacks are scheduled by `core/scheduling.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +14,7 @@ use crate::py::fastcall::{self, Arguments};
 use crate::py::new::{self, intern};
 
 impl EventLoop {
-    /// What `call_soon` and its kin check first.
+    /// The checks that `call_soon` and its kin begin with.
     #[inline(always)]
     fn check_call(
         slf: &Bound<'_, Self>,
@@ -29,7 +30,6 @@ impl EventLoop {
             }
             slf.call_method1(intern!(slf.py(), "_check_callback")?, (callback, method))?;
         }
-        // asyncio finds out when it runs the callback; there it would be too late to say who scheduled it.
         Ok(())
     }
 
@@ -73,13 +73,13 @@ impl EventLoop {
             let seconds = now + delay.extract::<f64>()?;
             core.call_at_time(slf.as_any(), Time { seconds, given: None }, callback)?
         } else {
-            // Whatever can be added to a float, as asyncio does it.
+            // As in asyncio: anything that can be added to a float.
             core.call_at(slf.as_any(), new::float(py, now)?.into_any().add(&delay)?, callback)?
         };
         Ok(timer.into_any())
     }
 
-    /// The program may have its own `time` and `call_at`, by which asyncio's `call_later` goes.
+    /// As asyncio's `call_later`, which calls `time` and `call_at`: the program has its own.
     #[cold]
     fn call_later_by_methods<'py>(
         slf: &Bound<'py, Self>,
@@ -114,8 +114,8 @@ impl EventLoop {
         Ok(core.call_at(slf.as_any(), when, callback)?.into_any())
     }
 
-    /// The common case natively; a factory, debug mode and whatever else the running version knows are left to
-    /// `BaseEventLoop.create_task`.
+    /// Makes a task. With a task factory, in debug mode, or with keywords that are not known here,
+    /// `BaseEventLoop.create_task` does it.
     fn create_task<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let names = this.core.names;
@@ -138,7 +138,8 @@ impl EventLoop {
     }
 }
 
-/// Finds out by whose `time()` and `call_at()` timers go: the program's own, of a subclass or of this loop alone?
+/// Finds out by whose `time()` and `call_at()` timers go. The program can have its own, in a subclass or on this loop
+/// alone.
 pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
     let (py, core, class) = (event_loop.py(), &event_loop.get().core, event_loop.get_type());
     let names = core.names;
@@ -152,8 +153,8 @@ pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
     Ok(())
 }
 
-/// What the running version's `create_task` says of its keywords: are there any with names (not since CPython 3.14),
-/// and does it pass those on that it does not know (3.13.3)?
+/// Two facts about the signature of the running version's `create_task`: whether it names its keywords (until CPython
+/// 3.13), and whether it passes on keywords that it does not know (since 3.13.3).
 fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
     const CO_VARKEYWORDS: u32 = 8;
     let code = py
@@ -166,10 +167,7 @@ fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
     Ok((named > 0, flags & CO_VARKEYWORDS != 0))
 }
 
-/// Puts the raw methods on `class`: `EventLoop`, and also on the Python class that all loops are of. CPython's fast
-/// calls of native methods (PEP 659) are for objects of exactly the class that has the method: `loop.call_soon(f)`
-/// takes 20 ns less so (3.14).
-#[pyfunction]
+/// Puts the raw methods on `class`, which is `EventLoop` or a subclass.
 pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     if !class.is_subclass_of::<EventLoop>()? {
         return Err(PyTypeError::new_err(format!("a subclass of EventLoop is required, not {class}")));

@@ -1,18 +1,15 @@
-//! `add_reader` and its kin: callbacks for the readiness of an fd, level-triggered as asyncio's are.
+//! `add_reader` and its kin as Python calls them: arguments, file objects, and the texts of errors. How an fd is
+//! watched is in `core/watching.rs`.
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use super::EventLoop;
-use crate::core::{FdCallbacks, LoopCore, Source};
-use crate::handle::{Callback, Handle};
+use crate::handle::Callback;
 use crate::py::fastcall::Arguments;
 use crate::py::new;
-use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
-use crate::reactor::token::Token;
 
 impl EventLoop {
     pub(super) fn add_reader<'py>(
@@ -29,7 +26,7 @@ impl EventLoop {
         Self::add(slf, args, "add_writer", Readiness::WRITABLE)
     }
 
-    pub(super) fn add<'py>(
+    fn add<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
         method: &str,
@@ -40,14 +37,20 @@ impl EventLoop {
         for (name, _) in args.keywords() {
             args.check_keyword(method, &name.to_string(), &["fd", "callback"])?;
         }
-        Self::watch(slf, &file, direction, callback, args.from(2))?;
+        let core = &slf.get().core;
+        let fd = slf.get().fd_of(&file)?;
+        slf.get().refuse_fd_of_transport(&file, fd)?;
+        core.check_closed()?;
+        let handle = core.handle(slf.as_any(), Callback { callback, args: args.from(2), context: None })?;
+        core.add_callback(&file, fd, direction, handle)?;
         Ok(slf.py().None().into_bound(slf.py()))
     }
 
+    /// `remove_reader` and `remove_writer`: false if there was nothing to remove.
     pub(super) fn remove(&self, file: &Bound<'_, PyAny>, direction: Readiness) -> PyResult<bool> {
         let fd = self.fd_of(file)?;
         self.refuse_fd_of_transport(file, fd)?;
-        self.unwatch(file.py(), fd, direction)
+        self.core.remove_callback(file.py(), fd, direction)
     }
 
     /// The fd of what `add_reader` takes: an int, or an object with `fileno()` (`selectors._fileobj_to_fd`).
@@ -60,8 +63,9 @@ impl EventLoop {
             number.extract().map_err(|_| invalid())?
         };
         if fd < 0
-            && let Some(fd) = self.fd_of_closed_file(file)
+            && let Some(fd) = self.core.fd_of_file(file)
         {
+            // It was closed. As in asyncio's selectors, it is known by the fd that it was registered with.
             return Ok(fd);
         }
         match i32::try_from(fd) {
@@ -70,17 +74,7 @@ impl EventLoop {
         }
     }
 
-    /// The fd under which a file object was registered before it was closed.
-    fn fd_of_closed_file(&self, file: &Bound<'_, PyAny>) -> Option<i32> {
-        self.core.state.with(file.py(), |state| {
-            state.reactor.fd_of(|source| match source {
-                Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
-                _ => false,
-            })
-        })
-    }
-
-    /// `BaseSelectorEventLoop._ensure_fd_no_transport`.
+    /// RuntimeError if the fd belongs to a transport: `BaseSelectorEventLoop._ensure_fd_no_transport`.
     pub(super) fn refuse_fd_of_transport(&self, file: &Bound<'_, PyAny>, fd: i32) -> PyResult<()> {
         match self.core.owner_of(file.py(), fd) {
             Some(transport) => Err(PyRuntimeError::new_err(format!(
@@ -92,69 +86,8 @@ impl EventLoop {
         }
     }
 
-    /// Sets the callback for one direction of an fd; the previous one is cancelled.
-    fn watch(
-        slf: &Bound<'_, Self>,
-        file: &Bound<'_, PyAny>,
-        direction: Readiness,
-        callback: Bound<'_, PyAny>,
-        args: &[*mut ffi::PyObject],
-    ) -> PyResult<()> {
-        let (py, core) = (slf.py(), &slf.get().core);
-        let fd = slf.get().fd_of(file)?;
-        slf.get().refuse_fd_of_transport(file, fd)?;
-        core.check_closed()?;
-        let handle = core.handle(slf.as_any(), Callback { callback, args, context: None })?.unbind();
-        let known = core.state.with(py, |state| {
-            // A fresh edge for what is ready already; an error: the number belongs to another file by now.
-            let token = state.reactor.token_of(fd)?;
-            state.reactor.refresh(token, direction).is_ok().then_some(token)
-        });
-        let token = match known {
-            Some(token) => token,
-            None => Self::register_file(core, file, fd, direction)?,
-        };
-        if let (Some(replaced), _) = Self::exchange(py, core, token, direction, Some(handle)) {
-            Handle::cancel_once(replaced.bind(py))?;
-        }
-        Ok(())
-    }
-
-    /// Has the kernel watch a file for `direction`, and later for the other one too, once somebody waits for that.
-    ///
-    /// Where somebody waits for the same number already, the file behind it was replaced: a library has closed its
-    /// socket and made another. Nobody has removed them, so they wait for the new file. Those who gave a file object
-    /// do not, if another object has its number now.
-    fn register_file(
-        core: &LoopCore,
-        file: &Bound<'_, PyAny>,
-        fd: i32,
-        direction: Readiness,
-    ) -> PyResult<Token> {
-        let py = file.py();
-        let known_as = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
-        let before = core.state.with(py, |state| {
-            let token = state.reactor.token_of(fd)?;
-            match state.reactor.source(token) {
-                Some(Source::Callbacks(before)) if before.is_of(known_as.as_ref()) => {
-                    state.reactor.deregister(token)
-                }
-                _ => None,
-            }
-        });
-        let callbacks = match before {
-            Some(Source::Callbacks(before)) => before,
-            _ => FdCallbacks { file: known_as, ..FdCallbacks::default() },
-        };
-        let wanted = callbacks.wanted();
-        let source = Source::Callbacks(callbacks);
-        let token = core.register_for(py, fd, Mode::Level, direction | wanted, source)?;
-        core.state.with(py, |state| state.reactor.arm(token, wanted));
-        Ok(token)
-    }
-
-    /// A future that is completed once `sock`, with this fd, is ready in `direction`; to be called when a system call
-    /// has just said that it is not.
+    /// A future that is completed once `sock`, with this fd, is ready in `direction`. To be called when a system call
+    /// has just said that it is not ready.
     pub(super) fn wait<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
@@ -167,35 +100,7 @@ impl EventLoop {
         }
         core.check_closed()?;
         let future = Self::create_future(slf)?;
-        let known = core.state.with(py, |state| {
-            let token = state.reactor.token_of(fd)?;
-            match state.reactor.source(token) {
-                // The same object, so the same file: no need to ask the kernel, whose next edge is still to come.
-                Some(Source::Callbacks(FdCallbacks { file: Some(file), .. })) if file.is(sock) => {
-                    state.reactor.watch_also(token, direction)
-                }
-                _ => state.reactor.refresh(token, direction),
-            }
-            .is_ok()
-            .then_some(token)
-        });
-        let token = match known {
-            Some(token) => token,
-            None => Self::register_file(core, sock, fd, direction)?,
-        };
-        let replaced = core.state.with(py, |state| {
-            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
-                return (None, None);
-            };
-            let (callback, waiter) = callbacks.places(direction);
-            let replaced = (callback.take(), waiter.replace(future.clone().unbind()));
-            let wanted = callbacks.wanted();
-            state.reactor.arm(token, wanted);
-            replaced
-        });
-        if let Some(callback) = &replaced.0 {
-            Handle::cancel_once(callback.bind(py))?;
-        }
+        core.wait(sock, fd, direction, &future)?;
         Ok(future)
     }
 
@@ -206,59 +111,10 @@ impl EventLoop {
         future: &Bound<'_, PyAny>,
         direction: Readiness,
     ) -> PyResult<()> {
-        let (py, core) = (sock.py(), &self.core);
-        let Ok(fd) = self.fd_of(sock) else {
-            return Ok(());
-        };
-        let removed = core.state.with(py, |state| {
-            let token = state.reactor.token_of(fd)?;
-            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
-                return None;
-            };
-            let (_, place) = callbacks.places(direction);
-            let waiter = place.take_if(|waiter| waiter.is(future));
-            let wanted = callbacks.wanted();
-            state.reactor.arm(token, wanted);
-            let ended = wanted.is_none().then(|| state.reactor.deregister(token)).flatten();
-            Some((waiter, ended))
-        });
-        drop(removed);
-        Ok(())
-    }
-
-    /// Removes the callback for one direction of an fd. False if there was none.
-    fn unwatch(&self, py: Python<'_>, fd: i32, direction: Readiness) -> PyResult<bool> {
-        let core = &self.core;
-        let Some(token) = core.state.with(py, |state| state.reactor.token_of(fd)) else {
-            return Ok(false);
-        };
-        match Self::exchange(py, core, token, direction, None) {
-            (Some(removed), _) => Handle::cancel_once(removed.bind(py)),
-            (None, waiter) => Ok(waiter.is_some()),
+        if let Ok(fd) = self.fd_of(sock) {
+            self.core.stop_waiting(fd, direction, future);
         }
-    }
-
-    /// Puts `handle` in the place for `direction`, of a callback or a waiter, and arms and disarms accordingly. A
-    /// registration that nobody waits for ends.
-    fn exchange(
-        py: Python<'_>,
-        core: &LoopCore,
-        token: Token,
-        direction: Readiness,
-        handle: Option<Py<Handle>>,
-    ) -> (Option<Py<Handle>>, Option<Py<PyAny>>) {
-        let (previous, ended) = core.state.with(py, |state| {
-            let Some(Source::Callbacks(callbacks)) = state.reactor.source_mut(token) else {
-                return ((None, None), None);
-            };
-            let (place, waiter) = callbacks.places(direction);
-            let previous = (std::mem::replace(place, handle), waiter.take());
-            let wanted = callbacks.wanted();
-            state.reactor.arm(token, wanted);
-            (previous, wanted.is_none().then(|| state.reactor.deregister(token)).flatten())
-        });
-        drop(ended);
-        previous
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
-//! `Handle` and `TimerHandle`: a callback with its arguments and its context, run at most once by the loop.
+//! `Handle` and `TimerHandle`: a callback with its arguments and its context, which the loop runs at most once.
 //!
-//! The model is `asyncio.events`. Nothing here knows of queues or of the clock; a timer only carries its deadline and
-//! tells its heap's counter when it is cancelled.
+//! The model is `asyncio.events`. Queues and the clock are not known here. A timer only has its deadline, and counts
+//! itself as dead in its heap's counter when it is cancelled.
 
+mod call;
 mod nesting;
 mod running;
 mod timer;
@@ -18,131 +19,26 @@ use crate::error::leaves_the_loop;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context::{self, EmptyBatch, EmptyContext};
-use crate::py::fastcall::Raised;
 use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
 use crate::py::new;
+pub use call::Callback;
+use call::{Call, Invocation};
 use running::RunningOn;
 pub use timer::{Time, TimerHandle};
 
-/// How many arguments a handle keeps in itself; more go to a tuple.
-const INLINE: usize = 3;
-
 /// A scheduled callback (`asyncio.Handle`).
 ///
-/// Loops use their handles again once nobody else refers to them ([`Handle::recycle`]): making an object that the
-/// garbage collector tracks costs more than running a callback, not least for the collections that it brings about.
+/// Loops use their handles again once nobody else refers to them ([`Handle::recycle`]). To make an object that the
+/// garbage collector tracks costs more than to run a callback, not least because it brings about collections.
 #[pyclass(subclass, frozen, weakref, module = "rloop._rloop")]
 pub struct Handle {
     event_loop: Py<PyAny>,
+    /// What is called. Without callback and arguments once the handle is cancelled.
     call: LoopCell<Call>,
     cancelled: AtomicBool,
+    /// The thread that runs the callback, if other threads wait for that.
     running_on: RunningOn,
-}
-
-/// What to call, and where. Without callback and arguments once the handle is cancelled.
-#[derive(Default)]
-struct Call {
-    callback: Option<Py<PyAny>>,
-    args: [Option<Py<PyAny>>; INLINE],
-    /// How many of `args` are in use; `INLINE + 1`: the first one is a tuple that holds them all.
-    count: usize,
-    /// None: an empty context that nobody has asked for yet.
-    context: Option<Py<PyAny>>,
-    rare: Option<Box<Rare>>,
-}
-
-/// What few handles have. One with any of it is not used again.
-#[derive(Default)]
-struct Rare {
-    /// None: not made in debug mode.
-    debug: Option<Debug>,
-    /// The time of a timer as given by the program, where it was not a float.
-    when: Option<Py<PyAny>>,
-}
-
-/// What debug mode adds to a handle.
-struct Debug {
-    /// `traceback.StackSummary` of where the handle was made.
-    source_traceback: Py<PyAny>,
-    /// The repr at the time of the cancel, while there still was a callback to name.
-    repr: Option<String>,
-}
-
-/// What a handle is made for: `callback(*args)` in `context`.
-pub struct Callback<'a, 'py> {
-    pub callback: Bound<'py, PyAny>,
-    /// Borrowed references, alive for as long as this is.
-    pub args: &'a [*mut ffi::PyObject],
-    /// None: in a copy of the current context.
-    pub context: Option<Bound<'py, PyAny>>,
-}
-
-impl Call {
-    /// Fills an empty call. Field by field: a whole one, made elsewhere and moved here, costs 10 ns of store-to-load
-    /// stalls.
-    #[inline]
-    fn fill(place: &LoopCell<Self>, callback: Callback<'_, '_>) -> PyResult<()> {
-        let Callback { callback, args, context } = callback;
-        let py = callback.py();
-        let context = match context {
-            Some(context) => Some(context),
-            None => context::copy_unless_empty(py)?,
-        };
-        // SAFETY: the references are alive (see `Callback::args`); each gets one of our own.
-        let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
-        let many = if args.len() > INLINE { Some(new::tuple(py, args.iter().map(own))?) } else { None };
-        // Forgotten is what was there before, which is nothing.
-        place.with(py, |call| {
-            std::mem::forget(call.callback.replace(callback.unbind()));
-            std::mem::forget(std::mem::replace(&mut call.context, context.map(Bound::unbind)));
-            if let Some(many) = many {
-                call.count = INLINE + 1;
-                std::mem::forget(call.args[0].replace(many.into_any().unbind()));
-            } else {
-                call.count = args.len();
-                for (slot, arg) in call.args.iter_mut().zip(args) {
-                    std::mem::forget(slot.replace(own(arg).unbind()));
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Takes everything out of a call, to be dropped: the same that dropping the fields would do, less a look per
-    /// field at whether the interpreter is held. False if the call had something rare.
-    #[inline]
-    fn empty(place: &LoopCell<Self>, py: Python<'_>) -> bool {
-        let (callback, context, count, rare) = place.with(py, |call| {
-            (call.callback.take(), call.context.take(), std::mem::take(&mut call.count), call.rare.take())
-        });
-        drop(callback.map(|callback| callback.into_bound(py)));
-        drop(context.map(|context| context.into_bound(py)));
-        if count > 0 {
-            for arg in place.with(py, |call| std::mem::take(&mut call.args)).into_iter().flatten() {
-                drop(arg.into_bound(py));
-            }
-        }
-        rare.is_none()
-    }
-
-    fn debug(&self) -> Option<&Debug> {
-        self.rare.as_ref()?.debug.as_ref()
-    }
-
-    fn debug_mut(&mut self) -> Option<&mut Debug> {
-        self.rare.as_mut()?.debug.as_mut()
-    }
-
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.context)?;
-        visit.call(&self.callback)?;
-        self.args.iter().try_for_each(|arg| visit.call(arg))?;
-        self.rare.iter().try_for_each(|rare| {
-            visit.call(&rare.when)?;
-            rare.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
-        })
-    }
 }
 
 impl Handle {
@@ -154,8 +50,7 @@ impl Handle {
         Call::fill(&call, callback)?;
         if debug {
             let source_traceback = names(py)?.extract_stack.call0(py)?;
-            let rare = Rare { debug: Some(Debug { source_traceback, repr: None }), when: None };
-            call.with(py, |call| call.rare = Some(Box::new(rare)));
+            call.with(py, |call| call.set_debug(source_traceback));
         }
         Ok(Self {
             event_loop: event_loop.clone().unbind(),
@@ -165,7 +60,7 @@ impl Handle {
         })
     }
 
-    /// Makes a recycled handle of the same loop new.
+    /// Gives a recycled handle of the same loop a new callback.
     #[inline]
     pub fn renew(&self, callback: Callback<'_, '_>) -> PyResult<()> {
         self.cancelled.store(false, Relaxed);
@@ -173,7 +68,7 @@ impl Handle {
         Call::fill(&self.call, callback)
     }
 
-    /// Empties a handle that has left its queue. True if nobody else can see it, so that it can be renewed.
+    /// Empties a handle that has left its queue, if nobody else refers to it. True if it can be renewed.
     #[inline]
     pub fn recycle(slf: &Bound<'_, Self>) -> bool {
         if !is_only_reference(slf) || has_weak_references(slf.as_any()) {
@@ -181,14 +76,15 @@ impl Handle {
             return false;
         }
         untrack(slf);
-        // Dropping what it held may run user code, which cannot find it.
+        // Dropping what the handle held may run user code, but that has no reference to the handle.
         Call::empty(&slf.get().call, slf.py())
     }
 
-    /// What the owner of a queue shows the garbage collector of a handle in it. If the handle is hidden and nobody else
-    /// has it, that is what it holds. One that is not hidden shows it itself: twice would be a count too many.
+    /// Shows the garbage collector a handle that is in a queue; called by the owner of the queue. If the handle is
+    /// hidden from the collector and nobody else refers to it, the owner shows what the handle holds. A handle that is
+    /// not hidden does that itself; shown twice, it would be counted twice.
     pub fn traverse_from_queue(handle: &Py<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: a live object; the collector runs with the interpreter held.
+        // SAFETY: a live object, and the GIL is held during a collection.
         let only_here = unsafe {
             ffi::Py_REFCNT(handle.as_ptr()) == 1 && ffi::PyObject_GC_IsTracked(handle.as_ptr()) == 0
         };
@@ -197,35 +93,37 @@ impl Handle {
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
-        self.call.peek(|call| call.traverse(visit)).unwrap_or(Ok(()))
+        self.call.peek(visit, |call| call.traverse(visit)).unwrap_or(Ok(()))
     }
 
+    /// True for a handle of this loop.
     pub fn belongs_to(&self, event_loop: &Py<PyAny>) -> bool {
         self.event_loop.is(event_loop)
     }
 
+    /// True once the handle was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Relaxed)
     }
 
-    /// Runs the callback, unless the handle was cancelled. An exception goes to the loop's exception handler; only
-    /// SystemExit and KeyboardInterrupt come back.
+    /// Runs the callback, unless the handle was cancelled. An exception goes to the loop's exception handler.
+    /// SystemExit and KeyboardInterrupt are returned instead.
     #[inline]
     pub fn run(slf: &Bound<'_, Self>, empty: &mut EmptyBatch<'_, '_>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if this.is_cancelled() {
             return Ok(());
         }
-        let mut call = Running::default();
-        let context = this.call.with(py, |call_of_handle| {
-            call.borrow(py, call_of_handle);
-            call_of_handle.context.as_ref().map(|context| context.bind(py).clone())
+        let mut invocation = Invocation::default();
+        let context = this.call.with(py, |call| {
+            invocation.take_from(py, call);
+            call.context.as_ref().map(|context| context.bind(py).clone())
         });
-        if call.callback.is_null() {
+        if invocation.is_empty() {
             return Ok(());
         }
         let context = match context {
-            // Somebody can ask for it, and is to see what the callback leaves in it.
+            // Somebody else has the handle and can ask for its context, with what the callback leaves in it.
             None if !is_only_reference(slf) => Some(this.get_context(py)?.into_bound(py)),
             context => context,
         };
@@ -234,13 +132,13 @@ impl Handle {
             this.running_on.started();
         }
         let result = match &context {
-            Some(context) => context::enter(context).and_then(|_inside| call.invoke(py)),
-            None => empty.run(|| call.invoke(py)),
+            Some(context) => context::enter(context).and_then(|_inside| invocation.invoke(py)),
+            None => empty.run(|| invocation.invoke(py)),
         };
         if let Err(raised) = result {
             let error = raised.fetch(py);
             if let (None, Some(used)) = (&context, empty.leave()) {
-                // Since CPython 3.12 the exception handler runs in it.
+                // Since CPython 3.12 the exception handler runs in the handle's context.
                 this.call.with(py, |call| call.context = Some(used.unbind()));
             }
             return Self::failed(slf, error);
@@ -251,25 +149,25 @@ impl Handle {
         Ok(())
     }
 
-    /// Notes the time of a timer, where it is an object.
+    /// Sets the time of a timer as the program gave it, if it was not a float.
     #[inline]
     fn set_when(&self, py: Python<'_>, when: Option<Py<PyAny>>) {
         if when.is_some() {
-            // A new or recycled handle has no other one.
-            self.call.with(py, |call| call.rare.get_or_insert_default().when = when);
+            self.call.with(py, |call| call.set_when(when));
         }
     }
 
-    /// What [`Handle::set_when`] has noted.
+    /// The time of [`Handle::set_when`].
     fn given_when(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.call.with(py, |call| call.rare.as_ref()?.when.as_ref().map(|when| when.clone_ref(py)))
+        self.call.with(py, |call| call.when(py))
     }
 
-    /// Has other threads wait for the callback when they cancel the handle.
+    /// Makes other threads that cancel the handle wait for the callback, if it is running.
     pub fn track_running(&self) {
         self.running_on.track(true);
     }
 
+    /// The callback has raised `error`.
     #[cold]
     fn failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
@@ -284,13 +182,13 @@ impl Handle {
         result
     }
 
-    /// Cancels the handle: callback and arguments are let go of at once. False if it was cancelled already.
+    /// Cancels the handle: callback and arguments are dropped at once. False if it was cancelled already.
     pub fn cancel_once(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         if this.is_cancelled() {
             return Ok(false);
         }
-        // As asyncio does: in debug mode the repr of a cancelled handle still names the callback.
+        // As on asyncio, in debug mode the repr of a cancelled handle still names the callback.
         let repr = match this.call.with(py, |call| call.debug().is_some()) {
             true => {
                 this.cancelled.store(true, Relaxed);
@@ -306,7 +204,7 @@ impl Handle {
             (call.callback.take(), std::mem::take(&mut call.args), std::mem::take(&mut call.count))
         });
         drop(dropped);
-        // It may stay in a queue for long, but nothing there needs it any more.
+        // It may stay in a queue for long. The queue's owner need not show it to the collector any more.
         track(slf);
         Ok(true)
     }
@@ -315,24 +213,24 @@ impl Handle {
         self.call.with(py, |call| call.callback.as_ref().map(|callback| callback.bind(py).clone()))
     }
 
-    /// The arguments as a tuple; `None` once the handle is cancelled.
+    /// The arguments as a tuple. None once the handle is cancelled.
     fn args<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let (live, args, count) = self.call.with(py, |call| {
+        let (live, args, has_tuple) = self.call.with(py, |call| {
             let args = call.args.each_ref().map(|arg| arg.as_ref().map(|arg| arg.bind(py).clone()));
-            (call.callback.is_some(), args, call.count)
+            (call.callback.is_some(), args, call.has_tuple())
         });
         if !live {
             return Ok(None);
         }
-        if count > INLINE {
+        if has_tuple {
             let [tuple, ..] = args;
             return Ok(tuple.map(|tuple| tuple.cast_into()).transpose()?);
         }
         new::tuple(py, args.into_iter().flatten().collect::<Vec<_>>()).map(Some)
     }
 
-    /// The parts of the repr, in asyncio's order.
-    fn repr_parts(slf: &Bound<'_, Self>, name: &str, when: Option<Py<PyAny>>) -> PyResult<String> {
+    /// The repr, with its parts in asyncio's order.
+    fn repr_of(slf: &Bound<'_, Self>, name: &str, when: Option<Py<PyAny>>) -> PyResult<String> {
         let (py, this) = (slf.py(), slf.get());
         let kept = this.call.with(py, |call| call.debug().and_then(|debug| debug.repr.clone()));
         if let Some(repr) = kept {
@@ -365,94 +263,19 @@ impl Handle {
     }
 }
 
-/// The callback and its arguments while they run: a cancel meanwhile takes them from the handle, not from here.
-struct Running {
-    /// Null: nothing.
-    callback: *mut ffi::PyObject,
-    /// The first slot is for the callee (`PY_VECTORCALL_ARGUMENTS_OFFSET`).
-    stack: [*mut ffi::PyObject; 1 + INLINE],
-    count: usize,
-}
-
-impl Default for Running {
-    #[inline(always)]
-    fn default() -> Self {
-        Self { callback: std::ptr::null_mut(), stack: [std::ptr::null_mut(); 1 + INLINE], count: 0 }
-    }
-}
-
-impl Running {
-    /// Takes references to what `call` holds; called once.
-    #[inline(always)]
-    fn borrow(&mut self, _py: Python<'_>, call: &Call) {
-        let Some(callback) = &call.callback else {
-            return;
-        };
-        self.callback = callback.as_ptr();
-        self.count = call.count;
-        // SAFETY: `call` owns references to all of these, and the interpreter is held; Drop gives ours back.
-        unsafe {
-            ffi::Py_INCREF(self.callback);
-            for (slot, arg) in self.stack[1..].iter_mut().zip(&call.args[..self.count.min(INLINE)]) {
-                *slot = arg.as_ref().map_or(std::ptr::null_mut(), Py::as_ptr);
-                ffi::Py_XINCREF(*slot);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn invoke(&self, py: Python<'_>) -> Result<(), Raised> {
-        let args = self.stack[1..].as_ptr();
-        // SAFETY: this struct holds references to the callback and to `count` arguments (or to a tuple of them); the
-        // slot before the first belongs to this struct and may be used by the callee.
-        unsafe {
-            if self.count > INLINE {
-                return self.invoke_with_tuple(py);
-            }
-            let count = self.count | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-            ffi::Py_DECREF(calls::vectorcall(self.callback, args, count)?);
-        }
-        Ok(())
-    }
-
-    /// With more arguments than have a place of their own.
-    #[cold]
-    fn invoke_with_tuple(&self, py: Python<'_>) -> Result<(), Raised> {
-        // SAFETY: this struct holds references to both, and the first argument is then a tuple of all of them.
-        let (callback, args) = unsafe {
-            let args = Bound::from_borrowed_ptr(py, self.stack[1]).cast_into_unchecked::<PyTuple>();
-            (Bound::from_borrowed_ptr(py, self.callback), args)
-        };
-        callback.call1(args).map(drop).map_err(|error| Raised::set(py, error))
-    }
-}
-
-impl Drop for Running {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: filled by `borrow` in the same function that drops it, with the interpreter held throughout.
-        unsafe {
-            ffi::Py_XDECREF(self.callback);
-            for &arg in &self.stack[1..1 + self.count.min(INLINE)] {
-                ffi::Py_XDECREF(arg);
-            }
-        }
-    }
-}
-
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: a pyclass is only ever dropped by its tp_dealloc, which holds the interpreter.
+        // SAFETY: a pyclass is dropped by its tp_dealloc only, which CPython calls with the GIL held.
         let py = unsafe { Python::assume_attached() };
         nesting::drop_bounded(py, &self.call);
     }
 }
 
-/// True if a weak reference to the object exists, or did and has left its list behind.
+/// True if a weak reference to the object exists, or existed once.
 #[inline]
 fn has_weak_references(object: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: the class of a handle has a list of weak references at this offset, a pointer; since CPython 3.12 it may
-    // stand before the object, at a negative one (MANAGED_WEAKREF_OFFSET).
+    // SAFETY: an object of a class with weak references has a pointer to their list at this offset. Since CPython 3.12
+    // the offset may be negative, before the object (MANAGED_WEAKREF_OFFSET).
     unsafe {
         let offset = (*ffi::Py_TYPE(object.as_ptr())).tp_weaklistoffset;
         offset == 0 || !object.as_ptr().byte_offset(offset).cast::<*mut ffi::PyObject>().read().is_null()
@@ -491,10 +314,11 @@ impl Handle {
     }
 
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
-        new::string(slf.py(), &Self::repr_parts(slf, "Handle", None)?)
+        new::string(slf.py(), &Self::repr_of(slf, "Handle", None)?)
     }
 
-    /// `isinstance(handle, asyncio.Handle)` asks for this: asyncio's class has slots and cannot be a native base.
+    /// `isinstance(handle, asyncio.Handle)` asks for this. asyncio's class has slots, and cannot be the base of a
+    /// native class.
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let names = names(py)?;

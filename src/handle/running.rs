@@ -1,5 +1,6 @@
-//! Handles of `call_soon_threadsafe` since CPython 3.14 (`asyncio.events._ThreadSafeHandle`): `cancel()` and
-//! `cancelled()` from another thread wait until the callback, if it is running, has finished.
+//! Which thread runs the callback of a handle: for handles of `call_soon_threadsafe` since CPython 3.14
+//! (`asyncio.events._ThreadSafeHandle`). While the callback runs, `cancel()` and `cancelled()` of another thread wait
+//! until it has finished.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -7,41 +8,46 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Which thread is running the callback of one handle.
+/// The thread that is running the callback of one handle.
 ///
-/// Written with the interpreter held, which orders the writes for whoever holds it later; who waits without it looks
-/// under the lock of [`FINISHED`], which `finished` takes once it has seen a waiter. So no access needs an order of
-/// its own, and a callback costs no locked instruction.
+/// It is written with the GIL held, which orders the writes for those that hold the GIL later. A thread that waits has
+/// released the GIL. It reads under the lock of [`FINISHED`], which `finished` takes, too, if it has seen a waiter. So
+/// relaxed accesses are enough, and a callback costs no locked instruction.
 #[derive(Default)]
 pub struct RunningOn {
-    /// Does anybody care? Set when the handle is made.
+    /// True if other threads wait for this handle's callback. Set when the handle is made.
     tracked: AtomicBool,
-    /// `threading.get_ident()`, or 0.
+    /// `threading.get_ident()` of the thread that runs the callback, or 0.
     thread: AtomicU64,
 }
 
-/// How many threads wait for a callback to finish, of whichever handle. Counted up with the interpreter held: a
+/// How many threads wait for a callback to finish, of any handle. A waiter adds itself with the GIL held, so that a
 /// callback that runs at that moment sees it when it finishes.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Notified when a callback has finished that somebody waits for.
 static FINISHED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 
 impl RunningOn {
+    /// True if other threads wait for the callback.
     pub fn is_tracked(&self) -> bool {
         self.tracked.load(Relaxed)
     }
 
+    /// Sets whether other threads wait for the callback.
     pub fn track(&self, tracked: bool) {
         self.tracked.store(tracked, Relaxed);
     }
 
+    /// The callback starts on this thread.
     pub fn started(&self) {
         self.thread.store(this_thread(), Relaxed);
     }
 
+    /// The callback has finished.
     pub fn finished(&self) {
         self.thread.store(0, Relaxed);
         if WAITING.load(Relaxed) > 0 {
-            // Under the lock, so that nobody is between looking and waiting.
+            // Under the lock, so that no waiter has looked already and does not wait yet.
             let _guard = FINISHED.0.lock().unwrap_or_else(PoisonError::into_inner);
             FINISHED.1.notify_all();
         }
@@ -52,7 +58,7 @@ impl RunningOn {
         thread != 0 && thread != this_thread()
     }
 
-    /// Waits while another thread runs the callback. The interpreter is let go of meanwhile.
+    /// Waits while another thread runs the callback. The GIL is released meanwhile.
     pub fn wait(&self, py: Python<'_>) {
         if !self.is_tracked() || !self.is_elsewhere() {
             return;

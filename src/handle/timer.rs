@@ -1,7 +1,7 @@
-//! `TimerHandle`: a handle with a time. It knows its heap's counter of cancelled entries, not the heap.
+//! `TimerHandle`: a handle with a time. It knows the counter of dead timers of its heap, but not the heap.
 //!
-//! A timer has no Python object of its own: `when`, if it is an object, is with the callback in [`Handle`], so that the
-//! collector sees it and all of it is let go of together.
+//! A timer holds no Python object of its own. If its time is an object, that is kept beside the callback in [`Handle`],
+//! where the garbage collector sees it, and where all is dropped together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -23,7 +23,7 @@ pub struct TimerHandle {
     seconds: LoopCell<f64>,
     /// True while the handle is in its loop's timer heap.
     scheduled: AtomicBool,
-    /// The heap's counter of cancelled entries.
+    /// The heap's counter of dead timers.
     dead: Arc<AtomicUsize>,
 }
 
@@ -31,12 +31,12 @@ pub struct TimerHandle {
 pub struct Time {
     /// Seconds of the loop's clock.
     pub seconds: f64,
-    /// The same as given by the user, where it was not a float.
+    /// The same as the program gave it, if it was not a float.
     pub given: Option<Py<PyAny>>,
 }
 
 impl TimerHandle {
-    /// A timer about to go into the heap whose counter of cancelled entries is `dead`.
+    /// A timer that is about to be put into the heap whose counter of dead timers is `dead`.
     pub fn new(
         py: Python<'_>,
         handle: Handle,
@@ -52,7 +52,7 @@ impl TimerHandle {
         })
     }
 
-    /// Makes a recycled timer of the same loop new; it is about to go into the heap.
+    /// Gives a recycled timer of the same loop a new callback and time. It is about to be put into the heap.
     #[inline]
     pub fn renew(slf: &Bound<'_, Self>, callback: Callback<'_, '_>, time: Time) -> PyResult<()> {
         let handle = slf.as_super().get();
@@ -69,26 +69,27 @@ impl TimerHandle {
         unsafe { &*std::ptr::from_ref(timer).cast::<Py<Handle>>() }
     }
 
-    /// Notes that the heap has let go of this timer: a cancel from here on is none of its business.
+    /// Notes that this timer has left the heap. When it is cancelled from here on, it does not count as dead there.
     pub fn unschedule(&self) {
         self.scheduled.store(false, Relaxed);
     }
 
-    /// Notes that this timer is about to go into the heap.
+    /// Notes that this timer is about to be put into the heap.
     pub fn schedule(&self) {
         self.scheduled.store(true, Relaxed);
     }
 
-    /// Is it in the heap?
+    /// True while it is in the heap.
     pub fn is_scheduled(&self) -> bool {
         self.scheduled.load(Relaxed)
     }
 
+    /// When it is due, in seconds of the loop's clock.
     pub fn seconds(&self, py: Python<'_>) -> f64 {
         self.seconds.with(py, |seconds| *seconds)
     }
 
-    /// When the callback is due, as the program said it.
+    /// When the callback is due, as the program gave it.
     fn when_of(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         match slf.as_super().get().given_when(py) {
@@ -97,7 +98,7 @@ impl TimerHandle {
         }
     }
 
-    /// Are the two equal in all that asyncio compares?
+    /// True if the two are equal in all that asyncio compares.
     fn compare(slf: &Bound<'_, Self>, other: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let (a, b) = (slf.as_super().get(), other.as_super().get());
@@ -153,7 +154,7 @@ impl TimerHandle {
     }
 
     fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyString>> {
-        let text = Handle::repr_parts(slf.as_super(), "TimerHandle", Some(Self::when_of(slf)?))?;
+        let text = Handle::repr_of(slf.as_super(), "TimerHandle", Some(Self::when_of(slf)?))?;
         new::string(slf.py(), &text)
     }
 
@@ -172,8 +173,8 @@ impl TimerHandle {
         self.scheduled.load(Relaxed)
     }
 
-    /// Nothing of its own to visit. The class must have this method, so that its instances take part in garbage
-    /// collection as those of [`Handle`] do; the method of `Handle` is called as well.
+    /// There is nothing to show. But the class must have this method for its instances to take part in garbage
+    /// collection, as those of [`Handle`] do. The method of `Handle` is called, too.
     fn __traverse__(&self, _visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         Ok(())
     }

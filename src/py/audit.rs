@@ -1,5 +1,5 @@
-//! Audit events (PEP 578) of what is done here instead of by CPython's own modules. What a hook raises is the caller's to
-//! pass on.
+//! Audit events (PEP 578) of what is done here instead of by CPython's own modules. What a hook raises is the caller's
+//! to pass on.
 
 use std::ffi::{CStr, c_char, c_int};
 

@@ -61,9 +61,9 @@ impl FileFd {
     pub fn get(&self) -> io::Result<BorrowedFd<'_>> {
         match self.place {
             Some(place) if read(place) != self.number => Err(io::Error::from_raw_os_error(libc::EBADF)),
-            // SAFETY: the object has the fd now. It closes it, or gives it away, only when Python code runs, which is not
-            // before the caller's system call is over: it is made with the interpreter held. An object of another kind is
-            // the program's to keep open, as it is for asyncio.
+            // SAFETY: the object has the fd now. It closes it, or gives it away, only when Python code runs, which is
+            // not before the caller's system call is over: it is made with the interpreter held. An object of another
+            // kind is the program's to keep open, as it is for asyncio.
             _ => Ok(unsafe { BorrowedFd::borrow_raw(self.number) }),
         }
     }
@@ -76,7 +76,8 @@ impl FileFd {
 
 #[inline]
 fn read(place: NonNull<c_int>) -> c_int {
-    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the interpreter held, as it is here.
+    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the interpreter held, as it is
+    // here.
     unsafe { AtomicI32::from_ptr(place.as_ptr()).load(Relaxed) }
 }
 

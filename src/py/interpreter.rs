@@ -1,13 +1,15 @@
-//! Which interpreters rloop can live in: the main one of the process, with its GIL.
+//! Which interpreters rloop can run in: the main interpreter of the process, with its GIL.
 
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// ImportError in a subinterpreter. CPython itself refuses those that are isolated; the others (mod_wsgi has them) would
-/// share classes and names with the main interpreter, and take them along when they end.
+use super::new::intern;
+
+/// ImportError in a subinterpreter. Isolated subinterpreters are refused by CPython itself. Others, as mod_wsgi has them,
+/// would share classes and other objects with the main interpreter, and destroy them when they end.
 pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
-    // SAFETY: the interpreter is held; both only read a pointer.
+    // SAFETY: the GIL is held, and both functions only read a pointer.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
         return Ok(());
     }
@@ -16,12 +18,12 @@ pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
     ))
 }
 
-/// RuntimeError where the GIL is off. Importing the module turns it on, unless the program forbids that
-/// (PYTHON_GIL=0), or made the module by other means (`embed`).
+/// RuntimeError if the GIL is off. Importing the module turns it on, unless the program forbids that (PYTHON_GIL=0) or has
+/// made the module by other means (`embed`).
 pub fn require_gil(py: Python<'_>) -> PyResult<()> {
-    let enabled = match py.import("sys")?.getattr("_is_gil_enabled") {
+    let enabled = match py.import(intern!(py, "sys")?)?.getattr(intern!(py, "_is_gil_enabled")?) {
         Ok(ask) => ask.call0()?.is_truthy()?,
-        // CPython 3.12 and before always have it.
+        // CPython 3.12 and earlier versions always have a GIL.
         Err(_) => true,
     };
     if enabled {

@@ -1,9 +1,9 @@
 //! What an object of ours holds, if it was made to the end.
 //!
-//! CPython 3.11 and 3.12 make the dictionary of an instance before PyO3 puts in what the instance holds. A collection that
-//! starts meanwhile sees the object, and if there is no memory for the dictionary CPython drops it: finalizers and PyO3's
-//! `tp_dealloc` get memory that is all zeroes. So each class whose instances have a dictionary, its own or that of a
-//! subclass in Python, keeps its fields in a [`Made`], of which zeroes are a valid value: nothing was made.
+//! CPython 3.11 and 3.12 make the dictionary of an instance before PyO3 puts in what the instance holds. A collection
+//! that starts meanwhile sees the object, and if there is no memory for the dictionary CPython drops it: finalizers and
+//! PyO3's `tp_dealloc` get memory that is all zeroes. So each class whose instances have a dictionary, its own or that
+//! of a subclass in Python, keeps its fields in a [`Made`], of which zeroes are a valid value: nothing was made.
 
 use std::mem::MaybeUninit;
 use std::ops::Deref;

@@ -1,6 +1,7 @@
-//! Every Python object that Rust needs by name, in one table: interned strings and what is imported of asyncio.
+//! Every Python object that Rust needs by name, in one table: interned strings, what is imported from asyncio and the
+//! standard library, and what the package `rloop` has handed in. Nothing here imports `rloop`: it imports us.
 
-use pyo3::exceptions::PyAttributeError;
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -10,16 +11,26 @@ use super::new::{self, intern};
 use super::profiling::ProfileFunction;
 
 macro_rules! names {
-    (strings { $($string:ident),* $(,)? } imports { $($import:ident = $module:literal . $path:literal),* $(,)? }) => {
-        /// The table. Strings are interned, so that attribute look-up compares pointers.
+    (
+        strings { $($string:ident),* $(,)? }
+        package { $($(#[$doc:meta])* $given:ident),* $(,)? }
+        imports { $($import:ident = $module:literal . $path:literal),* $(,)? }
+    ) => {
+        /// What the package `rloop` hands in.
+        pub struct Package {
+            $($(#[$doc])* pub $given: Py<PyAny>,)*
+        }
+
+        /// The table. Strings are interned, so that looking up an attribute compares pointers.
         pub struct Names {
             $(pub $string: Py<PyString>,)*
             $(pub $import: Py<PyAny>,)*
-            /// How to see that a profiler is at work.
+            $(pub $given: Py<PyAny>,)*
+            /// Where to see whether a profiler is set.
             pub profile_function: ProfileFunction,
             /// The empty string.
             pub empty: Py<PyString>,
-            /// The keyword `loop`, which Rust has another use for.
+            /// The string "loop", which cannot be the name of a field.
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
@@ -29,21 +40,22 @@ macro_rules! names {
             pub sendfile_fallback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
             pub threadsafe_handle: Py<PyAny>,
-            /// Do other threads that cancel a handle wait for its callback? (CPython 3.14)
+            /// True if another thread that cancels a handle waits for its callback (CPython 3.14).
             pub cancel_waits: bool,
-            /// Does `Server._attach` take the transport? (CPython 3.13)
+            /// True if `Server._attach` takes the transport (CPython 3.13).
             pub server_counts_transports: bool,
-            /// Has the stream transport a `writelines` of its own, with its own texts? (CPython 3.12)
+            /// True if asyncio's stream transport has a `writelines` of its own, with its own texts (CPython 3.12).
             pub own_writelines: bool,
-            /// Does the size of a queue of datagrams count their headers? (CPython 3.13)
+            /// True if the size of a queue of datagrams includes their headers (CPython 3.13).
             pub datagram_headers: bool,
         }
 
         impl Names {
-            fn load(py: Python<'_>) -> PyResult<Self> {
+            fn load(py: Python<'_>, package: Package) -> PyResult<Self> {
                 Ok(Self {
                     $($string: new::interned(py, stringify!($string))?.unbind(),)*
                     $($import: py.import($module)?.getattr($path)?.unbind(),)*
+                    $($given: package.$given,)*
                     empty: new::interned(py, "")?.unbind(),
                     loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
@@ -83,43 +95,53 @@ names! {
         resume_reading, resume_writing, select, send, sendto, set_result, setblocking, slow_callback_duration, sockname, socket, time,
         transport, write,
     }
+    package {
+        /// `rloop.Loop`
+        loop_class,
+        /// The classes that native transports pass for (`_transports.py`).
+        stream_transport,
+        /// See `stream_transport`.
+        tls_transport,
+        /// See `stream_transport`.
+        datagram_transport,
+        /// See `stream_transport`.
+        read_pipe_transport,
+        /// See `stream_transport`.
+        write_pipe_transport,
+        /// Names a callback in reports (`_report.py`).
+        format_callback,
+        /// Called before and after a wait while a profiler is set (`_inside.py`).
+        outside_tasks,
+    }
     imports {
-        outside_tasks = "rloop._inside"."outside_tasks",
         af_inet = "socket"."AF_INET",
         af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
-        datagram_transport = "rloop._transports"."DatagramTransport",
         extract_stack = "asyncio.format_helpers"."extract_stack",
         future_names = "asyncio.futures"."__dict__",
-        format_callback = "rloop._report"."format_callback",
         handle = "asyncio"."Handle",
+        getswitchinterval = "sys"."getswitchinterval",
         logger = "asyncio.log"."logger",
         native_file = "_io"."FileIO",
         native_socket = "_socket"."socket",
-        loop_class = "rloop._loop"."Loop",
-        getswitchinterval = "sys"."getswitchinterval",
-        read_pipe_transport = "rloop._transports"."ReadPipeTransport",
         set_result_unless_cancelled = "asyncio.futures"."_set_result_unless_cancelled",
         sock_dgram = "socket"."SOCK_DGRAM",
         sock_stream = "socket"."SOCK_STREAM",
         socket_class = "socket"."socket",
-        stream_transport = "rloop._transports"."StreamTransport",
         task_names = "asyncio.tasks"."__dict__",
-        tls_transport = "rloop._transports"."SSLTransport",
         timer_handle = "asyncio"."TimerHandle",
         transport_socket = "asyncio.trsock"."TransportSocket",
-        write_pipe_transport = "rloop._transports"."WritePipeTransport",
     }
 }
 
 impl Names {
-    /// The class of futures; like asyncio, asked for each time: programs put their own in its place.
+    /// The class of futures. As in asyncio it is looked up each time, because programs replace it.
     #[inline]
     pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         of_module(self.future_names.bind(py), intern!(py, "Future")?)
     }
 
-    /// The class of tasks, likewise.
+    /// The class of tasks. It is looked up each time, as that of futures.
     #[inline]
     pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         of_module(self.task_names.bind(py), intern!(py, "Task")?)
@@ -133,7 +155,13 @@ fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyR
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();
 
-/// The table, loaded at the first call. Fails only while asyncio or rloop cannot be imported, or without memory.
+/// Makes the table. Called once, when the package is imported; if it is imported again, the first table stays.
+pub fn set_package(py: Python<'_>, package: Package) -> PyResult<()> {
+    NAMES.get_or_try_init(py, || caught(|| Names::load(py, package))).map(drop)
+}
+
+/// The table. Fails only while the package `rloop` is not imported completely.
+#[inline]
 pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
-    NAMES.get_or_try_init(py, || caught(|| Names::load(py)))
+    NAMES.get(py).ok_or_else(|| PyRuntimeError::new_err("the package rloop is not imported completely"))
 }

@@ -1,7 +1,7 @@
 //! Is a profile function set (`sys.setprofile`, or a profiler's own in C)?
 //!
-//! Profilers that know of tasks see by a call of a Python function that the program has left a task's context. A loop in
-//! Python makes such calls all the time; ours makes one before and one after it waits.
+//! Profilers that know of tasks see by a call of a Python function that the program has left a task's context. A loop
+//! in Python makes such calls all the time; ours makes one before and one after it waits.
 
 use pyo3::ffi;
 use pyo3::prelude::*;

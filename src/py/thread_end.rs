@@ -6,9 +6,9 @@
 //! interpreter, and there is hardly a call that cannot: a property, a comparison or a finalizer may sleep.
 //!
 //! So a thread that uses loops is stopped before the first frame is unwound, as CPython itself does since 3.14
-//! (python/cpython#87135). glibc calls a thread's cleanup handlers on the way: that of a frame when the unwinding leaves
-//! this frame, which it sees by comparing the handler's address with the frame's. A handler in memory below the whole
-//! stack is therefore called first of all. Ours lies on the heap, and does not return.
+//! (python/cpython#87135). glibc calls a thread's cleanup handlers on the way: that of a frame when the unwinding
+//! leaves this frame, which it sees by comparing the handler's address with the frame's. A handler in memory below the
+//! whole stack is therefore called first of all. Ours lies on the heap, and does not return.
 //!
 //! No call needs a guard of its own, then. Other C libraries do not unwind in `pthread_exit`, and need nothing.
 

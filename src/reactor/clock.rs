@@ -1,4 +1,4 @@
-//! The loop's clock: the only reader of time in the crate, so that a virtual clock can stand in later.
+//! The loop's clock. Nothing else in the crate reads the time, so that a virtual clock can take its place later.
 
 use super::sys;
 
@@ -7,30 +7,29 @@ use super::sys;
 pub struct Clock;
 
 impl Clock {
-    /// Nanoseconds since the clock's own epoch; never goes back.
+    /// Nanoseconds since the clock's own epoch. They never go back.
     pub fn now_ns(self) -> u64 {
         sys::monotonic_ns()
     }
 
-    /// The same instant in seconds, rounded exactly as CPython rounds `time.monotonic()`
-    /// (`_PyTime_AsSecondsDouble`: one division by 1e9).
+    /// The time in seconds, rounded exactly as CPython rounds `time.monotonic()`: by one division by 1e9
+    /// (`_PyTime_AsSecondsDouble`).
     pub fn now(self) -> f64 {
         seconds(self.now_ns())
     }
 }
 
-/// `ns` nanoseconds in seconds.
+/// Converts nanoseconds to seconds.
 pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// An instant of the clock, in nanoseconds, at which `Clock::now() >= when` holds: the first one, give or take the
-/// rounding of `when`. Instants in the past of the
-/// epoch, and NaN, are due at once; those beyond the clock's range never are.
+/// Converts a time in seconds to a deadline in nanoseconds: the first at which `Clock::now() >= when`, but for the
+/// rounding of `when`. Negative numbers and NaN are due at once. Times that are too large for the clock are never due.
 pub fn deadline_ns(when: f64) -> u64 {
-    // `as` saturates: negative and NaN to 0, too large to u64::MAX.
+    // `as` saturates: negative numbers and NaN become 0, and numbers that are too large u64::MAX.
     let mut ns = (when * 1e9).ceil() as u64;
-    // The product is rounded, so it can be some nanoseconds early once the clock counts weeks.
+    // The product is rounded. Once the clock counts weeks, that can be some nanoseconds early.
     while ns < u64::MAX && seconds(ns) < when {
         ns += 1;
     }

@@ -1,34 +1,35 @@
-//! Which turn of the loop it is, and which callback of it. A count, not a time.
+//! Moments: numbers for the callbacks that a loop runs. They say which turn it is, and which callback of it. They are
+//! counts, and not times.
 
-/// One callback of one turn. Two writes with the same moment were made by the same callback.
+/// One callback of one turn. If two writes have the same moment, the same callback has made them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// Before the first callback of the turn with this number.
+    /// The moment before the first callback of the turn with this number.
     pub fn start_of(turn: u32) -> Self {
         Self(u64::from(turn) << 32)
     }
 
-    /// The next callback of the same turn.
+    /// The moment of the next callback of the same turn.
     #[inline]
     pub fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
 
-    /// The number of the turn; 0 only for the default, which is before any turn.
+    /// The number of the turn. It is 0 only for the default, which is before every turn.
     #[inline]
     pub fn turn(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// For an atomic variable. 0 stands for the default.
+    /// The moment as an integer, for an atomic variable. 0 is the default.
     #[inline]
     pub fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// The moment that [`Moment::to_bits`] was called on; None for the default.
+    /// The moment of [`Moment::to_bits`]. None for the default.
     #[inline]
     pub fn from_bits(bits: u64) -> Option<Self> {
         (bits != 0).then_some(Self(bits))

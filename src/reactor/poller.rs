@@ -1,4 +1,5 @@
-//! The poll of a reactor, and what it found. Whom that concerns is the reactor's business.
+//! The poll of a reactor: mio's epoll or kqueue, and the events that it has found. Which registration an event belongs
+//! to is known to the reactor only.
 
 use std::io;
 #[cfg(target_os = "linux")]
@@ -9,19 +10,21 @@ use super::readiness::Readiness;
 use super::sys;
 use super::token::Token;
 
-/// The token of the waker's own registration. Its generation is one that no slot reaches in practice.
+/// The token of the waker. In practice no slot reaches its generation.
 pub(super) const WAKER: mio::Token = mio::Token(usize::MAX);
-/// Most events taken from the kernel in one poll.
+/// The largest number of events that one poll takes from the kernel.
 const MAX_EVENTS: usize = 1024;
 
-/// The poll itself, and what it found.
+/// The poll, and what it has found.
 pub struct Poller {
     poll: mio::Poll,
-    /// For mio's own wait, where [`sys::epoll_wait`] does not exist or is not to be used.
+    /// For mio's own wait. None while [`sys::epoll_wait`] is used.
     pub(super) events: Option<mio::Events>,
+    /// For [`sys::epoll_wait`].
     #[cfg(target_os = "linux")]
     raw: Box<[std::mem::MaybeUninit<libc::epoll_event>]>,
-    /// What is ready, in the kernel's order, until [`Reactor::report_found`](super::Reactor::report_found).
+    /// What is ready, in the kernel's order, until it is reported:
+    /// [`Reactor::report_found`](super::Reactor::report_found).
     pub(super) found: Vec<(Token, Readiness)>,
 }
 
@@ -40,8 +43,8 @@ impl Poller {
         })
     }
 
-    /// Waits until something is ready, at most `timeout` nanoseconds (`None`: for ever), and keeps note of it.
-    /// A signal ends the wait with `Interrupted`.
+    /// Waits until something is ready, for at most `timeout` nanoseconds (`None`: for ever). What is ready is added to
+    /// `found`. A signal ends the wait with the error `Interrupted`.
     pub fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if self.events.is_none() {
@@ -61,7 +64,7 @@ impl Poller {
         self.wait_by_mio(timeout)
     }
 
-    /// The portable wait. mio rounds a timeout up to whole milliseconds: late by at most that, never early.
+    /// mio's wait, on every system. mio rounds a timeout up to whole milliseconds, so that the wait can be late by one.
     pub(super) fn wait_by_mio(&mut self, timeout: Option<u64>) -> io::Result<()> {
         let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(MAX_EVENTS));
         self.poll.poll(events, timeout.map(std::time::Duration::from_nanos))?;

@@ -1,12 +1,13 @@
-//! What a poll said of one registration, as flags. Nothing here does I/O or knows who waits.
+//! Readiness: what a poll says about one file, as a set of flags. Nothing here does I/O or knows who waits.
 
 use std::ops::{BitAnd, BitOr, BitOrAssign};
 
-/// A set of directions and conditions. It says what can be tried now and not what will succeed.
+/// A set of directions and conditions. A direction that is ready can be tried without blocking; it may still fail.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Readiness(u8);
 
 impl Readiness {
+    /// Nothing.
     pub const NONE: Self = Self(0);
     /// A read would not block.
     pub const READABLE: Self = Self(1);
@@ -14,18 +15,21 @@ impl Readiness {
     pub const WRITABLE: Self = Self(2);
     /// Both directions.
     pub const BOTH: Self = Self(3);
-    /// The peer will send no more, or the fd failed, or there is urgent data: behind what a read gets there is more to
-    /// see. One edge can carry all of it, so a short read does not mean "drained" while this is set.
+    /// The peer will send no more, or the fd has failed, or there is urgent data. One edge can tell of data and of
+    /// this. So while this is set, a short read does not show that there is nothing more to read.
     pub const READ_CLOSED: Self = Self(4);
 
+    /// True if all flags of `other` are set.
     pub fn contains(self, other: Self) -> bool {
         self & other == other
     }
 
+    /// True if no flag is set.
     pub fn is_none(self) -> bool {
         self.0 == 0
     }
 
+    /// This set without the flags of `other`.
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
@@ -61,7 +65,7 @@ impl std::fmt::Debug for Readiness {
     }
 }
 
-/// A hang-up or an error wakes both directions, as `selectors.EpollSelector` does: whoever waits must find out.
+/// A hang-up or an error makes both directions ready, as in `selectors.EpollSelector`: whoever waits must find out.
 impl From<&mio::event::Event> for Readiness {
     fn from(event: &mio::event::Event) -> Self {
         let mut readiness = Self::NONE;

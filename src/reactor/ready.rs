@@ -1,21 +1,21 @@
-//! The ready queue, and the inbox by which other threads add to it.
+//! The ready queue, and the inbox through which other threads add to it.
 //!
-//! [`ReadyQueue`] belongs to the loop's thread. [`Inbox`] is shared: a thread pushes under its lock, the loop moves
-//! the whole inbox into the queue before it adds or takes anything itself, so that the order of arrival is kept.
-//! Entries are only moved here, never run or dropped under the lock.
+//! [`ReadyQueue`] belongs to the loop. [`Inbox`] is shared: other threads leave their entries there, under its lock.
+//! Before the loop adds or takes an entry, it moves the whole inbox into the queue, which keeps the order of arrival.
+//! Entries are only moved here. None is run, and none is dropped under the lock.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// So much memory, in bytes, a queue keeps at most for the next burst: that of tens of thousands of entries.
+/// How much memory a queue keeps after a burst, in bytes: that of tens of thousands of entries.
 const KEPT: usize = 1024 * 1024;
 
 fn is_large<T>(queue: &VecDeque<T>) -> bool {
     queue.capacity() * size_of::<T>() > KEPT
 }
 
-/// What is to run, in order.
+/// The entries that are to run, in order.
 pub struct ReadyQueue<T> {
     queue: VecDeque<T>,
 }
@@ -40,7 +40,7 @@ impl<T> ReadyQueue<T> {
         self.queue.try_reserve(more)
     }
 
-    /// Gives the memory of a burst back. To be called when the loop has nothing to do.
+    /// Gives back the memory of a burst. To be called when the loop has nothing to do.
     #[inline]
     pub fn shrink(&mut self) {
         if self.queue.is_empty() && is_large(&self.queue) {
@@ -66,7 +66,7 @@ impl<T> ReadyQueue<T> {
         self.queue.pop_back()
     }
 
-    /// Takes the first entry out that `is_it`.
+    /// Takes out the first entry for which `is_it` is true.
     pub fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
         let at = self.queue.iter().position(is_it)?;
         self.queue.remove(at)
@@ -80,7 +80,8 @@ impl<T> ReadyQueue<T> {
         self.queue.is_empty()
     }
 
-    /// Moves in what other threads have sent, in their order. It stays in the inbox for now if there is no memory.
+    /// Adds the entries that other threads have sent, in their order. If there is no memory, they stay in the inbox for
+    /// now.
     #[inline]
     pub fn receive(&mut self, inbox: &Inbox<T>) {
         if !inbox.is_empty() {
@@ -98,7 +99,7 @@ impl<T> ReadyQueue<T> {
             return;
         }
         if is_large(&sent.queue) {
-            // The memory of a burst, without entries.
+            // It has no entries, but the memory of a burst.
             sent.queue = VecDeque::new();
         }
         inbox.filled.store(false, Ordering::SeqCst);
@@ -120,14 +121,14 @@ impl<T> Default for ReadyQueue<T> {
     }
 }
 
-/// Where other threads leave entries for the loop.
+/// The inbox: entries that other threads have left for the loop.
 pub struct Inbox<T> {
     sent: Mutex<Sent<T>>,
     /// True while `sent` holds entries; written under the lock, read without it.
     filled: AtomicBool,
 }
 
-/// Why an inbox does not take an entry, which it gives back.
+/// Why an inbox does not accept an entry. The entry is given back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused<T> {
     Closed(T),
@@ -165,7 +166,7 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// Refuses everything from here on, and returns what was left, for the caller to drop.
+    /// Refuses every entry from here on. Returns the entries that are left, for the caller to drop.
     pub fn close(&self) -> VecDeque<T> {
         let mut sent = self.lock();
         sent.closed = true;
@@ -173,12 +174,12 @@ impl<T> Inbox<T> {
         std::mem::take(&mut sent.queue)
     }
 
-    /// Shows `visit` every entry, until it returns an error. It runs under the lock.
+    /// Calls `visit` with every entry until it returns an error. It runs under the lock.
     pub fn try_visit<E>(&self, visit: impl FnMut(&T) -> Result<(), E>) -> Result<(), E> {
         self.lock().queue.iter().try_for_each(visit)
     }
 
-    /// Nothing that can panic runs under this lock, so a poisoned one is as good as any.
+    /// Nothing under this lock can panic, so that a poisoned lock can be used as any other.
     fn lock(&self) -> MutexGuard<'_, Sent<T>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }

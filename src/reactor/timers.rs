@@ -1,7 +1,8 @@
-//! The timer heap: entries ordered by deadline, first in first out among equals.
+//! The timer heap: timers ordered by deadline, and by their order of arrival where deadlines are equal.
 //!
-//! A cancelled entry stays in the heap until it reaches the top or more than half of the heap is dead; the owner frees
-//! what the entry stands for at once, so only the bare entry remains. No clock is read here and nothing is called.
+//! A cancelled timer is *dead*. It stays in the heap until it is the earliest one, or until more than half of the heap
+//! is dead. Its owner drops the callback at once, so that only the empty entry remains. No clock is read here, and
+//! nothing is called.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -9,15 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// So much memory, in bytes, a heap keeps at most for the next burst: that of tens of thousands of timers.
+/// How much memory a heap keeps after a burst, in bytes: that of tens of thousands of timers.
 const KEPT: usize = 1024 * 1024;
 
-/// Timers of some owner `T`, by deadline in nanoseconds of the loop's clock.
+/// Timers with owners of type `T`, by their deadlines in nanoseconds of the loop's clock.
 pub struct TimerHeap<T> {
     heap: BinaryHeap<Timer<T>>,
-    /// Counts the pushes, for first in first out among equal deadlines.
+    /// Counts the pushes, to order timers with equal deadlines.
     sequence: u64,
-    /// How many entries of `heap` were cancelled. Whoever cancels one adds to it.
+    /// How many timers in `heap` are dead. Whoever cancels one adds to it.
     dead: Arc<AtomicUsize>,
 }
 
@@ -36,13 +37,7 @@ impl<T> TimerHeap<T> {
         self.heap.is_empty()
     }
 
-    /// Entries in the heap, cancelled ones included.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Adds a timer that is due at `deadline` nanoseconds.
-    /// Gives it back if there is no memory.
+    /// Adds a timer that is due at `deadline`. Gives its owner back if there is no memory.
     pub fn push(&mut self, deadline: u64, owner: T) -> Result<(), T> {
         if self.heap.len() == self.heap.capacity() && self.heap.try_reserve(1).is_err() {
             return Err(owner);
@@ -52,7 +47,7 @@ impl<T> TimerHeap<T> {
         Ok(())
     }
 
-    /// Gives the memory of a burst back. To be called when the loop has nothing to do.
+    /// Gives back the memory of a burst. To be called when the loop has nothing to do.
     #[inline]
     pub fn shrink(&mut self) {
         let capacity = self.heap.capacity();
@@ -61,12 +56,12 @@ impl<T> TimerHeap<T> {
         }
     }
 
-    /// The counter to add one to when an entry of this heap is cancelled, once per entry.
+    /// The counter of dead timers. Whoever cancels a timer in this heap adds one to it, once.
     pub fn dead(&self) -> &Arc<AtomicUsize> {
         &self.dead
     }
 
-    /// Deadline of the earliest live timer. Cancelled ones before it go to `garbage`, for the caller to drop.
+    /// The deadline of the earliest live timer. Dead timers before it are put into `garbage`, for the caller to drop.
     pub fn next_deadline(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) -> Option<u64> {
         while let Some(timer) = self.heap.peek() {
             if is_live(&timer.owner) {
@@ -78,7 +73,7 @@ impl<T> TimerHeap<T> {
         None
     }
 
-    /// Takes the earliest live timer out if it is due at `now`. Cancelled ones before it go to `garbage`.
+    /// Takes out the earliest live timer, if it is due at `now`. Dead timers before it are put into `garbage`.
     pub fn pop_due(&mut self, now: u64, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) -> Option<T> {
         if self.next_deadline(is_live, garbage)? > now {
             return None;
@@ -91,11 +86,11 @@ impl<T> TimerHeap<T> {
         self.dead.load(Relaxed) * 2 > self.heap.len()
     }
 
-    /// Moves every cancelled entry to `garbage`. As it removes more than half of what it looks at when called for
-    /// [`TimerHeap::is_mostly_dead`], a cancelled timer costs constant time.
+    /// Moves every dead timer to `garbage`. Called when [`TimerHeap::is_mostly_dead`], it removes more than half of the
+    /// timers that it looks at, so that each cancelled timer costs constant time.
     pub fn compact(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) {
         if garbage.try_reserve(self.dead.load(Relaxed)).is_err() {
-            // They stay for now.
+            // There is no memory. The dead timers stay for now.
             return;
         }
         let mut timers = std::mem::take(&mut self.heap).into_vec();
@@ -112,12 +107,12 @@ impl<T> TimerHeap<T> {
         self.shrink();
     }
 
-    /// How many entries are not cancelled.
+    /// How many timers are alive.
     pub fn live(&self) -> usize {
         self.heap.len().saturating_sub(self.dead.load(Relaxed))
     }
 
-    /// The earliest entry, cancelled or not.
+    /// The earliest timer, dead or alive.
     pub fn peek(&self) -> Option<&T> {
         self.heap.peek().map(|timer| &timer.owner)
     }
@@ -129,7 +124,7 @@ impl<T> TimerHeap<T> {
         timers.into_iter().map(|timer| &timer.owner).collect()
     }
 
-    /// Takes the entry out that `is_it`, in time linear in the size of the heap unless it is the earliest.
+    /// Takes out the timer for which `is_it` is true. This looks at the whole heap, unless the timer is the earliest.
     pub fn remove(&mut self, is_it: impl Fn(&T) -> bool, is_live: impl Fn(&T) -> bool) -> Option<T> {
         let removed = if self.heap.peek().is_some_and(|timer| is_it(&timer.owner)) {
             self.heap.pop()
@@ -153,7 +148,7 @@ impl<T> TimerHeap<T> {
         std::mem::take(&mut self.heap).into_iter().map(|timer| timer.owner).collect()
     }
 
-    /// The owners, in no order that means anything.
+    /// The owners, in any order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.heap.iter().map(|timer| &timer.owner)
     }
@@ -165,7 +160,7 @@ impl<T> Default for TimerHeap<T> {
     }
 }
 
-/// The earliest timer is the greatest, for `BinaryHeap` is a max-heap.
+/// The earliest timer is the greatest, because `BinaryHeap` gives out the greatest first.
 impl<T> Ord for Timer<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         (other.deadline, other.sequence).cmp(&(self.deadline, self.sequence))
@@ -221,7 +216,7 @@ mod tests {
         assert_eq!(timers.remove(|&owner| owner == 3, is_live), None);
         assert_eq!((timers.live(), timers.peek()), (1, Some(&2)));
         assert_eq!(timers.remove(|&owner| owner == 4, is_live), Some(4));
-        assert_eq!((timers.live(), timers.len()), (1, 1));
+        assert_eq!((timers.live(), timers.heap.len()), (1, 1));
         assert_eq!(drain_due(&mut timers, 100), [2]);
     }
 
@@ -274,7 +269,7 @@ mod tests {
                 timers.compact(|flag| flag.get(), &mut garbage);
             }
         }
-        assert_eq!((compactions, garbage.len(), timers.len()), (1, 501, 499));
+        assert_eq!((compactions, garbage.len(), timers.heap.len()), (1, 501, 499));
         timers.compact(|flag| flag.get(), &mut garbage);
         assert_eq!((garbage.len(), timers.drain().len()), (600, 400));
     }

@@ -1,12 +1,12 @@
-//! Tokens and the slot table behind them.
+//! Tokens, and the table of slots behind them. There is no I/O here.
 //!
-//! A [`Token`] names one registration: an index into the table plus the generation of that slot. Events that the
-//! kernel still delivers for a registration that is gone carry an old generation and find nothing. No I/O here.
+//! A [`Token`] is the number of one registration: the index of its slot, and the generation of that slot. If the kernel
+//! still delivers an event for a registration that has ended, the event carries an old generation, and finds nothing.
 
-// The two halves of a token fill one `usize` of mio's.
+// The two halves of a token fill the `usize` of a mio::Token.
 const _: () = assert!(usize::BITS >= 64, "rloop needs a 64-bit target");
 
-/// Names one registration for as long as it exists, and nothing afterwards.
+/// The number of one registration. No other one ever has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     index: u32,
@@ -19,21 +19,21 @@ impl Token {
         mio::Token((self.generation as usize) << 32 | self.index as usize)
     }
 
-    /// The token that [`Token::to_mio`] packed.
+    /// The token of [`Token::to_mio`].
     pub fn from_mio(token: mio::Token) -> Self {
         Self { index: token.0 as u32, generation: (token.0 >> 32) as u32 }
     }
 }
 
-/// A table of values, each named by a [`Token`] that is never given out twice.
+/// A table of values, each of which has its own [`Token`].
 pub struct Slots<T> {
     slots: Vec<Slot<T>>,
-    /// Indices of the vacant slots, the last one freed on top.
+    /// The indices of the vacant slots. The one that was freed last is the last one.
     free: Vec<u32>,
 }
 
 struct Slot<T> {
-    /// Counts the values that lived here. Wraps after 2^32 of them in one slot.
+    /// The number of values that were in this slot before. It wraps after 2^32 of them.
     generation: u32,
     value: Option<T>,
 }
@@ -67,7 +67,7 @@ impl<T> Slots<T> {
         if slot.generation == token.generation { slot.value.as_mut() } else { None }
     }
 
-    /// Takes the value out; its token is void from here on.
+    /// Takes a value out. Its token finds nothing from here on.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         let slot = self.slots.get_mut(token.index as usize)?;
         if slot.generation != token.generation {
@@ -79,12 +79,12 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// The values, in no order that means anything.
+    /// The values, in any order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
-    /// The values with their tokens, in no order that means anything.
+    /// The values with their tokens, in any order.
     pub fn tokens(&self) -> impl Iterator<Item = (Token, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let token = Token { index: index as u32, generation: slot.generation };
@@ -92,7 +92,7 @@ impl<T> Slots<T> {
         })
     }
 
-    /// Takes every value out; all tokens are void from here on.
+    /// Takes every value out. Their tokens find nothing from here on.
     pub fn drain(&mut self) -> Vec<T> {
         let mut values = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {

@@ -1,9 +1,12 @@
-//! Wakes a loop that is parked in its poll, from any thread; coalesced, and never lost.
+//! Waking a loop that is parked, which means that it waits in its poll. Any thread can do that.
 //!
-//! The classic lost wake-up (the loop looks at its inbox, a thread adds to it and sees a loop that is not parked, the
-//! loop parks) is shut out by the order of two steps on each side. A thread first adds, then calls [`Waker::wake`].
-//! The loop first calls [`Waker::park`], then looks at its inbox once more, and only then blocks. All of it is
-//! sequentially consistent, so one of the two sees the other.
+//! No wake-up may get lost. It would if the loop looked at its inbox, then a thread added to the inbox and saw that the
+//! loop is not parked, and then the loop parked. Two steps in a fixed order on each side prevent that. A thread first
+//! adds its entry and then calls [`Waker::wake`]. The loop first calls [`Waker::park`], then looks at its inbox again,
+//! and only then blocks. All accesses are sequentially consistent, so that at least one of the two sees what the other
+//! has done.
+//!
+//! Many wake-ups of a parked loop cost one system call.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -13,17 +16,17 @@ use super::sys;
 
 /// The loop is running, and will look at its inbox before it parks.
 const AWAKE: u8 = 0;
-/// The loop is blocked in its poll, or about to be.
+/// The loop waits in its poll, or is about to.
 const PARKED: u8 = 1;
-/// Somebody called `wake` since the loop looked last. If it was parked, the poll has been interrupted.
+/// Somebody has called `wake` since the loop looked at its inbox. If it was parked, its poll was interrupted.
 const NOTIFIED: u8 = 2;
 
 /// The state of one loop, and the fd that interrupts its poll.
 pub struct Waker {
     state: AtomicU8,
-    /// None once the loop is closed.
+    /// What interrupts the poll. None once the loop is closed.
     fd: Mutex<Option<sys::PollWaker>>,
-    /// `sys::forks()` when `fd` was made: in a fork's child it is the parent's until [`Waker::renew`].
+    /// `sys::forks()` when `fd` was made. In the child of a fork, the fd is the parent's until [`Waker::renew`].
     forks: AtomicU32,
 }
 
@@ -35,7 +38,7 @@ impl Waker {
         Ok(Self { state: AtomicU8::new(AWAKE), fd: Mutex::new(Some(waker)), forks })
     }
 
-    /// For a fork's child, on its own poll: an fd of its own, of a loop that is not parked in this process.
+    /// In the child of a fork, makes an fd for the child's own poll. The loop is not parked in this process.
     pub fn renew(&self, registry: &mio::Registry, token: mio::Token) -> io::Result<()> {
         let waker = sys::PollWaker::new(registry, token)?;
         *self.fd.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
@@ -44,8 +47,8 @@ impl Waker {
         Ok(())
     }
 
-    /// Makes the loop's present or next poll return. A system call is made only for the first wake of a parked loop. Err:
-    /// that has failed; the next wake tries again.
+    /// Makes the loop's present or next poll return. Only the first wake-up of a parked loop is a system call. If that
+    /// fails, the next wake-up makes it again.
     pub fn wake(&self) -> io::Result<()> {
         self.wake_by(|| {
             let waker = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,35 +56,35 @@ impl Waker {
         })
     }
 
-    /// As [`Waker::wake`], with the system call given.
+    /// As [`Waker::wake`]; `interrupt` makes the system call.
     fn wake_by(&self, interrupt: impl Fn() -> io::Result<()>) -> io::Result<()> {
         if self.state.load(Ordering::SeqCst) == NOTIFIED {
-            // Told already, and not answered yet: the answer, to look at the inbox, will be to this call as well.
+            // Somebody has woken the loop, and it has not looked at its inbox yet. It will find our entry, too.
             return Ok(());
         }
         match self.state.swap(NOTIFIED, Ordering::SeqCst) {
-            // It is the parent's thread that is parked, and is not to wake for what its child does.
+            // The thread that is parked is the parent's. A child must not wake it.
             PARKED if self.forks.load(Ordering::SeqCst) != sys::forks() => Ok(()),
-            // Tried twice: other threads that see `NOTIFIED` meanwhile rely on this call.
+            // Tried twice, because other threads that see `NOTIFIED` meanwhile rely on this call.
             PARKED => interrupt().or_else(|_| interrupt()).inspect_err(|_| {
-                // The loop still does not know, unless it has woken by itself.
+                // The loop is still parked, unless it has woken by itself.
                 let _ = self.state.compare_exchange(NOTIFIED, PARKED, Ordering::SeqCst, Ordering::SeqCst);
             }),
             _ => Ok(()),
         }
     }
 
-    /// Closes the fd: there is no poll to interrupt any more.
+    /// Closes the fd. There is no poll to interrupt any more.
     pub fn close(&self) {
         drop(self.fd.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Announces that the loop will block. False when somebody woke it meanwhile: then it must not.
+    /// Announces that the loop will block. False if somebody has woken it meanwhile, and it must not block.
     pub fn park(&self) -> bool {
         self.state.compare_exchange(AWAKE, PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Announces that the loop is awake and is about to look at its inbox: wakes up to here are answered by that.
+    /// Announces that the loop is awake and is about to look at its inbox. That answers every wake-up so far.
     pub fn unpark(&self) {
         if self.state.load(Ordering::SeqCst) != AWAKE {
             self.state.swap(AWAKE, Ordering::SeqCst);

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use super::bare::BareSocket;
 use super::socket::{File, SocketKind};
 use super::stream::{Parts, StreamTransport};
-use crate::core::{Kind, LoopCore, Native, Source};
+use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
 use crate::py::cell::LoopCell;
@@ -23,7 +23,6 @@ use crate::py::context;
 use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
 use crate::py::new::{self, intern};
-use crate::reactor::Mode;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
@@ -98,7 +97,7 @@ impl Listener {
             },
         )?;
         let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
-        let token = parts.core.register(py, fd, Mode::Edge, Source::Native(native))?;
+        let token = parts.core.register(py, fd, native)?;
         listener.get().token.with(py, |place| *place = Some(token));
         Ok(())
     }
@@ -155,7 +154,7 @@ impl Listener {
 
     fn is_registered(&self, py: Python<'_>) -> bool {
         let token = self.token.with(py, |token| *token);
-        token.is_some_and(|token| self.core.state.with(py, |state| state.reactor.source(token).is_some()))
+        token.is_some_and(|token| self.core.is_registered(py, token))
     }
 
     fn go_on(&self, py: Python<'_>) {

@@ -222,7 +222,7 @@ impl<S: Side> Shell<S> {
             state.file.traverse(visit)?;
             state.side.traverse(visit)
         };
-        self.state.peek(visit_state).unwrap_or(Ok(()))
+        self.state.peek(visit, visit_state).unwrap_or(Ok(()))
     }
 }
 

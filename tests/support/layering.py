@@ -1,8 +1,9 @@
-"""Reads Rust sources as text: what a file says besides comments, strings and tests, and what it uses.
+"""Reads sources as text: what a file says besides comments, strings and tests, what it uses, and how long it is.
 
-No rule about rloop lives here; those are in project/test_layering.py.
+No rule about rloop lives here; those are in project/test_layering.py and project/test_laws.py.
 """
 
+import ast
 import re
 
 # Comments and literals, longest first where one could start like another. A lifetime ('a) is no literal.
@@ -88,3 +89,130 @@ def _from_root(name, module):
     while rest and rest[0] == "super":
         base, rest = base[:-1], rest[1:]
     return "::".join(base + rest)
+
+
+# --- circles ---
+
+
+def rust_graph(sources):
+    """{module: the modules that it uses} of {path below src/: source}.
+
+    A name that a mod.rs passes on counts as that of the file that it comes from.
+    """
+    modules = {module_of(path): path for path in sources}
+    passed_on = {module: _passed_on(module, sources[path], modules) for module, path in modules.items()}
+    graph = {}
+    for module, path in modules.items():
+        graph[module] = used = set()
+        for name in uses(path, sources[path]):
+            owner = _owner(name, modules, passed_on)
+            if owner is not None and owner != module:
+                used.add(owner)
+    return graph
+
+
+def _owner(name, modules, passed_on):
+    """The module that has this item, or that is named; None for names that are not of the crate."""
+    parts = name.split("::")
+    for length in range(len(parts), 0, -1):
+        module = "::".join(parts[:length])
+        if module in modules:
+            item = parts[length] if length < len(parts) else None
+            return passed_on[module].get(item, module)
+    return None
+
+
+def _passed_on(module, source, modules):
+    """{name: the child that it comes from} of what a module takes from its children by `use`."""
+    source, found = code(source), {}
+    for match in re.finditer(r"\buse\s+(?:self\s*::\s*)?(\w+)\s*::\s*([^;]*);", source):
+        child = f"{module}::{match[1]}" if module else match[1]
+        if child in modules:
+            rest = re.sub(r"\s", "", match[2])
+            names = _expand(rest[1:-1]) if rest.startswith("{") else _expand(rest)
+            found.update((name.split("::")[-1], child) for name in names)
+    return found
+
+
+def python_graph(sources):
+    """{module: the modules that it imports, for a type checker too} of {path: source} of one package."""
+    modules = {path.rsplit("/", 1)[-1].removesuffix(".py") for path in sources}
+    graph = {}
+    for path, source in sources.items():
+        graph[path.rsplit("/", 1)[-1].removesuffix(".py")] = used = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                used.update(name.split(".")[0] for name in names if name.split(".")[0] in modules)
+    return graph
+
+
+def circles(graph, separator="::"):
+    """Circles between the entries of a folder, for every folder.
+
+    An entry is a file, or a folder with all that is in it. The folder's own file, such as mod.rs, is none: it may use
+    its entries, and they may use it.
+    """
+    folders = {""} | {
+        module.rsplit(separator, count)[0] for module in graph for count in range(1, module.count(separator) + 1)
+    }
+    for folder in sorted(folders):
+        entries = {}
+        for module, used in graph.items():
+            entry = _entry(module, folder, separator)
+            if entry:
+                others = {_entry(name, folder, separator) for name in used} - {None, entry}
+                entries.setdefault(entry, set()).update(others)
+        for circle in _circles_of(entries):
+            yield f"{folder or 'the top'}: {' <-> '.join(circle)}"
+
+
+def _entry(module, folder, separator):
+    """What is directly in the folder and is, or holds, the module."""
+    if not folder:
+        return module.split(separator)[0] or None
+    inside = module.removeprefix(folder + separator)
+    return inside.split(separator)[0] if inside != module else None
+
+
+def _circles_of(graph):
+    """The sets of two and more nodes that reach each other."""
+
+    def reached(start):
+        found, left = set(), [start]
+        while left:
+            for node in graph.get(left.pop(), ()):
+                if node not in found:
+                    found.add(node)
+                    left.append(node)
+        return found
+
+    reach = {node: reached(node) for node in graph}
+    seen = set()
+    for node in sorted(graph):
+        circle = {other for other in reach[node] if node in reach.get(other, ())}
+        if circle and node not in seen:
+            seen |= circle
+            yield sorted(circle)
+
+
+# --- sizes ---
+
+
+def rust_functions(source):
+    """(name, lines) of each function of a file that rustfmt has formatted, tests aside."""
+    lines = source.split("\n")
+    if "#[cfg(test)]" in lines:
+        lines = lines[: lines.index("#[cfg(test)]")]
+    for number, line in enumerate(lines):
+        match = re.match(r'(\s*)(?:pub(?:\([^)]*\))? )?(?:const )?(?:unsafe )?(?:extern "C" )?fn (\w+)', line)
+        if match and not line.endswith((";", "}")):
+            end = next((at for at in range(number, len(lines)) if lines[at].startswith(match[1] + "}")), number)
+            yield match[2], end - number + 1
+
+
+def python_functions(source):
+    """(name, lines) of each function of a file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node.end_lineno - node.lineno + 1

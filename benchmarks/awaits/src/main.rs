@@ -3,9 +3,9 @@
 //!     rloop-awaits rloop|runtimes rust|python AWAITS CLIENTS
 //!
 //! `rust`: tasks on a tokio runtime await Python coroutines. `python`: Python tasks await futures of the tokio runtime,
-//! each of which yields once. CLIENTS of them at a time; prints round trips per second, CPU microseconds (user and
-//! system) per round trip, and by how many kilobytes the process has grown since a tenth of them were done. The sum
-//! of all results is checked.
+//! each of which yields once. CLIENTS tasks run at the same time. A tenth of the round trips is a warm-up. Prints the
+//! round trips per second, the CPU time per round trip in microseconds (user and system), and by how many kilobytes the
+//! process has grown since the warm-up. The sum of all results is checked.
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -64,20 +64,20 @@ fn check(sum: u64, count: u64) -> Result<(), Failure> {
     if sum == count * (count - 1) { Ok(()) } else { Err("an await was lost, or answered wrongly".into()) }
 }
 
-/// Kilobytes of memory in use.
+/// The resident memory of this process, in kilobytes.
 fn resident() -> Result<u64, Failure> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS")).ok_or("no VmRSS")?;
     Ok(line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?)
 }
 
-/// CPU time of all threads.
+/// The CPU time of all threads of this process.
 fn cpu_seconds() -> Result<f64, Failure> {
     Ok(Python::attach(|py| py.import("time")?.call_method0("process_time")?.extract())?)
 }
 
 struct Bench {
-    /// None: pyo3-async-runtimes is measured.
+    /// None if pyo3-async-runtimes is measured.
     rloop: Option<LoopThread>,
     runtime: Runtime,
     app: Arc<Py<PyModule>>,
@@ -176,7 +176,7 @@ impl Bench {
     }
 }
 
-/// Waits for all clients.
+/// Waits for all clients; returns the sum of their results.
 fn sum_of(
     clients: impl Iterator<Item = tokio::task::JoinHandle<Result<u64, PyErr>>>,
     runtime: &Runtime,

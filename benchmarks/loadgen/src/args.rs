@@ -1,4 +1,5 @@
-//! The command line: text in, [`Command`] or a message out. Nothing here opens or measures anything.
+//! The command line: it is parsed into a [`Command`], or into a message about a mistake. Nothing here opens or measures
+//! anything.
 
 use std::time::Duration;
 
@@ -9,29 +10,29 @@ usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options
        rloop-loadgen handshakes (--port PORT | --path PATH) [options]
        rloop-loadgen serve [--port PORT] [--libssl FILE --chain FILE]
 
-load: every connection sends a message, waits for its whole echo, checks it, and sends the next
+load: every connection sends a message, waits for its whole echo, checks it, and sends the next one
   --port, --path, --udp-port
-                     TCP on 127.0.0.1, a UNIX stream socket, or UDP on 127.0.0.1, a datagram a message
-  --connections N    how many connections (1)
+                     TCP on 127.0.0.1, a UNIX stream socket, or UDP on 127.0.0.1 with one datagram for each message
+  --connections N    the number of connections (1)
   --size BYTES       the size of a message (1024)
   --seconds S        how long to measure (1)
-  --requests N       measure so many requests instead
-  --warmup S         load without measuring before that (0.2)
-  --timeout S        give up after so long, all in all (60)
+  --requests N       measure this number of requests instead
+  --warmup S         how long to load the server before it is measured (0.2)
+  --timeout S        the limit for everything together (60)
   --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
                      result, keep the connections open until the next line
-  --tls              by TLS, without a look at the server's certificate
-arrivals: messages are due at random times (Poisson), whether the server keeps up or not, each on a connection
-  without one under way; response times count from when a message was due; always gated
-  --rate R           how many a second
-  --seed N           which random times (1)
+  --tls              use TLS; the server's certificate is not verified
+arrivals: messages are due at random times (Poisson), whether the server keeps up or not; each is sent on a
+  connection that has none under way; a response time begins when the message was due; always gated
+  --rate R           the mean number of messages a second
+  --seed N           the seed of the random times (1)
   --connections, --size, --seconds, --warmup, --timeout as above
-handshakes: every connection shakes hands, has one byte echoed, closes, and begins again; always gated
+handshakes: every connection makes a TLS handshake, has one byte echoed, closes, and begins again; always gated
   --connections, --seconds, --requests, --warmup, --timeout as above
-  --resume           by the sessions of those before
-serve: an echo server on 127.0.0.1; prints {\"port\":N}; each line on stdin is answered with the CPU time
-  used so far and the resident memory; ends when stdin is closed
-  --libssl, --chain  by TLS: the OpenSSL to load, and a PEM file with a certificate chain and its key";
+  --resume           resume the sessions of earlier connections
+serve: an echo server on 127.0.0.1; prints {\"port\":N}; answers each line on stdin with the CPU time that it
+  has used and its resident memory; ends when stdin is closed
+  --libssl, --chain  use TLS: the OpenSSL to load, and a PEM file with a certificate chain and its key";
 
 const NO_DATAGRAMS: &str = "TLS is not for --udp-port";
 
@@ -87,7 +88,7 @@ pub struct Handshakes {
     pub resume: bool,
 }
 
-/// By which OpenSSL `serve` speaks TLS, and with which certificate: paths.
+/// What `serve` needs for TLS: the paths of libssl and of a certificate chain with its key.
 #[derive(Debug, PartialEq)]
 pub struct Tls {
     pub libssl: String,

@@ -1,10 +1,11 @@
-//! The open loop: requests arrive when the schedule says, whether the server keeps up or not. A response time begins
-//! at the scheduled arrival, so what waits behind a slow answer is counted in full.
+//! The open loop: requests arrive at the times of a schedule, whether the server keeps up or not. A response time
+//! begins at the scheduled arrival. So if a request waits behind a slow answer, the wait is counted in full.
 //!
-//! A request goes to the connection that has been idle for longest. While none is idle it waits here for the first
-//! that becomes idle, and that wait is part of its response time; nothing is pipelined. This end spins instead of
-//! sleeping until something is due: being woken would be late by tens of microseconds, and the server would pay for
-//! the waking, which no client on another machine asks of it.
+//! A request is sent on the connection that has been idle for longest. While no connection is idle, the request waits
+//! for the first one that becomes idle. A connection never has two requests under way.
+//!
+//! This end polls all the time and never sleeps. A sleeping client would be woken tens of microseconds late. Its
+//! wake-up would also cost the server CPU time, which a client on another machine would not cost it.
 
 use crate::args::Arrivals;
 use crate::buffer::{Messages, PageAligned};
@@ -36,7 +37,7 @@ type Report = report::Report<Vec<Duration>>;
 
 struct Client {
     connections: Vec<Connection>,
-    /// Those without a request under way, the longest idle first.
+    /// The connections without a request under way. The one that has been idle for longest is first.
     idle: VecDeque<usize>,
     epoll: Epoll,
     messages: Messages,
@@ -59,13 +60,13 @@ impl Client {
         })
     }
 
-    /// Starts every request when its time has come, or as soon after that as a connection is idle, and waits for all
-    /// answers. Ends at the first error.
+    /// Starts every request at its time, or later, as soon as a connection is idle. Then waits for all answers. The
+    /// phase ends at the first error.
     fn phase(&mut self, arrivals: &[Duration]) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let mut report = Report::default();
         report.responses.reserve(arrivals.len());
-        // How late each request was sent: this end was late, or no connection was idle.
+        // How late each request was sent. It is late if no connection was idle, or if this process was late.
         let mut lateness: Vec<Duration> = Vec::with_capacity(arrivals.len());
         let begin = Instant::now();
         let mut due = arrivals.iter().map(|&arrival| begin + arrival).peekable();
@@ -123,7 +124,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// Echoes on so many connections, `pause` after each message; ends when they are closed.
+    /// An echo server for so many connections, which waits for `pause` before each answer. Its threads end when the
+    /// connections are closed.
     fn slow_echo(connections: usize, pause: Duration) -> Target {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -174,13 +176,13 @@ mod tests {
         let later = Duration::from_millis(50);
         let report = client(3, pause).phase(&[Duration::ZERO, Duration::ZERO, later]).unwrap();
         assert_eq!((report.first_error, report.responses.len()), (None, 3));
-        // Each had a connection of its own, so none was sent after an answer.
+        // There is a connection for each, so no request waited for the answer to another one.
         assert!(report.late_us.unwrap() < pause.as_micros() as f64, "{:?}", report.late_us);
         assert!(report.elapsed >= later + pause);
     }
 
     #[test]
-    fn an_end_of_the_server_is_an_error() {
+    fn a_server_that_ends_is_an_error() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let options = Arrivals {
             target: Target::Tcp { port: listener.local_addr().unwrap().port() },

@@ -1,5 +1,5 @@
-//! Memory that starts on a page. The kernel copies into addresses that are 16 modulo 64 (what a large
-//! malloc gives) at down to half the speed, so where a buffer starts would decide what is measured.
+//! Memory that starts at the start of a page, and the messages in it. The kernel copies up to twice as slowly if an
+//! address is 16 modulo 64, as those of a large malloc are. Without aligned memory, that would decide what is measured.
 
 use std::ops::{Deref, DerefMut};
 
@@ -35,8 +35,8 @@ impl DerefMut for PageAligned {
     }
 }
 
-/// The messages. Each is a window of one pseudo-random block, so that an echo of another connection or of
-/// an earlier request is seen as wrong, and nothing is built per request.
+/// The messages. Each is a part of one block of pseudo-random bytes, so no message is built per request. Neighbouring
+/// messages differ, so that the echo of another connection or of an earlier request is seen to be wrong.
 pub struct Messages {
     block: PageAligned,
     size: usize,
@@ -59,7 +59,7 @@ impl Messages {
         Self { block, size }
     }
 
-    /// The message with the given number; numbers that are 64 apart share a message.
+    /// The message with this number. Numbers that are 64 apart have the same message.
     pub fn get(&self, number: usize) -> &[u8] {
         let start = number % Self::WINDOWS * Self::STEP;
         &self.block[start..start + self.size]

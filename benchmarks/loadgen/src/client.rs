@@ -1,5 +1,5 @@
-//! The closed loop: every connection has one message under way and sends the next when its whole echo has
-//! come back and is right. Nothing here knows which server is at the other end.
+//! The closed loop: every connection has one message under way. It sends the next one when the whole echo has come back
+//! and is right. Nothing here knows which server is at the other end.
 
 use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
@@ -28,19 +28,19 @@ pub fn run(load: &Load) -> io::Result<bool> {
 /// Latencies are kept as a histogram: a closed loop makes too many requests to keep each.
 pub type Report = report::Report<Histogram>;
 
-/// A connection with one message at a time.
+/// A connection that has at most one message under way.
 pub struct Connection {
     stream: Stream,
-    /// Which message is under way.
+    /// The number of the message that is under way.
     number: usize,
     sent: usize,
     received: usize,
-    /// When the message under way was sent, or should have been.
+    /// When the message under way was sent, or, in the open loop, should have been sent.
     pub started: Instant,
     alive: bool,
 }
 
-/// So many connections, whose events carry their index. Nothing is under way.
+/// Makes `count` connections. The events of each carry its index in the result. No message is under way.
 pub fn connect(
     target: &Target,
     count: usize,
@@ -58,7 +58,7 @@ pub fn connect(
         };
         epoll.add(&stream, key, Interest::EdgeBoth)?;
         let started = Instant::now();
-        // As if a message had just been answered.
+        // The state after a message has been answered.
         connections.push(Connection {
             stream,
             number: key,
@@ -88,7 +88,7 @@ impl Client {
         Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
     }
 
-    /// Loads the server until the limit, then lets what is under way finish.
+    /// Starts requests until the limit is reached, then waits for those that are under way.
     fn phase(&mut self, limit: Limit) -> io::Result<Report> {
         let cpu = epoll::cpu_time()?;
         let begin = Instant::now();
@@ -168,10 +168,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Goes on with the message under way; true once all of it has come back.
+    /// Sends and receives more of the message under way. True once all of it has come back.
     pub fn advance(&mut self, messages: &Messages, scratch: &mut [u8], event: Event) -> io::Result<bool> {
         if !self.under_way(messages) {
-            // Registering gives a first edge, and so does the peer's end after the last message.
+            // Not every event concerns a message: registering the socket makes one, and so does a peer that closes
+            // after the last message.
             return Ok(false);
         }
         self.flush(messages)?;
@@ -196,7 +197,7 @@ impl Connection {
             if count == wanted {
                 return Ok(true);
             }
-            // A short read has drained the socket, unless its end came with it.
+            // A read that returns less than asked for has emptied the socket, unless the peer has closed as well.
             if !event.closed && self.stream.short_read_is_all() {
                 return Ok(false);
             }
@@ -222,7 +223,7 @@ impl Quota {
 
     pub fn take(&mut self, now: Instant) -> bool {
         let allowed = match self.limit {
-            // At least one, so that a connection is warm even after a warm-up of no time.
+            // Each connection may start one at the very beginning, so that it is warm even if the time is 0.
             Limit::Time(time) => now == self.begin || now - self.begin < time,
             Limit::Requests(count) => self.started < count,
         };

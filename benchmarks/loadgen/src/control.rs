@@ -1,4 +1,4 @@
-//! Talking to the program that started us: lines on stdin, JSON lines on stdout.
+//! How we talk to the program that started us: it writes lines to our stdin, we write JSON lines to stdout.
 
 use crate::epoll::{Epoll, Interest};
 use std::io::{self, Read, Write};
@@ -11,14 +11,14 @@ pub enum Input {
     Closed,
 }
 
-/// Prints one line and flushes it: stdout is a pipe and somebody waits for it.
+/// Prints one line and flushes it, because stdout is a pipe and the other program waits for the line.
 pub fn say(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// Reads once from stdin, which must be readable, and counts the lines; what they say does not matter.
+/// Reads once from stdin, which must be readable. Counts the lines; their text does not matter.
 pub fn read_lines() -> io::Result<Input> {
     let mut buffer = [0; 256];
     Ok(match io::stdin().lock().read(&mut buffer)? {

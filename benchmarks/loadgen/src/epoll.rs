@@ -1,5 +1,5 @@
-//! The kernel calls that std does not have: epoll, and what this process has used of CPU time and memory. The only
-//! unsafe code beside `openssl.rs`.
+//! The system calls that std does not have: epoll, and how much CPU time and memory this process uses. Only this file
+//! and `openssl.rs` have unsafe code.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 const EVENTS: usize = 1024;
 
-/// What to be told about a descriptor.
+/// Which events of a descriptor are wanted.
 #[derive(Clone, Copy)]
 pub enum Interest {
-    /// As long as there is something to read.
+    /// An event from each wait, as long as there is something to read.
     LevelReadable,
-    /// Once each time that it becomes readable or writable: registered once, never changed.
+    /// One event each time that the descriptor becomes readable or writable.
     EdgeBoth,
 }
 
@@ -53,12 +53,12 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits for events, for ever without a time-out, and returns how many there are: see [`Epoll::event`].
+    /// Waits for events, without a limit if `timeout` is None. Returns how many there are, for [`Epoll::event`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        // Rounded up, so that nobody spins through the last millisecond.
+        // Rounded up: rounded down, the caller would call again and again during the last millisecond.
         let millis = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-        // SAFETY: the pointer and the length are those of `events`, which `&mut self` keeps to us, and the
-        // kernel writes no more than so many entries.
+        // SAFETY: the pointer and the length are those of `events`. Nobody else uses it during the call, because
+        // `self` is borrowed mutably, and the kernel writes at most that many entries.
         let ready = checked(unsafe {
             libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), EVENTS as i32, millis)
         });

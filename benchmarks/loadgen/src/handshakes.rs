@@ -1,5 +1,6 @@
-//! Handshakes, one after the other on every connection: connect, shake hands, have one byte echoed, say goodbye.
-//! The byte makes sure that the server is done too, and brings the tickets by which TLS 1.3 resumes.
+//! TLS handshakes: connect, shake hands, have one byte echoed, close; then again. So many of these calls run at a time.
+//! The echoed byte shows that the server has finished the handshake, too. With it come the tickets by which TLS 1.3
+//! resumes a session.
 
 use crate::args::{Handshakes, Limit};
 use crate::client::{Quota, Report};
@@ -43,7 +44,7 @@ struct Caller<'a> {
     options: &'a Handshakes,
     config: Arc<ClientConfig>,
     epoll: Epoll,
-    /// By the key of their events. A call that is over is replaced by the next.
+    /// The index of a call is the key of its events. When a call is over, the next one takes its place.
     calls: Vec<Option<Call>>,
     deadline: Instant,
     resumed: u64,
@@ -71,7 +72,7 @@ impl Caller<'_> {
                 self.advance(self.epoll.event(index).key, &mut quota, &mut report)?;
             }
         }
-        // The first calls of all, before the first ticket has come, have nothing to resume.
+        // The first calls of a run start before any ticket has come, so they have nothing to resume.
         let expected = report.responses.total().saturating_sub(self.options.connections as u64);
         if self.options.resume && self.resumed < expected {
             report.fail(format!("{} of {expected} sessions were resumed", self.resumed));
@@ -109,7 +110,7 @@ impl Caller<'_> {
 }
 
 impl Call {
-    /// True once the byte has come back and goodbye is said.
+    /// Goes on with the call. True once the byte has come back and TLS's closing message is sent.
     fn advance(&mut self) -> io::Result<bool> {
         if !self.stream.shake()? {
             return Ok(false);

@@ -1,6 +1,6 @@
-//! Latencies as counts per bucket: recording allocates nothing and percentiles are right to 1 %.
+//! A histogram of latencies. To record one allocates nothing, and percentiles are right to 1 %.
 
-/// Values below `2 * HALF` have a bucket each; above, every power of two is cut into `HALF` buckets.
+/// Each value below `2 * HALF` has a bucket of its own. Above, each power of two is divided into `HALF` buckets.
 const HALF: usize = 64;
 const BUCKETS: usize = HALF * 59;
 

@@ -1,9 +1,14 @@
 //! `rloop-loadgen`: the other end of the benchmarks.
 //!
-//! Lives here: choosing the mode and turning its result into output and an exit code. No sockets, no numbers.
-//! The modes are `load` ([`client`], a closed loop against an echo server), `arrivals` ([`arrivals`], an open loop
-//! against one), `handshakes` ([`handshakes`], drives a TLS server) and `serve` ([`server`], the bare server that the
-//! loops' CPU is compared with, also on OpenSSL). Linux only.
+//! This file chooses the mode and turns its result into output and an exit code. It has no sockets and no numbers.
+//! The modes:
+//! - `load` ([`client`]): a closed loop against an echo server. Each connection sends its next request when it has the
+//!   answer to the last one.
+//! - `arrivals` ([`arrivals`]): an open loop against an echo server. Requests are sent at times that are fixed before.
+//! - `handshakes` ([`handshakes`]): one TLS connection after the other.
+//! - `serve` ([`server`]): the bare server, with or without TLS, that the loops' CPU time is compared with.
+//!
+//! Linux only.
 
 #![deny(clippy::undocumented_unsafe_blocks)]
 

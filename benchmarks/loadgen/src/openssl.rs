@@ -1,6 +1,6 @@
-//! A server's side of TLS by an OpenSSL that is loaded at run time: the very libssl that the measured interpreter
-//! uses, so that the bare server shows what that library costs by itself. Just what an echo server needs; the only
-//! unsafe code beside `epoll.rs`.
+//! The server's side of TLS, by an OpenSSL that is loaded at run time. It is the same libssl file that the measured
+//! interpreter uses, so the bare server shows what this library costs without a loop and without Python. Only what an
+//! echo server needs is here. Only this file and `epoll.rs` have unsafe code.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{NonNull, null_mut};
 use std::rc::Rc;
 
-/// Most clear bytes of a record.
+/// The most bytes of clear text in one record.
 pub const RECORD: usize = 16 * 1024;
 
 const SSL_FILETYPE_PEM: c_int = 1;
@@ -18,8 +18,8 @@ const SSL_ERROR_WANT_WRITE: c_int = 3;
 const SSL_ERROR_ZERO_RETURN: c_int = 6;
 const SSL_CTRL_MODE: c_int = 33;
 const SSL_CTRL_SET_READ_AHEAD: c_int = 41;
-/// Partial writes, from a buffer that may move between attempts, and buffers that an idle connection does not keep:
-/// what Python's `ssl` sets, too.
+/// The modes that Python's `ssl` sets, too: a write may be partial, its buffer may be at another address when it is
+/// tried again, and an idle connection releases its buffers.
 const MODES: c_long = 0x1 | 0x2 | 0x10;
 
 macro_rules! functions {
@@ -81,7 +81,7 @@ fn loading_failed() -> io::Error {
     io::Error::other(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
-/// What the sessions of a server have in common: an `SSL_CTX` with a certificate.
+/// An `SSL_CTX` with a certificate, which all sessions of a server share.
 pub struct Context {
     functions: Functions,
     context: NonNull<c_void>,
@@ -119,7 +119,7 @@ impl Drop for Context {
 pub struct Session {
     context: Rc<Context>,
     ssl: NonNull<c_void>,
-    /// Used by OpenSSL as a number; open for as long as this struct lives.
+    /// OpenSSL has only its descriptor. It stays open as long as this struct lives.
     stream: TcpStream,
 }
 
@@ -145,7 +145,8 @@ impl Session {
         unsafe { (self.context.functions.SSL_has_pending)(self.ssl.as_ptr()) != 0 }
     }
 
-    /// The outcome of a read or write that has returned `result`, with nothing of OpenSSL's called between.
+    /// The outcome of a read or write that has returned `result`. No other function of OpenSSL may have been called
+    /// since.
     fn outcome(&mut self, result: c_int) -> io::Result<usize> {
         if result > 0 {
             return Ok(result as usize);
@@ -155,12 +156,13 @@ impl Session {
         match unsafe { (functions.SSL_get_error)(self.ssl.as_ptr(), result) } {
             SSL_ERROR_WANT_READ | SSL_ERROR_WANT_WRITE => Err(ErrorKind::WouldBlock.into()),
             SSL_ERROR_ZERO_RETURN => {
-                // SAFETY: as above. It sends close_notify, or does not: nobody waits for it.
+                // SAFETY: as above. It sends close_notify. It may fail to, but nobody waits for that.
                 unsafe { (functions.SSL_shutdown)(self.ssl.as_ptr()) };
                 Ok(0)
             }
             error => {
-                // SAFETY: the queue is this thread's; what is left in it would be taken for the next session's.
+                // SAFETY: it clears this thread's queue of errors. An error that stays there would be taken for one of
+                // the next session.
                 unsafe { (functions.ERR_clear_error)() };
                 Err(io::Error::other(format!("TLS error {error}")))
             }

@@ -1,4 +1,5 @@
-//! When requests arrive: a Poisson process, made in full before the load begins. No clock and no sockets here.
+//! The times at which requests arrive: a Poisson process, which is computed before the load begins. This file uses no
+//! clock and no sockets.
 
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ impl Random {
     }
 }
 
-/// The arrivals of `length`, as times since the start: `rate` a second on average, and each independent of the
-/// others, so that the gaps between them are exponentially distributed.
+/// The arrivals in a time of `length`, counted from its start. There are `rate` of them a second on average. They are
+/// independent of each other, so the gaps between them have an exponential distribution.
 pub fn poisson(rate: f64, length: Duration, seed: u64) -> Vec<Duration> {
     let mut random = Random(seed);
     let mut arrivals = Vec::with_capacity((rate * length.as_secs_f64() * 1.2) as usize);
     let mut seconds = 0.0;
     loop {
-        // 1 - fraction is never 0, whose logarithm is infinite.
+        // 1 - fraction is never 0, so the logarithm is finite.
         seconds -= (1.0 - random.fraction()).ln() / rate;
         if seconds >= length.as_secs_f64() {
             return arrivals;

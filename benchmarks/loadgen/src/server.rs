@@ -1,6 +1,6 @@
-//! The bare echo server: the least CPU that a single-threaded epoll server can spend on a request, the
-//! unit in which the loops are measured. One recv into one page-aligned buffer, one send, no bookkeeping. By TLS it
-//! is the plainest server on OpenSSL, in which a record is one read and one write.
+//! The bare echo server. It shows the least CPU time that a server with one thread and epoll can spend on a request.
+//! The loops are compared with that: one recv into one page-aligned buffer, one send, no bookkeeping. With TLS it is the
+//! plainest server on OpenSSL: one read and one write for a record.
 
 use crate::args::Tls;
 use crate::buffer::PageAligned;
@@ -54,11 +54,13 @@ enum Peer {
 }
 
 impl Peer {
-    /// Whether a read of `count` bytes into `room` has surely emptied the socket. `first`: since an event.
+    /// Whether a read that returned `count` bytes, where there was `room`, has certainly emptied the socket.
+    /// `first`: it is the first read since an event.
     fn is_emptied(&self, count: usize, room: usize, first: bool) -> bool {
         match self {
             Self::Plain(_) => count < room,
-            // OpenSSL receives into a buffer for a whole record and more, which this one alone has not filled.
+            // OpenSSL receives into a buffer that holds more than the longest record. If this record was short and
+            // nothing else is in the buffer, then OpenSSL's recv did not fill it, so the socket was emptied.
             Self::Tls(session) => first && count < RECORD && !session.holds_input(),
         }
     }
@@ -97,7 +99,7 @@ impl AsFd for Peer {
 
 struct Client {
     peer: Peer,
-    /// Read but not taken by the kernel yet; while there is some, nothing is read.
+    /// What was read and is not sent yet. While there is some, nothing more is read.
     unsent: Vec<u8>,
 }
 
@@ -132,7 +134,7 @@ impl Clients {
         }
     }
 
-    /// Echoes what there is; forgets the client when it has gone.
+    /// Echoes what has come. Drops the client if its connection is over.
     fn serve(&mut self, event: Event) {
         let slot = &mut self.slots[event.key];
         let Some(client) = slot else { return };
@@ -144,7 +146,7 @@ impl Clients {
 }
 
 impl Client {
-    /// An error means that the connection is over, for whatever reason.
+    /// Returns an error if the connection is over, for whatever reason.
     fn echo(&mut self, buffer: &mut [u8], closed: bool) -> io::Result<()> {
         let sent = send(&mut self.peer, &self.unsent)?;
         self.unsent.drain(..sent);

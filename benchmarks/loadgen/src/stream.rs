@@ -1,7 +1,7 @@
-//! The client's end of a connection, in clear or by TLS: bytes out, bytes in, nothing about messages.
+//! The client's end of a connection, with or without TLS. It sends and receives bytes and knows nothing of messages.
 //!
-//! TLS is rustls: another stack than the one that is measured, and no verification of certificates, because what
-//! it costs the client is of no interest.
+//! TLS is by rustls, so that the client does not use the library that is measured. Certificates are not verified,
+//! because the client's own costs are of no interest.
 
 use crate::epoll::{Epoll, Interest};
 use crate::wire::{self, Wire};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// What all TLS connections of a run share. `resume`: sessions are kept and used again.
+/// The configuration of all TLS connections of a run. `resume`: keep sessions, and resume them.
 pub fn config(resume: bool) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Arc::new(Unverified(provider.clone()));
@@ -34,14 +34,14 @@ pub fn config(resume: bool) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// A connection, as it is or with TLS over it.
+/// A connection without or with TLS.
 pub enum Stream {
     Plain(Wire),
     Tls(Wire, Box<ClientConnection>),
 }
 
 impl Stream {
-    /// The client's side of TLS over `wire`; the handshake is made by reading and writing.
+    /// Starts TLS on `wire`. Calls of [`Stream::shake`] then make the handshake.
     pub fn tls(wire: Wire, config: &Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a host name");
         let mut session = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
@@ -49,7 +49,7 @@ impl Stream {
         Ok(Self::Tls(wire, Box::new(session)))
     }
 
-    /// The same after the handshake, which is waited for.
+    /// Starts TLS on `wire` and waits until the handshake is done.
     pub fn shaken(wire: Wire, config: &Arc<ClientConfig>, deadline: Instant) -> io::Result<Self> {
         let mut stream = Self::tls(wire, config)?;
         let mut epoll = Epoll::new()?;
@@ -64,8 +64,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Sends until all is sent or the kernel takes no more, and returns how much is no longer the caller's. With
-    /// TLS that is all of it, and [`Stream::flush`] sends the rest of its records.
+    /// Sends until all is sent or the kernel takes no more. Returns how many bytes the caller need not send again. With
+    /// TLS these are all of them: the records that are not sent yet stay here until [`Stream::flush`].
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(wire) => wire::send(wire, bytes),
@@ -77,7 +77,7 @@ impl Stream {
         }
     }
 
-    /// Sends the records that wait, until the kernel takes no more.
+    /// Sends the TLS records that wait, until the kernel takes no more.
     pub fn flush(&mut self) -> io::Result<()> {
         let Self::Tls(wire, session) = self else { return Ok(()) };
         while session.wants_write() {
@@ -90,7 +90,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads at least a byte, or fails with WouldBlock; 0 is the end.
+    /// Reads at least a byte, or fails with WouldBlock. 0 means that the peer has closed.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(wire) => wire.read(buffer),
@@ -107,7 +107,8 @@ impl Stream {
         }
     }
 
-    /// Whether a short read means that the kernel has no more: not with TLS, which reads by the record.
+    /// Whether a read that returns less than asked for has emptied the socket. With TLS it need not have: a read ends
+    /// with a record.
     pub fn short_read_is_all(&self) -> bool {
         matches!(self, Self::Plain(_))
     }
@@ -117,7 +118,7 @@ impl Stream {
         matches!(self, Self::Plain(wire) if wire.is_datagram())
     }
 
-    /// Goes on with the handshake; true when it is done.
+    /// Goes on with the handshake. True when it is done.
     pub fn shake(&mut self) -> io::Result<bool> {
         loop {
             self.flush()?;
@@ -134,7 +135,7 @@ impl Stream {
         }
     }
 
-    /// Says goodbye, as far as the protocol has words for it.
+    /// Sends TLS's closing message (close_notify), if this is TLS.
     pub fn finish(&mut self) -> io::Result<()> {
         if let Self::Tls(_, session) = self {
             session.send_close_notify();
@@ -142,7 +143,7 @@ impl Stream {
         self.flush()
     }
 
-    /// Whether the server has used a session again that it knew.
+    /// Whether the server has resumed an earlier session.
     pub fn is_resumed(&self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -159,8 +160,8 @@ impl AsFd for Stream {
     }
 }
 
-/// All tickets of TLS 1.3 that have come and are not used up. rustls's own store keeps eight for a server, too few
-/// for as many handshakes as begin at the same time here.
+/// The tickets of TLS 1.3 that have come and are not used yet. rustls's own store keeps eight for a server. That is too
+/// few here, where more handshakes start at the same time.
 #[derive(Debug, Default)]
 struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
 
@@ -188,7 +189,7 @@ impl ClientSessionStore for Tickets {
     }
 }
 
-/// Takes any certificate, but wants the handshake to be signed with it.
+/// Accepts every certificate, but checks that the handshake is signed with its key.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -1,5 +1,5 @@
-//! What a connection is made of: a stream or a connected datagram socket, non-blocking. One type for all, so that the
-//! client need not know. Nothing here knows of messages.
+//! The socket of a connection: a stream socket, or a datagram socket that is connected. It is non-blocking. There is
+//! one type for all kinds, so that the client need not know which it has. Nothing here knows of messages.
 
 use crate::args::Target;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// Connects, and again while nobody listens there: the server may just be starting.
+    /// Connects. While nobody listens at the address, tries again, because the server may just be starting.
     pub fn connect(target: &Target, deadline: Instant) -> io::Result<Self> {
         loop {
             match Self::try_connect(target, deadline) {
@@ -57,7 +57,7 @@ impl Wire {
         })
     }
 
-    /// A message is one datagram: it comes back whole or not at all.
+    /// Whether each message is one datagram, which comes back whole or not at all.
     pub fn is_datagram(&self) -> bool {
         matches!(self, Self::Udp(_))
     }
@@ -97,7 +97,7 @@ impl AsFd for Wire {
     }
 }
 
-/// Sends until all is sent or the kernel takes no more, and returns how much it took.
+/// Sends until all is sent or the kernel takes no more. Returns how many bytes it took.
 pub fn send(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     while sent < bytes.len() {

@@ -3,7 +3,7 @@
 //!     embed-axum [PORT]      prints "listening on ADDRESS"; ends when its standard input does
 //!     curl 'ADDRESS/quote?name=apple&count=3'
 //!
-//! tokio runs the server and the look-up of prices, rloop runs app.py; neither waits for the other's threads.
+//! tokio runs the server and the look-up of prices. rloop runs app.py. Neither waits for a thread of the other.
 
 use std::ffi::CStr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const fn c_str(text: &'static str) -> &'static CStr {
 mod prices {
     use super::*;
 
-    /// The price of one piece. Raises KeyError for what there is not.
+    /// The price of one piece. Raises KeyError for a name that is unknown.
     #[pyfunction]
     fn price(py: Python<'_>, name: String) -> PyResult<Bound<'_, PyAny>> {
         let runtime = RUNTIME.get().expect("set before Python starts");
@@ -42,7 +42,7 @@ mod prices {
 
 static RUNTIME: std::sync::OnceLock<Handle> = std::sync::OnceLock::new();
 
-/// As if it asked a database.
+/// Stands for a query of a database.
 async fn look_up(name: String) -> PyResult<i64> {
     tokio::time::sleep(Duration::from_millis(1)).await;
     match name.as_str() {
@@ -52,7 +52,7 @@ async fn look_up(name: String) -> PyResult<i64> {
     }
 }
 
-/// What the handlers share.
+/// The state that all handlers share.
 struct Service {
     event_loop: LoopHandle,
     quote: Py<PyAny>,
@@ -64,8 +64,8 @@ struct Order {
     count: i64,
 }
 
-/// No thread of tokio's ever waits for the interpreter here: Python is called, and its result converted, on the
-/// loop's thread. If the client goes away, axum drops this future, which cancels the coroutine.
+/// No thread of tokio waits for the interpreter here, because Python is called and its result is converted on the
+/// loop's thread. If the client closes the connection, axum drops this future, which cancels the coroutine.
 async fn quote(State(service): State<Arc<Service>>, Query(order): Query<Order>) -> (StatusCode, String) {
     let called = service.clone();
     let task = service.event_loop.spawn_as(move |py| called.quote.bind(py).call1((order.name, order.count)));

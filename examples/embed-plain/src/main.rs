@@ -1,4 +1,4 @@
-//! A TCP server whose sockets are Rust's and whose answers are Python's, on one thread and one reactor.
+//! A TCP server in Rust whose answers are made by Python, on one thread and one reactor.
 //!
 //!     embed-plain [PORT]     prints "listening on ADDRESS"; answers lines; ends when its standard input does
 //!
@@ -27,7 +27,7 @@ const fn c_str(text: &'static str) -> &'static CStr {
 }
 
 thread_local! {
-    /// The connections, on the loop's thread. Removing one closes it.
+    /// The connections. Only the loop's thread uses them. To remove one closes it.
     static CONNECTIONS: RefCell<HashMap<u64, Registration>> = RefCell::new(HashMap::new());
 }
 
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handle = event_loop.handle().clone();
     let mut accepted = 0;
     let listening = event_loop.register(listener, Interest::READABLE, move |py, listener, _readiness| {
-        // Edge-triggered, as mio is: until it would block.
+        // mio is edge-triggered, so accept until it would block.
         while let Ok((connection, _)) = listener.accept() {
             accepted += 1;
             let serving = serve(&handle, accepted, connection, answer.clone_ref(py))?;
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(())
     })?;
 
-    // Until whoever started us lets go of our standard input.
+    // Wait until our standard input is closed.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     drop(listening);
     event_loop.shutdown(Duration::from_secs(5))?;
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Watches one connection: every line that comes is answered by Python.
+/// Watches one connection. Python answers each line that comes.
 fn serve(handle: &LoopHandle, id: u64, connection: TcpStream, answer: Py<PyAny>) -> PyResult<Registration> {
     let own = handle.clone();
     let mut line = Vec::new();
@@ -73,7 +73,7 @@ fn serve(handle: &LoopHandle, id: u64, connection: TcpStream, answer: Py<PyAny>)
                     let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
                     let coroutine = answer.bind(py).call1((text, lookup(py)?))?;
                     let task = own.spawn(coroutine)?;
-                    // A duplicate of the socket, for the answer to be written to.
+                    // A duplicate of the socket, to which the answer is written.
                     let writer = std::os::fd::AsFd::as_fd(connection).try_clone_to_owned()?;
                     rloop::embed::spawn_local(py, async move {
                         let answer = task.await?;
@@ -85,7 +85,7 @@ fn serve(handle: &LoopHandle, id: u64, connection: TcpStream, answer: Py<PyAny>)
                 }
                 Ok(1) => line.push(byte[0]),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                // The end, or an error: the connection is closed, once this callback has returned.
+                // The peer has closed, or there was an error. Close the connection once this callback has returned.
                 _ => {
                     own.call_soon(move |_| {
                         drop(CONNECTIONS.with_borrow_mut(|all| all.remove(&id)));
@@ -98,7 +98,7 @@ fn serve(handle: &LoopHandle, id: u64, connection: TcpStream, answer: Py<PyAny>)
     })
 }
 
-/// What Python awaits: how long the text is, found out on a thread of its own.
+/// The function that Python awaits. It counts the characters of a text on a thread of its own.
 fn lookup(py: Python<'_>) -> PyResult<Bound<'_, PyCFunction>> {
     PyCFunction::new_closure(py, None, None, |args, _keywords| {
         let text: String = args.get_item(0)?.extract()?;

@@ -1,37 +1,37 @@
-//! Socket addresses: as the kernel has them, made of their parts, and taken apart. A part of `sys.rs`, whose rules hold
-//! here too.
+//! Socket addresses: as the kernel stores them, made from their parts, and taken apart again. No name is looked up
+//! here.
 
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A socket address as the kernel gave it.
+/// A socket address in the kernel's form.
 #[derive(Clone)]
 pub struct SocketAddress {
     pub(super) storage: libc::sockaddr_storage,
     pub(super) length: libc::socklen_t,
 }
 
-/// A socket address taken apart.
+/// The parts of a socket address.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Host in numeric form, port.
+    /// The host in numeric form, and the port.
     V4(String, u16),
-    /// Host in numeric form without a scope, port, flow information, scope id.
+    /// The host in numeric form and without a scope, the port, the flow information and the scope id.
     V6(String, u16, u32, u32),
-    /// Path, or NUL and an abstract name; empty for a socket without a name.
+    /// A path, or NUL and an abstract name. Empty for a socket without a name.
     Unix(Vec<u8>),
-    /// Any other family: its number.
+    /// An address of another family, whose number this is.
     Other(i32),
 }
 
 impl SocketAddress {
     pub(super) fn empty() -> Self {
-        // SAFETY: all-zero is a valid sockaddr_storage: plain integers, family AF_UNSPEC.
+        // SAFETY: all zeroes are a valid sockaddr_storage, which is plain integers, family AF_UNSPEC.
         Self { storage: unsafe { MaybeUninit::zeroed().assume_init() }, length: 0 }
     }
 
     pub fn v4(host: Ipv4Addr, port: u16) -> Self {
-        // SAFETY: all-zero is a valid sockaddr_in: plain integers.
+        // SAFETY: all zeroes are a valid sockaddr_in, which is plain integers.
         let mut v4: libc::sockaddr_in = unsafe { MaybeUninit::zeroed().assume_init() };
         v4.sin_family = libc::AF_INET as libc::sa_family_t;
         v4.sin_port = port.to_be();
@@ -40,7 +40,7 @@ impl SocketAddress {
     }
 
     pub fn v6(host: Ipv6Addr, port: u16, flow: u32, scope: u32) -> Self {
-        // SAFETY: all-zero is a valid sockaddr_in6: plain integers.
+        // SAFETY: all zeroes are a valid sockaddr_in6, which is plain integers.
         let mut v6: libc::sockaddr_in6 = unsafe { MaybeUninit::zeroed().assume_init() };
         v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
         v6.sin6_port = port.to_be();
@@ -50,12 +50,13 @@ impl SocketAddress {
         Self::write(v6, size_of::<libc::sockaddr_in6>())
     }
 
-    /// A path, or NUL and an abstract name. `None` if it is empty, too long, or not to be expressed.
+    /// The address of a path, or of NUL and an abstract name. `None` if it is empty or too long, or if a path contains
+    /// NUL.
     pub fn unix(path: &[u8]) -> Option<Self> {
-        // SAFETY: all-zero is a valid sockaddr_un: plain integers.
+        // SAFETY: all zeroes are a valid sockaddr_un, which is plain integers.
         let mut unix: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
         let is_abstract = path.first() == Some(&0);
-        // A path ends in NUL, and has no other.
+        // A path must end in NUL. An abstract name is not terminated.
         let longest = unix.sun_path.len() - usize::from(!is_abstract);
         if path.is_empty() || path.len() > longest || (!is_abstract && path.contains(&0)) {
             return None;
@@ -71,7 +72,8 @@ impl SocketAddress {
     fn write<T>(address: T, length: usize) -> Self {
         const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
         let mut made = Self::empty();
-        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers, and not larger than the storage.
+        // SAFETY: `T` is one of libc's sockaddr_* structs, which are plain integers, and it is not larger than the
+        // storage (asserted above).
         unsafe { std::ptr::from_mut(&mut made.storage).cast::<T>().write_unaligned(address) };
         made.length = length as libc::socklen_t;
         made
@@ -80,11 +82,11 @@ impl SocketAddress {
     /// The address as the kernel has it.
     pub fn as_bytes(&self) -> &[u8] {
         let length = (self.length as usize).min(size_of::<libc::sockaddr_storage>());
-        // SAFETY: the storage is fully initialised, and not shorter.
+        // SAFETY: the storage is fully initialised, and at least `length` bytes long.
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&self.storage).cast::<u8>(), length) }
     }
 
-    /// True where the sender of a datagram has no address.
+    /// True if there is no address, as for the sender of a datagram whose socket has no name.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -118,7 +120,7 @@ impl SocketAddress {
 
     fn read<T>(&self) -> T {
         const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
-        // SAFETY: `T` is one of libc's sockaddr_* structs, plain integers for which every bit pattern is valid; it is
+        // SAFETY: `T` is one of libc's sockaddr_* structs: plain integers, for which every bit pattern is valid. It is
         // not larger than the storage (asserted above), which is fully initialised.
         unsafe { std::ptr::from_ref(&self.storage).cast::<T>().read_unaligned() }
     }
@@ -129,7 +131,7 @@ impl SocketAddress {
         let length = (self.length as usize).saturating_sub(offset).min(unix.sun_path.len());
         let path: Vec<u8> = unix.sun_path[..length].iter().map(|&byte| byte as u8).collect();
         match path.first() {
-            // An abstract name: NUL and all of the rest.
+            // An abstract name is NUL and everything that follows.
             Some(0) if length > 1 => path,
             _ => path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
         }
@@ -146,19 +148,19 @@ unsafe extern "C" {
     ) -> *const libc::c_char;
 }
 
-/// An IPv6 address as Python shows it.
+/// The text of an IPv6 address, as Python shows it.
 pub fn ipv6_host(address: &Ipv6Addr) -> String {
     numeric_host(libc::AF_INET6, &address.octets())
 }
 
-/// Longest numeric form of an IPv6 address with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
+/// The length of the longest numeric form of an IPv6 address, with its NUL (`INET6_ADDRSTRLEN`, RFC 3493).
 const NUMERIC_HOST_LENGTH: usize = 46;
 
-/// The numeric form of an address by inet_ntop, whose spelling of IPv6 Python shows (and `std::net`'s differs from).
+/// The numeric form of an address, by inet_ntop as in CPython. `std::net` spells some IPv6 addresses differently.
 fn numeric_host<A>(family: libc::c_int, address: &A) -> String {
     let mut text = [0u8; NUMERIC_HOST_LENGTH];
-    // SAFETY: `address` is the in_addr or in6_addr that `family` calls for; `text` is writable and long enough for
-    // either, so the result is NUL-terminated.
+    // SAFETY: `address` is the in_addr or in6_addr that belongs to `family`. `text` is writable and long enough for
+    // both, so that the result ends in NUL.
     let result = unsafe {
         inet_ntop(
             family,
@@ -200,15 +202,16 @@ mod tests {
         ) -> libc::c_int;
     }
 
-    /// What Python's socket makes of a literal; `None`: a name, for the resolver.
+    /// What Python's socket module makes of an address literal. `None` if it takes the text for a name.
     fn literal<const N: usize>(family: libc::c_int, text: &str) -> Option<[u8; N]> {
         let (text, mut address) = (std::ffi::CString::new(text).ok()?, [0; N]);
-        // SAFETY: the text ends in NUL, and `address` has the size that `family` calls for.
+        // SAFETY: the text ends in NUL, and `address` has the size of an address of `family`.
         let result = unsafe { inet_pton(family, text.as_ptr(), address.as_mut_ptr().cast()) };
         (result == 1).then_some(address)
     }
 
-    /// A host that `std::net` takes for a literal is the same one to inet_pton, over mutations of good ones.
+    /// Each text that `std::net` takes for an address is the same address to inet_pton. Tried with mutations of
+    /// addresses.
     #[test]
     fn literals_are_those_of_libc() {
         let seeds = ["127.0.0.1", "0.0.0.0", "255.255.255.255", "10.200.30.4"];

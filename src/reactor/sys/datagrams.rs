@@ -1,4 +1,5 @@
-//! Datagrams: on Linux many in one system call, elsewhere one by one. A part of `sys.rs`, whose rules hold here too.
+//! Receiving and sending datagrams: many in one system call on Linux, one by one elsewhere. What a datagram means, and
+//! who gets it, is not known here.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -9,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::{SocketAddress, check, retry, uninit_slice};
 
-/// Most datagrams received by one call.
+/// The largest number of datagrams that one call receives.
 pub const RECEIVE_BATCH: usize = 16;
-/// Most datagrams sent by one call. Beyond it the gain is small, and their headers live on the stack.
+/// The largest number of datagrams that one call sends. More would gain little, and their headers are on the stack.
 pub const SEND_BATCH: usize = 64;
-/// Largest datagram received whole, in bytes (asyncio's `max_size`).
+/// The size of the largest datagram that is received whole, in bytes (asyncio's `max_size`).
 pub const MAX_DATAGRAM: usize = 256 * 1024;
 
-/// False once recvmmsg or sendmmsg has turned out to be missing: in a sandbox, or an emulation of Linux.
+/// False once recvmmsg or sendmmsg has turned out not to work, as in a sandbox or under an emulation of Linux.
 #[cfg(target_os = "linux")]
 static HAS_BATCHES: AtomicBool = AtomicBool::new(true);
 
@@ -33,14 +34,15 @@ const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE]);
 
-/// Memory for a batch of datagrams of any size, and those that the last call has received. What no datagram has
-/// needed yet is not backed by memory.
+/// Memory for a batch of datagrams of any size, and the datagrams that the last call has received into it. Pages that
+/// no datagram has needed yet take no memory.
 pub struct ReceiveBatch {
     /// `RECEIVE_BATCH` buffers of `MAX_DATAGRAM` bytes.
     buffers: Box<[MaybeUninit<Page>]>,
     senders: Box<[SocketAddress; RECEIVE_BATCH]>,
     lengths: [usize; RECEIVE_BATCH],
-    /// What ended a batch of [`Self::receive_each`] early, by socket: the system tells of it only once.
+    /// Errors that ended a batch of [`Self::receive_each`] behind its first datagram, with the fd of the socket. The
+    /// system reports such an error once, so that it is kept for the next call.
     errors: Vec<(RawFd, io::Error)>,
 }
 
@@ -54,7 +56,8 @@ impl ReceiveBatch {
         })
     }
 
-    /// Receives what waits, at least one datagram; returns how many. Fewer than [`RECEIVE_BATCH`]: there is no more.
+    /// Receives the datagrams that are there, and returns their number, which is at least one. If it is less than
+    /// [`RECEIVE_BATCH`], the socket was empty then. An error if there is no datagram.
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         #[cfg(target_os = "linux")]
         if HAS_BATCHES.load(Relaxed) {
@@ -77,7 +80,7 @@ impl ReceiveBatch {
         for (((buffer, sender), slice), header) in places {
             let slice =
                 slice.write(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: MAX_DATAGRAM });
-            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+            // SAFETY: all zeroes are a valid mmsghdr: null pointers and zero lengths.
             let header = header.write(unsafe { MaybeUninit::zeroed().assume_init() });
             header.msg_hdr.msg_name = std::ptr::from_mut(&mut sender.storage).cast();
             header.msg_hdr.msg_namelen = ADDRESS_SIZE;
@@ -86,22 +89,22 @@ impl ReceiveBatch {
         }
         let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
         let count = retry(|| {
-            // SAFETY: all headers are filled in, each with a buffer of MAX_DATAGRAM bytes and a sockaddr_storage, which
-            // nobody else touches meanwhile.
+            // SAFETY: the loop above has filled in every header. Each points to a buffer of MAX_DATAGRAM bytes and to a
+            // sockaddr_storage, both of which are borrowed mutably by this method.
             check(unsafe {
                 let (batch, flags) = (RECEIVE_BATCH as libc::c_uint, libc::MSG_DONTWAIT);
                 libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags as _, std::ptr::null_mut()) as isize
             })
         })?;
         for (at, (sender, length)) in self.senders.iter_mut().zip(&mut self.lengths).take(count).enumerate() {
-            // SAFETY: one of the headers, which the kernel has brought up to date.
+            // SAFETY: the kernel has updated the first `count` headers, which live until the end of this method.
             let header = unsafe { &*headers.add(at) };
             (*length, sender.length) = (header.msg_len as usize, header.msg_hdr.msg_namelen);
         }
         Ok(count)
     }
 
-    /// The portable way.
+    /// The same by one system call for each datagram, on every system.
     fn receive_each(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         if let Some(at) = self.errors.iter().position(|(kept, _)| *kept == fd.as_raw_fd()) {
             return Err(self.errors.swap_remove(at).1);
@@ -129,27 +132,29 @@ impl ReceiveBatch {
         let length = std::ptr::from_mut(&mut sender.length);
         self.lengths[at] = retry(|| {
             let flags = libc::MSG_DONTWAIT;
-            // SAFETY: `buffer` is MAX_DATAGRAM writable bytes, `storage` and `length` a writable sockaddr_storage.
+            // SAFETY: `buffer` is MAX_DATAGRAM writable bytes; `storage` and `length` describe a writable
+            // sockaddr_storage.
             check(unsafe { libc::recvfrom(fd.as_raw_fd(), buffer, MAX_DATAGRAM, flags, storage, length) })
         })?;
         Ok(())
     }
 
-    /// The datagram `at` of the last batch, and whom it is from: empty where the sender has no address.
+    /// The datagram at index `at` of the last batch, and the address of its sender, which may be empty.
     pub fn datagram(&self, at: usize) -> (&[u8], &SocketAddress) {
         let start = self.buffers[at * MAX_DATAGRAM / PAGE..].as_ptr().cast::<u8>();
-        // SAFETY: the kernel has filled in that many bytes of this buffer, MAX_DATAGRAM at most; 0 before any call.
+        // SAFETY: the kernel has written `lengths[at]` bytes into this buffer, at most MAX_DATAGRAM; the length is 0
+        // before the first call.
         (unsafe { std::slice::from_raw_parts(start, self.lengths[at]) }, &self.senders[at])
     }
 }
 
 // ---------------------------------------------------------------------------------------------- sending
 
-/// A datagram, and whom it goes to; `None`: to whom the socket is connected to.
+/// A datagram and the address that it goes to; `None`: the address that the socket is connected to.
 pub type Outgoing<'a> = (&'a [u8], Option<&'a SocketAddress>);
 
-/// Sends datagrams in order, at most [`SEND_BATCH`]; returns how many the kernel took. An error is the first one's.
-/// Never blocks, and never raises SIGPIPE.
+/// Sends datagrams in order, at most [`SEND_BATCH`] of them, and returns how many the kernel has taken. An error is
+/// that of the first datagram. It never blocks and never raises SIGPIPE.
 pub fn send_datagrams<'a>(
     fd: BorrowedFd<'_>,
     mut datagrams: impl Iterator<Item = Outgoing<'a>>,
@@ -168,7 +173,7 @@ fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()>
     let (address, length) =
         to.map_or((std::ptr::null(), 0), |to| (std::ptr::from_ref(&to.storage).cast(), to.length));
     retry(|| {
-        // SAFETY: the data is readable for its length; the address is null or a live sockaddr of the given length.
+        // SAFETY: `data` is readable for its length. The address is null, or a live sockaddr of the given length.
         check(unsafe {
             libc::sendto(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), SEND_FLAGS, address, length)
         })
@@ -182,10 +187,10 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
     let mut count = 0_usize;
     for ((slice, header), (data, to)) in slices.iter_mut().zip(&mut headers).zip(datagrams) {
-        // The kernel reads only: neither the data nor the address is written to.
+        // The pointers are mutable in the C struct, but the kernel only reads the data and the address.
         let iov_base = data.as_ptr().cast_mut().cast();
         let slice = slice.write(libc::iovec { iov_base, iov_len: data.len() });
-        // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+        // SAFETY: all zeroes are a valid mmsghdr: null pointers and zero lengths.
         let header = header.write(unsafe { MaybeUninit::zeroed().assume_init() });
         header.msg_hdr.msg_iov = slice;
         header.msg_hdr.msg_iovlen = 1;
@@ -195,12 +200,13 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
         }
         count += 1;
     }
-    // SAFETY: the first `count` are filled in.
+    // SAFETY: the loop above has filled in the first `count` headers.
     let headers = unsafe { std::slice::from_raw_parts_mut(headers.as_mut_ptr().cast(), count) };
     if HAS_BATCHES.load(Relaxed) {
         match send_headers(fd, headers) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => HAS_BATCHES.store(false, Relaxed),
-            // A packet filter has refused the first datagram, or a sandbox the call: one by one it shows which.
+            // Either a packet filter has refused the first datagram, or a sandbox has refused the call. Sending the
+            // datagrams one by one shows which.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             result => return result,
         }
@@ -208,33 +214,33 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
     send_headers_each(fd, headers)
 }
 
-/// Sends what the headers point to, which is alive while they are, by one call.
+/// Sends the datagrams of `headers` by one sendmmsg.
 #[cfg(target_os = "linux")]
 fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     retry(|| {
         let (start, count) = (headers.as_mut_ptr(), headers.len() as libc::c_uint);
-        // SAFETY: the headers point to live data and addresses, which the kernel only reads.
+        // SAFETY: the headers point to data and addresses that the caller keeps alive, and that the kernel only reads.
         check(unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize })
     })
 }
 
-/// The same where that call does not exist.
+/// The same by one sendmsg for each header, where sendmmsg does not work.
 #[cfg(target_os = "linux")]
 fn send_headers_each(fd: BorrowedFd<'_>, headers: &[libc::mmsghdr]) -> io::Result<usize> {
     for (at, header) in headers.iter().enumerate() {
-        // SAFETY: as above.
+        // SAFETY: as in `send_headers`.
         let send = || check(unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) });
         match retry(send) {
             Ok(_) => {}
             Err(error) if at == 0 => return Err(error),
-            // Met again by the next call, which begins with this one.
+            // The next call begins with this datagram, and gets the error again.
             Err(_) => return Ok(at),
         }
     }
     Ok(headers.len())
 }
 
-/// The portable way.
+/// The same by one sendto for each datagram, on every system.
 #[cfg(any(not(target_os = "linux"), test))]
 fn send_each<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a>>) -> io::Result<usize> {
     let mut count = 0;
@@ -242,7 +248,7 @@ fn send_each<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
         match send_datagram(fd, datagram) {
             Ok(()) => count += 1,
             Err(error) if count == 0 => return Err(error),
-            // Met again by the next call, which begins with this one.
+            // The next call begins with this datagram, and gets the error again.
             Err(_) => break,
         }
     }
@@ -266,7 +272,7 @@ mod tests {
 
     type Receive = fn(&mut ReceiveBatch, BorrowedFd<'_>) -> io::Result<usize>;
 
-    /// Both ways to receive, and both to send.
+    /// With both ways to receive, and both ways to send.
     #[test]
     fn batches_keep_order_sizes_and_senders() {
         for receive in [ReceiveBatch::receive as Receive, ReceiveBatch::receive_each] {
@@ -320,7 +326,7 @@ mod tests {
             [0_u8, 1, 2].map(|number| (number, libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 1 }));
         let mut headers = slices.each_mut().map(|(number, slice)| {
             slice.iov_base = std::ptr::from_mut(number).cast();
-            // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
+            // SAFETY: all zeroes are a valid mmsghdr: null pointers and zero lengths.
             let mut header: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
             header.msg_hdr.msg_iov = slice;
             header.msg_hdr.msg_iovlen = 1;

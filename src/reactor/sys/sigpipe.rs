@@ -1,8 +1,11 @@
-//! Writing to a pipe whose reader has gone, where SIGPIPE has its default action: it ends the process. CPython ignores
-//! the signal, but a program that hosts it without signal handlers may not, nor one that has asked for the default.
+//! Writing to a pipe without raising SIGPIPE.
 //!
-//! Sockets have a flag against it. For a pipe the signal is blocked around the call and taken back, which costs three
-//! system calls more; so whether that is needed is remembered from the last look.
+//! A write to a pipe that nobody reads raises SIGPIPE, whose default action ends the process. CPython ignores the
+//! signal, but a program can ask for the default action again, or host CPython without its signal handlers.
+//!
+//! Sockets have a flag that suppresses the signal; pipes have none. So the signal is blocked in this thread during the
+//! write, and taken out of the queue afterwards. That costs three system calls, and is done only if the signal had its
+//! default action at the last [`look`].
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 static ENDS_PROCESS: AtomicBool = AtomicBool::new(false);
 
-/// Looks whether SIGPIPE has its default action now; [`quietly`] goes by it until the next look.
+/// Returns true if SIGPIPE has its default action now. [`quietly`] relies on the answer until the next look.
 pub fn look() -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: no new action is given, and `action` is writable; zeroed, it is a valid one in any case.
+    // SAFETY: no new action is set, and `action` is writable. All zeroes are a valid `sigaction`, should the call fail.
     let action = unsafe {
         libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
@@ -23,7 +26,7 @@ pub fn look() -> bool {
     ends
 }
 
-/// Makes a call that may raise SIGPIPE in this thread.
+/// Runs `call`, a system call that may raise SIGPIPE in this thread, so that the signal does not end the process.
 #[inline]
 pub fn quietly<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if ENDS_PROCESS.load(Relaxed) { with_signal_blocked(call) } else { call() }
@@ -31,15 +34,15 @@ pub fn quietly<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 
 #[cold]
 fn with_signal_blocked<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    // SAFETY: all of these are given valid sets, which sigemptyset has initialised, or a null pointer where that is
-    // allowed. They touch this thread's mask and the signals that wait for it.
+    // SAFETY: every pointer is to a live signal set, which sigemptyset or zeroing has initialised, or null where that
+    // is allowed. The calls change only this thread's mask and the signals that are pending for it.
     unsafe {
         let mut signal = MaybeUninit::uninit();
         libc::sigemptyset(signal.as_mut_ptr());
         let mut signal: libc::sigset_t = signal.assume_init();
         libc::sigaddset(&mut signal, libc::SIGPIPE);
         let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-        // One that waits already is somebody else's.
+        // A signal that is pending already was raised by something else. It stays pending.
         let waited = is_pending();
         libc::pthread_sigmask(libc::SIG_BLOCK, &signal, before.as_mut_ptr());
         let result = call();
@@ -52,10 +55,10 @@ fn with_signal_blocked<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T>
     }
 }
 
-/// Does a SIGPIPE wait for this thread to let it through?
+/// True if a SIGPIPE is pending for this thread.
 fn is_pending() -> bool {
     let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: `pending` is writable, and a valid set afterwards.
+    // SAFETY: `pending` is writable. All zeroes are a valid signal set, should the first call fail.
     unsafe {
         libc::sigpending(pending.as_mut_ptr()) == 0 && libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
     }
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
-    /// If it were not kept back, the signal would end this process: Rust's start has it ignored only in `main`.
+    /// If the signal were not blocked, it would end this process: the test gives it its default action.
     #[test]
     fn the_signal_is_kept_back() {
         let (reader, writer) = io::pipe().expect("pipe");

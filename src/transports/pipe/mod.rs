@@ -22,10 +22,9 @@ use pyo3::types::PyDict;
 use super::protocol;
 use super::shell::{Shell, Side, State, Transport};
 use super::socket::File;
-use crate::core::{LoopCore, Native, Source};
+use crate::core::{LoopCore, Native};
 use crate::py::file_fd::FileFd;
 use crate::py::new::{self, intern};
-use crate::reactor::Mode;
 use capacity::Capacity;
 pub use reader::ReadPipeTransport;
 pub use writer::{WritePipeTransport, add_raw_methods};
@@ -73,7 +72,7 @@ trait End: Transport {
         shell.renew_context(py)?;
         let fd = fd.unwrap_or_else(|| shell.state.with(py, |state| state.file.number()));
         let native = Native { object: slf.as_any().clone().unbind(), kind: &Self::KIND };
-        let token = shell.core.register(py, fd, Mode::Edge, Source::Native(native))?;
+        let token = shell.core.register(py, fd, native)?;
         shell.state.with(py, |state| (state.token, state.held) = (Some(token), true));
         Ok(())
     }

@@ -377,7 +377,7 @@ impl TlsLayer {
             engine.traverse(&visit)?;
         }
         this.state
-            .peek(|state| {
+            .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
                 visit.call(&state.lower)
             })

@@ -315,7 +315,7 @@ impl TlsTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let layer = self.0.get().and_then(|this| this.layer.peek(|layer| visit.call(layer)));
+        let layer = self.0.get().and_then(|this| this.layer.peek(&visit, |layer| visit.call(layer)));
         layer.unwrap_or(Ok(()))
     }
 }

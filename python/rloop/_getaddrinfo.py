@@ -1,4 +1,7 @@
-"""Names: `getaddrinfo` without a thread for what is an address already."""
+"""`loop.getaddrinfo`: an address literal is answered at once, without a thread.
+
+Names are looked up by asyncio's own code on an executor (`_executors.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from ._base import LoopBase
 if TYPE_CHECKING:
     from ._rloop import _AddressInfo
 
-# Programs and tests put functions of their own in its place, which are to be asked then.
+# The original function. Programs and tests put their own in its place, which must be asked then.
 _getaddrinfo = socket.getaddrinfo
 
 
-class NameMethods(LoopBase):
-    """A part of `Loop`."""
+class GetaddrinfoMethods(LoopBase):
+    """The part of `Loop` with `getaddrinfo`."""
 
     async def getaddrinfo(
         self,
@@ -27,8 +30,8 @@ class NameMethods(LoopBase):
         proto: int = 0,
         flags: int = 0,
     ) -> list[_AddressInfo]:
-        """Ask what `socket.getaddrinfo` answers: for an address at once, for a name on the default executor."""
-        # What asyncio would refuse to do on its executor is refused here as well.
+        """Return what `socket.getaddrinfo` returns: for an address at once, for a name by the default executor."""
+        # asyncio uses its executor for literals, too. After `shutdown_default_executor()` both must raise.
         if socket.getaddrinfo is _getaddrinfo and not self._executor_shutdown_called:
             answer = self._literal_addrinfo(host, port, family, type, proto, flags)
             if answer is not None:

@@ -1,0 +1,107 @@
+//! System calls. Together with the other files of this folder, this is the only code in the crate that calls libc.
+//!
+//! Each function makes one system call and returns its result as an `io::Result`. Where a call exists on Linux only,
+//! the portable way stands beside it. A call that a signal has interrupted is repeated, in one place ([`retry`]).
+//! `WouldBlock` is returned like any other error: what it means is for the caller to say. No decision of a transport
+//! and nothing of Python may live here.
+
+mod addresses;
+pub mod datagrams;
+mod files;
+mod polling;
+pub mod sigpipe;
+mod sockets;
+
+use std::collections::TryReserveError;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+pub use addresses::{Address, SocketAddress, ipv6_host};
+pub use files::{grow_pipe, read, write};
+pub use polling::{PollWaker, is_readable, is_writable, peer_has_ended, poll_fd, poll_now, poll_readiness};
+#[cfg(target_os = "linux")]
+pub use polling::{epoll_wait, is_wait_replaced};
+pub use sockets::{
+    ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
+    shutdown_write, stream_socket, take_error,
+};
+
+/// The largest number of buffers that one vectored call takes (`IOV_MAX` on Linux and macOS).
+pub const MAX_SLICES: usize = 1024;
+
+/// Repeats `call` for as long as a signal interrupts it (PEP 475).
+pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}
+
+/// The result of a system call that returns -1 for an error and sets errno.
+fn check(result: isize) -> io::Result<usize> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`. Only `clock.rs` may call this.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec for the duration of the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Memory for `len` values, which are not initialised. An error if there is not so much memory; Rust's usual ways to
+/// allocate end the process then.
+pub fn uninit_slice<T>(len: usize) -> Result<Box<[MaybeUninit<T>]>, TryReserveError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(len)?;
+    // SAFETY: the vector has room for `len` values, and a `MaybeUninit` need not be initialised.
+    unsafe { memory.set_len(len) };
+    Ok(memory.into_boxed_slice())
+}
+
+// ---------------------------------------------------------------------------------------------- forks
+
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// The number of forks between this process and the one in which [`watch_forks`] was called first. What was made while
+/// the number was another one belongs to the parent process. This reads a variable, and makes no system call.
+pub fn forks() -> u32 {
+    FORKS.load(Relaxed)
+}
+
+/// Makes [`forks`] count from now on. A child made by vfork is not counted; it may only execute another program.
+pub fn watch_forks() {
+    extern "C" fn forked() {
+        FORKS.fetch_add(1, Relaxed);
+    }
+    static ONCE: Once = Once::new();
+    // SAFETY: `forked` only adds to an atomic variable, which is allowed in the child of a fork. It stays loaded for as
+    // long as the process lives. The call fails only if there is no memory; then forks are not counted.
+    ONCE.call_once(|| unsafe { _ = libc::pthread_atfork(None, None, Some(forked)) });
+}
+
+// ---------------------------------------------------------------------------------------------- libraries
+
+/// A shared library that the process has loaded already.
+pub struct Library(std::ptr::NonNull<libc::c_void>);
+
+impl Library {
+    /// The library with this file name; `None` if it is not loaded. Without a name, the program itself. The library
+    /// stays loaded for as long as the process lives.
+    pub fn loaded(file: Option<&std::ffi::CStr>) -> Option<Self> {
+        let file = file.map_or(std::ptr::null(), |file| file.as_ptr());
+        // SAFETY: `file` is null or a string that ends in NUL. With RTLD_NOLOAD no code of a library is run.
+        std::ptr::NonNull::new(unsafe { libc::dlopen(file, libc::RTLD_NOW | libc::RTLD_NOLOAD) }).map(Self)
+    }
+
+    /// The address of the symbol `name` in the library, or in a library that it depends on.
+    pub fn symbol(&self, name: &std::ffi::CStr) -> Option<std::ptr::NonNull<libc::c_void>> {
+        // SAFETY: the handle is never closed, and `name` ends in NUL.
+        std::ptr::NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
+}

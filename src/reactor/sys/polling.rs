@@ -1,0 +1,246 @@
+//! Waiting for readiness, and looking at it: epoll, poll(2), and the fd that interrupts a wait.
+
+use std::io;
+#[cfg(target_os = "linux")]
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+#[cfg(target_os = "linux")]
+use super::{Library, read, write};
+use super::{check, retry};
+use crate::reactor::readiness::Readiness;
+
+/// Waits on an epoll instance for at most `timeout` nanoseconds (`None`: for ever), and calls `ready` for each event.
+///
+/// This is epoll_pwait2 (Linux 5.11): the timeouts of epoll_wait, and of mio, are whole milliseconds. The error is
+/// `Unsupported` where the kernel does not have the call, or a sandbox forbids it.
+#[cfg(target_os = "linux")]
+pub fn epoll_wait(
+    epoll: BorrowedFd<'_>,
+    events: &mut [MaybeUninit<libc::epoll_event>],
+    timeout: Option<u64>,
+    mut ready: impl FnMut(mio::Token, Readiness),
+) -> io::Result<()> {
+    let limit = timeout.map(timespec);
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `events` is writable for its length. `limit` is null, or points to a timespec that is alive during the
+    // call. There is no signal mask.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_epoll_pwait2,
+            epoll.as_raw_fd(),
+            events.as_mut_ptr(),
+            events.len() as libc::c_int,
+            limit,
+            std::ptr::null::<libc::sigset_t>(),
+            0usize,
+        )
+    };
+    let count = match check(result as isize) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        result => result?,
+    };
+    for event in &events[..count] {
+        // SAFETY: the kernel has filled in the first `count` events.
+        let event = unsafe { event.assume_init() };
+        ready(mio::Token(event.u64 as usize), epoll_readiness(event.events));
+    }
+    Ok(())
+}
+
+/// True if another library has put its own `epoll_wait` in the place of libc's (`LD_PRELOAD`). libfaketime does, to
+/// make time pass faster. It replaces the clock, too, but not the system call of [`epoll_wait`], so that the two would
+/// go by different clocks: mio's wait, which calls libc's function, has to be used then.
+#[cfg(target_os = "linux")]
+pub fn is_wait_replaced() -> bool {
+    static REPLACED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *REPLACED.get_or_init(|| {
+        let wait = |library: Option<&std::ffi::CStr>| Library::loaded(library)?.symbol(c"epoll_wait");
+        is_replaced(wait(None), wait(Some(c"libc.so.6")))
+    })
+}
+
+/// True if the function that the process uses is known not to be libc's own. `own` is `None` where libc has another
+/// file name, as musl's has: then nothing is known.
+#[cfg(target_os = "linux")]
+fn is_replaced<T: PartialEq>(used: Option<T>, own: Option<T>) -> bool {
+    matches!((used, own), (Some(used), Some(own)) if used != own)
+}
+
+#[cfg(target_os = "linux")]
+fn epoll_readiness(flags: u32) -> Readiness {
+    let has = |mask: libc::c_int| flags & mask as u32 != 0;
+    let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
+    let mut readiness = Readiness::NONE;
+    if failed || has(libc::EPOLLIN | libc::EPOLLRDHUP) {
+        readiness |= Readiness::READABLE;
+    }
+    if failed || has(libc::EPOLLOUT) {
+        readiness |= Readiness::WRITABLE;
+    }
+    // A read stops in front of urgent data, so that a short read does not show that the socket is empty.
+    if failed || has(libc::EPOLLRDHUP | libc::EPOLLPRI) {
+        readiness |= Readiness::READ_CLOSED;
+    }
+    readiness
+}
+
+#[cfg(target_os = "linux")]
+fn timespec(ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// An fd that interrupts a poll: an eventfd.
+///
+/// mio's own waker is not used. When its write would block, it takes the counter for full, reads it and calls itself
+/// again. In a sandbox where every write fails that way, it recurses until the stack is used up.
+#[cfg(target_os = "linux")]
+pub struct PollWaker(OwnedFd);
+
+#[cfg(target_os = "linux")]
+impl PollWaker {
+    /// A waker whose events carry `token`.
+    pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        // SAFETY: the call takes no pointers.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) } as isize)?;
+        // SAFETY: eventfd has just returned this fd; nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        registry.register(&mut mio::unix::SourceFd(&fd.as_raw_fd()), token, mio::Interest::READABLE)?;
+        Ok(Self(fd))
+    }
+
+    /// Interrupts the present or the next poll. The fd is watched edge-triggered, so that each write is an event, and
+    /// nobody has to read. A full counter is read once to make room.
+    pub fn wake(&self) -> io::Result<()> {
+        let mut count = [MaybeUninit::uninit(); 8];
+        let one = || write(self.0.as_fd(), &[io::IoSlice::new(&1_u64.to_ne_bytes())]).map(drop);
+        match one() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                read(self.0.as_fd(), &mut count)?;
+                one()
+            }
+            result => result,
+        }
+    }
+}
+
+/// An fd that interrupts a poll: mio's, on systems without eventfd.
+#[cfg(not(target_os = "linux"))]
+pub struct PollWaker(mio::Waker);
+
+#[cfg(not(target_os = "linux"))]
+impl PollWaker {
+    pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        mio::Waker::new(registry, token).map(Self)
+    }
+
+    pub fn wake(&self) -> io::Result<()> {
+        retry(|| self.0.wake())
+    }
+}
+
+/// One fd in a call of [`poll_now`]: an entry of poll(2).
+pub type PollFd = libc::pollfd;
+
+/// An entry of poll(2) that asks for the directions in `interest`.
+pub fn poll_fd(fd: RawFd, interest: Readiness) -> PollFd {
+    let mut events = 0;
+    if interest.contains(Readiness::READABLE) {
+        events |= libc::POLLIN;
+    }
+    if interest.contains(Readiness::WRITABLE) {
+        events |= libc::POLLOUT;
+    }
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+/// Asks poll(2) what is ready now, without waiting. The answers are written into the entries.
+pub fn poll_now(fds: &mut [PollFd]) -> io::Result<()> {
+    // SAFETY: `fds` is a writable array of pollfd during the call.
+    retry(|| check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) } as isize)).map(drop)
+}
+
+/// What [`poll_now`] has found for one fd. An fd that is closed is ready in no direction: epoll has dropped it, too.
+pub fn poll_readiness(fd: &PollFd) -> Readiness {
+    let mut readiness = Readiness::NONE;
+    if fd.revents & libc::POLLNVAL != 0 {
+        return readiness;
+    }
+    // As in `selectors.PollSelector`: everything but POLLOUT wakes the reader, and everything but POLLIN the writer.
+    if fd.revents & !libc::POLLOUT != 0 {
+        readiness |= Readiness::READABLE;
+    }
+    if fd.revents & !libc::POLLIN != 0 {
+        readiness |= Readiness::WRITABLE;
+    }
+    readiness
+}
+
+/// True if a read of `fd` would not block now.
+pub fn is_readable(fd: RawFd) -> io::Result<bool> {
+    is_ready(fd, Readiness::READABLE)
+}
+
+/// True if a write to `fd` would not block now.
+pub fn is_writable(fd: RawFd) -> io::Result<bool> {
+    is_ready(fd, Readiness::WRITABLE)
+}
+
+/// True if the peer of a connected socket will send no more. What it has sent before may still be unread.
+pub fn peer_has_ended(fd: RawFd) -> bool {
+    #[cfg(target_os = "linux")]
+    const END: libc::c_short = libc::POLLRDHUP;
+    #[cfg(not(target_os = "linux"))]
+    const END: libc::c_short = libc::POLLHUP;
+    let mut fds = [libc::pollfd { fd, events: END, revents: 0 }];
+    poll_now(&mut fds).is_ok() && fds[0].revents & END != 0
+}
+
+fn is_ready(fd: RawFd, direction: Readiness) -> io::Result<bool> {
+    let mut fds = [poll_fd(fd, direction)];
+    poll_now(&mut fds)?;
+    Ok(poll_readiness(&fds[0]).contains(direction))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_wait_of_another_library_is_noticed() {
+        assert!(is_replaced(Some(1), Some(2)));
+        assert!(!is_replaced(Some(1), Some(1)));
+        assert!(!is_replaced(Some(1), None) && !is_replaced(None, Some(1)));
+        let preloaded = std::env::var_os("LD_PRELOAD").is_some();
+        assert!(preloaded || !is_wait_replaced(), "nobody has");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_counter_wakes_once_more() {
+        let poll = mio::Poll::new().expect("poll");
+        let waker = PollWaker::new(poll.registry(), mio::Token(1)).expect("waker");
+        let full = (u64::MAX - 1).to_ne_bytes();
+        write(waker.0.as_fd(), &[io::IoSlice::new(&full)]).expect("filled");
+        waker.wake().expect("wake");
+        let mut count = [MaybeUninit::uninit(); 8];
+        assert_eq!(read(waker.0.as_fd(), &mut count).expect("read"), 8);
+        // SAFETY: filled in by the read.
+        assert_eq!(count.map(|byte| unsafe { byte.assume_init() }), 1_u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn closed_fd_is_not_ready() {
+        let mut fds = [poll_fd(RawFd::MAX, Readiness::READABLE)];
+        poll_now(&mut fds).expect("poll");
+        assert!(poll_readiness(&fds[0]).is_none());
+    }
+}

@@ -1,0 +1,239 @@
+"""The laws of ARCHITECTURE.md that a look at the sources can check; the layers are in test_layering.py.
+
+Each law is also shown what it must refuse.
+"""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+from support.layering import code, python_functions, rust_functions
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Decisions that are tested without Python.
+PURE = (
+    "reactor/",
+    "transports/datagram_queue.rs",
+    "transports/flow.rs",
+    "transports/framing.rs",
+    "transports/habit.rs",
+    "transports/lifecycle.rs",
+    "transports/outbox.rs",
+    "transports/peers.rs",
+    "transports/write_queue.rs",
+)
+
+# Files that promise the compiler what it cannot see: that a type may be shared, or sent, between threads.
+PROMISES = {
+    "py/bytes.rs",  # Chunk: its bytes do not change
+    "py/cell.rs",  # LoopCell: guarded by the GIL
+    "py/file_fd.rs",  # FileFd: a number that is read atomically
+    "transports/tls/openssl.rs",  # functions of a library, and a connection behind a mutex
+}
+
+# Files that call C functions which no crate declares.
+DECLARATIONS = {
+    "py/audit.rs",
+    "py/bytes.rs",
+    "py/thread_end.rs",
+    "reactor/sys/addresses.rs",
+}
+
+LONGEST_FUNCTION, LONGEST_FILE = 60, 520
+
+
+def rust():
+    """{path below src/: source}"""
+    folder = ROOT / "src"
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.rs"))}
+
+
+def python():
+    folder = ROOT / "python"
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))}
+
+
+# --- the laws: each takes {path: source} and tells what is wrong ---
+
+
+def python_in_pure_code(sources):
+    for path, source in sources.items():
+        if path.startswith(PURE) and re.search(r"\bpyo3\b|crate::py\b", code(source)):
+            yield f"{path}: pyo3"
+
+
+def mio_outside_the_reactor(sources):
+    """mio's types are the reactor's, and those of the API for hosts, whose sources are mio's."""
+    for path, source in sources.items():
+        if not path.startswith(("reactor/", "embed/")) and re.search(r"\bmio\s*::", code(source)):
+            yield f"{path}: mio"
+
+
+def system_calls_outside_sys(sources):
+    for path, source in sources.items():
+        if not path.startswith("reactor/sys/"):
+            calls = re.findall(r"\blibc::\w+\s*\(|\buse libc\b", code(source))
+            yield from (f"{path}: {call}" for call in calls)
+
+
+def clock_reads_outside_clock(sources):
+    for path, source in sources.items():
+        if path == "reactor/clock.rs":
+            continue
+        reads = r"\b(?:Instant|SystemTime)::now\b"
+        if path != "reactor/sys/mod.rs":  # where the call is that clock.rs makes
+            reads += r"|\bclock_gettime\b|\bmonotonic_ns\b"
+        yield from (f"{path}: {match}" for match in re.findall(reads, code(source)))
+
+
+def callbacks_outside_run(sources):
+    """Handles are run by `run.rs`. A handle's own `_run()` is for programs."""
+    for path, source in sources.items():
+        if path != "run.rs" and not path.startswith("handle/"):
+            yield from (f"{path}: {match}" for match in re.findall(r"\bHandle::run\b", code(source)))
+
+
+def promises_to_the_compiler(sources):
+    for path, source in sources.items():
+        if path not in PROMISES:
+            found = re.findall(r"\bunsafe impl\b[^{]*\b(?:Send|Sync)\b", code(source))
+            yield from (f"{path}: {match}" for match in found)
+
+
+def declared_functions(sources):
+    for path, source in sources.items():
+        if path not in DECLARATIONS:
+            yield from (f"{path}: {match}" for match in re.findall(r'\bextern ""\s*\{', code(source)))
+
+
+def unwraps(sources):
+    for path, source in sources.items():
+        yield from (f"{path}: {match}" for match in re.findall(r"\.\s*unwrap\s*\(\s*\)", code(source)))
+
+
+def no_opening(sources):
+    for path, source in sources.items():
+        if not re.match(r"//! \S", source):
+            yield f"{path}: does not open with //!"
+
+
+def no_docstring(sources):
+    for path, source in sources.items():
+        if not ast.get_docstring(ast.parse(source)):
+            yield f"{path}: does not open with a docstring"
+
+
+def too_long(sources):
+    for path, source in sources.items():
+        lines = source.count("\n")
+        if lines > LONGEST_FILE:
+            yield f"{path}: {lines} lines"
+        functions = rust_functions if path.endswith(".rs") else python_functions
+        for name, lines in functions(source):
+            if lines > LONGEST_FUNCTION:
+                yield f"{path}: {name} has {lines} lines"
+
+
+# --- the sources keep them ---
+
+# What is still too long.
+LEFT = {"transports/stream/mod.rs", "transports/datagram/mod.rs", "rloop/_tls.py"}
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        python_in_pure_code,
+        mio_outside_the_reactor,
+        system_calls_outside_sys,
+        clock_reads_outside_clock,
+        callbacks_outside_run,
+        promises_to_the_compiler,
+        declared_functions,
+        unwraps,
+        no_opening,
+        too_long,
+    ],
+)
+def test_rust(law):
+    sources = rust()
+    assert "lib.rs" in sources
+    assert [found for found in law(sources) if found.split(":")[0] not in LEFT] == []
+
+
+@pytest.mark.parametrize("law", [no_docstring, too_long])
+def test_python(law):
+    sources = python()
+    assert "rloop/__init__.py" in sources
+    assert [found for found in law(sources) if found.split(":")[0] not in LEFT] == []
+
+
+# --- and the laws find what does not ---
+
+
+def long_function(lines):
+    return "    fn f() {\n" + "        g();\n" * (lines - 2) + "    }\n"
+
+
+@pytest.mark.parametrize(
+    "law, path, source",
+    [
+        (python_in_pure_code, "reactor/mod.rs", "use pyo3::prelude::*;"),
+        (python_in_pure_code, "transports/flow.rs", "fn f(py: pyo3::Python) {}"),
+        (mio_outside_the_reactor, "py/cell.rs", "use mio::Token;"),
+        (mio_outside_the_reactor, "core/mod.rs", "fn f() -> mio::Registry {}"),
+        (system_calls_outside_sys, "reactor/waker.rs", "unsafe { libc::write(1, p, 1) };"),
+        (system_calls_outside_sys, "transports/pipe/mod.rs", "use libc::write;"),
+        (clock_reads_outside_clock, "core.rs", "let now = Instant::now();"),
+        (clock_reads_outside_clock, "reactor/sys/mod.rs", "let now = std::time::SystemTime::now();"),
+        (clock_reads_outside_clock, "transports/stream.rs", "libc::clock_gettime(clock, &mut now)"),
+        (clock_reads_outside_clock, "core.rs", "let now = sys::monotonic_ns();"),
+        (callbacks_outside_run, "transports/listener.rs", "Handle::run(&handle, &mut empty)?;"),
+        (promises_to_the_compiler, "core/mod.rs", "unsafe impl Sync for LoopCore {}"),
+        (promises_to_the_compiler, "core/mod.rs", "unsafe impl<T: Send> Send for Ready<T> {}"),
+        (declared_functions, "core/mod.rs", 'unsafe extern "C" { fn getpid() -> i32; }'),
+        (unwraps, "core.rs", "let x = y\n    .unwrap();"),
+        (unwraps, "core.rs", "#[cfg(test)]\nmod tests { fn f() {} }\nfn g() { x.unwrap() }"),
+        (no_opening, "core.rs", "// a comment\nuse std::fmt;"),
+        (no_opening, "core.rs", "use std::fmt;\n//! late"),
+        (no_docstring, "rloop/x.py", "import os\n'late'"),
+        (no_docstring, "rloop/x.py", ""),
+        (too_long, "core.rs", "\n" * (LONGEST_FILE + 1)),
+        (too_long, "core.rs", long_function(LONGEST_FUNCTION + 1)),
+        (too_long, "rloop/x.py", "def f():\n" + "    g()\n" * LONGEST_FUNCTION),
+    ],
+)
+def test_found(law, path, source):
+    assert list(law({path: source})) != []
+
+
+@pytest.mark.parametrize(
+    "law, path, source",
+    [
+        (python_in_pure_code, "transports/stream.rs", "use pyo3::prelude::*;"),
+        (python_in_pure_code, "reactor/mod.rs", "//! no pyo3 here"),
+        (mio_outside_the_reactor, "embed/source.rs", "use mio::Interest;"),
+        (mio_outside_the_reactor, "core/mod.rs", "let token = token.to_mio();"),
+        (system_calls_outside_sys, "reactor/sys/mod.rs", "unsafe { libc::write(1, p, 1) };"),
+        (system_calls_outside_sys, "reactor/waker.rs", "let error: libc::c_int = libc::EINTR;"),
+        (clock_reads_outside_clock, "reactor/clock.rs", "sys::monotonic_ns()"),
+        (clock_reads_outside_clock, "reactor/sys/mod.rs", "pub fn monotonic_ns() -> u64 {}"),
+        (callbacks_outside_run, "handle/mod.rs", "Self::run(slf); Handle::run(slf)"),
+        (promises_to_the_compiler, "py/cell.rs", "unsafe impl<T: Send> Sync for LoopCell<T> {}"),
+        (promises_to_the_compiler, "core/mod.rs", "struct A; impl Send for A {} // unsafe impl Sync"),
+        (declared_functions, "py/audit.rs", 'unsafe extern "C" { fn PySys_Audit() -> i32; }'),
+        (declared_functions, "core/mod.rs", 'unsafe extern "C" fn entry() -> i32 { 0 }'),
+        (unwraps, "core.rs", "x.unwrap_or(1); #[cfg(test)]\nmod tests { fn f() { x.unwrap() } }"),
+        (unwraps, "core.rs", 'let x = r#"a " .unwrap() "#;'),
+        (no_opening, "core.rs", "//! What lives here."),
+        (too_long, "core.rs", "\n" * LONGEST_FILE),
+        (too_long, "core.rs", long_function(LONGEST_FUNCTION)),
+        (too_long, "core.rs", "#[cfg(test)]\nmod tests {\n" + long_function(LONGEST_FUNCTION + 1) + "}\n"),
+        (too_long, "rloop/x.py", "def f():\n" + "    g()\n" * (LONGEST_FUNCTION - 1)),
+    ],
+)
+def test_left_alone(law, path, source):
+    assert list(law({path: source})) == []
