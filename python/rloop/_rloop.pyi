@@ -392,7 +392,7 @@ class Listener:
 @disjoint_base
 class TlsLayer:
     # For `TlsProtocol`, which has `__init__` and the rest of asyncio's protocol.
-    def __new__(cls, event_loop: asyncio.AbstractEventLoop, *args: object, **kwargs: object) -> Self: ...
+    def __new__(cls, event_loop: asyncio.AbstractEventLoop) -> Self: ...
     def _open(
         self,
         object: ssl.SSLObject,
