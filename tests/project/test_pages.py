@@ -63,6 +63,19 @@ def test_sections_of_the_benchmark_exist(page):
     assert set(re.findall(r"--only (\w+)", page.read_text())) <= known
 
 
+def test_names_in_architecture_exist():
+    """Functions, types and files that ARCHITECTURE.md names can be found in the sources by their names."""
+    folders = [ROOT / "src", ROOT / "python", ROOT / "tests"]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".rs", ".py")]
+    sources = "\n".join(path.read_text() for path in files)
+    known = set(re.findall(r"\w+", sources)) | {path.name for path in files}
+    text = re.sub(r"```.*?```", "", (ROOT / "ARCHITECTURE.md").read_text(), flags=re.DOTALL)
+    names = re.findall(r"`([\w.:]+(?:\.\w+)?)(?:\(\))?`", text)
+    assert len(names) > 50
+    unknown = [name for name in names if name not in known and not set(re.split(r"::|\.", name)) <= known]
+    assert unknown == []
+
+
 def test_what_is_found_in_a_page():
     text = "See `src/core/`, [a](../tests/README.md#b) and docs/performance.md. `make bench ARGS=x`, not /usr/src/x."
     assert paths(text) == ["src/core/", "docs/performance.md"]
