@@ -2,7 +2,7 @@
 //! still to be sent. Both engines read and write here. This is plain memory behind a lock; neither OpenSSL nor Python is
 //! called while the lock is held.
 //!
-//! The large buffers belong to the loop ([`crate::core::TlsIo`]). The connection that is at work borrows them, and keeps
+//! The large buffers belong to the loop (`core::TlsIo`). The connection that is at work borrows them, and keeps
 //! no more memory than it has bytes left.
 //!
 //! Why a lock: `_ssl` lets go of the interpreter during a handshake, and OpenSSL reads and writes here meanwhile, while

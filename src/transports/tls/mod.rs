@@ -120,7 +120,7 @@ struct State {
 }
 
 /// How the loop calls layers, which have no fd.
-static KIND: Kind = Kind { on_ready: |_, _| Ok(()), flush: TlsLayer::flush, owns_fd: |_| false };
+static KIND: Kind = Kind { flush: TlsLayer::flush, ..Kind::NOTHING };
 
 /// How the stream transport below calls layers.
 static LAYER_KIND: LayerKind =
