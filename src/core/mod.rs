@@ -301,6 +301,7 @@ fn is_live(timer: &Py<TimerHandle>) -> bool {
     !TimerHandle::as_handle(timer).get().is_cancelled()
 }
 
+/// The exception for everything that is asked of a closed loop.
 fn closed_error() -> PyErr {
     PyRuntimeError::new_err("Event loop is closed")
 }

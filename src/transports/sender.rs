@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyClass;
 
@@ -13,7 +14,7 @@ use super::outbox::{Follow, Next, Outbox, Queue};
 use super::shell::{Hold, State, Transport};
 use super::water_marks;
 use crate::py::context;
-use crate::py::new::intern;
+use crate::py::new::{intern, interned};
 
 /// A transport that sends: it has an outbox.
 pub trait Sender: Transport {
@@ -135,5 +136,25 @@ pub trait Sender: Transport {
             }
             text + ">"
         })
+    }
+}
+
+/// The error for what cannot be written, with the text of the running version of Python: that of `write()` of asyncio's own
+/// transport, which checks the data before it looks at the transport.
+#[cold]
+pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str) -> PyErr {
+    let py = data.py();
+    let write = || {
+        let class = py.import(interned(py, module)?)?.getattr(interned(py, class)?)?;
+        class.call_method1(intern!(py, "write")?, (py.None(), data))
+    };
+    match write() {
+        Err(error)
+            if error.is_instance_of::<PyAssertionError>(py) || error.is_instance_of::<PyTypeError>(py) =>
+        {
+            error
+        }
+        // With `python -O` the pipe of asyncio checks nothing here, and fails in a later call.
+        _ => PyTypeError::new_err(format!("a bytes-like object is required, not {}", data.get_type())),
     }
 }

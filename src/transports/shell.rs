@@ -3,13 +3,14 @@
 //! [`Shell`] holds the parts: the loop, and, in one cell, the life of the connection, its protocol, the context in which
 //! the protocol is called, the token of its registration, and a side that only one kind of transport has. [`Transport`]
 //! is what each kind says of itself, and what all of them do in the same way: start, pause and resume reading, end, be
-//! held by the loop, warn when nobody has closed them. What
-//! those have in common that send is in `sender.rs`.
+//! held by the loop, warn when nobody has closed them. What those have in common that send is in `sender.rs`.
 //!
-//! What a system call does, and what is in a side, is the business of the kinds (`stream/`, `datagram/`, `pipe/`). No
-//! kind is named here.
+//! The system calls, and what is in a side, are the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is
+//! named here.
 //!
-//! The rule for every method: look at the state and change it inside of one `state.with`; call Python only outside.
+//! One rule holds for every method of a transport. It looks at the state and changes it inside of one `state.with`, and
+//! calls Python only outside: a call of Python can come back to the same transport. What is to be called is what the closure
+//! returns. The same goes for dropping a Python object, whose finalizer is the program's code; exact `bytes` have none.
 
 use std::sync::Arc;
 

@@ -9,12 +9,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString};
 
 use crate::core::LoopCore;
+use crate::error::leaves_the_loop;
 use crate::py::file_fd::FileFd;
 use crate::py::names::{Names, names};
 use crate::py::new::intern;
@@ -218,6 +219,13 @@ impl File {
         }
         Ok(())
     }
+}
+
+/// Has a method of a Python socket raised this because it would have had to wait, or because a signal came?
+pub fn would_block(py: Python<'_>, error: &PyErr) -> bool {
+    // A program's class of exceptions can be one of these and an exit at the same time.
+    !leaves_the_loop(py, error)
+        && (error.is_instance_of::<PyBlockingIOError>(py) || error.is_instance_of::<PyInterruptedError>(py))
 }
 
 /// Is one of the methods by which asyncio's streams send and receive not that of `_socket.socket`?

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, Datagrams, State};
@@ -24,6 +24,7 @@ use crate::transports::outbox::{Follow, Outbox};
 use crate::transports::protocol::Failure;
 use crate::transports::sender::Sender;
 use crate::transports::shell::{Hold, Side, Transport};
+use crate::transports::socket::would_block;
 
 /// When to look again whether a peer takes more, in seconds, where the kernel does not say so.
 const RETRY_DELAY: f64 = 0.001;
@@ -304,7 +305,7 @@ impl DatagramTransport {
         let Err(error) = sent else {
             return Ok(());
         };
-        if error.is_instance_of::<PyBlockingIOError>(py) || error.is_instance_of::<PyInterruptedError>(py) {
+        if would_block(py, &error) {
             this.state.with(py, |state| {
                 state.side.outbox.queue.put_back(datagram);
                 (state.side.outbox.blocked, state.side.needs_retry) = (true, true);

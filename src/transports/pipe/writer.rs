@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyTypeError};
+use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -21,13 +21,12 @@ use crate::py::bytes::{self, Chunk};
 use crate::py::context;
 use crate::py::fastcall::{self, Arguments};
 use crate::py::made::Made;
-use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::{Flow, Signal};
 use crate::transports::inside::{self, Inside};
 use crate::transports::outbox::Outbox;
-use crate::transports::sender::Sender;
+use crate::transports::sender::{Sender, refuse};
 use crate::transports::shell::{self, Shell, Side, Transport, not_implemented};
 use crate::transports::write_queue::WriteQueue;
 
@@ -209,7 +208,7 @@ impl WritePipeTransport {
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
-            return Err(refuse(&data));
+            return Err(refuse(&data, "asyncio.unix_events", "_UnixWritePipeTransport"));
         };
         Self::write_chunk(slf, chunk)?;
         Ok(slf.py().None().into_bound(slf.py()))
@@ -263,27 +262,6 @@ impl WritePipeTransport {
             Some(number) => Self::watch(slf, Some(number)),
             None => Ok(()),
         }
-    }
-}
-
-/// The error for what cannot be written: asyncio's own, which comes before it looks at the transport.
-#[cold]
-fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
-    let py = data.py();
-    let write = || {
-        let module = py.import("asyncio.unix_events")?;
-        module
-            .getattr(intern!(py, "_UnixWritePipeTransport")?)?
-            .call_method1(intern!(py, "write")?, (py.None(), data))
-    };
-    match write() {
-        Err(error)
-            if error.is_instance_of::<PyAssertionError>(py) || error.is_instance_of::<PyTypeError>(py) =>
-        {
-            error
-        }
-        // With `python -O` asyncio checks nothing here, and fails in a later call.
-        _ => PyTypeError::new_err(format!("a bytes-like object is required, not {}", data.get_type())),
     }
 }
 

@@ -4,18 +4,17 @@
 //! Such a method may take less than the kernel offers. So the kernel is asked by poll(2) before each receive, and after
 //! each send that has not taken everything, as asyncio's level-triggered selector does it.
 
-use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::reading::{READ_FAILED, Reading};
 use super::{State, StreamTransport};
-use crate::error::leaves_the_loop;
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::protocol::{self, Failure};
 use crate::transports::shell::Side;
+use crate::transports::socket::would_block;
 
 impl StreamTransport {
     /// One receive, one call of the protocol.
@@ -98,9 +97,4 @@ impl State {
         side.in_send = data.is_ok();
         Some(data)
     }
-}
-
-fn would_block(py: Python<'_>, error: &PyErr) -> bool {
-    !leaves_the_loop(py, error)
-        && (error.is_instance_of::<PyBlockingIOError>(py) || error.is_instance_of::<PyInterruptedError>(py))
 }

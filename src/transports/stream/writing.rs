@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
@@ -13,14 +13,13 @@ use crate::core::LoopCore;
 use crate::error::{no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
 use crate::py::fastcall::{self, Arguments};
-use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
 use crate::transports::flow::Signal;
 use crate::transports::outbox::{Follow, Next, Outbox};
 use crate::transports::protocol::Failure;
-use crate::transports::sender::Sender;
+use crate::transports::sender::{Sender, refuse};
 use crate::transports::shell::{Hold, NOT_WATCHED, Side, Transport};
 use crate::transports::write_queue::WriteQueue;
 
@@ -123,7 +122,7 @@ impl StreamTransport {
             return Ok(slf.py().None().into_bound(slf.py()));
         }
         let Some(chunk) = Chunk::from_write(&data)? else {
-            return Err(refuse(&data));
+            return Err(refuse(&data, "asyncio.selector_events", "_SelectorSocketTransport"));
         };
         Self::write_chunk(slf, chunk)?;
         Ok(slf.py().None().into_bound(slf.py()))
@@ -368,23 +367,6 @@ impl State {
             Err(error) if outbox.has_sendable() => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// The TypeError for what cannot be written, with the text of the running version: asyncio's own check comes first in
-/// its method, before it looks at the transport.
-#[cold]
-fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
-    let py = data.py();
-    let write = || {
-        let module = py.import("asyncio.selector_events")?;
-        module
-            .getattr(intern!(py, "_SelectorSocketTransport")?)?
-            .call_method1(intern!(py, "write")?, (py.None(), data))
-    };
-    match write() {
-        Err(error) if error.is_instance_of::<PyTypeError>(py) => error,
-        _ => PyTypeError::new_err("data argument must be a bytes-like object"),
     }
 }
 
