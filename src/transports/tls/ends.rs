@@ -1,8 +1,8 @@
 //! The encrypted side of one connection: what was received and is still to be decrypted, and what was encrypted and is
-//! still to be sent. Both engines read and write here. This is plain memory behind a lock; neither OpenSSL nor Python is
-//! called while the lock is held.
+//! still to be sent. Both engines read and write here. This is plain memory behind a lock; neither OpenSSL nor Python
+//! is called while the lock is held.
 //!
-//! The large buffers belong to the loop ([`crate::core::TlsIo`]). The connection that is at work borrows them, and keeps
+//! The large buffers belong to the loop (`core::TlsIo`). The connection that is at work borrows them, and keeps
 //! no more memory than it has bytes left.
 //!
 //! Why a lock: `_ssl` lets go of the interpreter during a handshake, and OpenSSL reads and writes here meanwhile, while
@@ -73,9 +73,9 @@ impl Ends {
         })
     }
 
-    /// Gives the lent buffer back, in the place of `buffer`. What was not read of it is copied first: a connection that is
-    /// paused or has failed keeps as much memory as it has bytes, not a whole buffer. Only where there is no memory for
-    /// the copy does it keep the buffer.
+    /// Gives the lent buffer back, in the place of `buffer`. What was not read of it is copied first: a connection that
+    /// is paused or has failed keeps as much memory as it has bytes, not a whole buffer. Only where there is no memory
+    /// for the copy does it keep the buffer.
     pub fn take_back(&self, buffer: &mut Buffer) {
         self.with(|memory| {
             if memory.is_lent

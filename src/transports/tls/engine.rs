@@ -1,9 +1,9 @@
 //! How a connection's bytes are encrypted and decrypted, in one of two ways that behave the same.
 //!
-//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`openssl.rs`). The portable
-//! way calls the methods of that object, with two `ssl.MemoryBIO` (`portable.rs`). Either way the handshake, the shutdown
-//! and everything else that happens once in a connection is done in Python (`_tls.py`), by methods of the same object.
-//! Nothing here knows of transports.
+//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`openssl.rs`). The
+//! portable way calls the methods of that object, with two `ssl.MemoryBIO` (`portable.rs`). Either way the handshake,
+//! the shutdown and everything else that happens once in a connection is done in Python (`_tls.py`), by methods of the
+//! same object. Nothing here knows of transports.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,7 +20,8 @@ use crate::py::bytes::Target;
 use crate::py::names::names;
 use crate::py::new;
 
-/// Most bytes of a record, with its header and what OpenSSL may add (RFC 8446, 5.2; TLS 1.2 allows 2048 more).
+/// Most bytes that OpenSSL can hold of a record: clear bytes, header and what encryption adds (RFC 8446, 5.2; TLS 1.2
+/// allows 2048 bytes more).
 const MAX_RECORD: usize = 16384 + 2048 + 5;
 
 /// What encrypts and decrypts for one connection.
@@ -90,7 +91,8 @@ impl Engine {
         Ok(self.ends.output_len())
     }
 
-    /// True if there is certainly nothing to read before more is received.
+    /// True if there is certainly nothing to read before more is received. A read that finds nothing costs as much as a
+    /// small one, so that it is worth asking first.
     pub fn is_drained(&self, py: Python<'_>) -> bool {
         self.ends.input_len() == 0 && !self.may_hold_input(py)
     }
@@ -108,8 +110,8 @@ impl Engine {
         self.ends.input_len() + held
     }
 
-    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code may run meanwhile: the methods
-    /// of the `ssl.SSLObject`, and callbacks of the user's SSLContext.
+    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code may run meanwhile: the
+    /// methods of the `ssl.SSLObject`, and callbacks of the user's SSLContext.
     pub fn read(&self, py: Python<'_>, buffer: Target<'_>) -> PyResult<Outcome> {
         self.alone(|| match &self.way {
             Way::Direct(connection) => connection.read(py, buffer).or_else(|Failed| {
@@ -122,8 +124,8 @@ impl Engine {
         })
     }
 
-    /// Encrypts the beginning of `data`, which must not be empty. After [`Outcome::Again`] the same data must be offered
-    /// again.
+    /// Encrypts the beginning of `data`, which must not be empty. After [`Outcome::Again`] the same data must be
+    /// offered again.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Outcome> {
         self.alone(|| match &self.way {
             Way::Direct(connection) => connection.write(py, data).or_else(|Failed| {

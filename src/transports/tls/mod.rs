@@ -1,14 +1,19 @@
-//! TLS: a layer between a transport, which carries the encrypted bytes, and the program's protocol, which gets clear ones.
-//! To the transport below the layer is the protocol; to the program it gives a transport of its own (`transport.rs`).
+//! TLS: a layer between a transport, which carries the encrypted bytes, and the program's protocol, which gets clear
+//! ones. To the transport below the layer is the protocol; to the program it gives a transport of its own
+//! (`transport.rs`).
 //!
 //! What happens per packet is done in this folder: `reading.rs` decrypts what the transport below has received,
 //! `writing.rs` encrypts what the program writes; both ask the connection's engine (`engine.rs`) to do it. What happens
-//! once in a connection (handshake, shutdown, timeouts, errors) is done in Python, by `TlsProtocol` in `_tls.py`. That is
-//! a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
+//! once in a connection (handshake, shutdown, timeouts, errors) is done in Python, by `TlsProtocol` in `_tls.py`. That
+//! is a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
 //!
-//! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports, a
-//! method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call Python,
-//! only outside.
+//! An error of OpenSSL is raised by `_ssl`, as its own exception, in the engine. `TlsLayer::fail` takes it from there
+//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`, and
+//! the loop's exception handler is told. An error in the handshake goes to whoever waits for the connection.
+//!
+//! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports,
+//! a method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call
+//! Python, only outside.
 
 mod ends;
 mod engine;
@@ -48,8 +53,8 @@ pub use transport::{TlsTransport, add_raw_methods};
 const HIGH_WATER_WRITE: i64 = 512 * 1024;
 const HIGH_WATER_READ: i64 = 256 * 1024;
 
-/// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or from
-/// any phase back to the first, which is also the last.
+/// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or
+/// from any phase back to the first, which is also the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
@@ -87,7 +92,8 @@ pub struct Layer {
     engine: OnceLock<Engine>,
     /// A [`Phase`].
     phase: AtomicU8,
-    /// A call is scheduled that reads what is left of what was received.
+    /// A call is scheduled that reads what is left of what was received. Until it is made, the transport below receives
+    /// nothing more.
     reads_on: AtomicBool,
     state: LoopCell<State>,
 }
@@ -120,7 +126,7 @@ struct State {
 }
 
 /// How the loop calls layers, which have no fd.
-static KIND: Kind = Kind { on_ready: |_, _| Ok(()), flush: TlsLayer::flush, owns_fd: |_| false };
+static KIND: Kind = Kind { flush: TlsLayer::flush, ..Kind::NOTHING };
 
 /// How the stream transport below calls layers.
 static LAYER_KIND: LayerKind =
@@ -150,6 +156,7 @@ impl TlsLayer {
         self.state.with(py, |state| state.protocol.as_ref().map(|protocol| protocol.bind(py).clone()))
     }
 
+    /// Takes another protocol, or none. It may be of another kind than the last one.
     fn adopt(&self, py: Python<'_>, protocol: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let buffered = match protocol {
             Some(protocol) => protocol.is_instance(self.core.names.buffered_protocol.bind(py))?,
@@ -163,7 +170,8 @@ impl TlsLayer {
         Ok(())
     }
 
-    /// Has Python end the connection because of `error`. Err: it leaves the loop.
+    /// Has Python end the connection because of `error`. Err: the error is one that leaves the loop, and nothing was
+    /// done.
     #[cold]
     fn fail(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
@@ -182,6 +190,7 @@ impl TlsLayer {
         }
     }
 
+    /// The program pauses reading: nothing more is received, and what is decrypted already is delivered later.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let paused = slf.get().state.with(py, |state| std::mem::replace(&mut state.paused, true));
@@ -212,6 +221,7 @@ impl TlsLayer {
         self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.len())
     }
 
+    /// How many bytes wait in the transport below. Of one that is no stream of ours it is not known.
     fn queued_below(&self, py: Python<'_>) -> usize {
         self.stream(py).map_or(0, |stream| stream.get().queued(py))
     }

@@ -1,7 +1,7 @@
-//! The OpenSSL that the interpreter's module `_ssl` has loaded, called without Python objects in between: its functions,
-//! which are looked up at run time, the `SSL*` inside an `ssl.SSLObject`, and a BIO of ours between OpenSSL and the
-//! connection's [`Ends`]. (A BIO is OpenSSL's name for what an `SSL` reads from and writes to.) Nothing here knows of
-//! transports.
+//! The OpenSSL that the interpreter's module `_ssl` has loaded, called without Python objects in between: its
+//! functions, which are looked up at run time, the `SSL*` inside an `ssl.SSLObject`, and a BIO of ours between OpenSSL
+//! and the connection's [`Ends`]. (A BIO is OpenSSL's name for what an `SSL` reads from and writes to.) Nothing here
+//! knows of transports.
 //!
 //! It has to be this library: another one could not use the program's `ssl.SSLContext`. Where anything about it is not
 //! as expected, [`OpenSsl::get`] or [`OpenSsl::ssl_of`] returns None, and `portable.rs` does the work.
@@ -184,8 +184,8 @@ impl OpenSsl {
             return None;
         }
         let ssl = NonNull::new(address as *mut Ssl)?;
-        // SAFETY: the word stands before the object's own context. That is where the versions in `LAYOUTS_KNOWN` keep the
-        // object's SSL*, which is alive.
+        // SAFETY: the word stands before the object's own context. That is where the versions in `LAYOUTS_KNOWN` keep
+        // the object's SSL*, which is alive.
         let as_expected = unsafe {
             (self.functions.SSL_get_SSL_CTX)(ssl.as_ptr()) as usize == word(context, 0)?
                 && (self.functions.SSL_get_rbio)(ssl.as_ptr()) as usize == word(incoming, 0)?
@@ -226,11 +226,11 @@ pub struct Connection {
 
 // SAFETY: `owner` keeps the `SSL` alive. The methods below take the token of the interpreter, so that two of them never
 // run at once on different threads; a callback that OpenSSL calls in the middle of one can let another thread run, and
-// what that asks for is refused (`Engine::alone`). Methods of the `ssl.SSLObject` let go of the interpreter while they use the
-// `SSL`. The layer calls them in two places: in `Engine`, which refuses all else meanwhile, and in Python during the
-// handshake and the shutdown, when the layer reads and writes nothing by itself (`TlsLayer::read_app`,
-// `TlsLayer::encrypt`). A program must not call them on another thread while the connection is in use: `_ssl` itself does
-// not allow it.
+// what that asks for is refused (`Engine::alone`), but for `holds_input`, which only looks. Methods of the
+// `ssl.SSLObject` let go of the interpreter while they use the `SSL`. The layer calls them in two places: in `Engine`,
+// which refuses all else meanwhile, and in Python during the handshake and the shutdown, when the layer reads and
+// writes nothing by itself (`TlsLayer::read_app`, `TlsLayer::encrypt`). A program must not call them on another thread
+// while the connection is in use: `_ssl` itself does not allow it.
 unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}
@@ -241,9 +241,9 @@ impl Connection {
         let functions = &library.functions;
         let Found { ssl, owner } = found;
         OF_BIOS.store(std::ptr::from_ref(library).cast_mut(), Release);
-        // SAFETY: `ssl` is alive, and the interpreter is held, as `found` shows. BIO_new(3) gives one reference to the BIO;
-        // `SSL_set0_rbio` and `SSL_set0_wbio` take one each, so that a second one is made. The BIO takes over the count of
-        // `ends`; `destroy` gives it back.
+        // SAFETY: `ssl` is alive, and the interpreter is held, as `found` shows. BIO_new(3) gives one reference to the
+        // BIO; `SSL_set0_rbio` and `SSL_set0_wbio` take one each, so that a second one is made. The BIO takes over the
+        // count of `ends`; `destroy` gives it back.
         unsafe {
             let bio = NonNull::new((functions.BIO_new)(library.method))?;
             (functions.BIO_set_data)(bio.as_ptr(), Arc::into_raw(ends).cast_mut().cast());
@@ -311,11 +311,11 @@ impl Connection {
 
 // ------------------------------------------------------------------------------------------ BIO
 
-// The data of a BIO of ours is the connection's `Ends`. The connection and the BIO own them together, because either can
-// live longer than the other.
+// The data of a BIO of ours is the connection's `Ends`. The connection and the BIO own them together, because either
+// can live longer than the other.
 
-/// The library that the BIOs belong to. Its functions are found here because `_ssl` has OpenSSL call a BIO after letting
-/// go of the interpreter.
+/// The library that the BIOs belong to. Its functions are found here because `_ssl` has OpenSSL call a BIO after
+/// letting go of the interpreter.
 static OF_BIOS: AtomicPtr<OpenSsl> = AtomicPtr::new(null_mut());
 
 fn library() -> Option<&'static OpenSsl> {

@@ -45,8 +45,8 @@ pub fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
     })
 }
 
-/// The result of a method of `ssl.SSLObject`; None if its exception means "not now". That is `ssl.SSLWantReadError`, and
-/// `ssl.SSLSyscallError`, which asyncio takes for the same.
+/// The result of a method of `ssl.SSLObject`; None if its exception means "not now". That is `ssl.SSLWantReadError`,
+/// and `ssl.SSLSyscallError`, which asyncio takes for the same.
 pub fn unless_again(py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
     let Err(error) = result else {
         return result.map(Some);

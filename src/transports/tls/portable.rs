@@ -37,9 +37,10 @@ pub struct Portable {
 struct State {
     /// How far the object has been given what was received.
     framing: Framing,
-    /// The object may have something to read.
+    /// The object may have something to read: it was given all of a record, or part of one that it can use at once.
     ready: bool,
-    /// It may have several records, or parts of them.
+    /// The object was given all that had come (`hand_over`), so that it may have several records, and parts of them.
+    /// Then only a read that finds nothing shows that it has read everything.
     loose: bool,
 }
 

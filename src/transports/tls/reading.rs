@@ -1,7 +1,8 @@
 //! Bytes in: the transport below receives them, they are decrypted here, and the protocol gets them.
 //!
-//! A stream transport calls [`TlsLayer::receive`] for each of its reads; any other transport calls `data_received`. What
-//! cannot be delivered at once, because the protocol has paused reading for instance, stays where it is, still encrypted.
+//! A stream transport calls [`TlsLayer::receive`] for each of its reads; any other transport calls `data_received`.
+//! What cannot be delivered at once, because the protocol has paused reading for instance, stays where it is, still
+//! encrypted.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -24,7 +25,9 @@ use crate::transports::protocol::{self, Failure};
 pub(super) type End = PyResult<Outcome>;
 
 impl TlsLayer {
-    /// A stream transport's call when there is something to receive.
+    /// A stream transport's call when there is something to receive. The bytes go into the loop's buffer, which the
+    /// engine borrows for this call. What cannot be read in it stays with the connection, and the stream receives
+    /// nothing more before it is read.
     pub(super) fn receive(layer: &Bound<'_, PyAny>, receive: Receive<'_>) -> PyResult<Received> {
         let slf = layer.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
@@ -95,6 +98,7 @@ impl TlsLayer {
         }
     }
 
+    /// Decrypts what has come, and gives it to the protocol, until nothing is left or the protocol takes no more.
     fn deliver(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         // Each call of the protocol may end the connection, or pause it.

@@ -1,5 +1,5 @@
-//! The transport that a program gets for a TLS connection, as asyncio's `_SSLProtocolTransport`. Its methods are thin: the
-//! layer does the work.
+//! The transport that a program gets for a TLS connection, as asyncio's `_SSLProtocolTransport`. Its methods are thin:
+//! the layer does the work.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ impl TlsTransport {
         Ok(py.None().into_bound(py))
     }
 
+    /// The layer. None once the transport was closed twice.
     #[inline]
     fn layer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TlsLayer>> {
         self.layer.with(py, |layer| layer.as_ref().map(|layer| layer.bind(py).clone()))

@@ -1,8 +1,13 @@
 //! Bytes out: what the program writes is encrypted here, and handed to the transport below.
 //!
-//! A write is encrypted at once and the transport below sends it at once, unless the outbox says otherwise: a connection
-//! that writes in pieces may keep a piece back, so that it shares a record with what the same callback writes next. While
-//! the transport below takes no more, and before the handshake is done, writes are queued in clear.
+//! A write is encrypted at once and the transport below sends it at once, unless the outbox says otherwise: a
+//! connection that writes in pieces may keep a piece back, so that it shares a record with what the same callback
+//! writes next. While the transport below takes no more, and before the handshake is done, writes are queued in clear.
+//!
+//! The steps are `write` -> `encrypt` -> `encrypt_batch`, which takes chunks out of the outbox and has the engine
+//! encrypt them -> `send_output` -> the transport below. What OpenSSL has to say by itself, for the handshake for
+//! instance, leaves by `send_output` as well. The protocol is paused and resumed by all that waits, here and in the
+//! transport below.
 
 use std::collections::TryReserveError;
 
@@ -209,8 +214,8 @@ impl TlsLayer {
 }
 
 impl State {
-    /// What to encrypt next: a large chunk as it is, small ones together. `all`: also while the transport below takes no
-    /// more.
+    /// What to encrypt next: a large chunk as it is, small ones together. `all`: also while the transport below takes
+    /// no more.
     fn next_chunk(&mut self, all: bool, core: &LoopCore) -> Result<Option<Chunk>, TryReserveError> {
         let outbox = &mut self.outbox;
         outbox.sent(|| core.clock.now_ns());
