@@ -136,7 +136,8 @@ impl Buffer {
     }
 }
 
-/// The memory that the TLS layers of a loop work with. A layer takes a part out, and puts it back when its work is done.
+/// The memory that the TLS layers of a loop work with. A layer takes a part out, and puts it back when its work is
+/// done.
 #[derive(Default)]
 pub struct TlsIo {
     input: Buffer,
@@ -144,8 +145,8 @@ pub struct TlsIo {
 }
 
 impl TlsIo {
-    /// A buffer to receive into. It is a new one while another layer has the loop's: because it is at work, or because it
-    /// could not give it back.
+    /// A buffer to receive into. It is a new one while another layer has the loop's: because it is at work, or because
+    /// it could not give it back.
     pub fn take_input(&mut self) -> Result<Buffer, TryReserveError> {
         let mut input = std::mem::take(&mut self.input);
         if input.capacity() == 0 { Buffer::with_capacity(BUFFER) } else { Ok(input) }
