@@ -107,6 +107,7 @@ fn poll(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
 /// signal's Python handler.
 fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
     let py = event_loop.py();
+    // Callbacks of `add_reader` that have not used up their data come first, and then the poll must not wait.
     let timeout = match core.recheck_level(py) {
         Err(error) => return Err(os_error(&error)),
         Ok(true) => Some(0),
@@ -116,6 +117,7 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         Some(poller) => wait(py, core, poller, timeout),
         None => Ok(()),
     };
+    // CPython runs the Python handlers of signals here: a callback may be all native and run no bytecode.
     let signals = py.check_signals();
     if timeout != Some(0) && signals.is_ok() && core.names.profile_function.is_set(py) {
         core.names.outside_tasks.call0(py)?;
@@ -203,6 +205,7 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
             *left = 0;
             break;
         };
+        // Two writes of the same callback belong together; those of two callbacks do not.
         core.next_callback();
         if core.debug.load(Relaxed) {
             run_entry_in_debug_mode(event_loop, core, entry)?;
@@ -223,6 +226,7 @@ fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, en
         Entry::Handle(handle) => {
             let handle = handle.into_bound(py);
             let result = Handle::run(&handle, empty);
+            // Also after an exception: the handle has run and is not needed any more.
             core.recycle(handle);
             result
         }

@@ -242,6 +242,7 @@ impl LoopCore {
     /// Closes the loop: it accepts nothing any more, and drops all that it holds.
     pub fn release(&self, py: Python<'_>) {
         self.closed.store(true, Relaxed);
+        // First the inbox: a thread that sends something from here on is refused, and nothing is lost without a word.
         let sent = self.inbox.close();
         self.waker.close();
         let held = self.state.with(py, |state| {
@@ -250,6 +251,7 @@ impl LoopCore {
             let gathered = (std::mem::take(&mut state.gathered), std::mem::take(&mut state.gathered_until));
             (state.ready.drain(), timers, state.reactor.close(), gathered, spare)
         });
+        // Hidden handles that somebody else refers to are shown to the garbage collector again.
         for timer in &held.1 {
             timer.get().unschedule();
             track(timer.bind(py));
@@ -259,6 +261,7 @@ impl LoopCore {
                 track(handle.bind(py));
             }
         }
+        // What was held may have finalizers. They run here, where nothing is borrowed and the loop is closed already.
         drop((sent, held));
         self.empty_context.clear(py);
         #[cfg(feature = "embed")]
@@ -273,6 +276,7 @@ impl LoopCore {
         };
         // A thread must hold the GIL to send a handle, so that the inbox does not change during a collection.
         self.inbox.try_visit(visit_entry)?;
+        // While the state is borrowed, nothing is shown. Then this collection takes the loop and what it holds for alive.
         let visit_state = |state: &State| {
             state.ready.iter().try_for_each(visit_entry)?;
             let timers = state.timers.iter().chain(&state.spare_timers);

@@ -51,6 +51,7 @@ impl LoopCore {
             handle.get().track_running();
         }
         let entry = Entry::Handle(handle.clone().unbind());
+        // On the loop's own thread nobody has to be woken.
         if self.is_own_thread() {
             self.push(py, entry)?;
         } else {
@@ -70,6 +71,8 @@ impl LoopCore {
         when: Bound<'py, PyAny>,
         callback: Callback<'_, 'py>,
     ) -> PyResult<Bound<'py, TimerHandle>> {
+        // An int that is too large for a float is a time that never comes, or has always been. asyncio's heap compares
+        // such ints as they are.
         let seconds = match when.extract::<f64>() {
             Err(error) if error.is_instance_of::<PyOverflowError>(when.py()) => {
                 if when.lt(0)? {
@@ -80,6 +83,7 @@ impl LoopCore {
             }
             seconds => seconds?,
         };
+        // `TimerHandle.when()` returns the object that the program gave. A float can be made again.
         let given = if when.is_exact_instance_of::<PyFloat>() { None } else { Some(when.unbind()) };
         self.call_at_time(event_loop, Time { seconds, given }, callback)
     }
@@ -94,6 +98,7 @@ impl LoopCore {
         let (py, debug) = (event_loop.py(), self.debug.load(Relaxed));
         let deadline = deadline_ns(time.seconds);
         let mut garbage = Vec::new();
+        // A timer of debug mode has a traceback, and is not made from a recycled one.
         let spare = self.state.with(py, |state| {
             if state.timers.is_mostly_dead() {
                 state.timers.compact(is_live, &mut garbage);
@@ -137,6 +142,7 @@ impl LoopCore {
             return Ok(handle);
         }
         let handle = Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)?;
+        // It goes into a queue, which shows it to the garbage collector.
         untrack(&handle);
         Ok(handle)
     }

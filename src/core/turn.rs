@@ -121,6 +121,7 @@ impl LoopCore {
 
     /// Puts the poll back.
     pub fn put_poller(&self, py: Python<'_>, poller: Poller) {
+        // Before anything else: a wake-up from here on needs no system call.
         self.waker.unpark();
         self.state.with(py, |state| state.reactor.put_poller(poller));
     }

@@ -184,6 +184,7 @@ impl LoopCore {
                 _ => None,
             }
         });
+        // Those who waited for the old file wait for the new one, in the same places.
         let callbacks = match before {
             Some(Source::Callbacks(before)) => before,
             _ => FdCallbacks { file: known_as, ..FdCallbacks::default() },

@@ -63,6 +63,7 @@ impl Handle {
     /// Gives a recycled handle of the same loop a new callback.
     #[inline]
     pub fn renew(&self, callback: Callback<'_, '_>) -> PyResult<()> {
+        // Everything else is as in a new handle: see `recycle`.
         self.cancelled.store(false, Relaxed);
         self.running_on.track(false);
         Call::fill(&self.call, callback)
@@ -127,6 +128,7 @@ impl Handle {
             None if !is_only_reference(slf) => Some(this.get_context(py)?.into_bound(py)),
             context => context,
         };
+        // Only handles of `call_soon_threadsafe` are tracked, and only since CPython 3.14.
         let tracked = this.running_on.is_tracked();
         if tracked {
             this.running_on.started();
