@@ -127,14 +127,18 @@ impl Habit {
     }
 
     /// What was kept back has been sent, by itself or with a later write. `now`: the clock, in nanoseconds.
+    #[inline(always)]
     pub fn sent(&mut self, now: impl FnOnce() -> u64) {
-        let kept = std::mem::take(&mut self.kept);
-        if kept == 0 {
-            return;
+        if self.kept > 0 {
+            self.sent_kept(now());
         }
+    }
+
+    fn sent_kept(&mut self, now: u64) {
+        let kept = std::mem::take(&mut self.kept);
         self.single = if kept == 1 { self.single + 1 } else { 0 };
         // A callback that goes on for long after its write would rather have had it sent.
-        if self.single >= MOST_SINGLE || now().saturating_sub(self.since) > APART_NS {
+        if self.single >= MOST_SINGLE || now.saturating_sub(self.since) > APART_NS {
             (self.step, self.single) = (Step::Single, 0);
         }
         self.last = Moment::default();

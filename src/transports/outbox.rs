@@ -108,7 +108,7 @@ impl<Q: Queue> Outbox<Q> {
 
     /// What to do with one write of `added` bytes, which is not queued yet. `may_wait`: may it be kept back for what the
     /// same callback writes next? `moment`: which callback of which turn writes; none between two turns.
-    #[inline]
+    #[inline(always)]
     pub fn next(
         &mut self,
         added: usize,
@@ -182,7 +182,7 @@ impl<Q: Queue> Outbox<Q> {
     }
 
     /// Notes the outcome of a system call that was given `offered` bytes; returns how many of them the kernel has taken.
-    #[inline]
+    #[inline(always)]
     pub fn taken(&mut self, result: io::Result<usize>, offered: usize) -> io::Result<usize> {
         let count = match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -25,6 +25,7 @@ pub trait Sender: Transport {
     /// The warning for a program that goes on writing after the loss.
     const LOST_WRITE: &'static str;
 
+    /// Where the outbox is.
     fn outbox(side: &mut Self::Side) -> &mut Outbox<Self::Queue>;
 
     /// Gives the kernel what it takes of the queue. None: nothing follows, as nearly always.

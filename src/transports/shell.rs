@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning};
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyClass;
@@ -124,10 +124,12 @@ impl<S: Side> Shell<S> {
         self.state.with(py, |state| state.context.bind(py).clone())
     }
 
+    /// The protocol; none once `connection_lost` was called.
     pub fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| state.protocol.as_ref().map(|protocol| protocol.bind(py).clone()))
     }
 
+    /// Is the transport closing or closed?
     pub fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.life.is_closing())
     }
@@ -142,6 +144,7 @@ impl<S: Side> Shell<S> {
         Ok(())
     }
 
+    /// The dictionary of `get_extra_info`.
     pub fn extra<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let extra = self.state.with(py, |state| state.extra.as_ref().map(|extra| extra.bind(py).clone()));
         if let Some(extra) = extra {
@@ -171,6 +174,7 @@ impl<S: Side> Shell<S> {
         }
     }
 
+    /// What reports about the transport need. `transport`: the object that this is the shell of.
     pub fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
         let protocol = self.protocol(transport.py());
         Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
@@ -214,6 +218,8 @@ impl<S: Side> Shell<S> {
         format!("<{name}{life} fd={}", state.file.number())
     }
 
+    /// Shows the garbage collector every Python object that the transport holds. A state that is borrowed at the moment is
+    /// left out: the collector takes its objects to be in use, which they are.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         let visit_state = |state: &State<S>| {
@@ -313,6 +319,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         object.cast::<Self>().is_ok_and(|slf| !slf.get().shell().is_closing(slf.py()))
     }
 
+    /// The shell. For methods only, which nobody calls on an object that was not made to the end.
+    #[inline(always)]
     fn shell(&self) -> &Shell<Self::Side> {
         self.made().expect("an object that was made to the end")
     }
@@ -328,6 +336,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         Self::apply_hold(slf, change);
     }
 
+    /// Puts into effect what [`State::hold_change`] has answered.
     #[inline]
     fn apply_hold(slf: &Bound<'_, Self>, change: Hold) {
         let shell = slf.get().shell();
@@ -371,6 +380,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         Self::end_by(slf, watched.map_err(|error| Failure::new(NOT_WATCHED, error)))
     }
 
+    /// `pause_reading()`
     fn stop_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         if slf.get().shell().state.with(slf.py(), |state| state.life.pause_reading()) {
             Self::hold(slf);
@@ -379,6 +389,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         Ok(())
     }
 
+    /// `resume_reading()`
     fn go_on_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         if !shell.state.with(py, |state| state.life.resume_reading()) {
@@ -414,6 +425,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         }
     }
 
+    /// As [`Transport::end_by`], for a call that has failed.
     #[cold]
     fn end_by_failure(slf: &Bound<'_, Self>, failure: Failure) -> PyResult<()> {
         let (py, Failure { error, text }) = (slf.py(), failure);
@@ -483,27 +495,12 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
             shell.core.deregister(py, token);
         }
         if let Some(text) = unclosed {
-            warn_unclosed(py, &text, || {
+            protocol::warn_unclosed(py, &text, || {
                 let released = self.release(py, None);
                 drop(shell.state.with(py, |state| state.protocol.take()));
                 released
             });
         }
-    }
-}
-
-/// For a finalizer: warns of a transport that nobody has closed, and has it closed. The exception that is being handled,
-/// if there is one, is left alone.
-pub fn warn_unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>) {
-    let raised = PyErr::take(py);
-    let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
-    let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
-    let closed = close();
-    for error in [warned, closed].into_iter().filter_map(Result::err) {
-        error.write_unraisable(py, None);
-    }
-    if let Some(raised) = raised {
-        raised.restore(py);
     }
 }
 

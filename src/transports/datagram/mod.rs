@@ -207,6 +207,7 @@ impl DatagramTransport {
 }
 
 impl Datagrams {
+    /// Since CPython 3.13 asyncio counts a header for each queued datagram.
     fn new(core: &LoopCore) -> Self {
         let queue = DatagramQueue::new(if core.names.datagram_headers { HEADER } else { 0 });
         Self {

@@ -1,4 +1,8 @@
 //! Bytes in: a batch of datagrams a turn, each given to the protocol with its sender's address.
+//!
+//! A batch is received by one recvmmsg into memory that all sockets of the loop share, and kept in `received` until it is
+//! delivered. A protocol that pauses reading, or leaves the loop, in the middle of a batch gets the rest later: it is lost to
+//! the kernel already.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +33,7 @@ enum Sender {
 }
 
 impl DatagramTransport {
+    /// The loop's call when the socket is ready.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (context, read, write) = slf.get().state.with(slf.py(), |state| {
@@ -153,6 +158,7 @@ impl DatagramTransport {
         Ok(())
     }
 
+    /// What an exception of `recvfrom` means: asyncio tells the protocol of an OSError, and goes on.
     fn receive_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         if error.is_instance_of::<PyBlockingIOError>(py) {
@@ -176,6 +182,7 @@ impl DatagramTransport {
             .or_else(|error| Self::reporter(slf).callback_failed("DatagramTransport.error_received", error))
     }
 
+    /// The socket object, while it is open.
     pub(super) fn python_socket<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| {
             let object = state.file.object().filter(|_| !state.file.is_closed());

@@ -1,6 +1,11 @@
 //! Bytes out: sent by `sendto` at once, or kept back for what follows in the same turn, to leave together by one system
 //! call, and queued while the kernel takes no more. `outbox.rs` decides; the system calls are here, and what follows from
 //! them.
+//!
+//! Every datagram is queued first. `Sender::send` gives the kernel as many as it takes by one sendmmsg after another, in one
+//! borrow of the state. It stops at a datagram that the kernel refuses, because the protocol is to be told of that, and at
+//! one that only the socket's own `sendto` can send. Both are calls of Python, so `follow` makes them outside of the borrow,
+//! and then goes on sending.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -147,6 +152,7 @@ impl Sender for DatagramTransport {
 }
 
 impl DatagramTransport {
+    /// The method `sendto(data, addr=None)`.
     fn sendto<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         if args.len() > 2 {
@@ -195,6 +201,7 @@ impl DatagramTransport {
         })
     }
 
+    /// Queues a datagram, and does what follows from that: most are sent now.
     fn queue(slf: &Bound<'_, Self>, datagram: Datagram) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let core = &this.core;
@@ -356,6 +363,7 @@ impl State {
         Sent::Done
     }
 
+    /// The kernel takes no more. Finds out how to learn that it takes some again.
     fn blocked(&mut self) {
         self.side.outbox.blocked = true;
         // A UNIX socket that is not connected is writable to epoll however full its peer's queue is. UDP blocks only

@@ -118,6 +118,7 @@ impl ReadPipeTransport {
         Ok(transport)
     }
 
+    /// The loop's call when the kernel reports that there is something to read, or that all writers are gone.
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
@@ -170,6 +171,7 @@ impl ReadPipeTransport {
         told.or_else(|error| Self::reporter(slf).callback_failed(CALLBACK, error)).and(logged)
     }
 
+    /// Ends the transport. Unlike a socket's, an OSError of a pipe is reported outside of debug mode too, as on asyncio.
     #[cold]
     fn read_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         const TEXT: &str = "Fatal read error on pipe transport";

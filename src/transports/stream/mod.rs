@@ -170,6 +170,7 @@ impl Transport for StreamTransport {
         closed.and(detached)
     }
 
+    /// Also learns what the protocol is: reads differ for a `BufferedProtocol` and for a TLS layer.
     fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = protocol.py();
         let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
@@ -254,6 +255,7 @@ impl StreamTransport {
         Ok(made)
     }
 
+    /// Has the server count the connection, which it waits for when it is closed.
     fn attach(&self, transport: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> PyResult<()> {
         let names = self.core.names;
         if names.server_counts_transports {
@@ -263,7 +265,7 @@ impl StreamTransport {
         }
     }
 
-    /// `transport`: none when it is being deallocated.
+    /// The server need not wait for the connection any more. `transport`: none when it is being deallocated.
     fn detach(&self, server: &Bound<'_, PyAny>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let names = self.core.names;
         match (names.server_counts_transports, transport) {

@@ -1,4 +1,8 @@
 //! Bytes in: one receive per turn, straight into what the protocol gets, and the end of the stream.
+//!
+//! The loop calls `on_ready` for an edge, and in the next turn again for as long as there may be more (`Shell::read_on`). A
+//! read gives the protocol what one receive has returned, so that the other connections get their turn. Whether there may
+//! be more is what the receive says: see `sys::ShortRead`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,6 +35,7 @@ pub(super) struct Reading<'py> {
 }
 
 impl StreamTransport {
+    /// The loop's call when the socket is ready. In one borrow it notes what the edge says, and takes what the read needs.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
@@ -51,7 +56,7 @@ impl StreamTransport {
         }
         context::run_in(&context, || {
             // If the protocol raises SystemExit, the writable edge is used all the same: it is not reported again.
-            let read = reading.map_or(Ok(()), |reading| Self::read(slf, &reading));
+            let read = if let Some(reading) = &reading { Self::read(slf, reading) } else { Ok(()) };
             let sent = if write { Self::send_queued(slf) } else { Ok(()) };
             read.and(sent)
         })
@@ -91,6 +96,7 @@ impl StreamTransport {
         })
     }
 
+    /// For a usual protocol: the bytes are given to it in a new object.
     fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
         match receiving::receive(&this.core, py, reading.size, |buffer| this.receive(py, buffer))? {
@@ -100,6 +106,7 @@ impl StreamTransport {
         }
     }
 
+    /// For a `BufferedProtocol`: the kernel writes to the protocol's own buffer.
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let buffer = protocol::get_buffer(names, &reading.protocol, None)?;
@@ -114,7 +121,7 @@ impl StreamTransport {
         }
     }
 
-    /// The peer has sent its last byte.
+    /// The peer has sent its last byte. The protocol decides whether the connection stays open for writing.
     pub(super) fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
         this.state.with(py, |state| state.life.end_reading());
@@ -175,6 +182,7 @@ impl State {
     }
 }
 
+/// What a failed receive means: nothing if there was only nothing to receive.
 fn read_failed(error: &io::Error) -> Result<(), Failure> {
     if error.kind() == io::ErrorKind::WouldBlock {
         return Ok(());
