@@ -45,6 +45,8 @@ pub fn run_turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> 
     turn(event_loop, core)
 }
 
+/// One turn: poll, queue timers, run entries, send what was kept back. Where a step fails, those that others rely on
+/// are done all the same, and the first error is returned.
 fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let timeout = poll_timeout(event_loop, core)?;
     match core.waits_by_program.load(Relaxed) {
@@ -165,6 +167,7 @@ fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<
     if core.has_timers(event_loop.py()) { queue_timers(event_loop, core) } else { Ok(()) }
 }
 
+/// The same when there are timers.
 fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let py = event_loop.py();
     let now = core.now_ns(event_loop)?;

@@ -1,7 +1,8 @@
-"""TLS connections: handshake, shutdown, timeouts and errors of the native layer, and the loop's ways to make one.
+"""What happens once in a TLS connection: handshake, shutdown, timeouts and errors, and how a loop makes a connection.
 
-What happens per packet is `_rloop.TlsLayer`'s. The model is asyncio's `sslproto.SSLProtocol`, method by method, and
-its names are kept for what its users reach for.
+`TlsProtocol` is the class of every TLS layer. Its base, the native `_rloop.TlsLayer`, does what happens per packet:
+nothing here is called for a packet once the handshake is done. The model is asyncio's `sslproto.SSLProtocol`, method by
+method, and the attributes that programs are known to read have the names that they have there.
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ if TYPE_CHECKING:
     import contextvars
     import socket
     from collections.abc import Callable
-    from typing import Self
+    from typing import Self, TypedDict, Unpack
 
+    class _Options(TypedDict, total=False):
+        """The keywords of `TlsProtocol`."""
+
+        server_side: bool
+        server_hostname: str | None
+        call_connection_made: bool
+        ssl_handshake_timeout: float | None
+        ssl_shutdown_timeout: float | None
+
+    # What the listener of a TLS server passes on for each connection: context, and timeouts of handshake and shutdown.
     _Details = tuple[ssl.SSLContext, float | None, float | None]
 
+# The phases of a connection, as in `Phase` of src/transports/tls/mod.rs.
 UNWRAPPED, HANDSHAKE, WRAPPED, FLUSHING, SHUTDOWN = range(5)
 
-# "portable" keeps away from OpenSSL's own functions: for tests, and for whoever has trouble with them.
+# Whether the native layer may call OpenSSL's own functions. RLOOP_TLS_ENGINE=portable says no: for tests, and for
+# whoever has trouble with them.
 DIRECT = os.environ.get("RLOOP_TLS_ENGINE", "direct") != "portable"
 
 
@@ -52,8 +65,35 @@ def _client_context(server_side: bool, server_hostname: str | None) -> ssl.SSLCo
     return context
 
 
+def _check_upgrade(transport: asyncio.BaseTransport, sslcontext: ssl.SSLContext) -> None:
+    """Raise what `start_tls()` raises before it does anything."""
+    if ssl is None:
+        raise RuntimeError("Python ssl module is not available")
+    if not isinstance(sslcontext, ssl.SSLContext):
+        raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+    if not getattr(transport, "_start_tls_compatible", False):
+        raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+    if transport.is_closing() and transport.get_protocol() is None:
+        # Nothing more will come of it. asyncio waits for the handshake until that takes too long.
+        raise ConnectionAbortedError("start_tls() on a connection that is lost")
+
+
+def _move_unread(protocol: asyncio.BaseProtocol, layer: TlsProtocol) -> None:
+    """Give the layer what a StreamReader has received and the program has not read.
+
+    These bytes came right behind the peer's last message in clear. As TLS they are the beginning of the handshake, or
+    an error. If they stayed in the reader, the program would take them for bytes that had come encrypted. asyncio moves
+    them too, for servers since 3.13.12 or so (CPython gh-142352), but not for clients.
+    """
+    if isinstance(protocol, asyncio.StreamReaderProtocol):
+        reader = protocol._stream_reader  # type: ignore[attr-defined]
+        if reader is not None and reader._buffer:
+            layer._feed(bytes(reader._buffer))
+            reader._buffer.clear()
+
+
 class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
-    """Between a transport, whose protocol it is, and the application's protocol."""
+    """A TLS layer: the protocol of the transport below, which tells the application's protocol what has happened."""
 
     def __new__(cls, loop: asyncio.AbstractEventLoop, *_args: object, **_kwargs: object) -> Self:
         """Make the native part, which needs the loop only."""
@@ -65,9 +105,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         app_protocol: asyncio.BaseProtocol,
         sslcontext: ssl.SSLContext | None,
         waiter: asyncio.Future[None] | None,
+        *,
         server_side: bool = False,
         server_hostname: str | None = None,
-        *,
         call_connection_made: bool = True,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
@@ -91,13 +131,16 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._open(self._sslobj, self._sslcontext, incoming, outgoing, DIRECT)
         self._extra: dict[str, Any] = {"sslcontext": self._sslcontext}
         self._app_protocol = app_protocol
-        # `connection_made` is still to be called; `eof_received` and `connection_lost` are still possible.
+        # Is the application's `connection_made` still to be called? Has it been, and not yet its `connection_lost`?
         self._announce = call_connection_made
         self._made = not call_connection_made
         self._handshaken = False
+        # Was the connection closed before the transport below was there?
         self._given_up = False
+        # Has the application been told of the end? Has the transport below told us?
         self._eof_told = False
         self._eof_received = False
+        # Of the handshake, later of the shutdown.
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0.0
         self._app_transport: _rloop.TlsTransport | None = _rloop.TlsTransport(self)
@@ -107,7 +150,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake."""
         if self._app_transport is None:
-            # `start_tls()` on a transport that was closing: its end came first.
+            # `start_tls()` was called for a transport that was closing, and `connection_lost` came first.
             return
         self._transport = transport
         if self._given_up:
@@ -144,7 +187,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             if self._state == HANDSHAKE:
                 self._handshake_done(ConnectionResetError())
             elif self._state in (WRAPPED, FLUSHING):
-                # FLUSHING: this is called once more after an exit.
+                # In FLUSHING this is the second call: an exception that left the loop has ended the first one.
                 if self._state == WRAPPED:
                     self._state = FLUSHING
                 if self._app_reading_paused:
@@ -179,7 +222,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         except ssl.SSLError as exc:
             self._handshake_done(exc)
         else:
-            # A callback of the program's context may have ended the connection.
+            # A callback of the program's SSLContext may have ended the connection.
             if self._state == HANDSHAKE:
                 self._handshake_done(None)
 
@@ -210,13 +253,13 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             try:
                 self._app_protocol.connection_made(self._app_transport)  # type: ignore[union-attr, arg-type]
             except (KeyboardInterrupt, SystemExit):
-                # The connection is made all the same: it goes on when the loop does.
+                # The connection is made all the same, and goes on when the loop does.
                 self._loop.call_soon(self._begin)
                 raise
         self._begin()
 
     def _begin(self) -> None:
-        """Tell who waits for the connection, and deliver what has come behind the handshake."""
+        """Wake who waits for the connection, and deliver what has come behind the handshake."""
         self._wake_waiter(None)
         self._read_on()
 
@@ -232,9 +275,9 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
     # ---------------------------------------------------------------------------------------- shutdown
 
     def _start_shutdown(self) -> None:
-        """`close()`, or the peer's close_notify."""
+        """Begin to end the connection, after `close()` or after the peer's close_notify."""
         if self._state in (FLUSHING, SHUTDOWN, UNWRAPPED):
-            # Before `connection_made`: asyncio would go on with the handshake all the same.
+            # If `connection_made` was not called yet, it ends the connection. asyncio would begin with the handshake.
             self._given_up = self._transport is None
             return
         if self._app_transport is not None:
@@ -248,7 +291,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         self._receive_the_end()
 
     def _receive_the_end(self) -> None:
-        """A paused reader must not keep the peer's close_notify away."""
+        """Read again if reading is paused: otherwise the peer's close_notify would not be received."""
         if self._app_reading_paused and self._transport is not None:
             self._transport.resume_reading()
 
@@ -288,7 +331,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             try:
                 self._call_eof_received()
             finally:
-                # `close` flushes first, which a peer that does not read can delay for ever.
+                # `close` waits until everything is sent. A peer that does not read could delay that for ever.
                 self._start_shutdown_timer()
                 if self._transport is not None:
                     self._loop.call_soon(self._transport.close)
@@ -333,7 +376,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         if name in self._extra:
             return self._extra[name]
         if self._handshaken and name in ("peercert", "cipher", "compression"):
-            # Made when first asked for: few programs do.
+            # These are made when first asked for, which few programs do.
             method = {"peercert": "getpeercert"}.get(name, name)
             value = self._extra[name] = getattr(self._sslobj, method)()
             return value
@@ -343,7 +386,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
 
 
 class TlsMethods(LoopBase):
-    """How a loop makes TLS connections."""
+    """The part of `Loop` that makes TLS connections."""
 
     def _make_ssl_transport(
         self,
@@ -352,26 +395,13 @@ class TlsMethods(LoopBase):
         sslcontext: ssl.SSLContext | None,
         waiter: asyncio.Future[None] | None = None,
         *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
         extra: dict[str, Any] | None = None,
         server: asyncio.Server | None = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-        call_connection_made: bool = True,
         context: contextvars.Context | None = None,
+        **options: Unpack[_Options],
     ) -> asyncio.Transport:
-        layer = TlsProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            call_connection_made=call_connection_made,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
+        """The hook of `BaseEventLoop` for a new TLS connection."""
+        layer = TlsProtocol(self, protocol, sslcontext, waiter, **options)
         self._make_socket_transport(rawsock, layer, extra=extra, server=server, context=context)
         return layer._app_transport  # type: ignore[return-value]
 
@@ -391,37 +421,22 @@ class TlsMethods(LoopBase):
         Raises TypeError for a context that is none and for a transport that cannot be upgraded, and what goes wrong in
         the handshake. Returns None if the connection is closed meanwhile.
         """
-        if ssl is None:
-            raise RuntimeError("Python ssl module is not available")
-        if not isinstance(sslcontext, ssl.SSLContext):
-            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
-        if not getattr(transport, "_start_tls_compatible", False):
-            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
-        if transport.is_closing() and transport.get_protocol() is None:
-            # Nothing more will come of it. asyncio waits for the handshake until that takes too long.
-            raise ConnectionAbortedError("start_tls() on a connection that is lost")
+        _check_upgrade(transport, sslcontext)
         waiter = self.create_future()
         layer = TlsProtocol(
             self,
             protocol,
             sslcontext,
             waiter,
-            server_side,
-            server_hostname,
+            server_side=server_side,
+            server_hostname=server_hostname,
             call_connection_made=False,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        # Nothing may come before `connection_made`.
+        # Nothing may be received before `connection_made` has been called.
         transport.pause_reading()  # type: ignore[attr-defined]
-        if isinstance(protocol, asyncio.StreamReaderProtocol):
-            # What has come behind the peer's last word in clear. Read as TLS it is a handshake, or an error; a
-            # StreamReader would hand it out as if it had come encrypted. asyncio does so for servers since 3.13.12 or
-            # so (CPython gh-142352), not for clients.
-            reader = protocol._stream_reader  # type: ignore[attr-defined]
-            if reader is not None and reader._buffer:
-                layer._feed(bytes(reader._buffer))
-                reader._buffer.clear()
+        _move_unread(protocol, layer)
         transport.set_protocol(layer)
         made = self.call_soon(layer.connection_made, transport)
         resumed = self.call_soon(transport.resume_reading)  # type: ignore[attr-defined]
@@ -433,10 +448,10 @@ class TlsMethods(LoopBase):
             resumed.cancel()
             raise
         finally:
-            # An exception in it has this frame in its traceback.
+            # If it holds an exception, that has this frame in its traceback: a cycle, which would have to be collected.
             del waiter
-        # None once the connection is lost, as from asyncio: the program has closed the transport meanwhile, or the peer
-        # has right behind the handshake.
+        # As from asyncio, None if the connection is lost already: the program has closed the transport meanwhile, or
+        # the peer has closed the connection right after the handshake.
         return layer._app_transport  # type: ignore[return-value]
 
     def _accept_tls(
@@ -487,5 +502,5 @@ class TlsMethods(LoopBase):
             if self.get_debug():
                 self.call_exception_handler({**details, "exception": exc})
         finally:
-            # As above: a server under attack is not to wait for the garbage collector.
+            # As in `start_tls`. A server under attack must not have to wait for the garbage collector.
             waiter = None

@@ -42,8 +42,8 @@ use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 #[cfg(feature = "embed")]
 pub use host::{AtClose, Host, Job};
-pub use scratch::Buffer;
 use scratch::Scratch;
+pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
 use sources::{Idle, Source};
 
@@ -104,10 +104,8 @@ pub struct LoopCore {
     pub empty_context: EmptyContext,
     /// What the transports receive into. It is borrowed during one system call only.
     pub scratch: LoopCell<Scratch>,
-    /// What TLS layers receive into. All layers share it; one takes it out for the length of a call.
-    pub spare_buffer: LoopCell<Option<Buffer>>,
-    /// What TLS layers encrypt into. All layers share it, as `spare_buffer`.
-    pub spare_output: LoopCell<Vec<u8>>,
+    /// What TLS layers receive into, and encrypt into. All layers share it.
+    pub tls_io: LoopCell<TlsIo>,
     /// What datagram transports receive into, made by the first of them. It is borrowed as `scratch` is.
     pub datagrams: LoopCell<Option<ReceiveBatch>>,
     /// True once the loop was closed.
@@ -164,8 +162,7 @@ impl LoopCore {
             names: names(py)?,
             empty_context: EmptyContext::default(),
             scratch: LoopCell::new(Scratch::new().map_err(|_| no_memory())?),
-            spare_buffer: LoopCell::new(None),
-            spare_output: LoopCell::new(Vec::new()),
+            tls_io: LoopCell::default(),
             datagrams: LoopCell::new(None),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -304,6 +301,7 @@ fn is_live(timer: &Py<TimerHandle>) -> bool {
     !TimerHandle::as_handle(timer).get().is_cancelled()
 }
 
+/// The exception for everything that is asked of a closed loop.
 fn closed_error() -> PyErr {
     PyRuntimeError::new_err("Event loop is closed")
 }

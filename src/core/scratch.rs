@@ -1,4 +1,4 @@
-//! Memory that all transports of a loop receive into: the scratch for small reads, and the buffer of the TLS layers.
+//! Memory that all transports of a loop share: the scratch for small reads, and what the TLS layers work with.
 //! Who reads from what, and how much, is not known here.
 
 use std::collections::TryReserveError;
@@ -6,11 +6,13 @@ use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::sync::Once;
 
+use crate::py::bytes::Target;
 use crate::reactor::sys;
 
 /// The size of the scratch, in bytes.
 pub const SCRATCH: usize = 64 * 1024;
-/// The size of a TLS layer's buffer, in bytes (asyncio's `max_size`). Pages that are never used take no memory.
+/// The size of the buffer that TLS layers receive into, in bytes (asyncio's `max_size`). Pages that are never used take
+/// no memory.
 const BUFFER: usize = 256 * 1024;
 
 /// The size of a block that is larger than any that the loop asks for again and again, in bytes.
@@ -30,6 +32,7 @@ pub fn serve_large_blocks_from_the_heap() {
 
 /// Memory to receive into, aligned to a page. The kernel copies up to twice as slowly into memory that begins 16 bytes
 /// behind a multiple of 64, as a large block of the allocator does.
+#[derive(Default)]
 pub struct Scratch(Box<[MaybeUninit<Page>]>);
 
 #[repr(C, align(4096))]
@@ -41,7 +44,7 @@ impl Scratch {
     }
 
     fn with_capacity(bytes: usize) -> Result<Self, TryReserveError> {
-        Ok(Self(sys::uninit_slice(bytes / 4096)?))
+        Ok(Self(sys::uninit_slice(bytes.div_ceil(4096))?))
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<u8>] {
@@ -52,6 +55,7 @@ impl Scratch {
 }
 
 /// Memory to receive into that remembers what was received and how much of that was read.
+#[derive(Default)]
 pub struct Buffer {
     memory: Scratch,
     /// Invariant: `read <= filled`, and the first `filled` bytes are initialised.
@@ -60,8 +64,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub fn new() -> Result<Self, TryReserveError> {
-        Ok(Self { memory: Scratch::with_capacity(BUFFER)?, read: 0, filled: 0 })
+    fn with_capacity(bytes: usize) -> Result<Self, TryReserveError> {
+        Ok(Self { memory: Scratch::with_capacity(bytes)?, read: 0, filled: 0 })
+    }
+
+    fn capacity(&mut self) -> usize {
+        self.memory.as_mut_slice().len()
     }
 
     /// Replaces the contents by what `receive` writes to the start of the memory. `receive` returns the number of
@@ -77,6 +85,33 @@ impl Buffer {
         Ok(count)
     }
 
+    /// Adds a copy of `data` behind the contents.
+    pub fn append(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
+        if self.is_empty() {
+            (self.read, self.filled) = (0, 0);
+        }
+        if self.capacity() - self.filled < data.len() {
+            // Twice as much as there is, so that many small pieces are not copied again with each of them.
+            let mut larger = Self::with_capacity((self.len() + data.len()).max(2 * self.len()))?;
+            larger.put(self.as_slice());
+            *self = larger;
+        }
+        self.put(data);
+        Ok(())
+    }
+
+    /// Adds a copy of `data`, for which there is room.
+    fn put(&mut self, data: &[u8]) {
+        self.filled += Target::from(&mut self.memory.as_mut_slice()[self.filled..]).copy(data);
+    }
+
+    /// A copy of what has not been read, in no more memory than it needs.
+    pub fn copy(&self) -> Result<Self, TryReserveError> {
+        let mut copy = Self::default();
+        copy.append(self.as_slice())?;
+        Ok(copy)
+    }
+
     /// The number of bytes that were not read yet.
     pub fn len(&self) -> usize {
         self.filled - self.read
@@ -88,9 +123,7 @@ impl Buffer {
 
     /// Moves as many bytes as fit to `target`, and returns their number.
     pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
-        let count = target.len().min(self.len());
-        let from = self.read;
-        target[..count].copy_from_slice(&self.memory.as_mut_slice()[from..from + count]);
+        let count = Target::from(target).copy(self.as_slice());
         self.read += count;
         count
     }
@@ -100,5 +133,41 @@ impl Buffer {
         let start = self.memory.0.as_ptr().cast::<u8>();
         // SAFETY: the first `filled` bytes are initialised (see the invariant).
         unsafe { std::slice::from_raw_parts(start.add(self.read), self.len()) }
+    }
+}
+
+/// The memory that the TLS layers of a loop work with. A layer takes a part out, and puts it back when its work is done.
+#[derive(Default)]
+pub struct TlsIo {
+    input: Buffer,
+    output: Vec<u8>,
+}
+
+impl TlsIo {
+    /// A buffer to receive into. It is a new one while another layer has the loop's: because it is at work, or because it
+    /// could not give it back.
+    pub fn take_input(&mut self) -> Result<Buffer, TryReserveError> {
+        let mut input = std::mem::take(&mut self.input);
+        if input.capacity() == 0 { Buffer::with_capacity(BUFFER) } else { Ok(input) }
+    }
+
+    /// Puts back what [`TlsIo::take_input`] gave. A buffer of another size, which the layer has made, is freed.
+    pub fn put_input(&mut self, mut input: Buffer) {
+        if input.capacity() == BUFFER {
+            self.input = input;
+        }
+    }
+
+    /// Memory for encrypted bytes. It is empty.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Puts back what [`TlsIo::take_output`] gave, or larger memory; what it holds is forgotten.
+    pub fn put_output(&mut self, mut output: Vec<u8>) {
+        output.clear();
+        if self.output.capacity() < output.capacity() {
+            self.output = output;
+        }
     }
 }

@@ -28,7 +28,7 @@ struct Inner {
 /// What the host has had a loop do so far. Each number is exact once the loop is idle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Coroutines that were accepted by `spawn` and its kin.
+    /// Coroutines that were accepted by `spawn` and similar methods.
     pub tasks_spawned: u64,
     /// How many of them have not ended.
     pub tasks_alive: u64,

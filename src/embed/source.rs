@@ -57,7 +57,7 @@ impl LoopHandle {
         if self.is_closed() {
             return Err(LoopClosed.into());
         }
-        let watched = Box::new(Watch { source, callback });
+        let watched = Box::new(SourceWithCallback { source, callback });
         let registered = Python::try_attach(|py| Watched::register(py, self, watched, interest));
         registered.unwrap_or_else(|| Err(LoopClosed.into()))
     }
@@ -78,7 +78,7 @@ impl Drop for Registration {
 }
 
 /// A source with its callback.
-struct Watch<S, F> {
+struct SourceWithCallback<S, F> {
     source: S,
     callback: F,
 }
@@ -89,7 +89,7 @@ trait Watching: Send {
     fn source(&mut self) -> &mut dyn EventSource;
 }
 
-impl<S, F> Watching for Watch<S, F>
+impl<S, F> Watching for SourceWithCallback<S, F>
 where
     S: EventSource + Send,
     F: FnMut(Python<'_>, &mut S, Readiness) -> PyResult<()> + Send,

@@ -308,7 +308,7 @@ impl<T> Drop for Promise<T> {
 fn schedule<'py>(handle: &LoopHandle, coroutine: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = coroutine.py();
     let event_loop = handle.event_loop(py);
-    // SAFETY: a live object, and the interpreter is held.
+    // SAFETY: a live object, and the GIL is held.
     if unsafe { ffi::PyCoro_CheckExact(coroutine.as_ptr()) } != 0 {
         return event_loop.call_method1(intern!(py, "create_task")?, (coroutine,));
     }

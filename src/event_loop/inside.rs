@@ -26,9 +26,11 @@ use crate::run;
 #[pyclass(frozen, module = "rloop._rloop")]
 pub struct Pending {
     core: Arc<LoopCore>,
+    /// None once it was called.
     what: LoopCell<Option<What>>,
 }
 
+/// What a [`Pending`] stands for.
 enum What {
     /// Readiness that the poll has found, or a job of a host. It must not get lost: it is not found again.
     Entry(Entry),
@@ -48,6 +50,7 @@ impl Pending {
 
 #[pymethods]
 impl Pending {
+    /// Runs the entry or the handle. A second call does nothing.
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         match self.what.with(py, Option::take) {
             Some(What::Entry(entry)) => run::run_taken(py, &self.core, entry),
@@ -62,6 +65,7 @@ impl Pending {
         }
     }
 
+    /// The repr of the foreign handle. An event has no object that could be named.
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let foreign = self.what.with(py, |what| match what {
             Some(What::Foreign(handle)) => Some(handle.clone_ref(py)),
@@ -155,6 +159,7 @@ impl ReadyHandles {
         failed.map_or(Ok(handles), Err)
     }
 
+    /// Every handle, as a list: reading methods work on that copy.
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.handles(py)?)
     }
@@ -167,6 +172,7 @@ impl ReadyHandles {
         Self { event_loop: event_loop.unbind() }
     }
 
+    /// How many entries are ready, those that are no handles included.
     fn __len__(&self, py: Python<'_>) -> usize {
         self.event_loop.get().core.ready_count(py)
     }
@@ -190,30 +196,37 @@ impl ReadyHandles {
         Ok(format!("deque({})", self.list(py)?.repr()?))
     }
 
+    /// Has a handle run after all others. It may be of another class.
     fn append(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         self.put(handle.py(), handle, false)
     }
 
+    /// Has a handle run before all others.
     fn appendleft(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         self.put(handle.py(), handle, true)
     }
 
+    /// Appends each of the handles.
     fn extend(&self, handles: &Bound<'_, PyAny>) -> PyResult<()> {
         handles.try_iter()?.try_for_each(|handle| self.append(&handle?))
     }
 
+    /// Puts each of the handles before all others, so that their order is reversed, as by a deque.
     fn extendleft(&self, handles: &Bound<'_, PyAny>) -> PyResult<()> {
         handles.try_iter()?.try_for_each(|handle| self.appendleft(&handle?))
     }
 
+    /// Takes the last handle. IndexError if there is none.
     fn pop<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Handle>> {
         self.take(py, false)
     }
 
+    /// Takes the first handle. IndexError if there is none. `nest_asyncio` runs what this returns.
     fn popleft<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Handle>> {
         self.take(py, true)
     }
 
+    /// Takes a handle out of the queue. ValueError if it is not in there.
     fn remove(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (handle.py(), &self.event_loop.get().core);
         self.handles(py)?;

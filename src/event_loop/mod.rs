@@ -15,7 +15,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyList, PyString, PyTuple};
@@ -47,13 +46,16 @@ pub struct EventLoop(Made<Fields>);
 
 /// What an [`EventLoop`] holds.
 pub struct Fields {
+    /// The state of the loop, which its transports share.
     core: Arc<LoopCore>,
+    /// What `set_task_factory()` has set.
     task_factory: LoopCell<Option<Py<PyAny>>>,
     /// `{"loop": self}`, the keywords that futures are made with. It is made for the first future, and kept until the
     /// loop is closed.
     future_keywords: LoopCell<Option<Py<PyDict>>>,
 }
 
+/// So that methods can use the fields of an [`EventLoop`] as if they were its own.
 impl Deref for EventLoop {
     type Target = Fields;
 
@@ -71,31 +73,9 @@ impl EventLoop {
     }
 }
 
+/// The direction that Python calls `write`.
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
-}
-
-/// The attributes that decide by whose methods timers go. `call_later` and the turns do not look at them each time, so
-/// that setting one must be noticed.
-const OF_TIMERS: [&str; 3] = ["time", "call_at", "__class__"];
-
-impl EventLoop {
-    /// Sets or deletes an attribute as `object.__setattr__` does.
-    fn set_attribute(
-        slf: &Bound<'_, Self>,
-        name: &Bound<'_, PyString>,
-        value: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
-        // SAFETY: live objects, except that `value` may be null; the GIL is held.
-        if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value) } < 0 {
-            return Err(PyErr::fetch(slf.py()));
-        }
-        if OF_TIMERS.iter().any(|&of_timers| name == of_timers) {
-            scheduling::look_at_time(slf)?;
-        }
-        Ok(())
-    }
 }
 
 #[pymethods]
@@ -197,6 +177,7 @@ impl EventLoop {
         Self::set_attribute(slf, name, Some(value))
     }
 
+    /// See `__setattr__`.
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
         Self::set_attribute(slf, name, None)
     }
@@ -432,6 +413,8 @@ impl EventLoop {
         drop(self.future_keywords.with(py, Option::take));
     }
 
+    /// True from `stop()` on. `BaseEventLoop.run_forever` looks at it after each `_run_once()`, and resets it at the
+    /// end.
     #[getter(_stopping)]
     fn get_stopping_field(&self) -> bool {
         self.core.stopping.load(Relaxed)
@@ -442,6 +425,7 @@ impl EventLoop {
         self.core.stopping.store(value, SeqCst);
     }
 
+    /// True once the loop was closed. `BaseEventLoop.close` sets it.
     #[getter(_closed)]
     fn get_closed_field(&self) -> bool {
         self.core.closed.load(Relaxed)
@@ -452,6 +436,7 @@ impl EventLoop {
         self.core.closed.store(value, Relaxed);
     }
 
+    /// True in debug mode. `BaseEventLoop.set_debug` sets it.
     #[getter(_debug)]
     fn get_debug_field(&self) -> bool {
         self.core.debug.load(Relaxed)
@@ -463,6 +448,8 @@ impl EventLoop {
         Ok(())
     }
 
+    /// The thread that runs the loop, or None. `BaseEventLoop.run_forever` sets it, and `is_running()` is true while it
+    /// is set.
     #[getter(_thread_id)]
     fn get_thread_id_field(&self) -> Option<u64> {
         Some(self.core.thread_id.load(Relaxed)).filter(|&id| id != 0)
@@ -480,6 +467,7 @@ impl EventLoop {
         Ok(())
     }
 
+    /// What `set_task_factory()` has set, or None.
     #[getter(_task_factory)]
     fn get_task_factory_field(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.task_factory.with(py, |factory| factory.as_ref().map(|factory| factory.clone_ref(py)))
@@ -490,6 +478,8 @@ impl EventLoop {
         drop(self.task_factory.with(py, |factory| std::mem::replace(factory, value)));
     }
 
+    /// Shows the garbage collector what the loop holds: its callbacks and timers, its registrations, and its own
+    /// fields.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(this) = self.0.get() else {
             return Ok(());
@@ -499,6 +489,7 @@ impl EventLoop {
         this.task_factory.peek(&visit, |factory| visit.call(factory)).unwrap_or(Ok(()))
     }
 
+    /// Breaks the cycles of a loop that nobody refers to any more. It drops what `_release` drops.
     fn __clear__(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.task_factory.with(py, Option::take));

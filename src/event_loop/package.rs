@@ -11,8 +11,7 @@ use crate::py::names::{Package, names, set_package};
 /// pass for, and functions that Rust calls.
 ///
 /// The raw methods are put on the class of loops as well as on `EventLoop`, because CPython's fast calls of native
-/// methods (PEP 659) are for objects of exactly the class that has the method: `loop.call_soon(f)` takes 20 ns less so
-/// (3.14).
+/// methods (PEP 659) are only for objects of exactly the class that has the method.
 #[pyfunction]
 #[pyo3(signature = (*, loop_class, stream_transport, tls_transport, datagram_transport, read_pipe_transport,
     write_pipe_transport, format_callback, outside_tasks))]

@@ -1,5 +1,5 @@
-//! What is called once for each callback, as raw methods: `call_soon` and its kin, and `create_task`. The arguments are
-//! read here; the callbacks are scheduled by `core/scheduling.rs`.
+//! What is called once for each callback, as raw methods: `call_soon` and similar methods, and `create_task`. The
+//! arguments are read here; the callbacks are scheduled by `core/scheduling.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,7 +14,7 @@ use crate::py::fastcall::{self, Arguments};
 use crate::py::new::{self, intern};
 
 impl EventLoop {
-    /// The checks that `call_soon` and its kin begin with.
+    /// The checks that `call_soon` and similar methods begin with.
     #[inline(always)]
     fn check_call(
         slf: &Bound<'_, Self>,
@@ -33,6 +33,7 @@ impl EventLoop {
         Ok(())
     }
 
+    /// `call_soon(callback, *args, context=None)`
     fn call_soon<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let core = &slf.get().core;
         let callback = args.required(0, "call_soon", "callback")?;
@@ -42,6 +43,8 @@ impl EventLoop {
         Ok(core.call_soon(slf.as_any(), callback)?.into_any())
     }
 
+    /// `call_soon_threadsafe(callback, *args, context=None)`: as `call_soon`, from any thread. asyncio does not check
+    /// the thread in debug mode here.
     fn call_soon_threadsafe<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
@@ -55,6 +58,8 @@ impl EventLoop {
         Ok(core.call_soon_threadsafe(slf.as_any(), callback)?.into_any())
     }
 
+    /// `call_later(delay, callback, *args, context=None)`. asyncio's calls `time` and `call_at`. Without methods of the
+    /// program, the clock and the heap are used at once.
     fn call_later<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), &slf.get().core);
         let delay = args.required(0, "call_later", "delay")?;
@@ -100,6 +105,7 @@ impl EventLoop {
         slf.call_method(&names.call_at, positional, Some(&keywords))
     }
 
+    /// `call_at(when, callback, *args, context=None)`
     fn call_at<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let core = &slf.get().core;
         let when = args.required(0, "call_at", "when")?;
@@ -135,6 +141,29 @@ impl EventLoop {
         }
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
         names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
+    }
+}
+
+/// The attributes that decide by whose methods timers go. `call_later` and the turns do not look at them each time, so
+/// that setting one must be noticed.
+const OF_TIMERS: [&str; 3] = ["time", "call_at", "__class__"];
+
+impl EventLoop {
+    /// Sets or deletes an attribute as `object.__setattr__` does.
+    pub(super) fn set_attribute(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
+        // SAFETY: live objects, except that `value` may be null; the GIL is held.
+        if unsafe { ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value) } < 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        if OF_TIMERS.iter().any(|&of_timers| name == of_timers) {
+            look_at_time(slf)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
-//! The system calls of the `sock_*` coroutines that are worth making without Python's socket methods: an exception for
-//! "would block" costs more than the call. What to wait for in between is `watching.rs`'s business.
+//! System calls of the `sock_*` coroutines that are not made by Python's socket methods, because an exception for
+//! "would block" costs more than the call. Waiting in between is done by `watching.rs`.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,12 +18,12 @@ use crate::py::calls;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 
-/// True if everything here applies to `sock`: a subclass may have methods of its own, and debug mode checks more.
+/// True if the calls here can be used for `sock`. A subclass may have methods of its own, and debug mode checks more.
 fn is_plain(core: &LoopCore, sock: &Bound<'_, PyAny>) -> bool {
     sock.get_type().is(core.names.socket_class.bind(sock.py())) && !core.debug.load(Relaxed)
 }
 
-/// The fd of a Python socket. EBADF when it is closed, as from the call that asyncio makes.
+/// The fd of a Python socket. EBADF if it is closed, as asyncio's call fails then.
 fn fd_of(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     match calls::method(sock, &core.names.fileno, [])?.extract()? {
         fd @ 0.. => Ok(fd),
@@ -31,6 +31,7 @@ fn fd_of(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     }
 }
 
+/// The result of a system call. None if it would block.
 fn unless_blocked<T>(result: io::Result<T>) -> PyResult<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -40,21 +41,22 @@ fn unless_blocked<T>(result: io::Result<T>) -> PyResult<Option<T>> {
 }
 
 impl EventLoop {
-    /// The bytes, or the future to wait for before the next call; None: not for this socket, size or mode.
+    /// `EventLoop._receive`: the bytes, or the future to wait for before the next call. None if it cannot be used for
+    /// this socket and size.
     pub(super) fn receive<'py>(
         slf: &Bound<'py, Self>,
         sock: &Bound<'py, PyAny>,
         size: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let (py, core) = (slf.py(), &slf.get().core);
-        // Odd sizes have errors of their own.
+        // For a size that is no plain int, Python's method raises an error of its own.
         let size = if size.is_exact_instance_of::<PyInt>() { size.extract().ok() } else { None };
         let Some(size) = size.filter(|&size: &usize| isize::try_from(size).is_ok() && is_plain(core, sock))
         else {
             return Ok(None);
         };
         let fd = fd_of(core, sock)?;
-        // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
+        // SAFETY: `sock` keeps the fd open, unless Python code closes it, which does not run during the call.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let received = bytes::fill_new(py, size, |buffer| sys::recv(borrowed, buffer))?;
         if let Some((data, _)) = unless_blocked(received)? {
@@ -63,8 +65,8 @@ impl EventLoop {
         Self::wait(slf, sock, fd, Readiness::READABLE).map(Some)
     }
 
-    /// Sends `data` from byte `start` on: None if all of it has left, else where to go on; -1: not for this socket or
-    /// mode, and nothing was sent.
+    /// `EventLoop._send`: sends `data` from byte `start` on. None if all of it was sent, otherwise the byte to go on
+    /// with. -1, and nothing is sent, if it cannot be used for this socket.
     pub(super) fn send(
         &self,
         sock: &Bound<'_, PyAny>,
@@ -82,13 +84,14 @@ impl EventLoop {
             return Err(PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
         }
         let fd = fd_of(&self.core, sock)?;
-        // SAFETY: no Python code runs while the slice lives.
+        // SAFETY: no Python code runs while the slice lives, and the GIL is held.
         send_slice(fd, unsafe { readable(&buffer, sock.py()) }, start)
     }
 }
 
+/// Sends `all` from byte `start` on: see [`EventLoop::send`].
 fn send_slice(fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
-    // SAFETY: `sock` keeps the fd open during the call, in which no Python code runs.
+    // SAFETY: `sock` keeps the fd open, unless Python code closes it, which does not run during the call.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let rest = all.get(start..).unwrap_or_default();
     let sent = unless_blocked(sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);

@@ -1,5 +1,5 @@
-//! `add_reader` and its kin as Python calls them: arguments, file objects, and the texts of errors. How an fd is
-//! watched is in `core/watching.rs`.
+//! `add_reader` and similar methods as Python calls them: arguments, file objects, and the texts of errors. How an fd
+//! is watched is in `core/watching.rs`.
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use crate::py::new;
 use crate::reactor::readiness::Readiness;
 
 impl EventLoop {
+    /// `add_reader(fd, callback, *args)`
     pub(super) fn add_reader<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
@@ -19,6 +20,7 @@ impl EventLoop {
         Self::add(slf, args, "add_reader", Readiness::READABLE)
     }
 
+    /// `add_writer(fd, callback, *args)`
     pub(super) fn add_writer<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
@@ -26,6 +28,7 @@ impl EventLoop {
         Self::add(slf, args, "add_writer", Readiness::WRITABLE)
     }
 
+    /// Sets the callback for one direction of an fd. Like asyncio's, these methods return None.
     fn add<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
@@ -118,6 +121,7 @@ impl EventLoop {
     }
 }
 
+/// The repr of an object in an error message. If it has none, that must not hide the error.
 fn repr(object: &Bound<'_, PyAny>) -> String {
     object.repr().map_or_else(|_| "?".to_owned(), |text| text.to_string())
 }

@@ -57,8 +57,8 @@ pub struct Callback<'a, 'py> {
 }
 
 impl Call {
-    /// Fills an empty call, field by field. To make a whole one and move it here would cost 10 ns of store-to-load
-    /// stalls.
+    /// Fills an empty call, field by field. A whole one, made elsewhere and moved here, would be written in words and
+    /// read in vectors, which makes the processor wait.
     #[inline]
     pub fn fill(place: &LoopCell<Self>, callback: Callback<'_, '_>) -> PyResult<()> {
         let Callback { callback, args, context } = callback;

@@ -209,6 +209,7 @@ impl Handle {
         Ok(true)
     }
 
+    /// The callback. None once the handle is cancelled.
     fn callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.call.with(py, |call| call.callback.as_ref().map(|callback| callback.bind(py).clone()))
     }
@@ -258,11 +259,13 @@ impl Handle {
         Ok(format!("<{}>", parts.join(" ")))
     }
 
+    /// Where the handle was made, in debug mode.
     fn source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.call.with(py, |call| call.debug().map(|debug| debug.source_traceback.clone_ref(py)))
     }
 }
 
+/// A chain of handles that hold each other must not need a stack of the same depth: see `nesting.rs`.
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: a pyclass is dropped by its tp_dealloc only, which CPython calls with the GIL held.
@@ -326,11 +329,13 @@ impl Handle {
         Ok(class.clone_ref(py))
     }
 
+    /// The callback; None once the handle is cancelled, as on asyncio.
     #[getter(_callback)]
     fn get_callback<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.callback(py)
     }
 
+    /// The arguments; None once the handle is cancelled, as on asyncio.
     #[getter(_args)]
     fn get_args<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         self.args(py)
@@ -346,11 +351,13 @@ impl Handle {
         self.get_context(py)
     }
 
+    /// The loop that the handle belongs to.
     #[getter(_loop)]
     fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
         self.event_loop.clone_ref(py)
     }
 
+    /// In debug mode, the stack of the place where the handle was made.
     #[getter(_source_traceback)]
     fn get_source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.source_traceback(py)

@@ -1,5 +1,5 @@
-//! `getaddrinfo` for address literals, which nobody has to look up. What is answered here is what every libc answers;
-//! anything else, errors included, is left to the caller and to libc.
+//! `getaddrinfo` for address literals, which need not be looked up. Only what every libc answers in the same way is
+//! answered here. All else, errors included, is left to libc.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::py::audit;
 use crate::py::names::Names;
 use crate::reactor::sys;
 
-/// Flags without a meaning where host and port are numbers (RFC 3493).
+/// Flags that change nothing if host and port are numbers (RFC 3493).
 const HARMLESS: i32 = libc::AI_PASSIVE | libc::AI_NUMERICHOST | libc::AI_NUMERICSERV;
 
 /// The arguments of `socket.getaddrinfo`.
@@ -23,15 +23,15 @@ pub struct Question<'a, 'py> {
     pub flags: &'a Bound<'py, PyAny>,
 }
 
-/// What `socket.getaddrinfo` answers, in a new list, if that is certain: for an address in its usual form, a port
-/// number and a known kind of socket. `None` for everything else; an error only from an audit hook (PEP 578).
+/// What `socket.getaddrinfo` returns, as a new list, if that is certain: for an address in its usual form, a port
+/// number and a known kind of socket. `None` for everything else. Only an audit hook (PEP 578) can raise an error.
 pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<Option<Bound<'py, PyList>>> {
     let py = question.host.py();
     let (Ok(host), Ok(_)) = (question.host.cast_exact::<PyString>(), question.port.cast_exact::<PyInt>())
     else {
         return Ok(None);
     };
-    // Larger ports, and negative ones, libc takes or refuses by rules of its own.
+    // Each libc has its own rules for larger and for negative ports.
     let (Some(family), Some(kind), Some(protocol), Some(0..=0xffff)) =
         (number(question.family), number(question.kind), number(question.protocol), number(question.port))
     else {
@@ -45,11 +45,11 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
         (libc::SOCK_DGRAM, 0 | libc::IPPROTO_UDP) => (&names.sock_dgram, libc::IPPROTO_UDP),
         _ => return Ok(None),
     };
-    // A lone surrogate is no UTF-8, and no address.
+    // `to_str` fails for text with a lone surrogate, which is no address.
     let address = host.to_str().ok().and_then(|text| text.parse().ok());
     let (socket_family, address) = match (address, family) {
         (Some(IpAddr::V4(_)), 0 | libc::AF_INET) => {
-            // std takes one spelling only, the one that comes back.
+            // `std` parses only the usual spelling, which is also the one that libc returns.
             (&names.af_inet, (host, question.port).into_pyobject(py)?.into_any())
         }
         (Some(IpAddr::V6(v6)), 0 | libc::AF_INET6) => {
@@ -63,7 +63,8 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
     PyList::new(py, [info]).map(Some)
 }
 
-/// The number that CPython's argument parser reads: of an int or of a subclass such as an enum, within a C int.
+/// The number that CPython's argument parser reads from an object: an int, or an instance of a subclass such as an
+/// enum, that fits into a C int.
 fn number(object: &Bound<'_, PyAny>) -> Option<i32> {
     object.cast::<PyInt>().ok()?.extract().ok()
 }

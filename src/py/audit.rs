@@ -1,5 +1,5 @@
-//! Audit events (PEP 578) of what is done here instead of by CPython's own modules. What a hook raises is the caller's
-//! to pass on.
+//! Audit events (PEP 578) for what is done here in the place of CPython's own modules. If a hook raises an exception,
+//! the caller passes it on.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -17,7 +17,7 @@ fn unless_refused(py: Python<'_>, status: c_int) -> PyResult<()> {
 /// `socket.connect`
 pub fn connect(socket: &Bound<'_, PyAny>, address: &Bound<'_, PyAny>) -> PyResult<()> {
     const FORMAT: &CStr = c"OO";
-    // SAFETY: the format says what follows: two objects, which the caller keeps alive.
+    // SAFETY: the arguments are those of the format: two objects, which the caller keeps alive.
     let status = unsafe {
         PySys_Audit(c"socket.connect".as_ptr(), FORMAT.as_ptr(), socket.as_ptr(), address.as_ptr())
     };
@@ -33,7 +33,7 @@ pub fn getaddrinfo(
     protocol: i32,
 ) -> PyResult<()> {
     const FORMAT: &CStr = c"OOiii";
-    // SAFETY: the format says what follows: two objects, which the caller keeps alive, and three ints.
+    // SAFETY: the arguments are those of the format: two objects, which the caller keeps alive, and three ints.
     let status = unsafe {
         let event = c"socket.getaddrinfo".as_ptr();
         PySys_Audit(event, FORMAT.as_ptr(), host.as_ptr(), port.as_ptr(), family, kind, protocol)

@@ -1,4 +1,5 @@
-//! Python's bytes: making them in place, keeping them unchanged, and lending writable buffers to the kernel.
+//! Bytes of Python: making them in place, keeping them unchanged, and writing into buffers that others own. Where the
+//! bytes come from or go to is not known here.
 
 use std::collections::TryReserveError;
 use std::marker::PhantomData;
@@ -17,15 +18,15 @@ unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
 }
 
-/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `Ok` of `fill` says how much that is.
-/// No garbage collection can start in here: bytes are not tracked.
+/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `fill` returns the number of bytes, all of
+/// which it must have initialised. No garbage collection can start in here, because the collector does not track bytes.
 pub fn fill_new<E>(
     py: Python<'_>,
     capacity: usize,
     fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
 ) -> PyResult<Result<(Bound<'_, PyBytes>, usize), E>> {
-    // SAFETY: with a null source CPython allocates `capacity` bytes, not initialised, or raises MemoryError. The
-    // object is ours alone until it is returned. Shrinking it moves it at most, and takes our reference on failure.
+    // SAFETY: without a source CPython allocates `capacity` bytes that are not initialised, or raises MemoryError.
+    // Nobody else has the object until it is returned. Resizing may move it, and drops our reference if it fails.
     unsafe {
         let mut object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), capacity as ffi::Py_ssize_t);
         if object.is_null() {
@@ -47,12 +48,12 @@ pub fn fill_new<E>(
     }
 }
 
-/// Memory to write to. Other code may look at it or write to it while this lives: no reference to the bytes is made,
-/// they are only copied to.
+/// Memory to write to. Other code may read it or write to it while this lives. So there is never a Rust reference to
+/// the bytes; they are written through a pointer.
 pub struct Target<'a> {
     start: *mut u8,
     len: usize,
-    /// The memory is valid and writable for so long.
+    /// The memory is valid and writable for this lifetime.
     _memory: PhantomData<&'a mut [MaybeUninit<u8>]>,
 }
 
@@ -61,7 +62,7 @@ impl Target<'_> {
         self.len
     }
 
-    /// For a C function that writes to it, at most `len` bytes.
+    /// Where it begins: for a C function that writes at most `len` bytes there.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.start
     }
@@ -73,11 +74,11 @@ impl Target<'_> {
         Target { start: unsafe { self.start.add(count) }, len: self.len - count, _memory: PhantomData }
     }
 
-    /// Copies as much of `data` as there is room for; returns how much.
+    /// Copies as many bytes of `data` as there is room for, and returns their number.
     pub fn copy(&mut self, data: &[u8]) -> usize {
         let count = self.len.min(data.len());
-        // SAFETY: both are valid for `count` bytes. Whoever passes `data` cannot be sure that it is other memory, which
-        // `copy` allows.
+        // SAFETY: both are valid for `count` bytes. They may overlap, which `copy` allows: the caller does not know
+        // where this memory is.
         unsafe { std::ptr::copy(data.as_ptr(), self.start, count) };
         count
     }
@@ -89,7 +90,7 @@ impl<'a> From<&'a mut [MaybeUninit<u8>]> for Target<'a> {
     }
 }
 
-/// Bytes on their way to the kernel: an exact `bytes` object, or memory of our own, which nobody can change.
+/// Bytes on their way to the kernel that nobody can change: an exact `bytes` object, or memory of our own.
 pub struct Chunk {
     /// Keeps the payload alive.
     owner: Owner,
@@ -98,14 +99,15 @@ pub struct Chunk {
 }
 
 enum Owner {
-    /// Takes part in no cycle, so the garbage collector need not see it.
+    /// Bytes refer to nothing, so that the garbage collector need not see them.
     Bytes(Py<PyBytes>),
     Memory {
         _payload: Vec<u8>,
     },
 }
 
-// SAFETY: the pointer is into `owner`, which is immutable and kept alive by this struct; sending both is sending it.
+// SAFETY: the pointer is into `owner`, which does not change, which this struct keeps alive, and which can be sent
+// itself.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
@@ -116,7 +118,7 @@ impl Chunk {
 
     /// Memory that is not from Python.
     pub fn from_vec(memory: Vec<u8>) -> Self {
-        // A vector's payload stays where it is when the vector is moved.
+        // When a vector is moved, its elements stay where they are.
         let (start, len) = (memory.as_ptr(), memory.len());
         Self { owner: Owner::Memory { _payload: memory }, start, len }
     }
@@ -138,8 +140,8 @@ impl Chunk {
         self
     }
 
-    /// What `write()` takes: bytes are kept, everything that somebody could change afterwards is copied. `None` for
-    /// any other type than bytes, bytearray and memoryview.
+    /// From an argument of `write()`. Bytes are kept. What somebody could change afterwards is copied. `None` for all
+    /// other types than bytes, bytearray and memoryview.
     #[inline]
     pub fn from_write(data: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
@@ -154,7 +156,7 @@ impl Chunk {
         Ok(None)
     }
 
-    /// As an object: the one that was written, if it is still whole.
+    /// A `bytes` of this: the object that was written, if nothing was skipped.
     pub fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         match &self.owner {
             Owner::Bytes(bytes) if bytes.as_bytes(py).len() == self.len => Ok(bytes.bind(py).clone()),
@@ -162,25 +164,25 @@ impl Chunk {
         }
     }
 
-    /// What `writelines()` takes: any object that has a buffer.
+    /// From an item of `writelines()`: any object that has a buffer.
     pub fn from_buffer(data: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             return Ok(Self::keep(bytes.clone()));
         }
-        // SAFETY: only looks at the type of a live object.
+        // SAFETY: the function only looks at the type of a live object.
         if unsafe { ffi::PyObject_CheckBuffer(data.as_ptr()) } == 0 {
             let kind = data.get_type().name()?;
             return Err(PyTypeError::new_err(format!("a bytes-like object is required, not '{kind}'")));
         }
-        // SAFETY: a new reference or null with an exception set; bytes(buffer) of CPython, which copies also what is
-        // not contiguous, and never asks the object's own `__bytes__`.
+        // SAFETY: the function returns a new reference, or null with an exception set. It copies buffers that are not
+        // contiguous, too, and does not call the object's own `__bytes__`.
         let copy =
             unsafe { Bound::from_owned_ptr_or_err(data.py(), ffi::PyBytes_FromObject(data.as_ptr()))? };
         Ok(Self::keep(copy.cast_into::<PyBytes>()?))
     }
 }
 
-/// `b"".join(list_of_data)`: how asyncio puts together what `writelines()` takes, where it has no better way.
+/// `b"".join(list_of_data)`: how asyncio joins the items of `writelines()` where it cannot send them as they are.
 pub fn join<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     new::bytes(list_of_data.py(), b"")?.call_method1(intern!(list_of_data.py(), "join")?, (list_of_data,))
 }
@@ -188,7 +190,7 @@ pub fn join<'py>(list_of_data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
 impl AsRef<[u8]> for Chunk {
     #[inline]
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: `start` and `len` are those of `owner`'s payload, which does not change and lives as long as self.
+        // SAFETY: `start` and `len` are within the bytes of `owner`, which do not change and live as long as this.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
@@ -196,13 +198,12 @@ impl AsRef<[u8]> for Chunk {
 /// The bytes of a contiguous buffer.
 ///
 /// # Safety
-/// Nothing else may run while the slice lives: neither Python code, which could write to the buffer, nor anything that
-/// gives the interpreter away.
+/// While the slice lives, no Python code may run, which could write to the buffer, and the GIL may not be released.
 pub unsafe fn readable<'a>(buffer: &'a PyUntypedBuffer, _py: Python<'_>) -> &'a [u8] {
     if buffer.len_bytes() == 0 {
         return &[];
     }
-    // SAFETY: the exporter keeps the memory valid until the buffer is released, and the caller lets nobody write.
+    // SAFETY: the exporter keeps the memory valid until the buffer is released. The caller lets nobody write to it.
     unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().cast_const(), buffer.len_bytes()) }
 }
 
@@ -210,11 +211,11 @@ pub unsafe fn readable<'a>(buffer: &'a PyUntypedBuffer, _py: Python<'_>) -> &'a 
 pub struct Writable(Box<ffi::Py_buffer>);
 
 impl Writable {
-    /// Borrows the buffer of `object`; TypeError when it has none that can be written to.
+    /// Borrows the buffer of `object`. TypeError if it has none, or none that can be written to.
     pub fn get(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        // SAFETY: all-zero is a valid Py_buffer: null pointers and zero lengths.
+        // SAFETY: all zeroes are a valid Py_buffer: null pointers and zero lengths.
         let mut view: Box<ffi::Py_buffer> = Box::new(unsafe { std::mem::zeroed() });
-        // SAFETY: `view` is writable, and stays where it is until it is released: CPython may refer to it.
+        // SAFETY: `view` is writable, and stays at its address until it is released, because CPython may refer to it.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut *view, ffi::PyBUF_WRITABLE) } < 0 {
             PyErr::fetch(object.py());
             let kind = object.get_type().name()?;
@@ -230,32 +231,32 @@ impl Writable {
         self.0.len as usize
     }
 
-    /// The memory, for whoever runs other code while it is written to.
+    /// The memory, for writing to it while other code runs.
     pub fn target(&mut self) -> Target<'_> {
         // An empty buffer may have no address.
         let start = if self.len() == 0 { std::ptr::dangling_mut() } else { self.0.buf.cast() };
         Target { start, len: self.len(), _memory: PhantomData }
     }
 
-    /// The memory itself.
+    /// The memory as a slice.
     ///
     /// # Safety
-    /// Nothing else may run while the slice lives: neither Python code, which could write to the buffer, nor anything
-    /// that gives the interpreter away.
+    /// While the slice lives, no Python code may run, which could write to the buffer, and the GIL may not be released.
     #[allow(clippy::mut_from_ref, reason = "the exporter owns the memory, not this struct")]
     pub unsafe fn as_slice(&self, _py: Python<'_>) -> &mut [MaybeUninit<u8>] {
         if self.len() == 0 {
             return &mut [];
         }
-        // SAFETY: a simple buffer is contiguous, valid and writable until it is released; the caller lets nothing
-        // else touch it.
+        // SAFETY: a simple buffer is contiguous, and valid and writable until it is released. The caller lets nobody
+        // else use it.
         unsafe { std::slice::from_raw_parts_mut(self.0.buf.cast(), self.len()) }
     }
 }
 
 impl Drop for Writable {
     fn drop(&mut self) {
-        // SAFETY: filled in by PyObject_GetBuffer; the struct does not leave the function that holds the interpreter.
+        // SAFETY: PyObject_GetBuffer has filled it in. It is dropped with the GIL held, in the function that has made
+        // it.
         unsafe { ffi::PyBuffer_Release(&mut *self.0) }
     }
 }

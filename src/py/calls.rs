@@ -1,4 +1,5 @@
-//! The quickest ways to call Python.
+//! The fastest ways to call Python, for calls that are made once for each callback or packet. Others are made by PyO3's
+//! methods.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -8,16 +9,17 @@ use super::fastcall::Raised;
 
 type Object = *mut ffi::PyObject;
 
-/// Most arguments of [`method`].
+/// The largest number of arguments of [`method`].
 const MOST: usize = 2;
 
-/// Calls `callable` with `count` arguments (`PY_VECTORCALL_ARGUMENTS_OFFSET` included) that `args` points to.
+/// Calls `callable` with the `count` arguments that `args` points to. `count` includes
+/// `PY_VECTORCALL_ARGUMENTS_OFFSET`.
 ///
 /// # Safety
-/// As `PyObject_Vectorcall`: live references, for the duration of the call, and the interpreter held.
+/// As for `PyObject_Vectorcall`: the references are alive during the call, and the GIL is held.
 #[inline(always)]
 pub unsafe fn vectorcall(callable: Object, args: *const Object, count: usize) -> Result<Object, Raised> {
-    // SAFETY: the caller's promise; no keywords.
+    // SAFETY: the caller's promise. There are no keywords.
     let result = unsafe { ffi::PyObject_Vectorcall(callable, args, count, std::ptr::null_mut()) };
     if result.is_null() { Err(Raised) } else { Ok(result) }
 }
@@ -38,7 +40,7 @@ pub fn method<'py, const N: usize>(
         *slot = arg.as_ptr();
     }
     let count = (1 + N) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-    // SAFETY: the caller holds references to all of these; the slot before them is ours, for the callee to use. The
+    // SAFETY: the caller has references to all of these. The slot before them is ours, and the callee may use it. The
     // result is a new reference, or null with an exception set.
     unsafe {
         let (args, no_keywords) = (stack[1..].as_ptr(), std::ptr::null_mut());

@@ -1,4 +1,4 @@
-//! Reports to a loop's exception handler: the only place that calls `loop.call_exception_handler`.
+//! Reports to a loop's exception handler. Nothing else in the crate calls `loop.call_exception_handler`.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -7,8 +7,8 @@ use super::calls;
 use super::names::Names;
 use super::new;
 
-/// Gives `error` to the loop's exception handler, with `message` and with `details` by their names. Err: what the
-/// handler raises.
+/// Gives `error` to the loop's exception handler, with `message`, and with `details` under their names. The result is
+/// an error if the handler raises one.
 #[cold]
 pub fn call(
     event_loop: &Bound<'_, PyAny>,

@@ -1,5 +1,5 @@
-//! Raw `METH_FASTCALL | METH_KEYWORDS` methods, for the few that are called per callback or per packet, and the
-//! vectorcall that goes with them. Everything else is an ordinary `#[pymethods]` function.
+//! Raw methods (`METH_FASTCALL | METH_KEYWORDS`), for the few methods that are called once for each callback or packet;
+//! and what becomes of panics. All other methods are ordinary `#[pymethods]`.
 
 use std::any::Any;
 use std::ffi::CStr;
@@ -12,20 +12,20 @@ use pyo3::{PyTypeInfo, ffi};
 
 use crate::error::no_memory;
 
-/// The C signature of such a method.
-pub type Entry = unsafe extern "C" fn(
+/// The C function of a raw method.
+pub type RawMethod = unsafe extern "C" fn(
     slf: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 
-/// Puts `entry` on `class` as a method. `doc` starts with the signature, in the form of `__text_signature__`.
+/// Puts `entry` on `class` as a method. `doc` begins with the signature, in the form of `__text_signature__`.
 pub fn add_method(
     class: &Bound<'_, PyType>,
     name: &'static CStr,
     doc: &'static CStr,
-    entry: Entry,
+    entry: RawMethod,
 ) -> PyResult<()> {
     let definition = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: name.as_ptr(),
@@ -33,18 +33,18 @@ pub fn add_method(
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: doc.as_ptr(),
     }));
-    // SAFETY: `class` is a type object; the definition is leaked, so it outlives the descriptor.
+    // SAFETY: `class` is a type object. The definition is leaked, and so outlives the descriptor.
     let method = unsafe {
         Bound::from_owned_ptr_or_err(class.py(), ffi::PyDescr_NewMethod(class.as_type_ptr(), definition))?
     };
     class.setattr(name.to_string_lossy(), method)
 }
 
-/// The body of a raw method: exceptions are raised, and a panic becomes an exception.
+/// Runs the body of a raw method. Its error is raised, and a panic becomes an exception.
 ///
 /// # Safety
-/// To be called by CPython through a method descriptor of [`add_method`] for `T` or a subclass, with the arguments it
-/// passed on.
+/// To be called in a function that CPython calls through a descriptor of [`add_method`] for `T`, with the arguments of
+/// that function.
 #[inline]
 pub unsafe fn enter<T: PyTypeInfo>(
     slf: *mut ffi::PyObject,
@@ -53,10 +53,10 @@ pub unsafe fn enter<T: PyTypeInfo>(
     keywords: *mut ffi::PyObject,
     body: impl for<'py> FnOnce(&Bound<'py, T>, &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>>,
 ) -> *mut ffi::PyObject {
-    // SAFETY: CPython calls methods with the interpreter held.
+    // SAFETY: CPython calls methods with the GIL held.
     let py = unsafe { Python::assume_attached() };
-    // SAFETY: the caller holds references to `slf` and to all arguments for the duration of the call, and the
-    // descriptor has checked that `slf` is a `T`. `args` is not null when there are arguments.
+    // SAFETY: CPython has references to `slf` and to all arguments during the call, and the descriptor has checked that
+    // `slf` is a `T`. If there are arguments, `args` is not null.
     let (slf, arguments) = unsafe {
         let total = count as usize + keyword_count(keywords);
         let values = if total == 0 { &[] } else { std::slice::from_raw_parts(args, total) };
@@ -64,7 +64,8 @@ pub unsafe fn enter<T: PyTypeInfo>(
         let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<T>();
         (slf, Arguments { py, values, positional: count as usize, names })
     };
-    // What goes in and out of the closure is copied through memory: a reference and a pointer are cheap.
+    // `catch_unwind` copies what goes in and out of the closure through memory. Here that is two references and a
+    // pointer.
     let call = || match body(&slf, &arguments) {
         Ok(value) => value.into_ptr(),
         Err(error) => raise(py, error),
@@ -75,8 +76,8 @@ pub unsafe fn enter<T: PyTypeInfo>(
     }
 }
 
-/// Puts methods of the type `$class`, which take [`Arguments`], on the Python class `$on`, with their signatures and
-/// docstrings. To be used in a function that returns a `PyResult`.
+/// Puts methods of the Rust type `$class`, which take [`Arguments`], on the Python class `$on`, with their signatures
+/// and docstrings. To be used in a function that returns a `PyResult`.
 macro_rules! raw_methods {
     ($class:ty, $on:expr, $($method:ident($signature:literal): $doc:literal),* $(,)?) => {$({
         unsafe extern "C" fn entry(
@@ -96,8 +97,8 @@ macro_rules! raw_methods {
 }
 pub(crate) use raw_methods;
 
-/// An exception is set in the interpreter, for the caller to fetch. Where every nanosecond counts: it fits a register,
-/// which a `PyErr` does not.
+/// An error: an exception is set in the interpreter, for the caller to fetch. It is used instead of a `PyErr` where
+/// every nanosecond counts, because it fits into a register.
 #[must_use]
 pub struct Raised;
 
@@ -116,7 +117,7 @@ impl Raised {
     }
 }
 
-/// A literal that ends in NUL, for [`add_method`].
+/// A literal that ends in NUL as a C string, for [`add_method`].
 pub const fn c_str(text: &'static str) -> &'static CStr {
     match CStr::from_bytes_with_nul(text.as_bytes()) {
         Ok(text) => text,
@@ -130,8 +131,8 @@ fn raise(py: Python<'_>, error: PyErr) -> *mut ffi::PyObject {
     std::ptr::null_mut()
 }
 
-/// The exception for a caught panic: rloop's own fault, and no reason to end the process. But for one: it is how PyO3's
-/// constructors say that there is no memory.
+/// The exception for a panic that was caught. A panic is a bug of rloop, and no reason to end the process. One is none:
+/// PyO3's constructors panic if there is no memory.
 pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
     let text = panic_text(payload);
     if text == "PyObject pointer is null" {
@@ -140,12 +141,13 @@ pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
     PyRuntimeError::new_err(format!("rloop: internal error: {text}"))
 }
 
-/// Runs what must not panic: it is no raw method, in which panics are caught, and its exception would leave the loop.
+/// Runs `body`. A panic becomes an exception, as in a raw method. In an ordinary method it would become a
+/// PanicException, which leaves the loop.
 pub fn caught<R>(body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panic_error(payload)))
 }
 
-/// What a panic said.
+/// The text of a panic.
 pub fn panic_text(payload: Box<dyn Any + Send>) -> String {
     payload
         .downcast_ref::<&str>()
@@ -155,16 +157,18 @@ pub fn panic_text(payload: Box<dyn Any + Send>) -> String {
 }
 
 unsafe fn keyword_count(keywords: *mut ffi::PyObject) -> usize {
-    // SAFETY: CPython passes null or a tuple.
+    // SAFETY: CPython passes null, or a tuple of the keywords' names.
     if keywords.is_null() { 0 } else { unsafe { ffi::PyTuple_GET_SIZE(keywords) as usize } }
 }
 
 /// The arguments of a raw method.
 pub struct Arguments<'a, 'py> {
     py: Python<'py>,
-    /// Borrowed references: the positional arguments, then the values of the keywords.
+    /// Borrowed references: first the positional arguments, then the values of the keywords.
     values: &'a [*mut ffi::PyObject],
+    /// How many arguments are positional.
     positional: usize,
+    /// The names of the keywords.
     names: Option<Bound<'py, PyTuple>>,
 }
 
@@ -179,7 +183,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         &self.values[from.min(self.positional)..self.positional]
     }
 
-    /// The argument `at`, given by position or by name, or the error that Python gives when it is missing.
+    /// The argument at index `at`, given by position or by name. If it is missing, the error is that of Python.
     #[inline]
     pub fn required(&self, at: usize, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.optional(at, name)?.ok_or_else(|| {
@@ -187,7 +191,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         })
     }
 
-    /// The argument of a method that takes just one, called `name`.
+    /// The argument of a method that takes one argument, whose name is `name`.
     #[inline]
     pub fn single(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
         for (given, _) in self.keywords() {
@@ -196,7 +200,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.required(0, method, name)
     }
 
-    /// The argument `at`, given by position or by name.
+    /// The argument at index `at`, given by position or by name, if it is given.
     #[inline]
     pub fn optional(&self, at: usize, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self.from(at).first() {
@@ -217,8 +221,8 @@ impl<'a, 'py> Arguments<'a, 'py> {
         Ok(None)
     }
 
-    /// The keyword `known`, if it is given and not None. Other keywords than those that stand for missing
-    /// positional `parameters` are refused.
+    /// The keyword `known`, if it is given and not None. All other keywords are refused, except those that give missing
+    /// positional `parameters` by name.
     #[inline]
     pub fn only_keyword(
         &self,
@@ -242,7 +246,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         let mut found = None;
         for (at, name) in names.iter_borrowed().enumerate() {
             if name.is(known) || name.eq(known)? {
-                // SAFETY: a borrowed reference that the caller keeps alive; there is one for each name.
+                // SAFETY: a borrowed reference that the caller keeps alive. There is one value for each name.
                 found = Some(unsafe { Bound::from_borrowed_ptr(self.py, self.values[self.positional + at]) });
             } else {
                 self.check_keyword(method, &name.to_string(), parameters)?;
@@ -279,7 +283,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
         let mut stack = vec![first.as_ptr()];
         stack.extend_from_slice(self.values);
         let names = self.names.as_ref().map_or(std::ptr::null_mut(), |names| names.as_ptr());
-        // SAFETY: the stack holds live references: one, the positional ones, and one for each name.
+        // SAFETY: the stack has live references: to `first`, to the positional arguments, and to a value for each name.
         unsafe {
             let result =
                 ffi::PyObject_Vectorcall(callable.as_ptr(), stack.as_ptr(), self.positional + 1, names);

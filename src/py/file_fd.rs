@@ -1,8 +1,8 @@
-//! The number that a Python socket or file has at the moment, without a call of Python.
+//! The fd of a Python socket or file that a transport uses, checked at each use without calling Python.
 //!
-//! A program can take the fd away from an object that a transport uses: by `detach()`, or by closing it. The number may
-//! stand for another file from then on. asyncio asks a socket at each call; so do we, and a file as well, by looking
-//! where the object keeps the number.
+//! A program can take the fd away from the object, by `detach()` or by closing it. From then on the number can belong
+//! to another file. asyncio asks the socket for its number at each call. We read it, for sockets and files, from the
+//! place where the object keeps it.
 
 use std::ffi::c_int;
 use std::io;
@@ -22,52 +22,54 @@ use super::new::intern;
 pub struct FileFd {
     number: RawFd,
     object: Py<PyAny>,
-    /// The file inside of a buffered or text file.
+    /// The raw file in a buffered or text file.
     inner: Option<Py<PyAny>>,
-    /// Where `inner` or else `object` has its number. None for objects of other kinds, whose number is believed.
+    /// Where `inner`, or else `object`, keeps its number. None for objects of other classes, which are not checked.
     place: Option<NonNull<c_int>>,
 }
 
-// SAFETY: the place is in an object that this struct keeps alive, wherever it is.
+// SAFETY: the pointer is into an object that this struct keeps alive on every thread.
 unsafe impl Send for FileFd {}
-// SAFETY: the place is only read, and atomically.
+// SAFETY: the pointer is only used to read a number, atomically.
 unsafe impl Sync for FileFd {}
 
 impl FileFd {
-    /// That of `object`, which is `object.fileno()`.
+    /// The fd of `object`: its `fileno()`.
     pub fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let number = object.call_method0(&names(object.py())?.fileno)?.extract()?;
         Self::with_number(object, number)
     }
 
-    /// The same, for who knows the number.
+    /// The same for a caller that knows the number.
     pub fn with_number(object: &Bound<'_, PyAny>, number: RawFd) -> PyResult<Self> {
         let inner = innermost(object)?;
         let place = place(inner.as_ref().unwrap_or(object))?.filter(|&place| read(place) == number);
         Ok(Self { number, object: object.clone().unbind(), inner: inner.map(Bound::unbind), place })
     }
 
-    /// The number, whatever has become of the object.
+    /// The number that the fd had at the beginning. It may not be the object's any more.
     pub fn number(&self) -> RawFd {
         self.number
     }
 
+    /// The Python object.
     pub fn object(&self) -> &Py<PyAny> {
         &self.object
     }
 
-    /// The fd; EBADF if it is not the object's any more.
+    /// The fd. EBADF if the object does not have it any more.
     #[inline]
     pub fn get(&self) -> io::Result<BorrowedFd<'_>> {
         match self.place {
             Some(place) if read(place) != self.number => Err(io::Error::from_raw_os_error(libc::EBADF)),
-            // SAFETY: the object has the fd now. It closes it, or gives it away, only when Python code runs, which is
-            // not before the caller's system call is over: it is made with the interpreter held. An object of another
-            // kind is the program's to keep open, as it is for asyncio.
+            // SAFETY: the object has the fd now. It can close it, or give it away, only when Python code runs. That is
+            // not before the caller's system call is over, because the caller holds the GIL. An object of another class
+            // is not checked: as for asyncio, the program has to keep it open.
             _ => Ok(unsafe { BorrowedFd::borrow_raw(self.number) }),
         }
     }
 
+    /// Shows the garbage collector the Python objects.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.object)?;
         visit.call(&self.inner)
@@ -76,12 +78,12 @@ impl FileFd {
 
 #[inline]
 fn read(place: NonNull<c_int>) -> c_int {
-    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the interpreter held, as it is
-    // here.
+    // SAFETY: an aligned int in a live object (see `place`). CPython writes to it with the GIL held, which is held
+    // here, too.
     unsafe { AtomicI32::from_ptr(place.as_ptr()).load(Relaxed) }
 }
 
-/// The raw file of a buffered or text file, which has the fd.
+/// The raw file in a buffered or text file: it has the fd.
 fn innermost<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = object.py();
     let buffer = object.getattr(intern!(py, "buffer")?).ok();
@@ -89,7 +91,8 @@ fn innermost<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAn
     Ok(raw.or(buffer))
 }
 
-/// Where `_socket.socket` and `_io.FileIO` have their number in every CPython so far: first of all.
+/// Where the object keeps its number. In every CPython so far it is the first field of `_socket.socket` and of
+/// `_io.FileIO`, which is verified once for each of the two.
 fn place(object: &Bound<'_, PyAny>) -> PyResult<Option<NonNull<c_int>>> {
     static SOCKETS: PyOnceLock<bool> = PyOnceLock::new();
     static FILES: PyOnceLock<bool> = PyOnceLock::new();
@@ -104,16 +107,16 @@ fn place(object: &Bound<'_, PyAny>) -> PyResult<Option<NonNull<c_int>>> {
     Ok(None)
 }
 
-/// Asks an object without an fd, which says so there.
+/// True if the number is the first field: there a new object, which has no fd, has -1.
 fn number_is_first(class: &Bound<'_, PyAny>) -> PyResult<bool> {
     let empty = class.call_method1(intern!(class.py(), "__new__")?, (class,))?;
     Ok(first_int(&empty).is_some_and(|place| read(place) == -1))
 }
 
-/// The first int behind an object's header, if the object is that large.
+/// The first int behind an object's header. None if the object is too small.
 fn first_int(object: &Bound<'_, PyAny>) -> Option<NonNull<c_int>> {
     let start = size_of::<ffi::PyObject>();
-    // SAFETY: `tp_basicsize` bytes belong to a live object, whose class lives as long as it does.
+    // SAFETY: a live object has `tp_basicsize` bytes, and its class lives as long as the object.
     unsafe {
         let size = (*ffi::Py_TYPE(object.as_ptr())).tp_basicsize as usize;
         if start + size_of::<c_int>() > size {

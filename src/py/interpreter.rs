@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 
 use super::new::intern;
 
-/// ImportError in a subinterpreter. Isolated subinterpreters are refused by CPython itself. Others, as mod_wsgi has them,
-/// would share classes and other objects with the main interpreter, and destroy them when they end.
+/// ImportError in a subinterpreter. Isolated subinterpreters are refused by CPython itself. Others, as mod_wsgi has
+/// them, would share classes and other objects with the main interpreter, and destroy them when they end.
 pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
     // SAFETY: the GIL is held, and both functions only read a pointer.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
@@ -18,8 +18,8 @@ pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
     ))
 }
 
-/// RuntimeError if the GIL is off. Importing the module turns it on, unless the program forbids that (PYTHON_GIL=0) or has
-/// made the module by other means (`embed`).
+/// RuntimeError if the GIL is off. Importing the module turns it on, unless the program forbids that (PYTHON_GIL=0) or
+/// has made the module by other means (`embed`).
 pub fn require_gil(py: Python<'_>) -> PyResult<()> {
     let enabled = match py.import(intern!(py, "sys")?)?.getattr(intern!(py, "_is_gil_enabled")?) {
         Ok(ask) => ask.call0()?.is_truthy()?,

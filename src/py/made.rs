@@ -1,14 +1,14 @@
-//! What an object of ours holds, if it was made to the end.
+//! The fields of an object that may not have been made completely.
 //!
-//! CPython 3.11 and 3.12 make the dictionary of an instance before PyO3 puts in what the instance holds. A collection
-//! that starts meanwhile sees the object, and if there is no memory for the dictionary CPython drops it: finalizers and
-//! PyO3's `tp_dealloc` get memory that is all zeroes. So each class whose instances have a dictionary, its own or that
-//! of a subclass in Python, keeps its fields in a [`Made`], of which zeroes are a valid value: nothing was made.
+//! CPython 3.11 and 3.12 make the dictionary of an instance before PyO3 writes the fields. A collection that starts in
+//! between sees the object. If there is no memory for the dictionary, CPython drops the object. In both cases the
+//! memory of the fields is all zeroes. So a class whose instances can have a dictionary keeps its fields in a [`Made`],
+//! for which all zeroes mean that nothing was made.
 
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
-/// A `T`, or nothing where the memory is all zeroes.
+/// A `T`, or nothing if the memory is all zeroes.
 pub struct Made<T> {
     is_made: bool,
     /// Invariant: initialised if `is_made`.
@@ -16,13 +16,15 @@ pub struct Made<T> {
 }
 
 impl<T> Made<T> {
+    /// A value.
     pub fn new(value: T) -> Self {
         Self { is_made: true, value: MaybeUninit::new(value) }
     }
 
+    /// The value, if it was made.
     #[inline(always)]
     pub fn get(&self) -> Option<&T> {
-        // SAFETY: see the invariant.
+        // SAFETY: the invariant of `value`.
         if self.is_made { Some(unsafe { self.value.assume_init_ref() }) } else { None }
     }
 }
@@ -30,7 +32,8 @@ impl<T> Made<T> {
 impl<T> Deref for Made<T> {
     type Target = T;
 
-    /// For methods: of an object that was not made to the end only the finalizer of a subclass can call one.
+    /// For methods. Of an object that was not made completely, only the finalizer of a subclass can call one; that
+    /// panics.
     #[inline(always)]
     fn deref(&self) -> &T {
         self.get().expect("an object that was made to the end")
@@ -40,7 +43,7 @@ impl<T> Deref for Made<T> {
 impl<T> Drop for Made<T> {
     fn drop(&mut self) {
         if self.is_made {
-            // SAFETY: see the invariant; nobody uses the value after its drop.
+            // SAFETY: the invariant of `value`. Nobody uses the value after this.
             unsafe { self.value.assume_init_drop() }
         }
     }

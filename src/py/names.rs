@@ -87,12 +87,13 @@ macro_rules! names {
 
 names! {
     strings {
-        detach, _accept_tls, _attach, _callback_failed, _current_handle, _detach, _selector, _slow_callback, __dict__, _thread_id,
-        _call_eof_received, _fatal_error, _get_extra_info, _proceed, _start_shutdown,
-        buffer_updated, call_exception_handler, call_at, close, connection_lost, connection_made, context, data_received,
-        datagram_received, done, eof_received, error_received, exception, fileno, get_buffer, getpeername, getsockname,
-        is_closing, message, name, pause_reading, pause_writing, peername, pending, pipe, protocol, read, recvfrom,
-        resume_reading, resume_writing, select, send, sendto, set_result, setblocking, slow_callback_duration, sockname, socket, time,
+        _accept_tls, _attach, buffer_updated, call_at, _call_eof_received, call_exception_handler,
+        _callback_failed, close, connection_lost, connection_made, context, _current_handle, data_received,
+        datagram_received, _detach, detach, __dict__, done, eof_received, error_received, exception,
+        _fatal_error, fileno, get_buffer, _get_extra_info, getpeername, getsockname, is_closing, message,
+        name, pause_reading, pause_writing, peername, pending, pipe, _proceed, protocol, read, recvfrom,
+        resume_reading, resume_writing, select, _selector, send, sendto, set_result, setblocking,
+        _slow_callback, slow_callback_duration, socket, sockname, _start_shutdown, _thread_id, time,
         transport, write,
     }
     package {

@@ -1,17 +1,19 @@
-//! Is a profile function set (`sys.setprofile`, or a profiler's own in C)?
+//! Whether a profile function is set: by `sys.setprofile`, or by a profiler that is written in C.
 //!
-//! Profilers that know of tasks see by a call of a Python function that the program has left a task's context. A loop
-//! in Python makes such calls all the time; ours makes one before and one after it waits.
+//! A profiler that knows tasks notices at a call of a Python function that the program has left a task's context. A
+//! loop that is written in Python makes such calls all the time. Ours makes one before and one after it waits, if a
+//! profiler is set.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Where a `PyThreadState` keeps its profile function (`c_profilefunc` in `cpython/pystate.h`), in words. None: not
-/// known of this version, which then is as if none were set.
+/// Where a `PyThreadState` has its profile function (`c_profilefunc` in `cpython/pystate.h`): an offset in words. None
+/// if that is not known for this version; then it is as if no function were set.
 #[derive(Clone, Copy)]
 pub struct ProfileFunction(Option<usize>);
 
 impl ProfileFunction {
+    /// The place in the running version.
     pub fn find(py: Python<'_>) -> Self {
         let version = py.version_info();
         Self(match (version.major, version.minor) {
@@ -22,10 +24,11 @@ impl ProfileFunction {
         })
     }
 
+    /// True if this thread has a profile function.
     #[inline]
     pub fn is_set(self, _py: Python<'_>) -> bool {
-        // SAFETY: the thread state of this thread, which holds the interpreter; the word belongs to it in this version,
-        // and only this thread changes it.
+        // SAFETY: this thread holds the GIL, and so has a thread state. In this version the word belongs to it, and
+        // only this thread changes it.
         self.0.is_some_and(|at| unsafe {
             !ffi::PyThreadState_Get().cast::<*const ()>().add(at).read().is_null()
         })

@@ -1,4 +1,4 @@
-//! Socket addresses as Python's `socket` module shows them, and takes them.
+//! Socket addresses as objects of Python, in the forms of the `socket` module. No name is looked up here.
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -30,8 +30,8 @@ pub fn to_python<'py>(py: Python<'py>, address: &SocketAddress) -> PyResult<Boun
     }
 }
 
-/// The address that Python's `socket.sendto` would make of `address`, where that takes no resolver and is not an
-/// error: literals in exact types, an absolute path, an abstract name. `None`: let the socket decide.
+/// The address that Python's `socket.sendto` would make of `address`, for literals in exact types, absolute paths and
+/// abstract names. `None` for everything else, names and errors included: then the Python socket has to be asked.
 #[inline]
 pub fn from_python(family: i32, address: &Bound<'_, PyAny>) -> Option<SocketAddress> {
     if family == libc::AF_UNIX {
@@ -57,18 +57,18 @@ pub fn from_python(family: i32, address: &Bound<'_, PyAny>) -> Option<SocketAddr
     }
 }
 
-/// Largest flow information: 20 bits (RFC 8200, section 3).
+/// The largest flow information: 20 bits (RFC 8200, section 3).
 const MAX_FLOW: u32 = (1 << 20) - 1;
 
 fn from_name(name: &Bound<'_, PyAny>) -> Option<SocketAddress> {
     let bytes = match name.cast_exact::<PyBytes>() {
         Ok(bytes) => bytes.as_bytes(),
-        // ASCII is the same in every encoding of file names.
+        // ASCII text is the same in every encoding of file names.
         Err(_) => {
             name.cast_exact::<PyString>().ok()?.to_str().ok().filter(|text| text.is_ascii())?.as_bytes()
         }
     };
-    // A relative path means something else once the directory is changed.
+    // A relative path means another file once the current directory is changed.
     bytes.first().filter(|&&first| first == b'/' || first == 0)?;
     SocketAddress::unix(bytes)
 }

@@ -1,35 +1,35 @@
-//! What becomes of a thread that CPython ends in the middle of a call.
+//! Stopping a thread that CPython ends in the middle of a call.
 //!
-//! When the interpreter ends, CPython before 3.14 ends every other thread that asks for the interpreter, by
-//! `pthread_exit` (`take_gil` in `ceval_gil.c`). In glibc that unwinds the stack of the thread. Frames of Rust do not
-//! survive this: the process aborts (rust-lang/rust#135929). It can happen in every call of Python that lets go of the
-//! interpreter, and there is hardly a call that cannot: a property, a comparison or a finalizer may sleep.
+//! When the interpreter ends, CPython before 3.14 ends every other thread that requests the GIL, by `pthread_exit`
+//! (`take_gil` in `ceval_gil.c`). In glibc that unwinds the stack of the thread. If there are frames of Rust on it, the
+//! process aborts (rust-lang/rust#135929). This can happen in every call of Python that releases the GIL, and nearly
+//! every call can: a property, a comparison or a finalizer may sleep.
 //!
-//! So a thread that uses loops is stopped before the first frame is unwound, as CPython itself does since 3.14
-//! (python/cpython#87135). glibc calls a thread's cleanup handlers on the way: that of a frame when the unwinding
-//! leaves this frame, which it sees by comparing the handler's address with the frame's. A handler in memory below the
-//! whole stack is therefore called first of all. Ours lies on the heap, and does not return.
+//! So a thread that uses loops is stopped before its first frame is unwound. CPython itself does the same since 3.14
+//! (python/cpython#87135). glibc calls the cleanup handlers of a thread while it unwinds. It calls a handler when it
+//! leaves the frame of that handler, and finds out by comparing the address of the handler with that of the frame. A
+//! handler whose address is below the whole stack is therefore called first. Ours is on the heap, and does not return.
 //!
-//! No call needs a guard of its own, then. Other C libraries do not unwind in `pthread_exit`, and need nothing.
+//! With this, no call of Python needs a guard of its own. Other C libraries do not unwind the stack in `pthread_exit`.
 
 use pyo3::prelude::*;
 
-/// Stops the current thread if CPython ends it from here on. Called for each thread that makes a loop or reaches one
-/// from outside; all but the first call of a thread are a look at a flag.
+/// From here on the current thread is stopped if CPython ends it. To be called on each thread that makes a loop, or
+/// uses one from outside. All but the first call on a thread only look at a variable.
 #[inline]
 pub fn stop_instead(py: Python<'_>) {
     imp::stop_instead(py);
 }
 
-/// The same, where frames of Rust stay on the stack for long: says so until it is dropped. A thread that wakes in
-/// between is stopped even if the interpreter is gone by then.
+/// The same while frames of Rust stay on the stack for long, as when a loop runs. Until the result is dropped, the
+/// thread is stopped even if it has no state of the interpreter any more when it is ended.
 pub fn running(py: Python<'_>) -> Running {
     stop_instead(py);
     imp::count_running(1);
     Running
 }
 
-/// See [`running`].
+/// What [`running`] returns.
 #[must_use]
 pub struct Running;
 
@@ -66,7 +66,7 @@ mod imp {
         fn _pthread_cleanup_pop(buffer: *mut CleanupBuffer, execute: c_int);
     }
 
-    /// A thread's handler, once it has one.
+    /// The cleanup handler of a thread.
     struct Handler {
         buffer: Cell<*mut CleanupBuffer>,
         /// How many [`super::Running`] there are.
@@ -79,7 +79,7 @@ mod imp {
 
     #[inline]
     pub fn stop_instead(_py: Python<'_>) {
-        // Err: the thread is at its end, and its destructors run.
+        // Fails at the end of the thread, when its locals are gone.
         let _ = HANDLER.try_with(|handler| {
             if handler.buffer.get().is_null() {
                 handler.install();
@@ -102,7 +102,8 @@ mod imp {
             });
             let buffer = Box::into_raw(buffer);
             self.buffer.set(buffer);
-            // SAFETY: the buffer lives until `drop` takes it out of the thread's list again, on the same thread.
+            // SAFETY: the buffer lives until `drop` takes it out of the thread's list, which happens on the same
+            // thread.
             unsafe { _pthread_cleanup_push(buffer, at_thread_end, null_mut()) };
         }
     }
@@ -111,7 +112,7 @@ mod imp {
         fn drop(&mut self) {
             let buffer = self.buffer.get();
             if !buffer.is_null() {
-                // SAFETY: `install` made it and put it into this thread's list.
+                // SAFETY: `install` has made it and put it into this thread's list.
                 unsafe {
                     _pthread_cleanup_pop(buffer, 0);
                     drop(Box::from_raw(buffer));
@@ -120,11 +121,11 @@ mod imp {
         }
     }
 
-    /// glibc calls this in `pthread_exit`. It returns where a thread ends in the ordinary way: CPython before 3.13
-    /// calls `pthread_exit` at the end of each thread, when the thread has no state of the interpreter any more.
+    /// Called by glibc in `pthread_exit`. It returns if the thread ends in the ordinary way: CPython before 3.13 calls
+    /// `pthread_exit` at the end of each thread, when the thread has no state of the interpreter any more.
     unsafe extern "C" fn at_thread_end(_: *mut c_void) {
         let running = HANDLER.try_with(|handler| handler.running.get() > 0).unwrap_or(false);
-        // SAFETY: callable from any thread at any time.
+        // SAFETY: the function can be called from any thread at any time.
         if running || !unsafe { ffi::PyGILState_GetThisThreadState() }.is_null() {
             loop {
                 std::thread::park();

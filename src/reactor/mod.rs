@@ -71,9 +71,9 @@ pub enum Watch {
 /// The `fd` of a registration that has none. Its owner hears only of what is queued for its token.
 pub const NO_FD: RawFd = -1;
 
-/// One file, and whom its events concern.
+/// One file under watch, and its owner.
 struct Registration<S> {
-    /// Whom the events concern.
+    /// The owner: it is called when the file is ready.
     source: S,
     fd: RawFd,
     mode: Mode,
@@ -223,9 +223,9 @@ impl<S> Reactor<S> {
     /// Changes the directions that the kernel watches an fd for. This is a system call only if something changes, and
     /// if the fd is watched yet.
     ///
-    /// Fewer directions are worth it where the kernel has edges of no use. A UNIX socket has an edge for writing
-    /// whenever its peer has read (unix_write_space), and a datagram socket one for each datagram that has left, even
-    /// if nobody had to wait.
+    /// Fewer directions are worth it where the kernel has edges that nobody needs. A UNIX socket has an edge for
+    /// writing whenever its peer has read (unix_write_space), and a datagram socket one for each datagram that has
+    /// left, even if nobody had to wait.
     ///
     /// The error is `NotFound` if the number belongs to another file by now: the registered one was closed.
     pub fn watch(&mut self, token: Token, change: Watch) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! - Decisions, which are pure and need no Python: `lifecycle` (what happens to a connection, and when `connection_lost`
 //!   is due), `outbox` (when a write leaves, when the protocol pauses), which is made of `habit`, `flow`, `write_queue` and
 //!   `datagram_queue`; `peers` and `framing`.
+//! - What a stream knows of a layer on it: `above`.
 //! - What all transports share: `shell` (the parts of a transport, and how it starts and ends), `sender` (what the
 //!   transports do that send), `protocol` (the only caller of protocols, and what is reported), `socket` (the file under a
 //!   transport), `receiving` (what bytes are received into), `water_marks`, `inside`.
@@ -21,6 +22,8 @@ pub mod outbox;
 pub mod peers;
 pub mod write_queue;
 
+#[cfg(feature = "python")]
+pub mod above;
 #[cfg(feature = "python")]
 pub mod bare;
 #[cfg(feature = "python")]

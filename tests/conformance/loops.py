@@ -1,4 +1,4 @@
-"""rloop's loop in place of asyncio's, for asyncio's own tests. Called before any of their modules is imported.
+"""Puts rloop's loop in place of asyncio's, for asyncio's own tests, before any of their modules is imported.
 
 The tests make their loops by asyncio's names: `asyncio.SelectorEventLoop(...)` in the `create_event_loop()` of the
 mixins' subclasses; `asyncio.new_event_loop()`, `asyncio.run()` and `Runner()`, for which the default policy makes
@@ -21,7 +21,7 @@ made = 0
 
 
 class Loop(rloop.Loop):
-    """`rloop.Loop`, made as asyncio's selector loop is."""
+    """`rloop.Loop` with the parameters of asyncio's selector loop."""
 
     def __init__(self, selector: object = None) -> None:
         global made
@@ -51,8 +51,8 @@ class TurnLoop(Loop):
 
 
 def put_in_place(module: str) -> None:
-    """Give asyncio's names of loops to rloop's, for one module of the tests."""
-    rloop.new_event_loop().close()  # rloop looks up what it uses of asyncio when it makes its first loop
+    """Make asyncio's names of loops mean rloop's, for one module of the tests."""
+    rloop.new_event_loop().close()  # rloop looks up what it uses of asyncio once, when it makes its first loop
     package, unix, selector, base = namespaces()
     policy = getattr(unix, "_UnixDefaultEventLoopPolicy", None) or unix.DefaultEventLoopPolicy
     policy._loop_factory = Loop
@@ -61,11 +61,11 @@ def put_in_place(module: str) -> None:
         package.EventLoop = unix.EventLoop = Loop
     original = base.BaseEventLoop
     package.BaseEventLoop = base.BaseEventLoop = TurnLoop
-    importlib.import_module("test.test_asyncio.utils")  # derives TestLoop from it
+    importlib.import_module("test.test_asyncio.utils")  # this module derives TestLoop from BaseEventLoop
     if module in ("test_base_events", "test_selector_events"):
         selector.BaseSelectorEventLoop = Loop
     else:
-        # Others call the base class's methods for a loop that has less (`BaseEventLoop._sendfile_native(loop, ...)`).
+        # Others call methods of the base class for a loop without them (`BaseEventLoop._sendfile_native(loop, ...)`).
         base.BaseEventLoop = original
 
 

@@ -1,4 +1,4 @@
-"""The list of what is left out: `left_out.txt`, a rule a line."""
+"""Reads `left_out.txt`, the list of tests that are left out, with one rule per line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEFT_OUT = Path(__file__).with_name("left_out.txt")
 
 @dataclass(frozen=True)
 class Rule:
-    """`pattern | reason`, or `pattern ~ regex | reason`: then the regex must be found in the test's source as well."""
+    """`pattern | reason`, or `pattern ~ regex | reason`. Then the source of the test must contain the regex."""
 
     pattern: str
     source: str
@@ -27,7 +27,7 @@ class Rule:
 
 
 def read_rules() -> list[Rule]:
-    """The rules; empty lines and those that begin with # say nothing."""
+    """The rules. Empty lines and those that begin with # are ignored."""
     rules = []
     for number, text in enumerate(LEFT_OUT.read_text().splitlines(), 1):
         if text.strip() and not text.startswith("#"):

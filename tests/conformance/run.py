@@ -28,20 +28,20 @@ from rules import read_rules
 
 HERE = Path(__file__).resolve().parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target"))
-# They take longest, and so come first.
+# These modules take longest, and are therefore run first.
 SLOW = ["test_events", "test_tasks", "test_ssl", "test_taskgroups", "test_subprocess"]
 
 Event = dict[str, Any]
 
 
 class ModuleRun:
-    """The tests of one module, by as many processes as it takes."""
+    """Runs the tests of one module, in as many processes as that takes."""
 
     def __init__(self, module: str, options: argparse.Namespace, folder: Path) -> None:
         self.module, self.options = module, options
         self.events, self.log = folder / f"{module}.jsonl", folder / f"{module}.log"
         self.results: dict[str, Event] = {}
-        # Test: the condition of the rule by which it is left out.
+        # For each test that is left out, the condition of its rule.
         self.left_out: dict[str, str] = {}
 
     def run(self) -> ModuleRun:
@@ -52,7 +52,7 @@ class ModuleRun:
         return self
 
     def run_process(self) -> str | None:
-        """Run one process. None if it came to its end, else the test, or what else it was at."""
+        """Run one process. None if it came to its end, otherwise the test (or other step) at which it failed."""
         self.events.write_text("")
         how = self.wait_for_process()
         events: list[Event] = [json.loads(line) for line in self.events.read_text().splitlines()]
@@ -66,7 +66,7 @@ class ModuleRun:
         if started and started[-1] in waiting:
             self.fail(started[-1], how or "no result")
             return started[-1]
-        # Between tests, or before the first one: another process would not do better.
+        # It failed between tests, or before the first one. Another process would not do better.
         for name in [f"{self.module} as a whole", *waiting]:
             self.fail(name, how or "not run")
         return None
@@ -75,11 +75,11 @@ class ModuleRun:
         self.results[test] = {"test": test, "outcome": "failed", "reason": reason, "loops": 0, "seconds": 0}
 
     def wait_for_process(self) -> str:
-        """Empty if the process ended by itself as it should, else how it did not."""
+        """Empty if the process ended by itself as it should, otherwise what went wrong."""
         command = [sys.executable, HERE / "worker.py", self.module, self.events, "--loop", self.options.loop]
         command += ["--left-out"] if self.options.left_out else []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        # The folder's path is short, for the names of UNIX sockets.
+        # The path of the folder is short, because the path of a UNIX socket must be.
         with tempfile.TemporaryDirectory(prefix="rl") as folder, self.log.open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -95,7 +95,7 @@ class ModuleRun:
             process.stdin.close()
             silent = self.is_silent(process)
             try:
-                os.killpg(process.pid, signal.SIGKILL)  # with whatever the tests have left
+                os.killpg(process.pid, signal.SIGKILL)  # together with the processes that the tests have left
             except ProcessLookupError:
                 pass
             status = process.wait()
@@ -111,7 +111,7 @@ class ModuleRun:
             if (now := self.events.stat().st_size) != size:
                 size, since = now, time.monotonic()
             elif time.monotonic() - since > self.options.limit:
-                process.send_signal(signal.SIGABRT)  # faulthandler writes where it is
+                process.send_signal(signal.SIGABRT)  # faulthandler then writes the tracebacks
                 try:
                     process.wait(3)
                 except subprocess.TimeoutExpired:

@@ -28,7 +28,7 @@ class Count(NamedTuple):
 
 
 def counts(version: str) -> dict[str, Count]:
-    """By module; tests that skip themselves on this machine have not run."""
+    """The numbers for each module. Tests that skip themselves on this machine do not count as run."""
     found = {}
     for module, run in json.loads((RESULTS / f"{version}-rloop" / "results.json").read_text()).items():
         outcomes = [result["outcome"] for result in run["results"]]

@@ -1,8 +1,8 @@
 """Runs one module of `test.test_asyncio` on rloop, in a process that may hang or die: `worker.py MODULE EVENTS`.
 
-Standard input: the tests that have a result already, a line each. To the file EVENTS goes a JSON line for the module,
-with its tests, one when a test starts and one with its outcome when it has ended; tracebacks go to standard error.
-`unittest` runs the tests, in its order, with the set-up of modules and classes.
+Standard input has the tests that have a result already, one per line. This program writes JSON lines to the file
+EVENTS: one for the module, with its tests, one when a test starts, and one with its outcome when it has ended.
+Tracebacks go to standard error. `unittest` runs the tests, in its order, with the set-up of modules and classes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from rules import Rule, read_rules
 import loops
 
 PACKAGE = "test.test_asyncio"
-# Below what any system gives out by itself.
+# No system chooses ports from this range by itself.
 PORTS = range(10_000, 32_000)
 
 
 class Result(unittest.TestResult):
-    """Writes what happens to the file of events."""
+    """Writes each event to the file of events."""
 
     def __init__(self, events: IO[str]) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class Result(unittest.TestResult):
         made, seconds = loops.made - self.loops_before, round(time.monotonic() - self.started, 3)
         self.emit(test=name_of(test), outcome=self.outcome, reason=self.reason, loops=made, seconds=seconds)
         if self.outcome == "failed":
-            gc.collect()  # what it has left must not be found, and reported, in the next test
+            gc.collect()  # what the test has left must not be reported in the next one
 
     def ended(self, test: Any, outcome: str, reason: str) -> None:
-        """What `unittest` tells while a test runs, or outside of one: of the set-up of a class or a module."""
+        """Notes an outcome, of a test or of the set-up of a class or a module."""
         if isinstance(test, unittest.TestCase):
             self.outcome, self.reason = outcome, reason
         else:
@@ -109,7 +109,7 @@ def rule_for(test: unittest.TestCase, rules: list[Rule]) -> Rule | None:
 
 
 def find_unused_port(family: int = socket.AF_INET, socktype: int = socket.SOCK_STREAM) -> int:
-    """In the place of `test.support.socket_helper`'s, whose port another process may get before the test binds it."""
+    """Replaces that of `test.support.socket_helper`, whose port another process may get before the test binds it."""
     for port in random.sample(PORTS, 100):
         with socket.socket(family, socktype) as sock:
             try:
@@ -121,7 +121,7 @@ def find_unused_port(family: int = socket.AF_INET, socktype: int = socket.SOCK_S
 
 
 def run(module: str, result: Result, left_out: bool, done: set[str]) -> None:
-    """Run the tests of `module` that are not left out, or those that are."""
+    """Run the tests of `module` that are not left out, or only those that are left out."""
     try:
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"{PACKAGE}.{module}"))
     except unittest.SkipTest as skip:
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--loop", choices=["rloop", "asyncio"], default="rloop")
     options = parser.parse_args()
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
     importlib.import_module("test.support.socket_helper").find_unused_port = find_unused_port  # type: ignore[attr-defined]
     if options.loop == "rloop":
         loops.put_in_place(options.module)

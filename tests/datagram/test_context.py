@@ -30,7 +30,7 @@ async def test_context_of_the_callbacks():
 async def test_what_a_callback_sets_is_its_endpoint_s():
     class Remembering(Datagrams):
         def datagram_received(self, data, addr):
-            super().datagram_received((data, var.get()), addr)
+            super().datagram_received((data, var.get()), addr)  # type: ignore[arg-type]
             var.set(data)
 
     async with pair(Remembering) as (_, one, far), pair(Remembering) as (_, two, other):

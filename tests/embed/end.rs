@@ -98,7 +98,7 @@ fn a_task_is_not_waited_for_on_a_loop_that_was_just_closed() {
         event_loop.call_method1("call_soon", (event_loop.getattr("stop").unwrap(),)).unwrap();
         event_loop.call_method0("run_forever").unwrap();
         assert!(!task.is_finished());
-        // Python says that the task is pending; it is right.
+        // Python reports that the task is pending, which is true.
         let quiet = py.eval(c"lambda loop, context: None", None, None).unwrap();
         event_loop.call_method1("set_exception_handler", (quiet,)).unwrap();
         event_loop.call_method0("close").unwrap();
@@ -111,7 +111,7 @@ fn a_task_is_not_waited_for_on_a_loop_that_was_just_closed() {
     );
 }
 
-/// Everything at once from several threads while the loop ends: each future must come to an end, nothing may be said.
+/// Several threads use the loop in every way while it ends. Each future must end, and nothing may be reported.
 #[test]
 fn a_storm_of_drops_and_cancels_is_silent() {
     let app = module(
@@ -184,7 +184,7 @@ fn storm(number: u32, handle: &LoopHandle, wait: &Py<PyAny>, ended: &AtomicU32) 
     ended.fetch_add(1, SeqCst);
 }
 
-/// The test runs itself in other processes, which end in other ways.
+/// The test runs itself in other processes, each of which ends in another way.
 #[test]
 fn a_host_ends_cleanly_with_loops_alive() {
     for how in ["return", "forget", "finalize", "exit"] {
@@ -221,7 +221,7 @@ async def busy():
         "forget" => std::mem::forget(event_loops),
         "exit" => std::process::exit(0),
         "finalize" => {
-            // SAFETY: this is the thread that started Python, and no other uses it but the loops'.
+            // SAFETY: this is the thread that started Python, and only the loops' threads use it besides.
             let status = unsafe {
                 pyo3::ffi::PyGILState_Ensure();
                 pyo3::ffi::Py_FinalizeEx()
@@ -230,7 +230,7 @@ async def busy():
             assert!(event_loops.iter().all(|event_loop| event_loop.is_closed()));
             assert!(event_loops[0].call_soon(|_| Ok(())).is_err());
             assert!(event_loops[0].block_on_with(|py| Ok(py.None().into_bound(py))).is_err());
-            // The objects of Rust's that are left must not be dropped into what is no more.
+            // Rust objects that refer to Python must not be dropped now that Python is gone.
             std::process::exit(0);
         }
         _ => drop(event_loops),

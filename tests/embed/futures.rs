@@ -226,7 +226,7 @@ fn a_loop_that_goes_on_on_another_thread_fails_its_futures() {
         .unwrap();
     run();
     let awaitable = told.recv_timeout(SOON).unwrap();
-    // With its thread, whose table it was in.
+    // It was dropped with the loop's thread, in whose table it was.
     assert_eq!(drops.load(SeqCst), 1);
     assert_eq!(handle.metrics().futures_alive, 0);
     waker.lock().unwrap().take().unwrap().wake();

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rloop::embed::LoopThread;
 
-/// Long enough for everything that happens at all.
+/// How long tests wait for something that must happen.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A new module of the given source.
@@ -26,12 +26,12 @@ fn module(source: &str) -> Py<PyModule> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     Python::initialize();
     let source = std::ffi::CString::new(source).unwrap();
-    // A name that exists already would be the same module again.
+    // With a name that exists already, Python would return that module.
     let name = std::ffi::CString::new(format!("app{}", COUNT.fetch_add(1, Relaxed))).unwrap();
     Python::attach(|py| PyModule::from_code(py, &source, c"app.py", &name).unwrap().unbind())
 }
 
-/// A function of such a module.
+/// A function of a new module of the given source.
 fn function(source: &str, name: &str) -> Py<PyAny> {
     let module = module(source);
     Python::attach(|py| module.bind(py).getattr(name).unwrap().unbind())

@@ -29,13 +29,13 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Runs twice as many awaits as it is asked for; the second half must not need more memory.
+/// Runs as many awaits as it is asked for, and then as many again, which must not need more memory.
 fn without_growth(half: impl Fn(u64)) {
     half(awaits());
     let before = resident();
     half(awaits());
     let growth = resident().saturating_sub(before);
-    // Of other tests that run beside this one, and of the allocator.
+    // Other tests that run at the same time, and the allocator, may use some.
     assert!(growth < 20_000, "{growth} kB more");
 }
 

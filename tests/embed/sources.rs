@@ -57,7 +57,7 @@ fn the_guard_may_be_dropped_in_its_own_callback() {
     let (receiver, mut sender) = UnixStream::pair().unwrap();
     let guard = Arc::new(Mutex::new(None));
     let (own, (tell, told)) = (guard.clone(), channel());
-    // Only once the guard is in its place.
+    // The callback waits until the guard is in its place.
     let place = guard.lock().unwrap();
     let registered = event_loop
         .register(receiver, Interest::READABLE, move |py, _, _| {
@@ -70,7 +70,7 @@ fn the_guard_may_be_dropped_in_its_own_callback() {
     sender.write_all(b"x").unwrap();
     told.recv_timeout(SOON).unwrap();
     wait_until(|| event_loop.metrics().sources == 0);
-    // The callback is gone, and the socket with it.
+    // The callback was dropped, and the socket with it.
     assert!(told.recv_timeout(SOON).is_err());
     let mut rest = Vec::new();
     sender.write_all(b"x").unwrap_err();
@@ -148,7 +148,7 @@ fn what_cannot_be_watched_is_refused() {
     assert_eq!(event_loop.metrics().sources, 0);
 }
 
-/// A source whose methods use the loop, and may take their time.
+/// A source whose methods use the loop, and may take long.
 struct Busy(UnixStream, Py<PyAny>);
 
 impl Busy {
@@ -169,7 +169,7 @@ impl rloop::embed::mio::event::Source for Busy {
     ) -> std::io::Result<()> {
         self.0.register(registry, token, interest)?;
         self.use_loop();
-        // The loop's thread may find something in the meantime.
+        // Meanwhile the loop's thread may poll and find the source ready.
         Python::attach(|py| py.detach(|| std::thread::sleep(Duration::from_millis(20))));
         Ok(())
     }
@@ -203,7 +203,7 @@ fn the_methods_of_a_source_may_use_the_loop() {
             Ok(())
         })
         .unwrap();
-    // It was there before the callback was in its place.
+    // This data had come before the callback was in its place.
     assert_eq!(told.recv_timeout(SOON).unwrap(), b"x");
     sender.write_all(b"y").unwrap();
     assert_eq!(told.recv_timeout(SOON).unwrap(), b"y");
@@ -211,7 +211,7 @@ fn the_methods_of_a_source_may_use_the_loop() {
     assert_eq!(event_loop.metrics().sources, 0);
 }
 
-/// Runs a test of this program that forks: in a process where it is alone.
+/// Runs a test of this program that forks, in a process in which no other test runs.
 #[test]
 fn forks_in_a_process_of_their_own() {
     let program = std::env::current_exe().unwrap();

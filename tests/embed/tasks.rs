@@ -59,7 +59,7 @@ fn a_result_arrives() {
     let double = function(APP, "double");
     let event_loop = start();
     let value = Python::attach(|py| {
-        // With the interpreter held: it is let go of while this waits.
+        // The GIL is held here. `block_on` releases it while it waits.
         event_loop.block_on(double.bind(py).call1((4,)).unwrap()).unwrap().extract::<i64>(py).unwrap()
     });
     assert_eq!(value, 8);
@@ -168,7 +168,7 @@ fn contexts_are_copied_at_spawn() {
         py.detach(|| futures_executor(task)).unwrap().extract(py).unwrap()
     });
     assert_eq!(seen, "mine");
-    // A thread without Python has no context, and what one task sets no other sees.
+    // A thread without Python has no context. What one task sets is not seen by another one.
     let set = Python::attach(|py| app.bind(py).getattr("set_and_see").unwrap().unbind());
     let see = Python::attach(|py| app.bind(py).getattr("see").unwrap().unbind());
     let own: String = event_loop.block_on_as(move |py| set.bind(py).call1(("its own",))).unwrap();
@@ -197,7 +197,7 @@ fn dropping_the_future_cancels_the_task() {
     let task = event_loop.spawn_with(move |py| wait.bind(py).call0()).unwrap();
     let mut task = Box::pin(is_send(task));
     assert!(matches!(poll_once(task.as_mut()), Poll::Pending));
-    // The task has begun to wait by the time that this is answered.
+    // When this has returned, the task has begun to wait.
     let nothing: i64 = event_loop.block_on_as(|py| ready(py, 0)).unwrap();
     assert_eq!(nothing, 0);
     drop(task);
@@ -222,7 +222,7 @@ fn cancel_lets_the_future_see_it() {
     let task = event_loop.spawn_with(move |py| wait.bind(py).call0()).unwrap();
     task.cancel();
     let error = futures_executor(task).unwrap_err();
-    // Whether it was cancelled before it was made or in its wait.
+    // The error is the same whether the task was cancelled before it was made or while it waited.
     Python::attach(|py| assert!(error.is_instance_of::<CancelledError>(py), "{error}"));
 }
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 import warnings
+from typing import Any
 
 import pytest
 
@@ -398,7 +399,8 @@ async def test_fork_behind_a_large_write_in_data_received(kind, elsewhere):
         def resume_writing(self):
             self.flow.append(("resume", variable.get(None)))
 
-    server_side, client_side = {}, {}
+    server_side: dict[str, Any] = {}
+    client_side: dict[str, Any] = {}
     if kind == "tls":
         server_side = {"ssl": certificates.server_context()}
         client_side = {"ssl": certificates.client_context(), "server_hostname": certificates.HOSTNAME}

@@ -312,24 +312,7 @@ async def test_everything_at_random():
 
 async def test_every_byte_of_an_address():
     """Each notation of a number, in each place of an IPv4 address and in each group of an IPv6 address."""
-    numbers = [
-        "0",
-        "00",
-        "1",
-        "01",
-        "10",
-        "99",
-        "100",
-        "199",
-        "200",
-        "249",
-        "250",
-        "255",
-        "256",
-        "260",
-        "300",
-        "1000",
-    ]
+    numbers = ["0", "00", "1", "01", "10", "99", "100", "199", "200", "249", "250", "255", "256", "260", "300", "1000"]
     hosts = [".".join(["1"] * place + [number] + ["2"] * (3 - place)) for number in numbers for place in range(4)]
     groups = ["0", "00", "0000", "00000", "1", "a", "A", "f0", "fFfF", "10000", "g"]
     hosts += [":".join(["1"] * place + [group] + ["2"] * (7 - place)) for group in groups for place in range(8)]

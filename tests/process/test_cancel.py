@@ -262,7 +262,7 @@ async def test_too_many_open_files():
     skip_on_asyncio("loses the child if it is the last step")
     before = await lowest_fd()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    outcomes = []
+    outcomes: list[object] = []
     for spare in range(14):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, limits[1]))
         try:

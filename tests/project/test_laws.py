@@ -42,6 +42,12 @@ DECLARATIONS = {
     "reactor/sys/addresses.rs",
 }
 
+# What asyncio calls of a protocol.
+CALLED = (
+    "buffer_updated connection_lost connection_made data_received datagram_received eof_received error_received "
+    "get_buffer pause_writing resume_writing"
+)
+
 LONGEST_FUNCTION, LONGEST_FILE = 60, 520
 
 
@@ -96,6 +102,34 @@ def callbacks_outside_run(sources):
             yield from (f"{path}: {match}" for match in re.findall(r"\bHandle::run\b", code(source)))
 
 
+def protocols_called_elsewhere(sources):
+    """Protocols are called by `transports/protocol.rs`."""
+    names = "|".join(CALLED.split())
+    for path, source in sources.items():
+        if path != "transports/protocol.rs":
+            yield from (f"{path}: {match}" for match in re.findall(rf"\bnames\s*\.\s*(?:{names})\b", code(source)))
+
+
+def reports_made_elsewhere(sources):
+    """The exception handler of a loop is called by `py/exception_handler.rs`."""
+    for path, source in sources.items():
+        if path not in ("py/exception_handler.rs", "py/names.rs"):
+            yield from (f"{path}: {match}" for match in re.findall(r"\bcall_exception_handler\b", code(source)))
+
+
+def runs_begun_elsewhere(sources):
+    """A thread that runs a loop is marked as such by `run.rs`."""
+    for path, source in sources.items():
+        if path != "run.rs":
+            yield from (f"{path}: {match}" for match in re.findall(r"\bthread_end::running\b", code(source)))
+
+
+def unsafe_in_pure_code(sources):
+    for path, source in sources.items():
+        if path.startswith(PURE) and not path.startswith("reactor/") and re.search(r"\bunsafe\b", code(source)):
+            yield f"{path}: unsafe"
+
+
 def promises_to_the_compiler(sources):
     for path, source in sources.items():
         if path not in PROMISES:
@@ -139,8 +173,10 @@ def too_long(sources):
 
 # --- the sources keep them ---
 
-# What is still too long.
-LEFT = {"transports/stream/mod.rs", "transports/datagram/mod.rs", "rloop/_tls.py"}
+# What is still to be done.
+LEFT = {"rloop/_tls.py: start_tls has 63 lines"} | {
+    f"transports/tls/reading.rs: names.{name}" for name in ("data_received", "get_buffer", "buffer_updated")
+}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +187,10 @@ LEFT = {"transports/stream/mod.rs", "transports/datagram/mod.rs", "rloop/_tls.py
         system_calls_outside_sys,
         clock_reads_outside_clock,
         callbacks_outside_run,
+        protocols_called_elsewhere,
+        reports_made_elsewhere,
+        runs_begun_elsewhere,
+        unsafe_in_pure_code,
         promises_to_the_compiler,
         declared_functions,
         unwraps,
@@ -161,14 +201,14 @@ LEFT = {"transports/stream/mod.rs", "transports/datagram/mod.rs", "rloop/_tls.py
 def test_rust(law):
     sources = rust()
     assert "lib.rs" in sources
-    assert [found for found in law(sources) if found.split(":")[0] not in LEFT] == []
+    assert set(law(sources)) <= LEFT
 
 
 @pytest.mark.parametrize("law", [no_docstring, too_long])
 def test_python(law):
     sources = python()
     assert "rloop/__init__.py" in sources
-    assert [found for found in law(sources) if found.split(":")[0] not in LEFT] == []
+    assert set(law(sources)) <= LEFT
 
 
 # --- and the laws find what does not ---
@@ -192,6 +232,14 @@ def long_function(lines):
         (clock_reads_outside_clock, "transports/stream.rs", "libc::clock_gettime(clock, &mut now)"),
         (clock_reads_outside_clock, "core.rs", "let now = sys::monotonic_ns();"),
         (callbacks_outside_run, "transports/listener.rs", "Handle::run(&handle, &mut empty)?;"),
+        (
+            protocols_called_elsewhere,
+            "transports/stream/mod.rs",
+            "calls::method(protocol, &names.data_received, [data])",
+        ),
+        (reports_made_elsewhere, "run.rs", "calls::method(event_loop, &names.call_exception_handler, [context])"),
+        (runs_begun_elsewhere, "core/mod.rs", "let _running = thread_end::running(py);"),
+        (unsafe_in_pure_code, "transports/flow.rs", "unsafe { f() }"),
         (promises_to_the_compiler, "core/mod.rs", "unsafe impl Sync for LoopCore {}"),
         (promises_to_the_compiler, "core/mod.rs", "unsafe impl<T: Send> Send for Ready<T> {}"),
         (declared_functions, "core/mod.rs", 'unsafe extern "C" { fn getpid() -> i32; }'),
@@ -222,6 +270,12 @@ def test_found(law, path, source):
         (clock_reads_outside_clock, "reactor/clock.rs", "sys::monotonic_ns()"),
         (clock_reads_outside_clock, "reactor/sys/mod.rs", "pub fn monotonic_ns() -> u64 {}"),
         (callbacks_outside_run, "handle/mod.rs", "Self::run(slf); Handle::run(slf)"),
+        (protocols_called_elsewhere, "transports/protocol.rs", "self.call(&names.data_received, [data])"),
+        (protocols_called_elsewhere, "transports/tls/mod.rs", "fn data_received(&self) {} names.data"),
+        (reports_made_elsewhere, "py/exception_handler.rs", "&names.call_exception_handler"),
+        (runs_begun_elsewhere, "core/mod.rs", "thread_end::stop_instead(py);"),
+        (unsafe_in_pure_code, "transports/flow.rs", "// unsafe"),
+        (unsafe_in_pure_code, "reactor/poller.rs", "unsafe { f() }"),
         (promises_to_the_compiler, "py/cell.rs", "unsafe impl<T: Send> Sync for LoopCell<T> {}"),
         (promises_to_the_compiler, "core/mod.rs", "struct A; impl Send for A {} // unsafe impl Sync"),
         (declared_functions, "py/audit.rs", 'unsafe extern "C" { fn PySys_Audit() -> i32; }'),

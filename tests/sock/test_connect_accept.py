@@ -8,6 +8,8 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -204,6 +206,7 @@ async def test_errors_of_a_path(tmp_path):
 async def test_accept(kind, late, tmp_path):
     loop = asyncio.get_running_loop()
     with listening(kind, tmp_path) as listener, socket.socket(FAMILIES[kind]) as far:
+        task: Awaitable[Any]
         if late:
             task = await waiting(loop.sock_accept(listener))
             far.connect(listener.getsockname())

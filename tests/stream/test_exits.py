@@ -239,7 +239,7 @@ def test_end_after_an_exit_of_the_logger(loop, level):
     if level == logging.DEBUG:
         near, far = socket_pair()
     else:
-        near, far = (open(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+        near, far = (open(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))  # type: ignore[assignment]
     logger = logging.getLogger("asyncio")
     logger.setLevel(level)
     loop.set_debug(True)

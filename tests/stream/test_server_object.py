@@ -52,14 +52,14 @@ async def test_attributes():
         assert isinstance(server, asyncio.AbstractServer)
         assert server.get_loop() is asyncio.get_running_loop()
         assert server.is_serving() is True
-        assert isinstance(server.sockets, tuple)  # type: ignore[attr-defined]
-        (sock,) = server.sockets  # type: ignore[attr-defined]
+        assert isinstance(server.sockets, tuple)
+        (sock,) = server.sockets
         assert isinstance(sock, trsock.TransportSocket)
         assert sock.getsockname() == address
         assert repr(server).startswith("<Server sockets=(<asyncio.TransportSocket fd=")
         assert weakref.ref(server)() is server
     assert server.is_serving() is False
-    assert server.sockets == ()  # type: ignore[attr-defined]
+    assert server.sockets == ()
     assert server.get_loop() is asyncio.get_running_loop()
     assert repr(server) == "<Server sockets=()>"
 

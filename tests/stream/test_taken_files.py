@@ -106,7 +106,7 @@ async def test_datagrams(kind):
             await asyncio.sleep(0)
             transport.abort()
             await protocol.lost
-        assert [error.errno for error in protocol.errors] == [errno.EBADF]
+        assert [error.errno for error in protocol.errors] == [errno.EBADF]  # type: ignore[attr-defined]
 
 
 async def test_listener(loop_errors):

@@ -411,7 +411,7 @@ async def test_response_leaves_before_a_background_task_that_computes(http):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         for number in range(1, 11):
             client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await until(lambda number=number: len(received) == number)
+            await until(lambda number=number: len(received) == number)  # type: ignore[misc]
         server.should_exit = True
         await serving
     assert all(response.endswith(b"\r\n\r\nhello") for response in received)

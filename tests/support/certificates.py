@@ -16,14 +16,18 @@ import pathlib
 import secrets
 import ssl
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HOSTNAME = "localhost"
+
+Point = tuple[int, int]
 
 # --- DER ---
 
 
-def tlv(tag, *contents):
+def tlv(tag: int, *contents: bytes) -> bytes:
     content = b"".join(contents)
     length = len(content)
     if length < 0x80:
@@ -32,27 +36,27 @@ def tlv(tag, *contents):
     return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + content
 
 
-def integer(value):
+def integer(value: int) -> bytes:
     return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
-def bit_string(data, unused=0):
+def bit_string(data: bytes, unused: int = 0) -> bytes:
     return tlv(0x03, bytes([unused]), data)
 
 
-def octet_string(data):
+def octet_string(data: bytes) -> bytes:
     return tlv(0x04, data)
 
 
-def sequence(*items):
+def sequence(*items: bytes) -> bytes:
     return tlv(0x30, *items)
 
 
-def explicit(number, *items):
+def explicit(number: int, *items: bytes) -> bytes:
     return tlv(0xA0 | number, *items)
 
 
-def identifier(dotted):
+def identifier(dotted: str) -> bytes:
     first, second, *rest = map(int, dotted.split("."))
     content = bytes([first * 40 + second])
     for arc in rest:
@@ -63,16 +67,16 @@ def identifier(dotted):
     return tlv(0x06, content)
 
 
-def name(common_name):
+def name(common_name: str) -> bytes:
     attribute = sequence(identifier("2.5.4.3"), tlv(0x0C, common_name.encode()))
     return sequence(tlv(0x31, attribute))
 
 
-def moment(when):
+def moment(when: datetime.datetime) -> bytes:
     return tlv(0x18, when.strftime("%Y%m%d%H%M%SZ").encode())
 
 
-def pem(label, der):
+def pem(label: str, der: bytes) -> str:
     return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n"
 
 
@@ -87,7 +91,7 @@ G = (
 )
 
 
-def add(left, right):
+def add(left: Point | None, right: Point | None) -> Point | None:
     """The sum of two points of P-256; None is the point at infinity."""
     if left is None or right is None:
         return left or right
@@ -102,13 +106,15 @@ def add(left, right):
     return x, (slope * (x1 - x) - y1) % P
 
 
-def multiply(scalar, point):
-    result = None
+def multiply(scalar: int, point: Point) -> Point:
+    result: Point | None = None
+    doubled: Point | None = point
     while scalar:
         if scalar & 1:
-            result = add(result, point)
-        point = add(point, point)
+            result = add(result, doubled)
+        doubled = add(doubled, doubled)
         scalar >>= 1
+    assert result is not None  # the scalar is neither zero nor the order of the point
     return result
 
 
@@ -117,21 +123,21 @@ class EcKey:
 
     algorithm = sequence(identifier("1.2.840.10045.4.3.2"))  # ecdsa-with-SHA256
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.secret = secrets.randbelow(N - 1) + 1
         x, y = multiply(self.secret, G)
         self.point = b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
 
-    def public(self):
+    def public(self) -> bytes:
         curve = identifier("1.2.840.10045.3.1.7")
         return sequence(sequence(identifier("1.2.840.10045.2.1"), curve), bit_string(self.point))
 
-    def private_pem(self):
+    def private_pem(self) -> str:
         curve = explicit(0, identifier("1.2.840.10045.3.1.7"))
         secret = octet_string(self.secret.to_bytes(32, "big"))
         return pem("EC PRIVATE KEY", sequence(integer(1), secret, curve, explicit(1, bit_string(self.point))))
 
-    def sign(self, data):
+    def sign(self, data: bytes) -> bytes:
         digest = int.from_bytes(hashlib.sha256(data).digest(), "big")
         while True:
             nonce = secrets.randbelow(N - 1) + 1
@@ -147,21 +153,21 @@ class RsaKey:
     algorithm = sequence(identifier("1.2.840.113549.1.1.11"), b"\x05\x00")  # sha256WithRSAEncryption
     exponent = 65537
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.p, self.q = prime(1024), prime(1024)
         self.modulus = self.p * self.q
         self.secret = pow(self.exponent, -1, (self.p - 1) * (self.q - 1))
 
-    def public(self):
+    def public(self) -> bytes:
         key = sequence(integer(self.modulus), integer(self.exponent))
         return sequence(sequence(identifier("1.2.840.113549.1.1.1"), b"\x05\x00"), bit_string(key))
 
-    def private_pem(self):
+    def private_pem(self) -> str:
         p, q, d = self.p, self.q, self.secret
         numbers = (0, self.modulus, self.exponent, d, p, q, d % (p - 1), d % (q - 1), pow(q, -1, p))
         return pem("RSA PRIVATE KEY", sequence(*map(integer, numbers)))
 
-    def sign(self, data):
+    def sign(self, data: bytes) -> bytes:
         sha256 = sequence(identifier("2.16.840.1.101.3.4.2.1"), b"\x05\x00")
         info = sequence(sha256, octet_string(hashlib.sha256(data).digest()))
         padded = b"\x00\x01" + b"\xff" * (256 - 3 - len(info)) + b"\x00" + info
@@ -169,11 +175,11 @@ class RsaKey:
 
 
 @functools.cache
-def small_primes():
+def small_primes() -> list[int]:
     return [n for n in range(3, 2000, 2) if all(n % d for d in range(3, int(n**0.5) + 1, 2))]
 
 
-def prime(bits):
+def prime(bits: int) -> int:
     """A prime whose two highest bits are set, so that the product of two has twice the bits."""
     while True:
         candidate = secrets.randbits(bits) | (0b11 << (bits - 2)) | 1
@@ -181,7 +187,7 @@ def prime(bits):
             return candidate
 
 
-def is_prime(candidate):
+def is_prime(candidate: int) -> bool:
     """Trial division, then Miller and Rabin's test."""
     if any(candidate % small == 0 for small in small_primes()):
         return False
@@ -214,25 +220,34 @@ class Certificate:
     chain: pathlib.Path
 
     @property
-    def pem(self):
+    def pem(self) -> str:
         return pem("CERTIFICATE", self.der)
 
 
 @functools.cache
-def folder():
+def folder() -> tempfile.TemporaryDirectory[str]:
     """A folder that is removed when the process ends. Until then the object must live."""
     return tempfile.TemporaryDirectory(prefix="rloop-certificates-")
 
 
-def extension(dotted, value, critical=False):
+def extension(dotted: str, value: bytes, critical: bool = False) -> bytes:
     return sequence(identifier(dotted), *([b"\x01\x01\xff"] if critical else []), octet_string(value))
 
 
-def key_id(key):
+def key_id(key: EcKey | RsaKey) -> bytes:
     return hashlib.sha1(key.public()).digest()
 
 
-def issue(common_name, issuer=None, *, key=None, names=(), addresses=(), authority=False, days=(-1, 3650)):
+def issue(
+    common_name: str,
+    issuer: Certificate | None = None,
+    *,
+    key: EcKey | RsaKey | None = None,
+    names: Sequence[str] = (),
+    addresses: Sequence[str] = (),
+    authority: bool = False,
+    days: tuple[int, int] = (-1, 3650),
+) -> Certificate:
     """A certificate signed by `issuer`, or by itself. `days` says from when to when it is valid, counted from now."""
     key = key or EcKey()
     signer = issuer.key if issuer else key
@@ -264,42 +279,42 @@ def issue(common_name, issuer=None, *, key=None, names=(), addresses=(), authori
     return Certificate(common_name, key, der, chain)
 
 
-LOCAL = {"names": (HOSTNAME,), "addresses": ("127.0.0.1", "::1")}
+LOCAL: dict[str, Any] = {"names": (HOSTNAME,), "addresses": ("127.0.0.1", "::1")}
 
 
 @functools.cache
-def authority():
+def authority() -> Certificate:
     return issue("rloop test authority", authority=True)
 
 
 @functools.cache
-def server():
+def server() -> Certificate:
     """A certificate for localhost, 127.0.0.1 and ::1."""
     return issue(HOSTNAME, authority(), **LOCAL)
 
 
 @functools.cache
-def rsa_server():
+def rsa_server() -> Certificate:
     return issue(HOSTNAME, authority(), key=RsaKey(), **LOCAL)
 
 
 @functools.cache
-def other_host():
+def other_host() -> Certificate:
     return issue("elsewhere.test", authority(), names=("elsewhere.test",))
 
 
 @functools.cache
-def client():
+def client() -> Certificate:
     return issue("rloop test client", authority())
 
 
 @functools.cache
-def expired():
+def expired() -> Certificate:
     return issue(HOSTNAME, authority(), days=(-30, -1), **LOCAL)
 
 
 @functools.cache
-def self_signed():
+def self_signed() -> Certificate:
     return issue(HOSTNAME, **LOCAL)
 
 
@@ -309,7 +324,13 @@ TLS_1_2 = ssl.TLSVersion.TLSv1_2
 TLS_1_3 = ssl.TLSVersion.TLSv1_3
 
 
-def server_context(certificate=None, *, version=None, verify=False, alpn=None):
+def server_context(
+    certificate: Certificate | None = None,
+    *,
+    version: ssl.TLSVersion | None = None,
+    verify: bool = False,
+    alpn: list[str] | None = None,
+) -> ssl.SSLContext:
     """A server's context. With `verify` it requires a certificate of the client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain((certificate or server()).chain)
@@ -319,7 +340,9 @@ def server_context(certificate=None, *, version=None, verify=False, alpn=None):
     return limited(context, version, alpn)
 
 
-def client_context(certificate=None, *, version=None, alpn=None):
+def client_context(
+    certificate: Certificate | None = None, *, version: ssl.TLSVersion | None = None, alpn: list[str] | None = None
+) -> ssl.SSLContext:
     """A client's context, which trusts the authority and checks the host's name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=authority().pem)
@@ -328,7 +351,7 @@ def client_context(certificate=None, *, version=None, alpn=None):
     return limited(context, version, alpn)
 
 
-def blind_context():
+def blind_context() -> ssl.SSLContext:
     """A client's context that checks nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -336,7 +359,7 @@ def blind_context():
     return context
 
 
-def limited(context, version, alpn):
+def limited(context: ssl.SSLContext, version: ssl.TLSVersion | None, alpn: list[str] | None) -> ssl.SSLContext:
     if version is not None:
         context.minimum_version = context.maximum_version = version
     if alpn is not None:

@@ -6,6 +6,7 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from support.peers import resolve
@@ -13,12 +14,12 @@ from support.peers import resolve
 PIPE, DEVNULL, STDOUT = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL, asyncio.subprocess.STDOUT
 
 
-def shell(script, *args):
+def shell(script: str, *args: str) -> tuple[str, ...]:
     """The arguments of `script` for sh. Its `$1` is the first of `args`."""
     return "/bin/sh", "-c", script, "sh", *args
 
 
-def python(source, *args):
+def python(source: str, *args: str) -> tuple[str, ...]:
     """The arguments of a Python that starts quickly."""
     return sys.executable, "-I", "-S", "-c", source, *args
 
@@ -26,41 +27,41 @@ def python(source, *args):
 class Recorder(asyncio.SubprocessProtocol):
     """Writes down every call, and what came out of each pipe. `exited` and `lost` are futures."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.calls = []
+        self.calls: list[str] = []
         self.data = {1: b"", 2: b""}
         self.transport: Any = None
         self.exited = loop.create_future()
         self.lost = loop.create_future()
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self.calls.append("connection_made")
         self.transport = transport
 
-    def pipe_data_received(self, fd, data):
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
         if self.calls[-1] != f"data {fd}":
             self.calls.append(f"data {fd}")
         self.data[fd] += data
 
-    def pipe_connection_lost(self, fd, exc):
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self.calls.append(f"lost {fd}")
 
-    def process_exited(self):
+    def process_exited(self) -> None:
         self.calls.append("process_exited")
         resolve(self.exited, self.transport.get_returncode())
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self.calls.append("connection_lost")
         resolve(self.lost, exc)
 
 
-async def start(args, factory=Recorder, **kwargs):
+async def start(args: Sequence[Any], factory: Any = Recorder, **kwargs: Any) -> tuple[Any, Any]:
     """(transport, protocol) of a child, with pipes for all three unless told otherwise."""
     return await asyncio.get_running_loop().subprocess_exec(factory, *args, **kwargs)
 
 
-async def run(args, **kwargs):
+async def run(args: Sequence[Any], **kwargs: Any) -> tuple[int | None, Any, Any]:
     """(return code, stdout, stderr) of a child whose standard input is empty."""
     options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **kwargs}
     process = await asyncio.create_subprocess_exec(*args, **options)
@@ -68,7 +69,7 @@ async def run(args, **kwargs):
     return process.returncode, out, err
 
 
-def is_alive(pid):
+def is_alive(pid: int) -> bool:
     """Whether there is such a process, zombies included."""
     try:
         os.kill(pid, 0)
@@ -77,7 +78,7 @@ def is_alive(pid):
     return True
 
 
-async def lowest_fd():
+async def lowest_fd() -> int:
     """The number that the next file gets. If nothing was left open, it is the same at the end of a test as at its
     start.
     """
@@ -88,13 +89,13 @@ async def lowest_fd():
     return fd
 
 
-async def all_gone(before):
+async def all_gone(before: int) -> None:
     """Waits until there is no child any more, and no file is open that was not open before."""
     while has_children() or await lowest_fd() != before:
         await asyncio.sleep(0.001)
 
 
-def has_children():
+def has_children() -> bool:
     """Whether this process has children. Unlike waitpid, this does not reap them."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -4,61 +4,62 @@ import asyncio
 import gc
 import os
 import weakref
+from typing import Any
 
 
 class Counting:
     """Counts transports that have ended, and knows which of all its transports are still alive."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.over = 0
-        self.alive = weakref.WeakSet()
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
         self.changed = asyncio.Event()
 
-    def made(self, transport):
+    def made(self, transport: Any) -> None:
         self.alive.add(transport)
 
-    def lost(self):
+    def lost(self) -> None:
         self.over += 1
         self.changed.set()
 
-    async def wait_for(self, count):
+    async def wait_for(self, count: int) -> None:
         while self.over < count:
             self.changed.clear()
             await self.changed.wait()
 
 
 class CountedEcho(asyncio.Protocol):
-    def __init__(self, counting):
+    def __init__(self, counting: Counting) -> None:
         self.counting = counting
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.counting.made(transport)
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.transport.write(data)
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self.counting.lost()
 
 
 class CountedClient(CountedEcho):
     """Sends one message, closes when it comes back."""
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         transport.write(b"hello")
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.transport.close()
 
 
-def resident():
+def resident() -> int:
     """Bytes of memory that the process occupies."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def transports_alive():
+def transports_alive() -> int:
     # By the type's name: isinstance asks objects for their __class__, which some weak proxy may not survive.
     return sum(type(thing).__name__.endswith("Transport") for thing in gc.get_objects())

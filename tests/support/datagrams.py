@@ -7,9 +7,10 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from support.peers import HOST, PATIENCE, raising, released, resolve
+from support.peers import HOST, PATIENCE, Raised, raising, released, resolve
 
 # More than any datagram has. asyncio reads no more than this at once.
 LARGEST = 256 * 1024
@@ -18,56 +19,56 @@ LARGEST = 256 * 1024
 class Datagrams(asyncio.DatagramProtocol):
     """Writes down every call; `lost` is a future of the running loop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.calls = []
-        self.received = []  # (data, address)
-        self.errors = []
+        self.calls: list[str] = []
+        self.received: list[tuple[bytes, Any]] = []  # (data, address)
+        self.errors: list[Exception] = []
         self.transport: Any = None
-        self.lost = loop.create_future()
+        self.lost: asyncio.Future[Exception | None] = loop.create_future()
         self._told = asyncio.Event()
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self._tell("connection_made")
         self.transport = transport
 
-    def datagram_received(self, data, addr):
+    def datagram_received(self, data: bytes, addr: Any) -> None:
         self.received.append((data, addr))
         self._tell("datagram_received")
 
-    def error_received(self, exc):
+    def error_received(self, exc: Exception) -> None:
         self.errors.append(exc)
         self._tell("error_received")
 
-    def pause_writing(self):
+    def pause_writing(self) -> None:
         self._tell("pause_writing")
 
-    def resume_writing(self):
+    def resume_writing(self) -> None:
         self._tell("resume_writing")
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self._tell("connection_lost")
         resolve(self.lost, exc)
 
-    def _tell(self, name):
+    def _tell(self, name: str) -> None:
         self.calls.append(name)
         self._told.set()
 
     @property
-    def data(self):
+    def data(self) -> list[bytes]:
         return [data for data, _ in self.received]
 
-    async def until(self, condition):
+    async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
             self._told.clear()
             await self._told.wait()
 
-    async def read(self, count):
+    async def read(self, count: int) -> list[bytes]:
         """Waits for `count` datagrams in all, and returns the data of all that have come."""
         await self.until(lambda: len(self.received) >= count)
         return self.data
 
-    async def fail(self, count=1):
+    async def fail(self, count: int = 1) -> list[Exception]:
         """Waits for `count` errors in all, and returns all that have come."""
         await self.until(lambda: len(self.errors) >= count)
         return self.errors
@@ -76,18 +77,18 @@ class Datagrams(asyncio.DatagramProtocol):
 class Echo(Datagrams):
     """Sends back what it receives."""
 
-    def datagram_received(self, data, addr):
+    def datagram_received(self, data: bytes, addr: Any) -> None:
         super().datagram_received(data, addr)
         self.transport.sendto(data, addr)
 
 
-def raising_in(method, error):
+def raising_in(method: str, error: Raised) -> Any:
     """A protocol whose `method` raises after it has been written down."""
     return raising(method, error, Datagrams)
 
 
 @contextlib.asynccontextmanager
-async def endpoint(factory=Datagrams, **kwargs):
+async def endpoint(factory: Any = Datagrams, **kwargs: Any) -> AsyncIterator[tuple[Any, Any]]:
     """An endpoint of the running loop, as (transport, protocol). Gone after the block."""
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(factory, **kwargs)
     try:
@@ -99,13 +100,17 @@ async def endpoint(factory=Datagrams, **kwargs):
         await released(transport)
 
 
-def bound(factory=Datagrams, host=HOST):
+def bound(
+    factory: Callable[[], Any] = Datagrams, host: str = HOST
+) -> contextlib.AbstractAsyncContextManager[tuple[Any, Any]]:
     """An endpoint that is not connected, on a port of its own."""
     return endpoint(factory, local_addr=(host, 0))
 
 
 @contextlib.asynccontextmanager
-async def pair(factory=Datagrams, *, buffer=None):
+async def pair(
+    factory: Callable[[], Any] = Datagrams, *, buffer: int | None = None
+) -> AsyncIterator[tuple[Any, Any, socket.socket]]:
     """One end of a pair of UNIX sockets, as (transport, protocol, far). No datagram is lost between them.
 
     `buffer` limits what the kernel keeps of what the transport has sent.
@@ -118,14 +123,14 @@ async def pair(factory=Datagrams, *, buffer=None):
             yield transport, protocol, far
 
 
-def udp_socket(host=HOST):
+def udp_socket(host: str = HOST) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(PATIENCE)
     sock.bind((host, 0))
     return sock
 
 
-def refusing_socket(host=HOST):
+def refusing_socket(host: str = HOST) -> socket.socket:
     """A socket that is connected to itself: the kernel refuses what anybody else sends to its port.
 
     Until it is connected to that other.
@@ -135,14 +140,14 @@ def refusing_socket(host=HOST):
     return sock
 
 
-def unix_socket(path):
+def unix_socket(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.settimeout(PATIENCE)
     sock.bind(path)
     return sock
 
 
-def unix_socket_pair():
+def unix_socket_pair() -> tuple[socket.socket, socket.socket]:
     """A connected pair. Both have names, because for asyncio a peer without a name is no peer."""
     near, far = unix_socket(""), unix_socket("")
     near.connect(far.getsockname())
@@ -150,12 +155,12 @@ def unix_socket_pair():
     return near, far
 
 
-async def receive(sock, count=1):
+async def receive(sock: socket.socket, count: int = 1) -> list[tuple[bytes, Any]]:
     """The next `count` datagrams, as (data, address)."""
     return await asyncio.to_thread(lambda: [sock.recvfrom(LARGEST) for _ in range(count)])
 
 
-def receive_waiting(sock):
+def receive_waiting(sock: socket.socket) -> list[bytes]:
     """The data of all datagrams that have arrived by now."""
     received = []
     sock.setblocking(False)

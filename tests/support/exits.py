@@ -261,7 +261,7 @@ ROWS = {
 }
 
 
-def program(name):
+def program(name: str) -> str:
     """The source of a row; it needs `new_event_loop`, and exits with `CODE`."""
     definitions, body = ROWS[name]
     return PROGRAM.format(
@@ -300,7 +300,7 @@ print(json.dumps(results))
 PARALLEL = 8
 
 
-def run(loop, name, count):
+def run(loop: str, name: str, count: int) -> tuple[list[tuple[int, float]], str]:
     """(exit code, how long the end took in seconds) of each, and what was printed to stderr."""
     source = FORKER.format(loop=loop, tests=TESTS, count=count, parallel=min(PARALLEL, count))
     process = subprocess.run(
@@ -313,7 +313,7 @@ def run(loop, name, count):
     return json.loads(process.stdout), process.stderr
 
 
-def main(loop, count="200"):
+def main(loop: str, count: str = "200") -> int:
     failed = 0
     for name in ROWS:
         results, stderr = run(loop, name, int(count))

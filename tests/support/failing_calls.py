@@ -9,6 +9,7 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Sequence
 
 NUMBERS = {
     "x86_64": {"accept4": 288, "recvmmsg": 299, "sendmmsg": 307, "waitid": 247, "setsockopt": 54},
@@ -23,7 +24,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _ARGUMENTS = 0, 16
 
 
-def refuse(call, error, arguments=()):
+def refuse(call: str, error: str, arguments: Sequence[tuple[int, int]] = ()) -> None:
     """From here on `call` fails with `error`. With `arguments`, only calls fail that have these (position, value)
     pairs.
     """

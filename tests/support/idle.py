@@ -6,7 +6,7 @@ import resource
 TIMERS = 20
 
 
-def sleeps():
+def sleeps() -> int:
     """How often this thread has gone to sleep: its voluntary context switches.
 
     A loop goes to sleep whenever its poll finds nothing. A loop that is busy never does, because none of its polls
@@ -15,7 +15,7 @@ def sleeps():
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-async def sleeps_between_timers():
+async def sleeps_between_timers() -> bool:
     """Whether the running loop goes to sleep before each of some timers, and not much more often than that."""
     before = sleeps()
     for _ in range(TIMERS):

@@ -5,6 +5,10 @@ No rule about rloop lives here; those are in project/test_layering.py and projec
 
 import ast
 import re
+from collections.abc import Iterator
+
+# What each module uses.
+Graph = dict[str, set[str]]
 
 # Comments and literals, longest first where one could start like another. A lifetime ('a) is no literal.
 _SKIPPED = re.compile(
@@ -25,7 +29,7 @@ _TEST_ITEM = re.compile(r"#\[cfg\((?:test|all\(test\b[^]]*)\)\][^{;]*\b(?:mod|fn
 _PATH = re.compile(r"\b(?:crate|super|self)(?:\s*::\s*(?:\w+|\*))*(?:\s*::\s*\{)?")
 
 
-def code(source):
+def code(source: str) -> str:
     """The source without comments, the contents of literals, and everything under #[cfg(test)]."""
     source = _SKIPPED.sub('""', source)
     while match := _TEST_ITEM.search(source):
@@ -33,7 +37,7 @@ def code(source):
     return source
 
 
-def _closing_brace(source, start):
+def _closing_brace(source: str, start: int) -> int:
     """The index behind the brace that closes the one before `start`."""
     depth = 1
     for match in re.finditer(r"[{}]", source[start:]):
@@ -43,7 +47,7 @@ def _closing_brace(source, start):
     return len(source)
 
 
-def module_of(path):
+def module_of(path: str) -> str:
     """The module that a file below src/ holds: reactor/mod.rs is reactor, lib.rs is the crate itself."""
     parts = path.removesuffix(".rs").split("/")
     if parts[-1] in ("mod", "lib", "main"):
@@ -51,7 +55,7 @@ def module_of(path):
     return "::".join(parts)
 
 
-def uses(path, source):
+def uses(path: str, source: str) -> set[str]:
     """The modules and items of the crate that a file names, as paths from the crate's root."""
     module = module_of(path).split("::") if module_of(path) else []
     source = code(source)
@@ -69,7 +73,7 @@ def uses(path, source):
     return found
 
 
-def _expand(group):
+def _expand(group: str) -> list[str]:
     """a, b::{c, d} as [a, b::c, b::d]"""
     items, depth, item = [], 0, ""
     for character in re.sub(r"\s+as\s+\w+|\s", "", group) + ",":
@@ -83,7 +87,7 @@ def _expand(group):
     return items
 
 
-def _from_root(name, module):
+def _from_root(name: str, module: list[str]) -> str:
     first, *rest = name.split("::")
     base = [] if first == "crate" else list(module) if first == "self" else module[:-1]
     while rest and rest[0] == "super":
@@ -94,16 +98,16 @@ def _from_root(name, module):
 # --- circles ---
 
 
-def rust_graph(sources):
+def rust_graph(sources: dict[str, str]) -> Graph:
     """{module: the modules that it uses} of {path below src/: source}.
 
     A name that a mod.rs passes on counts as that of the file that it comes from.
     """
     modules = {module_of(path): path for path in sources}
     passed_on = {module: _passed_on(module, sources[path], modules) for module, path in modules.items()}
-    graph = {}
+    graph: Graph = {}
     for module, path in modules.items():
-        graph[module] = used = set()
+        used = graph[module] = set()
         for name in uses(path, sources[path]):
             owner = _owner(name, modules, passed_on)
             if owner is not None and owner != module:
@@ -111,20 +115,21 @@ def rust_graph(sources):
     return graph
 
 
-def _owner(name, modules, passed_on):
+def _owner(name: str, modules: dict[str, str], passed_on: dict[str, dict[str, str]]) -> str | None:
     """The module that has this item, or that is named; None for names that are not of the crate."""
     parts = name.split("::")
     for length in range(len(parts), 0, -1):
         module = "::".join(parts[:length])
         if module in modules:
-            item = parts[length] if length < len(parts) else None
+            item = parts[length] if length < len(parts) else ""
             return passed_on[module].get(item, module)
     return None
 
 
-def _passed_on(module, source, modules):
+def _passed_on(module: str, source: str, modules: dict[str, str]) -> dict[str, str]:
     """{name: the child that it comes from} of what a module takes from its children by `use`."""
-    source, found = code(source), {}
+    source = code(source)
+    found: dict[str, str] = {}
     for match in re.finditer(r"\buse\s+(?:self\s*::\s*)?(\w+)\s*::\s*([^;]*);", source):
         child = f"{module}::{match[1]}" if module else match[1]
         if child in modules:
@@ -134,12 +139,12 @@ def _passed_on(module, source, modules):
     return found
 
 
-def python_graph(sources):
+def python_graph(sources: dict[str, str]) -> Graph:
     """{module: the modules that it imports, for a type checker too} of {path: source} of one package."""
     modules = {path.rsplit("/", 1)[-1].removesuffix(".py") for path in sources}
-    graph = {}
+    graph: Graph = {}
     for path, source in sources.items():
-        graph[path.rsplit("/", 1)[-1].removesuffix(".py")] = used = set()
+        used = graph[path.rsplit("/", 1)[-1].removesuffix(".py")] = set()
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 names = [node.module] if node.module else [alias.name for alias in node.names]
@@ -147,7 +152,7 @@ def python_graph(sources):
     return graph
 
 
-def circles(graph, separator="::"):
+def circles(graph: Graph, separator: str = "::") -> Iterator[str]:
     """Circles between the entries of a folder, for every folder.
 
     An entry is a file, or a folder with all that is in it. The folder's own file, such as mod.rs, is none: it may use
@@ -157,17 +162,17 @@ def circles(graph, separator="::"):
         module.rsplit(separator, count)[0] for module in graph for count in range(1, module.count(separator) + 1)
     }
     for folder in sorted(folders):
-        entries = {}
+        entries: Graph = {}
         for module, used in graph.items():
             entry = _entry(module, folder, separator)
             if entry:
                 others = {_entry(name, folder, separator) for name in used} - {None, entry}
-                entries.setdefault(entry, set()).update(others)
+                entries.setdefault(entry, set()).update(other for other in others if other)
         for circle in _circles_of(entries):
             yield f"{folder or 'the top'}: {' <-> '.join(circle)}"
 
 
-def _entry(module, folder, separator):
+def _entry(module: str, folder: str, separator: str) -> str | None:
     """What is directly in the folder and is, or holds, the module."""
     if not folder:
         return module.split(separator)[0] or None
@@ -175,11 +180,12 @@ def _entry(module, folder, separator):
     return inside.split(separator)[0] if inside != module else None
 
 
-def _circles_of(graph):
+def _circles_of(graph: Graph) -> Iterator[list[str]]:
     """The sets of two and more nodes that reach each other."""
 
-    def reached(start):
-        found, left = set(), [start]
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        left = [start]
         while left:
             for node in graph.get(left.pop(), ()):
                 if node not in found:
@@ -188,7 +194,7 @@ def _circles_of(graph):
         return found
 
     reach = {node: reached(node) for node in graph}
-    seen = set()
+    seen: set[str] = set()
     for node in sorted(graph):
         circle = {other for other in reach[node] if node in reach.get(other, ())}
         if circle and node not in seen:
@@ -199,7 +205,7 @@ def _circles_of(graph):
 # --- sizes ---
 
 
-def rust_functions(source):
+def rust_functions(source: str) -> Iterator[tuple[str, int]]:
     """(name, lines) of each function of a file that rustfmt has formatted, tests aside."""
     lines = source.split("\n")
     if "#[cfg(test)]" in lines:
@@ -211,8 +217,8 @@ def rust_functions(source):
             yield match[2], end - number + 1
 
 
-def python_functions(source):
+def python_functions(source: str) -> Iterator[tuple[str, int]]:
     """(name, lines) of each function of a file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name, node.end_lineno - node.lineno + 1
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1

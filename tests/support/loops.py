@@ -1,19 +1,22 @@
 """The loops that are tested, what they log, and the files that this process has open. No test lives here."""
 
+import asyncio
 import contextlib
 import importlib
 import os
+from typing import Any
 
 # The modules whose `new_event_loop` makes the loops. RLOOP_TEST_LOOPS=asyncio checks the tests themselves where rloop
 # is not built.
 LOOPS = os.environ.get("RLOOP_TEST_LOOPS", "rloop,asyncio").split(",")
 
 
-def new_loop(name):
-    return importlib.import_module(name).new_event_loop()
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    loop: asyncio.AbstractEventLoop = importlib.import_module(name).new_event_loop()
+    return loop
 
 
-def open_files():
+def open_files() -> set[tuple[int, str]]:
     """(number, what it is) of every open file of this process."""
     linux = os.path.isdir("/proc/self/fd")
     files = set()
@@ -24,6 +27,6 @@ def open_files():
     return files
 
 
-def logged(caplog):
+def logged(caplog: Any) -> list[str]:
     """The messages that asyncio's logger got in this test."""
     return [record.getMessage() for record in caplog.records if record.name == "asyncio"]

@@ -13,12 +13,16 @@ import socket
 import struct
 import termios
 import warnings
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Self
 
 HOST = "127.0.0.1"
 
 # No peer waits longer than this: a lost byte fails the test long before its time limit.
 PATIENCE = 10
+
+# What a raise statement takes.
+Raised = BaseException | type[BaseException]
 
 
 class Calls(asyncio.BaseProtocol):
@@ -26,41 +30,41 @@ class Calls(asyncio.BaseProtocol):
 
     keep_open: bool | None = None  # what eof_received answers
 
-    def __init__(self):
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.calls = []
+        self.calls: list[str] = []
         self.data = bytearray()
         self.transport: Any = None
-        self.ended = loop.create_future()
-        self.lost = loop.create_future()
-        self._awaited = []
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[Exception | None] = loop.create_future()
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self.calls.append("connection_made")
         self.transport = transport
 
-    def eof_received(self):
+    def eof_received(self) -> bool | None:
         self.calls.append("eof_received")
         resolve(self.ended, None)
         return self.keep_open
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self.calls.append("connection_lost")
         resolve(self.lost, exc)
 
-    def pause_writing(self):
+    def pause_writing(self) -> None:
         self.calls.append("pause_writing")
 
-    def resume_writing(self):
+    def resume_writing(self) -> None:
         self.calls.append("resume_writing")
 
-    def received(self, data):
+    def received(self, data: bytes | bytearray) -> None:
         self.data += data
         for wanted, future in self._awaited:
             if len(self.data) >= wanted:
                 resolve(future, None)
 
-    async def read(self, count):
+    async def read(self, count: int) -> bytes:
         """Waits until `count` bytes have come in all, and returns all that have come."""
         if len(self.data) < count:
             future = asyncio.get_running_loop().create_future()
@@ -70,7 +74,7 @@ class Calls(asyncio.BaseProtocol):
 
 
 class Recorder(Calls, asyncio.Protocol):
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.calls.append("data_received")
         self.received(data)
 
@@ -78,7 +82,7 @@ class Recorder(Calls, asyncio.Protocol):
 class Echo(Recorder):
     """Sends back what it receives."""
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self.transport.write(data)
 
@@ -88,22 +92,22 @@ class BufferedRecorder(Calls, asyncio.BufferedProtocol):
 
     size = 65536
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.buffer = bytearray(self.size)
 
-    def get_buffer(self, sizehint):
+    def get_buffer(self, sizehint: int) -> Any:
         return self.buffer
 
-    def buffer_updated(self, nbytes):
+    def buffer_updated(self, nbytes: int) -> None:
         self.calls.append("buffer_updated")
         self.received(self.buffer[:nbytes])
 
 
-def raising(method, error, base=Recorder):
+def raising(method: str, error: Raised, base: Any = Recorder) -> Any:
     """A protocol whose `method` raises after it has been written down."""
 
-    def call(self, *args):
+    def call(self: Any, *args: Any) -> None:
         getattr(base, method)(self, *args)
         raise error
 
@@ -111,18 +115,18 @@ def raising(method, error, base=Recorder):
     return type("Raising", (base,), {method: call})
 
 
-def noting(made, base: Any = Recorder):
+def noting(made: list[Any], base: Any = Recorder) -> Any:
     """A protocol class that puts each of its objects into the list `made`."""
 
     class Noting(base):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             made.append(self)
 
     return Noting
 
 
-def resolve(future, result):
+def resolve(future: asyncio.Future[Any], result: object) -> None:
     if not future.done():
         future.set_result(result)
 
@@ -130,43 +134,43 @@ def resolve(future, result):
 class Peer:
     """A blocking socket. Every method that may have to wait is a coroutine, which waits in a thread."""
 
-    def __init__(self, sock):
+    def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE)
         self.sock = sock
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self.sock.close()
 
-    def send(self, data):
+    def send(self, data: bytes) -> None:
         """Sends data that surely fits the kernel's buffers."""
         self.sock.sendall(data)
 
-    async def send_all(self, data):
+    async def send_all(self, data: bytes) -> None:
         await asyncio.to_thread(self.sock.sendall, data)
 
-    async def read(self, count):
+    async def read(self, count: int) -> bytes:
         """Exactly `count` bytes, or fewer when the connection ends before."""
         return await asyncio.to_thread(read_exactly, self.sock, count)
 
-    async def read_until_eof(self):
+    async def read_until_eof(self) -> bytes:
         return await asyncio.to_thread(read_until_eof, self.sock)
 
-    def send_eof(self):
+    def send_eof(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
-    def reset(self):
+    def reset(self) -> None:
         """Close by RST instead of FIN."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def close(self):
+    def close(self) -> None:
         self.sock.close()
 
 
-def read_exactly(sock, count):
+def read_exactly(sock: socket.socket, count: int) -> bytes:
     data = bytearray()
     while len(data) < count:
         chunk = sock.recv(min(count - len(data), 65536))
@@ -176,17 +180,17 @@ def read_exactly(sock, count):
     return bytes(data)
 
 
-def read_until_eof(sock):
+def read_until_eof(sock: socket.socket) -> bytes:
     data = bytearray()
     while chunk := sock.recv(65536):
         data += chunk
     return bytes(data)
 
 
-def socket_pair(*, buffers=None):
+def socket_pair(*, buffers: int | None = None) -> tuple[socket.socket, socket.socket]:
     """A connected pair of TCP sockets. `buffers` limits what the kernel keeps, at both ends."""
 
-    def limit(sock):
+    def limit(sock: socket.socket) -> None:
         if buffers is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
@@ -202,7 +206,12 @@ def socket_pair(*, buffers=None):
 
 
 @contextlib.asynccontextmanager
-async def connection(factory=Recorder, *, buffers=None, ends=None):
+async def connection(
+    factory: Callable[[], Any] = Recorder,
+    *,
+    buffers: int | None = None,
+    ends: tuple[socket.socket, socket.socket] | None = None,
+) -> AsyncIterator[tuple[Any, Any, Peer]]:
     """A connection that the running loop owns, as (transport, protocol, peer). Gone after the block.
 
     `ends`: the two connected sockets, if they are not to be of TCP.
@@ -220,7 +229,7 @@ async def connection(factory=Recorder, *, buffers=None, ends=None):
 
 
 @contextlib.asynccontextmanager
-async def serving(factory, **kwargs):
+async def serving(factory: Callable[[], Any], **kwargs: Any) -> AsyncIterator[tuple[asyncio.Server, Any]]:
     """A server of the running loop on a port of its own, as (server, address). Closed after the block."""
     server = await asyncio.get_running_loop().create_server(factory, HOST, 0, **kwargs)
     try:
@@ -229,7 +238,7 @@ async def serving(factory, **kwargs):
         server.close()
 
 
-async def echo(reader, writer):
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A handler for asyncio's streams."""
     while data := await reader.read(65536):
         writer.write(data)
@@ -239,40 +248,40 @@ async def echo(reader, writer):
 
 
 @contextlib.contextmanager
-def recorded_warnings():
+def recorded_warnings() -> Iterator[list[str]]:
     """The texts of the ResourceWarnings. asyncio's socket may give one before the transport does."""
-    texts = []
+    texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield texts
     texts += [str(warning.message) for warning in caught if warning.category is ResourceWarning]
 
 
-async def released(transport):
+async def released(transport: Any) -> None:
     """Waits until the loop has closed the transport's socket, which it does after connection_lost."""
     sock = transport.get_extra_info("socket")
     while sock.fileno() != -1:
         await asyncio.sleep(0)
 
 
-async def result_or_error(awaitable):
+async def result_or_error(awaitable: Awaitable[Any]) -> Any:
     """What awaiting it gives, or the exception that this raises."""
     results: list[Any] = list(await asyncio.gather(awaitable, return_exceptions=True))
     return results[0]
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     """Waits for something that the loop is not told of, by asking again and again."""
     while not condition():
         await asyncio.sleep(0.001)
 
 
-def on_asyncio():
+def on_asyncio() -> bool:
     """Whether asyncio's own loop runs the test. Tests leave out what some version of asyncio gets wrong."""
     return type(asyncio.get_running_loop()).__module__.startswith("asyncio.")
 
 
-async def arrived(transport, count, *, ended=False):
+async def arrived(transport: Any, count: int, *, ended: bool = False) -> None:
     """Waits until the kernel holds `count` bytes for the transport, and, if it `ended`, the peer's end."""
     fileno = transport.get_extra_info("socket").fileno()
     poll = select.poll()
@@ -284,7 +293,7 @@ async def arrived(transport, count, *, ended=False):
         await asyncio.sleep(0)
 
 
-async def settle():
+async def settle() -> None:
     """Returns when the loop has looked at all its files, and has called everybody who was to hear of them."""
     loop = asyncio.get_running_loop()
     for _ in range(2):
@@ -299,7 +308,7 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def still(protocol):
+async def still(protocol: Any) -> None:
     """Nothing more is told to the protocol, whatever the loop finds."""
     before = list(protocol.calls)
     await settle()
@@ -307,7 +316,7 @@ async def still(protocol):
 
 
 @contextlib.contextmanager
-def refusing_port(host=HOST, family=socket.AF_INET):
+def refusing_port(host: str = HOST, family: int = socket.AF_INET) -> Iterator[int]:
     """A port that refuses connections. A socket is bound to it, so that nobody else takes it, but does not listen."""
     with socket.socket(family) as sock:
         sock.bind((host, 0))
@@ -315,7 +324,7 @@ def refusing_port(host=HOST, family=socket.AF_INET):
 
 
 @contextlib.contextmanager
-def silent_address():
+def silent_address() -> Iterator[Any]:
     """An address that never answers a connection, because the queue of its listener is full and nobody accepts."""
     with socket.create_server((HOST, 0), backlog=0) as listener, contextlib.ExitStack() as stack:
         address = listener.getsockname()
@@ -327,7 +336,7 @@ def silent_address():
         yield address
 
 
-def has_ipv6():
+def has_ipv6() -> bool:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
             return True

@@ -13,6 +13,8 @@ import select
 import socket
 import tempfile
 import tty
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
 
 from support.peers import PATIENCE, Calls, Recorder
 
@@ -20,11 +22,11 @@ from support.peers import PATIENCE, Calls, Recorder
 KINDS = ["pipe", "fifo", "socket", "master", "slave"]
 
 
-def pipe_files():
+def pipe_files() -> tuple[Any, Any]:
     return tuple(map(open_end, os.pipe(), ("rb", "wb")))
 
 
-def fifo_files():
+def fifo_files() -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "fifo")
         os.mkfifo(path)
@@ -34,18 +36,18 @@ def fifo_files():
         return open_end(reader, "rb"), open_end(writer, "wb")
 
 
-def terminal_files():
+def terminal_files() -> tuple[Any, Any]:
     """(master, slave) of a terminal that neither changes nor echoes a byte."""
     master, slave = os.openpty()
     tty.setraw(slave)
     return open_end(master, "r+b"), open_end(slave, "r+b")
 
 
-def open_end(fileno, mode):
+def open_end(fileno: int, mode: str) -> Any:
     return open(fileno, mode, buffering=0)
 
 
-def make_ends(kind, near_reads):
+def make_ends(kind: str, near_reads: bool) -> tuple[Any, Any]:
     """(near, far) file objects. They are blocking, as the system makes them."""
     if kind == "socket":
         return socket.socketpair()
@@ -59,42 +61,42 @@ def make_ends(kind, near_reads):
 class FarEnd:
     """The other end. Every method that may have to wait is a coroutine, which waits in a thread, up to PATIENCE."""
 
-    def __init__(self, file):
+    def __init__(self, file: Any) -> None:
         os.set_blocking(file.fileno(), False)
         self.file = file
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
-    def send(self, data):
+    def send(self, data: bytes) -> None:
         """Sends data that surely fits the kernel's buffers."""
         assert os.write(self.file.fileno(), data) == len(data)
 
-    async def send_all(self, data):
+    async def send_all(self, data: bytes) -> None:
         await asyncio.to_thread(write_all, self.file.fileno(), data)
 
-    async def read(self, count):
+    async def read(self, count: int) -> bytes:
         """Exactly `count` bytes, or fewer when the other end is closed before."""
         return await asyncio.to_thread(read_exactly, self.file.fileno(), count)
 
-    async def read_until_eof(self):
+    async def read_until_eof(self) -> bytes:
         return await asyncio.to_thread(read_exactly, self.file.fileno(), None)
 
 
-def wait_for(fileno, events):
+def wait_for(fileno: int, events: int) -> None:
     poll = select.poll()
     poll.register(fileno, events)
     if not poll.poll(PATIENCE * 1000):
         raise TimeoutError(f"nothing happens on {fileno}")
 
 
-def read_exactly(fileno, count):
+def read_exactly(fileno: int, count: int | None) -> bytes:
     data = bytearray()
     while count is None or len(data) < count:
         try:
@@ -112,7 +114,7 @@ def read_exactly(fileno, count):
     return bytes(data)
 
 
-def write_all(fileno, data):
+def write_all(fileno: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         try:
@@ -124,14 +126,14 @@ def write_all(fileno, data):
 class Counted:
     """A file that counts how often it is closed. It has only the methods that a pipe must have."""
 
-    def __init__(self, file):
+    def __init__(self, file: Any) -> None:
         self.file = file
         self.closed = 0
 
-    def fileno(self):
-        return self.file.fileno()
+    def fileno(self) -> int:
+        return int(self.file.fileno())
 
-    def close(self):
+    def close(self) -> None:
         self.closed += 1
         self.file.close()
 
@@ -140,18 +142,20 @@ class WriteRecorder(Calls):
     """The protocol of a pipe that is only written to."""
 
 
-def is_closed(file):
+def is_closed(file: Any) -> bool:
     return file.fileno() == -1 if isinstance(file, socket.socket) else bool(file.closed)
 
 
-async def released(file):
+async def released(file: Any) -> None:
     """Waits until the loop has closed the file, which it does after connection_lost."""
     while not is_closed(file):
         await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
-async def read_pipe(kind="pipe", factory=Recorder):
+async def read_pipe(
+    kind: str = "pipe", factory: Callable[[], Any] = Recorder
+) -> AsyncIterator[tuple[Any, Any, FarEnd]]:
     """A pipe that the running loop reads, as (transport, protocol, far end). Gone after the block."""
     near, far = make_ends(kind, near_reads=True)
     with FarEnd(far) as far_end:
@@ -164,7 +168,9 @@ async def read_pipe(kind="pipe", factory=Recorder):
 
 
 @contextlib.asynccontextmanager
-async def write_pipe(kind="pipe", factory=WriteRecorder):
+async def write_pipe(
+    kind: str = "pipe", factory: Callable[[], Any] = WriteRecorder
+) -> AsyncIterator[tuple[Any, Any, FarEnd]]:
     """A pipe that the running loop writes, as (transport, protocol, far end). Gone after the block."""
     near, far = make_ends(kind, near_reads=False)
     with FarEnd(far) as far_end:

@@ -4,6 +4,8 @@ No test lives here, and no assertion about a loop.
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from support.peers import settle
 
@@ -13,11 +15,11 @@ SMALL = b"0123456789"
 PLENTY = DATA[: 1 << 20][::-1]
 
 
-def sendfile(*args, **kwargs):
+def sendfile(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, int]:
     return asyncio.get_running_loop().sendfile(*args, **kwargs)
 
 
-async def sending(*args, **kwargs):
+async def sending(*args: Any, **kwargs: Any) -> asyncio.Task[int]:
     """The task that sends, which has begun and has to wait."""
     task = asyncio.create_task(sendfile(*args, **kwargs))
     await settle()

@@ -4,18 +4,19 @@ No test lives here.
 """
 
 import inspect
+from typing import Any
 
 
-def public(thing):
+def public(thing: object) -> list[str]:
     return sorted(name for name in dir(thing) if not name.startswith("_"))
 
 
-def parameters(method):
+def parameters(method: Any) -> list[tuple[str, object, object]]:
     """All parameters but self. A native method takes self by position only, one written in Python does not."""
     return [(p.name, p.kind, p.default) for p in list(inspect.signature(method).parameters.values())[1:]]
 
 
-def differences(ours, theirs):
+def differences(ours: type, theirs: type) -> list[str]:
     """What asyncio's class has and ours lacks, or has with other parameters, or as a coroutine function in one only."""
     found = []
     for name in public(theirs):

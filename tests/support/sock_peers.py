@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from support.peers import HOST, Peer, has_ipv6, settle, socket_pair
 
@@ -16,7 +18,7 @@ DATAGRAMS = ["udp", "udp6", "unix", "abstract"]
 
 
 @contextlib.contextmanager
-def streams(kind="tcp", *, buffers=None):
+def streams(kind: str = "tcp", *, buffers: int | None = None) -> Iterator[tuple[socket.socket, Peer]]:
     """(non-blocking socket, peer), connected."""
     if kind == "tcp":
         near, far = socket_pair(buffers=buffers)
@@ -30,7 +32,7 @@ def streams(kind="tcp", *, buffers=None):
         yield near, peer
 
 
-def datagram_socket(kind, folder, name):
+def datagram_socket(kind: str, folder: str, name: str) -> socket.socket:
     if kind == "udp6":
         sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         sock.bind(("::1", 0))
@@ -45,7 +47,7 @@ def datagram_socket(kind, folder, name):
 
 
 @contextlib.contextmanager
-def datagrams(kind, folder):
+def datagrams(kind: str, folder: str) -> Iterator[tuple[socket.socket, Any, Peer, Any]]:
     """(non-blocking socket, its address, peer, the peer's address), bound and not connected."""
     near, far = datagram_socket(kind, folder, "near"), datagram_socket(kind, folder, "far")
     near.setblocking(False)
@@ -53,22 +55,22 @@ def datagrams(kind, folder):
         yield near, near.getsockname(), peer, far.getsockname()
 
 
-def available(kinds):
+def available(kinds: list[str]) -> list[str]:
     return [kind for kind in kinds if kind != "udp6" or has_ipv6()]
 
 
-async def receive(method, sock, count):
+async def receive(method: str, sock: socket.socket, count: int) -> bytes:
     """What `method` of the loop receives, as bytes."""
     call = getattr(asyncio.get_running_loop(), method)
     if not method.endswith("_into"):
         got = await call(sock, count)
-        return got if method == "sock_recv" else got[0]
+        return bytes(got if method == "sock_recv" else got[0])
     buffer = bytearray(count)
     got = await call(sock, buffer)
     return bytes(buffer[: got if method == "sock_recv_into" else got[0]])
 
 
-async def waiting(coroutine):
+async def waiting(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """The task that runs it, after it has begun to wait."""
     task = asyncio.create_task(coroutine)
     await settle()
@@ -77,20 +79,20 @@ async def waiting(coroutine):
     return task
 
 
-async def cancelled(task):
+async def cancelled(task: asyncio.Task[Any]) -> bool:
     """Cancels the task, and tells whether it ended for that reason."""
     task.cancel()
     await asyncio.wait([task])
     return task.cancelled()
 
 
-def registered(sock):
+def registered(sock: socket.socket) -> bool:
     """Whether the loop still watches this socket. Afterwards it does not."""
     loop = asyncio.get_running_loop()
     return any([loop.remove_reader(sock), loop.remove_writer(sock)])
 
 
-def fill(sock, data=bytes(65536)):
+def fill(sock: socket.socket, data: bytes = bytes(65536)) -> int:
     """Sends until the kernel takes no more. Returns how many bytes it took."""
     sent = 0
     with contextlib.suppress(BlockingIOError):

@@ -13,6 +13,7 @@ import logging
 import re
 import ssl
 import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,12 @@ from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_conn
 # A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
 BRIEF = 0.05
 
+# Everything that the program was told, by names that the scenario chooses.
+Told = dict[str, Any]
+Scenario = Callable[["Setting", Told], Coroutine[Any, Any, None]]
 
-def described(exc):
+
+def described(exc: BaseException | None) -> dict[str, object] | None:
     """Everything that a program can know of an exception, except the line of C code that raised it."""
     if exc is None:
         return None
@@ -39,11 +44,11 @@ def described(exc):
 
 
 class LogHandler(logging.Handler):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.lines = []
+        self.lines: list[tuple[str, str]] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.lines.append((record.levelname, record.getMessage()))
 
 
@@ -55,14 +60,22 @@ class Setting:
     version: ssl.TLSVersion
     base: type = Recorder
 
-    def contexts(self):
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """The loop's context and the peer's."""
         own = certificates.server_context if self.server_side else certificates.client_context
         other = certificates.client_context if self.server_side else certificates.server_context
         return own(version=self.version), other(version=self.version)
 
     @contextlib.asynccontextmanager
-    async def connection(self, told, base=None, *, context=None, peer_context=None, **kwargs):
+    async def connection(
+        self,
+        told: Told,
+        base: Any = None,
+        *,
+        context: ssl.SSLContext | None = None,
+        peer_context: ssl.SSLContext | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[tuple[Any, Any, TlsPeer]]:
         """A connection as (transport, protocol, peer). Afterwards `told` has what its protocol was told."""
         own, other = self.contexts()
         async with tls_connection(
@@ -79,16 +92,18 @@ class Setting:
         told["lost"] = described(lost)
 
 
-def once_each(calls):
+def once_each(calls: list[str]) -> list[str]:
     """The calls, with equal ones in a row as one: a loop may deliver data in as many calls as it likes."""
     return [call for number, call in enumerate(calls) if number == 0 or call != calls[number - 1]]
 
 
-def outcome(loop_name, scenario, setting):
+def outcome(loop_name: str, scenario: Scenario, setting: Setting) -> Told:
     """Everything that the program was told on a new loop of that module. Two such dicts can be compared."""
-    told, reports, log = {}, [], LogHandler()
+    told: Told = {}
+    reports: list[dict[str, object]] = []
+    log = LogHandler()
 
-    def report(loop, context):
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         seen = {"message": context["message"], "exception": described(context.get("exception"))}
         if "handle" in context:  # "Exception in callback ..." names the loop's own functions
             seen["message"] = context["message"].split(" callback ")[0]
@@ -118,7 +133,7 @@ SETTINGS = [
 ]
 
 
-def scenarios_of(module):
+def scenarios_of(module: str) -> list[Any]:
     """The coroutine functions of a test module that are scenarios, as parameters."""
     values = list(vars(sys.modules[module]).values())
     return [
@@ -131,11 +146,11 @@ def scenarios_of(module):
 
 
 @functools.cache
-def asyncio_outcome(scenario, setting: Any):
+def asyncio_outcome(scenario: Scenario, setting: Any) -> Told:
     return outcome("asyncio", scenario, setting)
 
 
-def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
+def same_as_asyncio(loop_name: str, scenario: Scenario, setting: Setting, whole_data: bytes | None = None) -> Told:
     """Plays the scenario, and returns what was told: what is told on asyncio.
 
     Where asyncio itself is under test, it is compared with itself: what differs from one run to the next could not
@@ -159,12 +174,12 @@ def same_as_asyncio(loop_name, scenario, setting, whole_data=None):
     return seen
 
 
-async def connect_error(setting: Any, told, play, **kwargs):
+async def connect_error(setting: Any, told: Told, play: Callable[[TlsPeer], object], **kwargs: Any) -> None:
     """A handshake in which the peer does `play(peer)`, blocking and in a thread; what connecting raises is told."""
     own, other = setting.contexts()
     own, other = kwargs.pop("context", own), kwargs.pop("peer_context", other)
     kwargs.setdefault("ssl_handshake_timeout", PATIENCE)
-    made = []
+    made: list[Any] = []
 
     near, far = socket_pair()
     with TlsPeer(far, other, server_side=not setting.server_side) as peer:
@@ -182,7 +197,7 @@ async def connect_error(setting: Any, told, play, **kwargs):
         told["calls"] = [once_each(protocol.calls) for protocol in made]
 
 
-def without_errors(play, peer):
+def without_errors(play: Callable[[TlsPeer], object], peer: TlsPeer) -> None:
     """Errors of the peer are left out, because a loop may send an alert where asyncio closes without one."""
     with contextlib.suppress(OSError):
         play(peer)

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from support import certificates, peers
 from support.peers import PATIENCE, Peer, Recorder, result_or_error, socket_pair
@@ -18,14 +20,22 @@ RECEIVE = 65536
 class BufferedRecorder(peers.BufferedRecorder):
     """Gives a memoryview: asyncio fills what is behind a record into a slice, and that of a bytearray is a copy."""
 
-    def get_buffer(self, sizehint):
+    def get_buffer(self, sizehint: int) -> Any:
         return memoryview(self.buffer)
 
 
 class TlsPeer(Peer):
     """A TLS end on a blocking socket. `encrypt` gives records to be sent later; `send` sends them at once."""
 
-    def __init__(self, sock, context=None, *, server_side=True, server_hostname=None, session=None):
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: Any = None,
+        *,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
         super().__init__(sock)
         context = context or (certificates.server_context() if server_side else certificates.client_context())
         if not server_side:
@@ -39,19 +49,19 @@ class TlsPeer(Peer):
             session=session,
         )
         # How the other end finished: by "close_notify", or by "eof" without one. None until then.
-        self.ended = None
+        self.ended: str | None = None
 
     # --- by the step ---
 
-    def pending(self):
+    def pending(self) -> bytes:
         """The records that are still to be sent."""
         return self._outgoing.read()
 
-    def flush(self):
+    def flush(self) -> None:
         if records := self._outgoing.read():
             self.sock.sendall(records)
 
-    def receive(self):
+    def receive(self) -> bool:
         """Receives what comes next. False if nothing more will come."""
         data = self.sock.recv(RECEIVE)
         if data:
@@ -61,12 +71,12 @@ class TlsPeer(Peer):
         self.ended = self.ended or "eof"
         return False
 
-    def encrypt(self, data):
+    def encrypt(self, data: bytes) -> bytes:
         """The records for `data`, which are not sent."""
         self.tls.write(data)
         return self._outgoing.read()
 
-    def close_notify(self):
+    def close_notify(self) -> bytes:
         """The record of our close_notify, which is not sent."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
@@ -74,10 +84,10 @@ class TlsPeer(Peer):
 
     # --- blocking: to be called in a thread ---
 
-    def blocking_handshake(self):
+    def blocking_handshake(self) -> None:
         self._until_done(self.tls.do_handshake)
 
-    def blocking_handshake_and_send(self, *data):
+    def blocking_handshake_and_send(self, *data: bytes) -> None:
         """Sends each of `data` as a record, all in one segment with the last message of the handshake."""
         while True:
             try:
@@ -89,33 +99,33 @@ class TlsPeer(Peer):
                 self.send_raw(b"".join([self.pending(), *map(self.encrypt, data)]))
                 return
 
-    def blocking_read(self, count):
+    def blocking_read(self, count: int) -> bytes:
         """Exactly `count` bytes, or fewer when the other end finishes before."""
         data = bytearray()
         while len(data) < count and self.ended is None:
             data += self._read_some(count - len(data))
         return bytes(data)
 
-    def blocking_read_until_end(self):
+    def blocking_read_until_end(self) -> bytes:
         data = bytearray()
         while self.ended is None:
             data += self._read_some(RECEIVE)
         return bytes(data)
 
-    def blocking_unwrap(self):
+    def blocking_unwrap(self) -> None:
         """Sends our close_notify and waits for theirs."""
         self._until_done(self.tls.unwrap)
 
-    def _read_some(self, count):
+    def _read_some(self, count: int) -> bytes:
         try:
             data = self._until_done(self.tls.read, count)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             data = b""
         if not data:
             self.ended = self.ended or "close_notify"
-        return data
+        return bytes(data)
 
-    def _until_done(self, call, *args):
+    def _until_done(self, call: Callable[..., Any], *args: Any) -> Any:
         while True:
             try:
                 result = call(*args)
@@ -131,39 +141,47 @@ class TlsPeer(Peer):
 
     # --- for tests ---
 
-    async def handshake(self):
+    async def handshake(self) -> None:
         await asyncio.to_thread(self.blocking_handshake)
 
-    async def unwrap(self):
+    async def unwrap(self) -> None:
         await asyncio.to_thread(self.blocking_unwrap)
 
-    def send(self, data):
+    def send(self, data: bytes) -> None:
         """Sends data that surely fits the kernel's buffers."""
         self.send_raw(self.encrypt(data))
 
-    async def send_all(self, data):
+    async def send_all(self, data: bytes) -> None:
         await asyncio.to_thread(self.send, data)
 
-    def send_raw(self, data):
+    def send_raw(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    async def read(self, count):
+    async def read(self, count: int) -> bytes:
         return await asyncio.to_thread(self.blocking_read, count)
 
-    async def read_until_end(self):
+    async def read_until_end(self) -> bytes:
         """All data until the other end finishes. Afterwards `ended` tells how it did."""
         return await asyncio.to_thread(self.blocking_read_until_end)
 
-    async def read_raw_until_eof(self):
+    async def read_raw_until_eof(self) -> bytes | None:
         """All bytes that come, not decrypted, until EOF or a RST."""
         with contextlib.suppress(ConnectionResetError):
             return await super().read_until_eof()
+        return None
 
-    def send_close_notify(self):
+    def send_close_notify(self) -> None:
         self.send_raw(self.close_notify())
 
 
-async def connect(factory, sock, *, server_side=False, context=None, **kwargs):
+async def connect(
+    factory: Callable[[], Any],
+    sock: socket.socket,
+    *,
+    server_side: bool = False,
+    context: Any = None,
+    **kwargs: Any,
+) -> tuple[Any, Any]:
     """The loop's end over a connected socket. It makes the handshake, and the peer must do so at the same time."""
     loop = asyncio.get_running_loop()
     if server_side:
@@ -176,16 +194,16 @@ async def connect(factory, sock, *, server_side=False, context=None, **kwargs):
 
 @contextlib.asynccontextmanager
 async def tls_connection(
-    factory=Recorder,
+    factory: Callable[[], Any] = Recorder,
     *,
-    server_side=False,
-    context=None,
-    peer_context=None,
-    buffers=None,
-    session=None,
-    peer_may_fail=False,
-    **kwargs,
-):
+    server_side: bool = False,
+    context: Any = None,
+    peer_context: Any = None,
+    buffers: int | None = None,
+    session: ssl.SSLSession | None = None,
+    peer_may_fail: bool = False,
+    **kwargs: Any,
+) -> AsyncIterator[tuple[Any, Any, TlsPeer]]:
     """A TLS connection that the running loop owns, as (transport, protocol, peer). Gone after the block.
 
     With `peer_may_fail`, the peer's handshake need not succeed: for a loop's end that hangs up at once.
@@ -208,7 +226,7 @@ async def tls_connection(
             await gone(near)
 
 
-async def gone(sock):
+async def gone(sock: socket.socket) -> None:
     """Waits until the loop has closed the socket that a transport was given, after connection_lost."""
     async with asyncio.timeout(PATIENCE):
         while sock.fileno() != -1:
@@ -216,7 +234,9 @@ async def gone(sock):
 
 
 @contextlib.asynccontextmanager
-async def handshaking(factory=Recorder, *, server_side=False, **kwargs):
+async def handshaking(
+    factory: Callable[[], Any] = Recorder, *, server_side: bool = False, **kwargs: Any
+) -> AsyncIterator[tuple[asyncio.Task[tuple[Any, Any]], TlsPeer]]:
     """A handshake of the loop's end that nobody answers yet, as (task, peer): the task gives what `connect` does.
 
     After the block, the task is done.
@@ -234,14 +254,14 @@ async def handshaking(factory=Recorder, *, server_side=False, **kwargs):
             await gone(near)
 
 
-def server_with(answer):
+def server_with(answer: Callable[[Any, bytes], object]) -> Any:
     """A protocol class for servers whose `answer(transport, data)` is called with what comes."""
 
     class Server(asyncio.Protocol):
-        def connection_made(self, transport):
+        def connection_made(self, transport: Any) -> None:
             self.transport = transport
 
-        def data_received(self, data):
+        def data_received(self, data: bytes) -> None:
             answer(self.transport, data)
 
     return Server
@@ -250,12 +270,18 @@ def server_with(answer):
 # --- connections that begin in clear ---
 
 
-def _pair(family):
+def _pair(family: int) -> tuple[socket.socket, socket.socket]:
     return socket_pair() if family == socket.AF_INET else socket.socketpair()
 
 
 @contextlib.asynccontextmanager
-async def in_clear(factory=Recorder, *, family=socket.AF_INET, server_side=False, peer_context=None):
+async def in_clear(
+    factory: Callable[[], Any] = Recorder,
+    *,
+    family: int = socket.AF_INET,
+    server_side: bool = False,
+    peer_context: Any = None,
+) -> AsyncIterator[tuple[Any, Any, TlsPeer]]:
     """A connection on which TLS has not begun, as (transport, protocol, peer)."""
     loop = asyncio.get_running_loop()
     near, far = _pair(family)
@@ -269,7 +295,9 @@ async def in_clear(factory=Recorder, *, family=socket.AF_INET, server_side=False
             await gone(near)
 
 
-async def start_tls(transport, protocol, *, server_side=False, context=None, **kwargs):
+async def start_tls(
+    transport: Any, protocol: Any, *, server_side: bool = False, context: Any = None, **kwargs: Any
+) -> Any:
     context = context or (certificates.server_context() if server_side else certificates.client_context())
     if not server_side:
         kwargs.setdefault("server_hostname", certificates.HOSTNAME)

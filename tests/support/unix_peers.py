@@ -6,25 +6,26 @@ No test lives here, and no assertion about a loop.
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 from support.peers import Echo, Peer
 
 
-def abstract_name():
+def abstract_name() -> bytes:
     """A name that the kernel finds, as nobody else has it."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("")
-        return sock.getsockname() + b" and more"
+        return bytes(sock.getsockname() + b" and more")
 
 
-def bound(path):
+def bound(path: Any) -> socket.socket:
     """A socket that is bound and does not listen."""
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(path)
     return sock
 
 
-def connect(path):
+def connect(path: Any) -> Peer:
     """The peer's end of a new connection."""
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -33,6 +34,6 @@ def connect(path):
     return Peer(sock)
 
 
-async def serve(*args, **kwargs):
+async def serve(*args: Any, **kwargs: Any) -> asyncio.Server:
     """A server of the running loop that answers what it receives."""
     return await asyncio.get_running_loop().create_unix_server(Echo, *args, **kwargs)

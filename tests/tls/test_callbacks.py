@@ -105,7 +105,7 @@ async def test_sni_callback_uses_the_loop():
     loop = asyncio.get_running_loop()
     called = loop.create_future()
     context = certificates.server_context()
-    context.sni_callback = lambda tls, name, context: loop.call_soon(called.set_result, name) and None
+    context.sni_callback = lambda tls, name, context: loop.call_soon(called.set_result, name) and None  # type: ignore[assignment, return-value]
     async with tls_connection(server_side=True, context=context):
         assert await called == "localhost"
 
@@ -121,7 +121,7 @@ async def test_key_log_file(version, tmp_path):
     async with tls_connection(context=context) as (_, protocol, peer):
         peer.send(b"hello")
         assert await protocol.read(5) == b"hello"
-    context.keylog_filename = None
+    context.keylog_filename = None  # type: ignore[assignment]
     labels = {line.split()[0] for line in path.read_text().splitlines() if not line.startswith("#")}
     if version is TLS_1_2:
         assert labels == {"CLIENT_RANDOM"}
@@ -133,10 +133,10 @@ async def test_messages():
     """Debugging tools set this callback. It sees every message of the handshake."""
     seen = []
     context = certificates.client_context()
-    context._msg_callback = lambda tls, direction, *rest: seen.append((type(tls), direction))
+    context._msg_callback = lambda tls, direction, *rest: seen.append((type(tls), direction))  # type: ignore[attr-defined]
     async with tls_connection(context=context):
         pass
-    context._msg_callback = None
+    context._msg_callback = None  # type: ignore[attr-defined]
     assert {direction for _, direction in seen} == {"read", "write"}
     assert {kind for kind, _ in seen} == {ssl.SSLObject}
 

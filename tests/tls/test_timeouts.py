@@ -180,7 +180,7 @@ async def test_not_a_number(argument):
     near, far = socket_pair()
     with near, far:
         with pytest.raises(TypeError):
-            await connect(Recorder, near, **{argument: "soon"})
+            await connect(Recorder, near, **{argument: "soon"})  # type: ignore[arg-type]
 
 
 @ARGUMENTS

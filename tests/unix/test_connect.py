@@ -87,12 +87,12 @@ async def test_abstract_name_is_binary():
     loop = asyncio.get_running_loop()
     name = abstract_name() + b"\0\xff\0"
     with listening(name) as listener:
-        transport, _ = await loop.create_unix_connection(Recorder, name)
+        transport, _ = await loop.create_unix_connection(Recorder, name)  # type: ignore[arg-type]
         assert transport.get_extra_info("peername") == name
         accept(listener).close()
         await drop(transport)
         with pytest.raises(ConnectionRefusedError):
-            await loop.create_unix_connection(Recorder, name[:-1])
+            await loop.create_unix_connection(Recorder, name[:-1])  # type: ignore[arg-type]
 
 
 async def test_path_that_is_no_text(tmp_path):

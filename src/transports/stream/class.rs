@@ -216,7 +216,7 @@ impl StreamTransport {
     fn __clear__(&self, py: Python<'_>) {
         let cleared = self.state.with(py, |state| {
             let side = &mut state.side;
-            (state.protocol.take(), state.extra.take(), side.tls.take(), side.sent_waiter.take())
+            (state.protocol.take(), state.extra.take(), side.sent_waiter.take())
         });
         drop(cleared);
     }

@@ -21,6 +21,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::above::{LayerKind, NativeLayer};
 use super::flow::Flow;
 use super::outbox::Outbox;
 use super::protocol;
@@ -28,7 +29,6 @@ use super::receiving::ReadSize;
 use super::sender::Sender;
 use super::shell::{self, Shell, Side, Transport};
 use super::socket::{File, SocketKind};
-use super::tls::TlsLayer;
 use super::write_queue::WriteQueue;
 use crate::core::{Kind, LoopCore};
 use crate::py::bytes::Chunk;
@@ -54,8 +54,8 @@ impl Deref for StreamTransport {
 pub struct Stream {
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
-    /// The protocol, if it is a TLS layer.
-    tls: Option<Py<TlsLayer>>,
+    /// How to call the protocol natively, if it is a layer.
+    above: Option<&'static LayerKind>,
     /// A UNIX socket.
     is_unix: bool,
     /// What it means if a read gets less than it asked for.
@@ -95,7 +95,6 @@ impl Side for Stream {
     }
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.tls)?;
         visit.call(&self.server)?;
         visit.call(&self.sent_waiter)
     }
@@ -107,7 +106,7 @@ impl Stream {
     fn new(file: &File, kind: SocketKind, peername: Option<SocketAddress>) -> Self {
         let mut stream = Self {
             buffered: false,
-            tls: None,
+            above: None,
             is_unix: false,
             short_read: ShortRead::SaysNothing,
             outbox: Outbox::new(WriteQueue::new(), Flow::new(), 1),
@@ -161,10 +160,10 @@ impl Transport for StreamTransport {
     }
 
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
-        let (file, layer, server) = self
-            .state
-            .with(py, |state| (state.file.take(py), state.side.tls.take(), state.side.server.take()));
-        drop(layer);
+        let (file, server) = self.state.with(py, |state| {
+            state.side.above = None;
+            (state.file.take(py), state.side.server.take())
+        });
         let closed = file.close(py);
         let detached = server.map_or(Ok(()), |server| self.detach(server.bind(py), transport));
         closed.and(detached)
@@ -174,11 +173,10 @@ impl Transport for StreamTransport {
     fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = protocol.py();
         let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
-        let layer = protocol.cast::<TlsLayer>().ok().map(|layer| layer.clone().unbind());
+        let above = NativeLayer::kind_of(protocol);
         let previous = self.state.with(py, |state| {
-            state.side.buffered = buffered;
-            let layer = std::mem::replace(&mut state.side.tls, layer);
-            (state.protocol.replace(protocol.clone().unbind()), layer)
+            (state.side.buffered, state.side.above) = (buffered, above);
+            state.protocol.replace(protocol.clone().unbind())
         });
         drop(previous);
         Ok(())

@@ -15,10 +15,10 @@ use crate::py::bytes::Writable;
 use crate::py::{context, new};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
+use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
 use crate::transports::shell::Transport;
-use crate::transports::tls::{Received, TlsLayer};
 
 /// Why a connection ends that cannot be read.
 pub(super) const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -26,7 +26,7 @@ pub(super) const READ_FAILED: &str = "Fatal read error on socket transport";
 /// What one read needs of the state.
 pub(super) struct Reading<'py> {
     pub(super) protocol: Bound<'py, PyAny>,
-    tls: Option<Bound<'py, TlsLayer>>,
+    above: Option<&'static LayerKind>,
     pub(super) buffered: bool,
     /// The socket, if its own methods are to be called.
     socket: Option<Bound<'py, PyAny>>,
@@ -64,9 +64,9 @@ impl StreamTransport {
 
     /// One read, one call of the protocol: the others get their turn before this transport's next read.
     fn read(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> PyResult<()> {
-        let read = match (&reading.socket, &reading.tls) {
+        let read = match (&reading.socket, reading.above) {
             (Some(socket), _) => Self::read_by_method(slf, socket, reading),
-            (None, Some(layer)) => match Self::read_tls(slf, reading, layer) {
+            (None, Some(above)) => match Self::read_above(slf, reading, above) {
                 Some(read) => read,
                 // The layer calls `read_on` when it can go on.
                 None => return Ok(()),
@@ -79,15 +79,15 @@ impl StreamTransport {
         result
     }
 
-    /// For a TLS layer, without any Python object between. None: nothing was received, for the layer has not read what
-    /// came before.
-    fn read_tls(
+    /// Has a layer receive, without any Python object in between. None: nothing was received, because the layer has not
+    /// used all of what came before.
+    fn read_above(
         slf: &Bound<'_, Self>,
         reading: &Reading<'_>,
-        layer: &Bound<'_, TlsLayer>,
+        above: &LayerKind,
     ) -> Option<Result<(), Failure>> {
-        let received = TlsLayer::receive(layer, |buffer| slf.get().receive(slf.py(), buffer));
-        Some(match received {
+        let mut receive = |buffer: &mut [_]| slf.get().receive(slf.py(), buffer);
+        Some(match (above.receive)(&reading.protocol, &mut receive) {
             Ok(Received::Data) => Ok(()),
             Ok(Received::Later) => return None,
             Ok(Received::Other(Ok(_))) => Self::read_end(slf, reading),
@@ -174,7 +174,7 @@ impl State {
         let protocol = self.protocol.as_ref().filter(|_| side.readable && self.life.may_read())?;
         Some(Reading {
             protocol: protocol.bind(py).clone(),
-            tls: side.tls.as_ref().map(|layer| layer.bind(py).clone()),
+            above: side.above,
             buffered: side.buffered,
             socket: self.file.by_methods().map(|object| object.bind(py).clone()),
             size: side.read_size.get(),

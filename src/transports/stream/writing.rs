@@ -29,7 +29,6 @@ use crate::transports::outbox::{Follow, Next, Outbox};
 use crate::transports::protocol::Failure;
 use crate::transports::sender::{Sender, refuse};
 use crate::transports::shell::{Hold, NOT_WATCHED, Side, Transport};
-use crate::transports::tls::TlsLayer;
 use crate::transports::write_queue::WriteQueue;
 
 /// What has become of a write.
@@ -51,7 +50,7 @@ pub struct After {
     result: io::Result<()>,
     /// The socket's own `send` is to be called.
     by_methods: bool,
-    /// A TLS layer on the stream is to know that the queue is shorter.
+    /// A layer on the stream is to know that the queue is shorter.
     tell_layer: bool,
     /// Somebody waits until everything is sent.
     waits: bool,
@@ -103,9 +102,10 @@ impl Sender for StreamTransport {
         // May write again, and may leave the loop: everything else follows all the same.
         let mut told = Self::tell_flow(slf, settled.signal);
         if tell_layer {
-            let layer =
-                this.state.with(py, |state| state.side.tls.as_ref().map(|layer| layer.bind(py).clone()));
-            told = told.and(layer.map_or(Ok(()), |layer| TlsLayer::queue_shrunk(&layer)));
+            let layer = this
+                .state
+                .with(py, |state| Some((state.side.above?, state.protocol.as_ref()?.bind(py).clone())));
+            told = told.and(layer.map_or(Ok(()), |(above, layer)| (above.queue_shrunk)(&layer)));
         }
         if waits {
             told = told.and(this.tell_sent_waiter(py));
@@ -325,7 +325,7 @@ impl State {
     /// is to know that the queue is shorter.
     fn after(&mut self, result: io::Result<()>, tell_layer: bool) -> Option<After> {
         let by_methods = self.file.by_methods().is_some();
-        let tell_layer = tell_layer && self.side.tls.is_some();
+        let tell_layer = tell_layer && self.side.above.is_some();
         let waits = self.side.waits();
         let settled = if by_methods { Settled::default() } else { self.settle() };
         let ends = !self.side.has_unsent() && (self.life.is_closing() || self.life.write_ended());

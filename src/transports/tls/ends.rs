@@ -1,119 +1,141 @@
-//! The encrypted side of a connection: what was received and is still to be read, what is to be sent. Plain memory;
-//! neither OpenSSL nor Python is called here.
+//! The encrypted side of one connection: what was received and is still to be decrypted, and what was encrypted and is
+//! still to be sent. Both engines read and write here. This is plain memory behind a lock; neither OpenSSL nor Python is
+//! called while the lock is held.
+//!
+//! The large buffers belong to the loop ([`crate::core::TlsIo`]). The connection that is at work borrows them, and keeps
+//! no more memory than it has bytes left.
+//!
+//! Why a lock: `_ssl` lets go of the interpreter during a handshake, and OpenSSL reads and writes here meanwhile, while
+//! another thread may ask the transport how much was received.
 
 use std::collections::TryReserveError;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::core::Buffer;
-use crate::py::bytes::Target;
 
-/// What an engine reads from and writes to.
+/// What was received and what is to be sent.
 #[derive(Default)]
 pub struct Ends {
-    /// Received in one piece; read before `more`.
-    buffer: Option<Buffer>,
-    /// Received at other times. Invariant: nothing is put into `buffer` while there is something here.
-    more: Vec<u8>,
-    more_read: usize,
+    memory: Mutex<Memory>,
+    /// How many bytes `memory` has at each end. They can be read without the lock, as they are several times for each
+    /// record.
+    input_len: AtomicUsize,
+    output_len: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What was received; the part that was read is left out.
+    input: Buffer,
+    /// `input` is the loop's buffer.
+    is_lent: bool,
     output: Vec<u8>,
     /// There was no memory for what was to be put into `output`.
     failed: bool,
 }
 
 impl Ends {
-    /// How many bytes have been received and not been read.
+    fn with<R>(&self, access: impl FnOnce(&mut Memory) -> R) -> R {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = access(&mut memory);
+        self.input_len.store(memory.input.len(), Relaxed);
+        self.output_len.store(memory.output.len(), Relaxed);
+        result
+    }
+
+    /// How many bytes were received and not read.
     pub fn input_len(&self) -> usize {
-        self.buffer.as_ref().map_or(0, Buffer::len) + self.more.len() - self.more_read
-    }
-
-    /// What has been received and not been read.
-    pub fn input(&self) -> [&[u8]; 2] {
-        [self.buffer.as_ref().map_or(&[], Buffer::as_slice), &self.more[self.more_read..]]
-    }
-
-    /// Adds to what was received.
-    pub fn feed(&mut self, data: &[u8]) -> Result<(), TryReserveError> {
-        self.more.try_reserve(data.len())?;
-        self.more.extend_from_slice(data);
-        Ok(())
-    }
-
-    /// Puts in a buffer with what was received, if there is no other input; else gives it back.
-    pub fn lend(&mut self, buffer: Buffer) -> Result<(), Buffer> {
-        if self.input_len() > 0 {
-            return Err(buffer);
-        }
-        self.buffer = Some(buffer);
-        Ok(())
-    }
-
-    /// Gets the buffer back. What has not been read of it is copied: a connection that is paused or has failed keeps
-    /// as much memory as it has received, not a buffer. It does keep the buffer where there is no memory for the copy.
-    pub fn take_back(&mut self) -> Option<Buffer> {
-        let buffer = self.buffer.take()?;
-        if buffer.is_empty() {
-            return Some(buffer);
-        }
-        let mut more = Vec::new();
-        if more.try_reserve_exact(self.more.len() - self.more_read + buffer.len()).is_err() {
-            self.buffer = Some(buffer);
-            return None;
-        }
-        more.extend_from_slice(buffer.as_slice());
-        more.extend_from_slice(&self.more[self.more_read..]);
-        (self.more, self.more_read) = (more, 0);
-        Some(buffer)
-    }
-
-    /// Forgets what was received and what is to be sent.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Moves as many received bytes as fit to `target`; returns how many.
-    pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
-        let count = self.buffer.as_mut().map_or(0, |buffer| buffer.read(target));
-        if self.more.is_empty() {
-            return count;
-        }
-        let more = Target::from(&mut target[count..]).copy(&self.more[self.more_read..]);
-        self.more_read += more;
-        if self.more_read == self.more.len() {
-            (self.more, self.more_read) = (Vec::new(), 0);
-        }
-        count + more
-    }
-
-    /// Adds to what is to be sent; false if there is no memory for it.
-    pub fn put(&mut self, data: &[u8]) -> bool {
-        if self.output.try_reserve(data.len()).is_err() {
-            self.failed = true;
-            return false;
-        }
-        self.output.extend_from_slice(data);
-        true
-    }
-
-    /// Was there no memory since this was asked last?
-    pub fn take_failed(&mut self) -> bool {
-        std::mem::take(&mut self.failed)
+        self.input_len.load(Relaxed)
     }
 
     /// How many bytes are to be sent.
     pub fn output_len(&self) -> usize {
-        self.output.len()
+        self.output_len.load(Relaxed)
     }
 
-    /// What is to be sent.
-    pub fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.output)
+    /// Adds a copy of `data` to what was received.
+    pub fn feed(&self, data: &[u8]) -> Result<(), TryReserveError> {
+        self.with(|memory| memory.input.append(data))
     }
 
-    /// Gives memory for what is to be sent; whatever it holds is overwritten.
-    pub fn lend_output(&mut self, mut memory: Vec<u8>) {
-        memory.clear();
-        if self.output.is_empty() {
-            self.output = memory;
-        }
+    /// Adds what `buffer` holds to what was received. If nothing else is left to read, `buffer` itself is taken, until
+    /// [`Ends::take_back`]; otherwise its bytes are copied.
+    pub fn lend(&self, buffer: &mut Buffer) -> Result<(), TryReserveError> {
+        self.with(|memory| {
+            if !memory.input.is_empty() {
+                return memory.input.append(buffer.as_slice());
+            }
+            std::mem::swap(&mut memory.input, buffer);
+            memory.is_lent = true;
+            Ok(())
+        })
+    }
+
+    /// Gives the lent buffer back, in the place of `buffer`. What was not read of it is copied first: a connection that is
+    /// paused or has failed keeps as much memory as it has bytes, not a whole buffer. Only where there is no memory for
+    /// the copy does it keep the buffer.
+    pub fn take_back(&self, buffer: &mut Buffer) {
+        self.with(|memory| {
+            if memory.is_lent
+                && let Ok(rest) = memory.input.copy()
+            {
+                *buffer = std::mem::replace(&mut memory.input, rest);
+                memory.is_lent = false;
+            }
+        });
+    }
+
+    /// Forgets what was received and what is to be sent.
+    pub fn clear(&self) {
+        self.with(|memory| *memory = Memory::default());
+    }
+
+    /// Shows what was received and not read.
+    pub fn look<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        self.with(|memory| look(memory.input.as_slice()))
+    }
+
+    /// Moves as many received bytes as fit to `target`; returns how many.
+    pub fn read(&self, target: &mut [MaybeUninit<u8>]) -> usize {
+        self.with(|memory| {
+            let count = memory.input.read(target);
+            if memory.input.is_empty() && !memory.is_lent {
+                memory.input = Buffer::default();
+            }
+            count
+        })
+    }
+
+    /// Adds to what is to be sent; false if there is no memory for it.
+    pub fn put(&self, data: &[u8]) -> bool {
+        self.with(|memory| {
+            let has_room = memory.output.try_reserve(data.len()).is_ok();
+            if has_room {
+                memory.output.extend_from_slice(data);
+            }
+            memory.failed |= !has_room;
+            has_room
+        })
+    }
+
+    /// Has [`Ends::put`] failed since this was asked last?
+    pub fn take_failed(&self) -> bool {
+        self.with(|memory| std::mem::take(&mut memory.failed))
+    }
+
+    /// Gives memory, which must be empty, for what is to be sent.
+    pub fn lend_output(&self, output: Vec<u8>) {
+        self.with(|memory| {
+            if memory.output.is_empty() {
+                memory.output = output;
+            }
+        });
+    }
+
+    /// Takes out what is to be sent.
+    pub fn take_output(&self) -> Vec<u8> {
+        self.with(|memory| std::mem::take(&mut memory.output))
     }
 }

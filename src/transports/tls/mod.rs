@@ -1,16 +1,19 @@
-//! TLS between a transport and a protocol: encrypted bytes below, clear ones above.
+//! TLS: a layer between a transport, which carries the encrypted bytes, and the program's protocol, which gets clear ones.
+//! To the transport below the layer is the protocol; to the program it gives a transport of its own (`transport.rs`).
 //!
-//! What happens per packet is here: `reading.rs` decrypts what the lower transport has received, `writing.rs` encrypts
-//! what was written in a turn. What happens once a connection (handshake, shutdown, timeouts, errors) is Python's, in
-//! `TlsProtocol` of `_tls.py`, which is the class of all layers; the model is asyncio's `sslproto.SSLProtocol`.
-//! `transport.rs` is what the program gets to hold. Here are the layer's state and Python's access to it.
+//! What happens per packet is done in this folder: `reading.rs` decrypts what the transport below has received,
+//! `writing.rs` encrypts what the program writes; both ask the connection's engine (`engine.rs`) to do it. What happens
+//! once in a connection (handshake, shutdown, timeouts, errors) is done in Python, by `TlsProtocol` in `_tls.py`. That is
+//! a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
 //!
-//! The rule for every method is the stream transport's: look at the state and change it inside one `state.with`, call
-//! Python, the engine included, only outside.
+//! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports, a
+//! method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call Python,
+//! only outside.
 
 mod ends;
 mod engine;
 mod openssl;
+mod outcome;
 mod portable;
 mod reading;
 mod transport;
@@ -23,12 +26,15 @@ use std::sync::{Arc, OnceLock};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
+use super::above::{LayerKind, NativeLayer};
 use super::flow::Flow;
-use super::habit::Habit;
+use super::outbox::Outbox;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
+use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
@@ -36,24 +42,23 @@ use crate::py::made::Made;
 use crate::py::new::intern;
 use engine::Engine;
 use reading::End;
-pub use reading::Received;
 pub use transport::{TlsTransport, add_raw_methods};
 
 /// Default high-water marks, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_*`).
 const HIGH_WATER_WRITE: i64 = 512 * 1024;
 const HIGH_WATER_READ: i64 = 256 * 1024;
 
-/// Where a connection is (asyncio's `SSLProtocolState`). It moves forward by one, or back to the start, which is also
-/// the end.
+/// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or from
+/// any phase back to the first, which is also the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
     Unwrapped,
     Handshake,
     Wrapped,
-    /// Closing: what has come is still delivered.
+    /// The connection is closing. What has come is still delivered, and what was written is still sent.
     Flushing,
-    /// Closing: close_notify is exchanged.
+    /// The connection is closing, and close_notify is exchanged.
     Shutdown,
 }
 
@@ -63,20 +68,26 @@ impl Phase {
     fn may_become(self, next: Self) -> bool {
         next == Self::Unwrapped || next as u8 == self as u8 + 1
     }
+
+    /// True if the program's bytes are encrypted and decrypted in this phase.
+    fn carries_data(self) -> bool {
+        matches!(self, Self::Wrapped | Self::Flushing)
+    }
 }
 
-/// The layer. A protocol to the transport below.
-#[pyclass(subclass, frozen, module = "rloop._rloop")]
+/// The native part of a layer: the base class of `TlsProtocol`.
+#[pyclass(extends = NativeLayer, subclass, frozen, module = "rloop._rloop")]
 pub struct TlsLayer(Made<Layer>);
 
 /// What a [`TlsLayer`] holds.
 pub struct Layer {
     core: Arc<LoopCore>,
     event_loop: Py<PyAny>,
-    /// Set once, by `_open`.
+    /// What encrypts and decrypts. Set once, by `_open`.
     engine: OnceLock<Engine>,
+    /// A [`Phase`].
     phase: AtomicU8,
-    /// A call that reads what is left of what was received is scheduled.
+    /// A call is scheduled that reads what is left of what was received.
     reads_on: AtomicBool,
     state: LoopCell<State>,
 }
@@ -91,76 +102,48 @@ impl Deref for TlsLayer {
 }
 
 struct State {
-    /// None before `connection_made` and after `connection_lost`.
-    lower: Option<Lower>,
-    /// None once `connection_lost` was called.
+    /// The transport below. None before `connection_made` and after `connection_lost`.
+    lower: Option<Py<PyAny>>,
+    /// The program's protocol. None once `connection_lost` was called.
     protocol: Option<Py<PyAny>>,
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
-    /// The program has paused reading; so has this layer the transport below.
+    /// The program has paused reading, and this layer has paused the transport below.
     paused: bool,
-    /// What was read behind the data with which the protocol has left the loop.
+    /// The protocol has left the loop, by KeyboardInterrupt for instance, when it got some data. This is what was read
+    /// behind the data.
     end: Option<End>,
-    /// What is to be encrypted.
-    queue: WriteQueue<Chunk>,
-    flow: Flow,
+    /// What was written and is still to be encrypted. It is blocked while the transport below has paused this layer.
+    outbox: Outbox<WriteQueue<Chunk>>,
+    /// The marks of the read buffer, which nothing looks at but the program.
     read_limits: Flow,
-    /// The transport below takes no more for now.
-    lower_paused: bool,
-    /// When to send.
-    habit: Habit,
-    /// The loop will call `flush`, for something is kept back.
-    gathering: bool,
-    /// Writes after the end, and the end itself, as asyncio counts them.
-    conn_lost: u32,
 }
 
-/// The transport below.
-enum Lower {
-    Stream(Py<StreamTransport>),
-    /// Any other, TLS for instance, by asyncio's methods.
-    Other(Py<PyAny>),
-}
-
-impl Lower {
-    fn of(transport: &Bound<'_, PyAny>) -> Self {
-        match transport.cast_exact::<StreamTransport>() {
-            Ok(stream) => Self::Stream(stream.clone().unbind()),
-            Err(_) => Self::Other(transport.clone().unbind()),
-        }
-    }
-
-    fn as_object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        match self {
-            Self::Stream(stream) => stream.bind(py).clone().into_any(),
-            Self::Other(object) => object.bind(py).clone(),
-        }
-    }
-}
-
-/// How the loop calls layers; they have no fd.
+/// How the loop calls layers, which have no fd.
 static KIND: Kind = Kind { on_ready: |_, _| Ok(()), flush: TlsLayer::flush, owns_fd: |_| false };
+
+/// How the stream transport below calls layers.
+static LAYER_KIND: LayerKind =
+    LayerKind { receive: TlsLayer::receive, queue_shrunk: |layer| TlsLayer::queue_shrunk(layer.cast()?) };
 
 impl TlsLayer {
     pub fn phase(&self) -> Phase {
         Phase::ALL.get(self.phase.load(Relaxed) as usize).copied().unwrap_or(Phase::Unwrapped)
     }
 
-    /// What does the work; an error before `_open`.
+    /// What encrypts and decrypts; an error before `_open`.
     fn engine(&self) -> PyResult<&Engine> {
         self.engine.get().ok_or_else(|| PyRuntimeError::new_err("the TLS layer is not open"))
     }
 
-    /// The transport below, if it is one that can be called natively.
-    fn stream<'py>(&self, py: Python<'py>) -> Option<Bound<'py, StreamTransport>> {
-        self.state.with(py, |state| match &state.lower {
-            Some(Lower::Stream(stream)) => Some(stream.bind(py).clone()),
-            _ => None,
-        })
+    /// The transport below. Unless it is a stream of ours it is called by asyncio's methods.
+    fn lower<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.state.with(py, |state| state.lower.as_ref().map(|lower| lower.bind(py).clone()))
     }
 
-    fn lower<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.state.with(py, |state| state.lower.as_ref().map(|lower| lower.as_object(py)))
+    /// The transport below, if it is a stream of ours, which is called natively.
+    fn stream<'py>(&self, py: Python<'py>) -> Option<Bound<'py, StreamTransport>> {
+        self.lower(py)?.cast_into_exact().ok()
     }
 
     fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
@@ -180,14 +163,15 @@ impl TlsLayer {
         Ok(())
     }
 
-    /// Has Python end the connection because of `error`.
+    /// Has Python end the connection because of `error`. Err: it leaves the loop.
     #[cold]
-    fn fail(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+    fn fail(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
-        if crate::error::leaves_the_loop(py, &error) {
+        if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        slf.call_method1(&slf.get().core.names._fatal_error, (error.into_value(py), message)).map(drop)
+        let args = (error.into_value(py), "Fatal error on SSL protocol");
+        slf.call_method1(&slf.get().core.names._fatal_error, args).map(drop)
     }
 
     /// True if the transport below is closing; so is this one then.
@@ -207,35 +191,38 @@ impl TlsLayer {
         }
     }
 
-    /// In the next turn, as in asyncio: what has been received meanwhile is delivered first.
+    /// Goes on in the next turn, as asyncio does: what has been received meanwhile is delivered first.
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if !this.state.with(py, |state| std::mem::replace(&mut state.paused, false)) {
             return Ok(());
         }
-        let callback =
-            Callback { callback: slf.getattr(intern!(py, "_resumed")?)?, args: &[], context: None };
-        this.core.call_soon(this.event_loop.bind(py), callback).map(drop)
+        Self::call_soon(slf, intern!(py, "_resumed")?)
     }
 
-    /// How many bytes are on their way, in this layer and in the one below.
+    /// Has a method of the layer called in the next turn.
+    fn call_soon(slf: &Bound<'_, Self>, method: &Bound<'_, PyString>) -> PyResult<()> {
+        let this = slf.get();
+        let callback = Callback { callback: slf.getattr(method)?, args: &[], context: None };
+        this.core.call_soon(this.event_loop.bind(slf.py()), callback).map(drop)
+    }
+
+    /// How many bytes wait to be sent, in this layer and in the transport below.
     fn queued(&self, py: Python<'_>) -> usize {
-        let own = self.state.with(py, |state| state.queue.len());
-        own + self.stream(py).map_or(0, |stream| stream.get().queued(py))
+        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.len())
+    }
+
+    fn queued_below(&self, py: Python<'_>) -> usize {
+        self.stream(py).map_or(0, |stream| stream.get().queued(py))
     }
 }
 
 #[pymethods]
 impl TlsLayer {
     #[new]
-    #[pyo3(signature = (event_loop, *_args, **_kwargs))]
-    fn new(
-        event_loop: &Bound<'_, PyAny>,
-        _args: &Bound<'_, PyAny>,
-        _kwargs: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<PyClassInitializer<Self>> {
         let py = event_loop.py();
-        Ok(Self(Made::new(Layer {
+        let layer = Layer {
             core: event_loop.getattr(intern!(py, "_core")?)?.cast::<CoreRef>()?.get().0.clone(),
             event_loop: event_loop.clone().unbind(),
             engine: OnceLock::new(),
@@ -247,18 +234,15 @@ impl TlsLayer {
                 buffered: false,
                 paused: false,
                 end: None,
-                queue: WriteQueue::new(),
-                flow: Flow::with_high(HIGH_WATER_WRITE),
+                outbox: Outbox::new(WriteQueue::new(), Flow::with_high(HIGH_WATER_WRITE), 0),
                 read_limits: Flow::with_high(HIGH_WATER_READ),
-                lower_paused: false,
-                habit: Habit::default(),
-                gathering: false,
-                conn_lost: 0,
             }),
-        })))
+        };
+        let base = PyClassInitializer::from(NativeLayer::new(&LAYER_KIND));
+        Ok(base.add_subclass(Self(Made::new(layer))))
     }
 
-    /// Gives the layer what it works with. True: by OpenSSL itself.
+    /// Gives the layer what it works with. True: it calls OpenSSL's own functions.
     fn _open(
         &self,
         object: &Bound<'_, PyAny>,
@@ -275,14 +259,14 @@ impl TlsLayer {
         self.phase() as u8
     }
 
-    /// Raises RuntimeError for a step that there is not.
+    /// Raises RuntimeError if the connection cannot go to this phase from the one it is in.
     #[setter(_state)]
     fn set_state(&self, py: Python<'_>, next: u8) -> PyResult<()> {
         match Phase::ALL.get(next as usize) {
             Some(&next) if self.phase().may_become(next) => {
                 self.phase.store(next as u8, Relaxed);
                 match next {
-                    // What was not delivered is seen by `unwrap`.
+                    // `unwrap` gets to see what was not delivered.
                     Phase::Shutdown => self.engine()?.hand_over(py),
                     _ => Ok(()),
                 }
@@ -301,7 +285,7 @@ impl TlsLayer {
 
     #[setter(_transport)]
     fn set_transport(&self, py: Python<'_>, transport: Option<&Bound<'_, PyAny>>) {
-        let lower = transport.map(Lower::of);
+        let lower = transport.map(|transport| transport.clone().unbind());
         drop(self.state.with(py, |state| std::mem::replace(&mut state.lower, lower)));
     }
 
@@ -323,13 +307,14 @@ impl TlsLayer {
     /// Takes bytes that were received elsewhere, to be read before all that is still to come.
     fn _feed(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
         let engine = self.engine()?;
-        engine.feed(py, data)?;
+        engine.ends().feed(data).map_err(|_| no_memory())?;
         engine.hand_over(py)
     }
 
     /// Delivers what can be decrypted of what was received.
     fn _read_on(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::read_app(slf)
+        let read = Self::read_app(slf);
+        read.and(slf.get().receive_on(slf.py()))
     }
 
     /// Encrypts everything that is queued, and hands it down.
@@ -345,11 +330,12 @@ impl TlsLayer {
     /// Forgets what is queued: the connection is lost.
     fn _drop_queued(&self, py: Python<'_>) -> PyResult<()> {
         let dropped = self.state.with(py, |state| {
-            state.conn_lost += 1;
-            (std::mem::take(&mut state.queue), state.end.take())
+            // asyncio counts the end itself as the first lost write.
+            state.outbox.lose();
+            (std::mem::take(&mut state.outbox.queue), state.end.take())
         });
         drop(dropped);
-        self.engine()?.clear(py);
+        self.engine()?.ends().clear();
         Ok(())
     }
 
@@ -363,22 +349,22 @@ impl TlsLayer {
             Some(lower) => lower.call_method0(&this.core.names.resume_reading).map(drop),
             None => Ok(()),
         };
-        proceeded.and(resumed)
+        proceeded.and(this.receive_on(py)).and(resumed)
     }
 
-    // What a transport calls that does not know this class. A stream transport calls `received` instead.
+    // The methods that the transport below calls. A stream transport calls `receive` instead of `data_received`.
 
     fn data_received(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
-        slf.get().engine()?.feed(slf.py(), data)?;
+        slf.get().engine()?.ends().feed(data).map_err(|_| no_memory())?;
         Self::proceed(slf)
     }
 
     fn pause_writing(&self, py: Python<'_>) {
-        self.state.with(py, |state| state.lower_paused = true);
+        self.state.with(py, |state| state.outbox.blocked = true);
     }
 
     fn resume_writing(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().state.with(slf.py(), |state| state.lower_paused = false);
+        slf.get().state.with(slf.py(), |state| state.outbox.blocked = false);
         Self::encrypt(slf, false)
     }
 
@@ -393,11 +379,7 @@ impl TlsLayer {
         this.state
             .peek(&visit, |state| {
                 visit.call(&state.protocol)?;
-                match &state.lower {
-                    Some(Lower::Stream(stream)) => visit.call(stream),
-                    Some(Lower::Other(object)) => visit.call(object),
-                    None => Ok(()),
-                }
+                visit.call(&state.lower)
             })
             .unwrap_or(Ok(()))
     }

@@ -1,14 +1,17 @@
-//! The OpenSSL that the interpreter's `_ssl` itself has loaded: its functions, looked up at run time, the `SSL*` inside
-//! a Python object, and a BIO of ours between it and our buffers. Nothing here knows of transports.
+//! The OpenSSL that the interpreter's module `_ssl` has loaded, called without Python objects in between: its functions,
+//! which are looked up at run time, the `SSL*` inside an `ssl.SSLObject`, and a BIO of ours between OpenSSL and the
+//! connection's [`Ends`]. (A BIO is OpenSSL's name for what an `SSL` reads from and writes to.) Nothing here knows of
+//! transports.
 //!
-//! A second TLS library could not honour a user's `ssl.SSLContext`. This one is driven without Python objects between;
-//! where anything about it is not as expected, [`OpenSsl::get`] says no, and `portable.rs` does the work.
+//! It has to be this library: another one could not use the program's `ssl.SSLContext`. Where anything about it is not
+//! as expected, [`OpenSsl::get`] or [`OpenSsl::ssl_of`] returns None, and `portable.rs` does the work.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -16,11 +19,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::ends::Ends;
+use super::outcome::Outcome;
 use crate::py::bytes::Target;
 use crate::py::new::{self, intern};
 use crate::reactor::sys;
 
-/// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`: opaque.
+// OpenSSL's `SSL`, `BIO` and `BIO_METHOD`. What is in them is OpenSSL's business.
 pub enum Ssl {}
 enum Bio {}
 enum BioMethod {}
@@ -34,6 +38,9 @@ const BIO_FLAGS_SHOULD_RETRY: c_int = 0x08;
 const BIO_CTRL_PENDING: c_int = 10;
 const BIO_CTRL_FLUSH: c_int = 11;
 const BIO_CTRL_WPENDING: c_int = 13;
+
+/// The minor versions of CPython 3 in whose source the layout of `_ssl`'s objects was looked up.
+const LAYOUTS_KNOWN: RangeInclusive<u8> = 11..=15;
 
 type ReadEx = unsafe extern "C" fn(*mut Bio, *mut c_char, usize, *mut usize) -> c_int;
 type WriteEx = unsafe extern "C" fn(*mut Bio, *const c_char, usize, *mut usize) -> c_int;
@@ -92,7 +99,7 @@ functions! {
     BIO_clear_flags: fn(*mut Bio, c_int);
 }
 
-/// The library, found and verified.
+/// The library, once it is found and verified.
 pub struct OpenSsl {
     functions: Functions,
     method: *mut BioMethod,
@@ -100,7 +107,7 @@ pub struct OpenSsl {
     class: Py<PyAny>,
 }
 
-// SAFETY: function pointers, and a method table that is never changed once it is made.
+// SAFETY: function pointers, which any thread can call, and a method table, which is not changed once it is made.
 unsafe impl Send for OpenSsl {}
 // SAFETY: as above.
 unsafe impl Sync for OpenSsl {}
@@ -108,20 +115,19 @@ unsafe impl Sync for OpenSsl {}
 static OPENSSL: PyOnceLock<Option<OpenSsl>> = PyOnceLock::new();
 
 impl OpenSsl {
-    /// The library, unless it cannot be used. Looked for once in a process.
+    /// The library, unless it cannot be used. It is looked for once in a process.
     pub fn get(py: Python<'_>) -> Option<&'static Self> {
         OPENSSL.get_or_init(py, || Self::find(py).unwrap_or(None)).as_ref()
     }
 
     fn find(py: Python<'_>) -> PyResult<Option<Self>> {
-        // The layouts below were looked at in these versions.
-        if py.version_info() >= (3, 16) {
+        if !LAYOUTS_KNOWN.contains(&py.version_info().minor) {
             return Ok(None);
         }
         let module = py.import("_ssl")?;
         let file = match module.getattr("__file__") {
             Ok(file) => Some(CString::new(file.extract::<String>()?)?),
-            // Built into the interpreter.
+            // The module is built into the interpreter.
             Err(_) => None,
         };
         let Some(functions) =
@@ -147,7 +153,7 @@ impl OpenSsl {
         Ok(if found.verify(py)? { Some(found) } else { None })
     }
 
-    /// Looks for the `SSL*` in an object of our own, and whether it is one.
+    /// Tries with an object of our own whether [`OpenSsl::ssl_of`] finds the `SSL*` inside it.
     fn verify(&self, py: Python<'_>) -> PyResult<bool> {
         let module = py.import("ssl")?;
         let context = module.getattr("SSLContext")?.call1((module.getattr("PROTOCOL_TLS_CLIENT")?,))?;
@@ -171,19 +177,21 @@ impl OpenSsl {
         if !inner.get_type().is(&self.class) {
             return None;
         }
-        // `PySSLSocket` of CPython 3.11 to 3.15: PyObject_HEAD, Socket, SSL*, PySSLContext*. `PySSLContext` and
-        // `PySSLMemoryBIO`: PyObject_HEAD, then the SSL_CTX* or BIO*.
-        let ssl = word(&inner, 1)? as *mut Ssl;
-        if word(&inner, 2)? != context.as_ptr() as usize || ssl.is_null() || !ssl.is_aligned() {
+        // In `LAYOUTS_KNOWN`, `PySSLSocket` is PyObject_HEAD, Socket, SSL*, PySSLContext*; `PySSLContext` and
+        // `PySSLMemoryBIO` are PyObject_HEAD, then the SSL_CTX* or BIO*.
+        let address = word(&inner, 1)?;
+        if word(&inner, 2)? != context.as_ptr() as usize || !address.is_multiple_of(align_of::<usize>()) {
             return None;
         }
-        // SAFETY: the word stands before the object's own context, where CPython keeps its SSL*.
+        let ssl = NonNull::new(address as *mut Ssl)?;
+        // SAFETY: the word stands before the object's own context. That is where the versions in `LAYOUTS_KNOWN` keep the
+        // object's SSL*, which is alive.
         let as_expected = unsafe {
-            (self.functions.SSL_get_SSL_CTX)(ssl) as usize == word(context, 0)?
-                && (self.functions.SSL_get_rbio)(ssl) as usize == word(incoming, 0)?
-                && (self.functions.SSL_get_wbio)(ssl) as usize == word(outgoing, 0)?
+            (self.functions.SSL_get_SSL_CTX)(ssl.as_ptr()) as usize == word(context, 0)?
+                && (self.functions.SSL_get_rbio)(ssl.as_ptr()) as usize == word(incoming, 0)?
+                && (self.functions.SSL_get_wbio)(ssl.as_ptr()) as usize == word(outgoing, 0)?
         };
-        Some(Found { ssl: NonNull::new(ssl).filter(|_| as_expected)?, owner: inner })
+        as_expected.then_some(Found { ssl, owner: inner })
     }
 }
 
@@ -199,17 +207,8 @@ fn word(object: &Bound<'_, PyAny>, at: usize) -> Option<usize> {
 
 // ------------------------------------------------------------------------------------------ connection
 
-/// What a read or a write of a connection comes to.
-pub enum Outcome {
-    /// So many bytes.
-    Done(usize),
-    /// Not before more has come from the peer.
-    Again,
-    /// The peer has sent close_notify.
-    Closed,
-    /// An error, which OpenSSL keeps for whoever asks next: the caller has `_ssl` raise it.
-    Failed,
-}
+/// A read or a write has failed. OpenSSL keeps the error for whoever asks next: the caller has `_ssl` raise it.
+pub struct Failed;
 
 /// An `SSL*`, and the `_ssl._SSLSocket` that frees it. A program can put another one into its `ssl.SSLObject`.
 pub struct Found<'py> {
@@ -217,57 +216,43 @@ pub struct Found<'py> {
     owner: Bound<'py, PyAny>,
 }
 
-/// One connection: the `SSL*` of a Python object, with our BIO on both of its ends.
+/// One connection: the `SSL*` of a Python object, which reads from our BIO and writes to it.
 pub struct Connection {
     library: &'static OpenSsl,
     ssl: NonNull<Ssl>,
     /// Keeps the `SSL` alive.
     owner: Py<PyAny>,
-    /// What our BIO reads from and writes to. The BIO belongs to the `SSL`.
-    shared: Arc<Shared>,
 }
 
-// SAFETY: `owner` keeps the `SSL` alive. All methods that use it take the token of the interpreter, which orders them
-// among each other. `_ssl` lets go of the interpreter while it uses the `SSL`, in methods of the `ssl.SSLObject`. One
-// that the layer calls runs on the loop's thread, where no method of this struct can run meanwhile. A program must not
-// call one on another thread while the connection is in use: `_ssl` itself does not allow it.
+// SAFETY: `owner` keeps the `SSL` alive. The methods below take the token of the interpreter, so that two of them never
+// run at once on different threads; a callback that OpenSSL calls in the middle of one can let another thread run, and
+// what that asks for is refused (`Engine::alone`). Methods of the `ssl.SSLObject` let go of the interpreter while they use the
+// `SSL`. The layer calls them in two places: in `Engine`, which refuses all else meanwhile, and in Python during the
+// handshake and the shutdown, when the layer reads and writes nothing by itself (`TlsLayer::read_app`,
+// `TlsLayer::encrypt`). A program must not call them on another thread while the connection is in use: `_ssl` itself does
+// not allow it.
 unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}
 
 impl Connection {
-    /// Takes over both ends of the connection.
-    pub fn new(library: &'static OpenSsl, found: Found<'_>) -> Option<Self> {
+    /// Has OpenSSL read from `ends` and write to them, instead of the memory BIOs of the Python object.
+    pub fn new(library: &'static OpenSsl, found: Found<'_>, ends: Arc<Ends>) -> Option<Self> {
         let functions = &library.functions;
         let Found { ssl, owner } = found;
         OF_BIOS.store(std::ptr::from_ref(library).cast_mut(), Release);
-        let shared = Arc::<Shared>::default();
-        // SAFETY: `ssl` is alive, and the interpreter is held, as `found` shows. BIO_new(3) gives one reference, and two
-        // are wanted, for the two ends, which the `SSL` takes. `destroy` gives back the BIO's count of `shared`.
+        // SAFETY: `ssl` is alive, and the interpreter is held, as `found` shows. BIO_new(3) gives one reference to the BIO;
+        // `SSL_set0_rbio` and `SSL_set0_wbio` take one each, so that a second one is made. The BIO takes over the count of
+        // `ends`; `destroy` gives it back.
         unsafe {
             let bio = NonNull::new((functions.BIO_new)(library.method))?;
-            (functions.BIO_set_data)(bio.as_ptr(), Arc::into_raw(shared.clone()).cast_mut().cast());
+            (functions.BIO_set_data)(bio.as_ptr(), Arc::into_raw(ends).cast_mut().cast());
             (functions.BIO_set_init)(bio.as_ptr(), 1);
             (functions.BIO_up_ref)(bio.as_ptr());
             (functions.SSL_set0_rbio)(ssl.as_ptr(), bio.as_ptr());
             (functions.SSL_set0_wbio)(ssl.as_ptr(), bio.as_ptr());
         }
-        Some(Self { library, ssl, owner: owner.unbind(), shared })
-    }
-
-    /// Runs `access` on the ends. It calls neither OpenSSL nor Python.
-    pub fn ends<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
-        self.shared.with(access)
-    }
-
-    /// [`Ends::input_len`].
-    pub fn input_len(&self) -> usize {
-        self.shared.input_len.load(Relaxed)
-    }
-
-    /// [`Ends::output_len`].
-    pub fn output_len(&self) -> usize {
-        self.shared.output_len.load(Relaxed)
+        Some(Self { library, ssl, owner: owner.unbind() })
     }
 
     /// True if OpenSSL holds part of a record, or decrypted bytes.
@@ -281,7 +266,7 @@ impl Connection {
     }
 
     /// Decrypts into `buffer`, which must not be empty: at most one record.
-    pub fn read(&self, _py: Python<'_>, mut buffer: Target<'_>) -> Outcome {
+    pub fn read(&self, _py: Python<'_>, mut buffer: Target<'_>) -> Result<Outcome, Failed> {
         self.call(|functions, ssl, count| {
             // SAFETY: a live `SSL`; OpenSSL writes at most as many bytes as it is told, to memory that is writable.
             unsafe { (functions.SSL_read_ex)(ssl, buffer.as_mut_ptr().cast(), buffer.len(), count) }
@@ -289,17 +274,22 @@ impl Connection {
     }
 
     /// Encrypts `data`, which must not be empty.
-    pub fn write(&self, _py: Python<'_>, data: &[u8]) -> Outcome {
-        self.call(|functions, ssl, count| {
+    pub fn write(&self, _py: Python<'_>, data: &[u8]) -> Result<Outcome, Failed> {
+        let written = self.call(|functions, ssl, count| {
             // SAFETY: a live `SSL`; OpenSSL reads no more bytes than it is told. `_ssl` allows the buffer to move
             // between an attempt and the next (SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER).
             unsafe { (functions.SSL_write_ex)(ssl, data.as_ptr().cast(), data.len(), count) }
-        })
+        });
+        match written {
+            Ok(Outcome::Closed) => Err(Failed),
+            written => written,
+        }
     }
 
-    fn call(&self, call: impl FnOnce(&Functions, *mut Ssl, *mut usize) -> c_int) -> Outcome {
+    fn call(&self, call: impl FnOnce(&Functions, *mut Ssl, *mut usize) -> c_int) -> Result<Outcome, Failed> {
         let functions = &self.library.functions;
-        // SAFETY: the queue of errors belongs to the calling thread; somebody else's must not be taken for ours.
+        // SAFETY: these look at the calling thread's own queue of errors, and empty it: an error that somebody else has
+        // left there must not be taken for ours.
         unsafe {
             if (functions.ERR_peek_error)() != 0 {
                 (functions.ERR_clear_error)();
@@ -308,20 +298,24 @@ impl Connection {
         let mut count = 0;
         let result = call(functions, self.ssl.as_ptr(), &mut count);
         if result == 1 {
-            return Outcome::Done(count);
+            return Ok(Outcome::Done(count));
         }
         // SAFETY: a live `SSL`, and `result` is of its last call.
         match unsafe { (functions.SSL_get_error)(self.ssl.as_ptr(), result) } {
-            SSL_ERROR_WANT_READ | SSL_ERROR_WANT_WRITE => Outcome::Again,
-            SSL_ERROR_ZERO_RETURN => Outcome::Closed,
-            _ => Outcome::Failed,
+            SSL_ERROR_WANT_READ | SSL_ERROR_WANT_WRITE => Ok(Outcome::Again),
+            SSL_ERROR_ZERO_RETURN => Ok(Outcome::Closed),
+            _ => Err(Failed),
         }
     }
 }
 
 // ------------------------------------------------------------------------------------------ BIO
 
-/// The library whose BIOs there are, for their functions: `_ssl` calls them after letting go of the interpreter.
+// The data of a BIO of ours is the connection's `Ends`. The connection and the BIO own them together, because either can
+// live longer than the other.
+
+/// The library that the BIOs belong to. Its functions are found here because `_ssl` has OpenSSL call a BIO after letting
+/// go of the interpreter.
 static OF_BIOS: AtomicPtr<OpenSsl> = AtomicPtr::new(null_mut());
 
 fn library() -> Option<&'static OpenSsl> {
@@ -329,45 +323,23 @@ fn library() -> Option<&'static OpenSsl> {
     unsafe { OF_BIOS.load(Acquire).as_ref() }
 }
 
-/// What a BIO of ours has for its data: the ends, shared by the connection and the BIO. `_ssl` has OpenSSL call the BIO
-/// after letting go of the interpreter, when another thread may ask the transport something. Hence the lock; it is held
-/// for a copy at most, and never while OpenSSL or Python is called.
-#[derive(Default)]
-struct Shared {
-    ends: Mutex<Ends>,
-    /// What `ends` would say, without the lock: asked several times for each record.
-    input_len: AtomicUsize,
-    output_len: AtomicUsize,
-}
-
-impl Shared {
-    fn with<R>(&self, access: impl FnOnce(&mut Ends) -> R) -> R {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = access(&mut ends);
-        self.input_len.store(ends.input_len(), Relaxed);
-        self.output_len.store(ends.output_len(), Relaxed);
-        result
-    }
-
-    /// Of a BIO.
-    ///
-    /// # Safety
-    /// `bio` is one of ours, and this is OpenSSL's call of one of its functions: the reference is for as long as that.
-    unsafe fn of<'a>(bio: *mut Bio) -> Option<(&'static Functions, &'a Self)> {
-        let functions = &library()?.functions;
-        // SAFETY: set by `Connection::new`; the BIO has a count of it until `destroy`.
-        Some((functions, unsafe { (functions.BIO_get_data)(bio).cast::<Self>().as_ref()? }))
-    }
+/// The ends of a BIO, and the functions of its library.
+///
+/// # Safety
+/// `bio` is one of ours, and OpenSSL is calling one of its functions. The reference is valid until that returns.
+unsafe fn ends_of<'a>(bio: *mut Bio) -> Option<(&'static Functions, &'a Ends)> {
+    let functions = &library()?.functions;
+    // SAFETY: `Connection::new` has set them, and the BIO has a count of them until `destroy`.
+    Some((functions, unsafe { (functions.BIO_get_data)(bio).cast::<Ends>().as_ref()? }))
 }
 
 unsafe extern "C" fn read_ex(bio: *mut Bio, to: *mut c_char, len: usize, count: *mut usize) -> c_int {
     // SAFETY: OpenSSL's call, with `len` writable bytes at `to`, and a place for the count.
     unsafe {
-        let Some((functions, shared)) = Shared::of(bio) else {
+        let Some((functions, ends)) = ends_of(bio) else {
             return -1;
         };
-        let target = std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len);
-        *count = shared.with(|ends| ends.read(target));
+        *count = ends.read(std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len));
         (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
         if *count == 0 {
             (functions.BIO_set_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
@@ -380,11 +352,11 @@ unsafe extern "C" fn read_ex(bio: *mut Bio, to: *mut c_char, len: usize, count: 
 unsafe extern "C" fn write_ex(bio: *mut Bio, from: *const c_char, len: usize, count: *mut usize) -> c_int {
     // SAFETY: OpenSSL's call, with `len` readable bytes at `from`, and a place for the count.
     unsafe {
-        let Some((functions, shared)) = Shared::of(bio) else {
+        let Some((functions, ends)) = ends_of(bio) else {
             return -1;
         };
-        if !shared.with(|ends| ends.put(std::slice::from_raw_parts(from.cast::<u8>(), len))) {
-            // Not to be taken for "try again".
+        if !ends.put(std::slice::from_raw_parts(from.cast::<u8>(), len)) {
+            // Without these flags OpenSSL takes it for a failure, not for "try again".
             (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
             return -1;
         }
@@ -395,28 +367,28 @@ unsafe extern "C" fn write_ex(bio: *mut Bio, from: *const c_char, len: usize, co
 
 unsafe extern "C" fn ctrl(bio: *mut Bio, command: c_int, _number: c_long, _pointer: *mut c_void) -> c_long {
     // SAFETY: OpenSSL's call.
-    let shared = || unsafe { Shared::of(bio) }.map(|(_, shared)| shared);
+    let ends = || unsafe { ends_of(bio) }.map(|(_, ends)| ends);
     let len = match command {
         BIO_CTRL_FLUSH => return 1,
-        BIO_CTRL_PENDING => shared().map(|shared| &shared.input_len),
-        BIO_CTRL_WPENDING => shared().map(|shared| &shared.output_len),
-        // Several for each record: about kernel TLS, for one.
+        BIO_CTRL_PENDING => ends().map(Ends::input_len),
+        BIO_CTRL_WPENDING => ends().map(Ends::output_len),
+        // OpenSSL asks several such questions for each record, about kernel TLS for instance.
         _ => return 0,
     };
-    len.map_or(0, |len| len.load(Relaxed) as c_long)
+    len.map_or(0, |len| len as c_long)
 }
 
 unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
     let Some(library) = library() else {
         return 0;
     };
-    // SAFETY: the last reference to the BIO is gone; its count of the data is that of `Connection::new`, given back once
-    // as the place is emptied.
+    // SAFETY: OpenSSL calls this once, when the last reference to the BIO is gone. The data is the count that
+    // `Connection::new` has given to the BIO; it is given back once, as the place is emptied.
     unsafe {
-        let shared = (library.functions.BIO_get_data)(bio).cast::<Shared>();
+        let ends = (library.functions.BIO_get_data)(bio).cast::<Ends>();
         (library.functions.BIO_set_data)(bio, null_mut());
-        if !shared.is_null() {
-            drop(Arc::from_raw(shared.cast_const()));
+        if !ends.is_null() {
+            drop(Arc::from_raw(ends.cast_const()));
         }
     }
     1

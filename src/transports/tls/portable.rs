@@ -1,15 +1,17 @@
 //! The engine that needs nothing but the public methods of the user's `ssl.SSLObject` and two `ssl.MemoryBIO`.
 //!
-//! A call that comes to nothing raises, which is dear; so is a memory BIO that has grown: it is zeroed before each use
-//! and falls out of the cache. So the object gets one record at a time, is asked only when there is one, and what it
-//! has written is taken out at once.
+//! Two things are expensive here. A call that finds nothing to do raises an exception. A memory BIO that has grown is
+//! slow from then on: it is filled with zeroes before each use, and no longer fits into the processor's cache. So the
+//! object gets one record at a time, it is asked only when there is one, and what it has written is taken out at once.
+
+use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::ends::Ends;
-use super::engine::{Read, classes};
+use super::outcome::{Outcome, unless_again};
 use crate::error::no_memory;
 use crate::py::bytes::{self, Target};
 use crate::py::cell::LoopCell;
@@ -20,19 +22,19 @@ use crate::transports::framing::Framing;
 /// Most clear bytes of a record (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;
 
-/// One connection's.
+/// What encrypts and decrypts for one connection.
 pub struct Portable {
     /// The `ssl.SSLObject`.
     object: Py<PyAny>,
     /// `ssl.MemoryBIO`s.
     incoming: Py<PyAny>,
     outgoing: Py<PyAny>,
+    ends: Arc<Ends>,
     state: LoopCell<State>,
 }
 
 #[derive(Default)]
 struct State {
-    ends: Ends,
     /// How far the object has been given what was received.
     framing: Framing,
     /// The object may have something to read.
@@ -42,14 +44,19 @@ struct State {
 }
 
 impl Portable {
-    pub fn new(object: &Bound<'_, PyAny>, incoming: &Bound<'_, PyAny>, outgoing: &Bound<'_, PyAny>) -> Self {
-        let (object, incoming) = (object.clone().unbind(), incoming.clone().unbind());
-        Self { object, incoming, outgoing: outgoing.clone().unbind(), state: LoopCell::default() }
-    }
-
-    /// Runs `access` on the ends. It calls no Python.
-    pub fn ends<R>(&self, py: Python<'_>, access: impl FnOnce(&mut Ends) -> R) -> R {
-        self.state.with(py, |state| access(&mut state.ends))
+    pub fn new(
+        object: &Bound<'_, PyAny>,
+        incoming: &Bound<'_, PyAny>,
+        outgoing: &Bound<'_, PyAny>,
+        ends: Arc<Ends>,
+    ) -> Self {
+        Self {
+            object: object.clone().unbind(),
+            incoming: incoming.clone().unbind(),
+            outgoing: outgoing.clone().unbind(),
+            ends,
+            state: LoopCell::default(),
+        }
     }
 
     /// True if the object holds part of a record, or decrypted bytes.
@@ -65,56 +72,54 @@ impl Portable {
         Ok(())
     }
 
-    /// Gives the object one record, or what has come of it; returns how many bytes that is.
+    /// Gives the object one record, or as much of it as has come; returns how many bytes that is.
     fn give_record(&self, py: Python<'_>) -> PyResult<usize> {
         let len = self.state.with(py, |state| {
-            let len = state.framing.advance(state.ends.input());
+            let len = self.ends.look(|input| state.framing.advance(input));
             state.ready |= len > 0 && !state.framing.must_wait();
             len
         });
-        if len == 0 {
-            return Ok(0);
+        if len > 0 {
+            let fill = |target: &mut [_]| Ok::<_, PyErr>(self.ends.read(target));
+            let (record, _) = bytes::fill_new(py, len, fill)??;
+            self.incoming.call_method1(py, &names(py)?.write, (record,))?;
         }
-        let fill = |target: &mut [_]| Ok::<_, PyErr>(self.ends(py, |ends| ends.read(target)));
-        let (record, _) = bytes::fill_new(py, len, fill)??;
-        self.incoming.call_method1(py, &names(py)?.write, (record,))?;
         Ok(len)
     }
 
-    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code runs meanwhile, which may know
+    /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code runs meanwhile, and may know
     /// the buffer.
-    pub fn read(&self, py: Python<'_>, mut buffer: Target<'_>) -> PyResult<Read> {
+    pub fn read(&self, py: Python<'_>, mut buffer: Target<'_>) -> PyResult<Outcome> {
         loop {
             while !self.state.with(py, |state| state.ready) {
                 if self.give_record(py)? == 0 {
-                    return Ok(Read::Nothing);
+                    return Ok(Outcome::Again);
                 }
             }
             let size = buffer.len().min(RECORD);
-            let data = forgive(py, self.object.call_method1(py, &names(py)?.read, (size,)))?;
+            let data = unless_again(py, self.object.call_method1(py, &names(py)?.read, (size,)))?;
             let Some(data) = data else {
-                // Read to the end; in none of it was there data for the program.
+                // The object has read all that it had, and there was nothing for the program in it.
                 self.state.with(py, |state| (state.ready, state.loose) = (false, false));
                 continue;
             };
             let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
             if data.is_empty() {
-                return Ok(Read::Closed);
+                return Ok(Outcome::Closed);
             }
             // There can be more of the record only if it did not fit.
             let more = data.len() == size && size < RECORD;
             self.state.with(py, |state| state.ready = more || state.loose);
-            return Ok(Read::Some(buffer.copy(data)));
+            return Ok(Outcome::Done(buffer.copy(data)));
         }
     }
 
-    /// Encrypts the first of `data`, which must not be empty; returns how much, or `None` if not before more has come
-    /// from the peer.
-    pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<usize>> {
+    /// Encrypts the beginning of `data`, which must not be empty.
+    pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<Outcome> {
         let piece = new::bytes(py, &data[..data.len().min(RECORD)])?;
-        let written = forgive(py, self.object.call_method1(py, &names(py)?.write, (piece,)))?;
+        let written = Outcome::of_write(py, self.object.call_method1(py, &names(py)?.write, (piece,)))?;
         self.collect(py)?;
-        written.map(|count| count.extract(py)).transpose()
+        Ok(written)
     }
 
     /// Takes over what the object wants to have sent.
@@ -122,8 +127,7 @@ impl Portable {
         let names = names(py)?;
         if self.outgoing.getattr(py, &names.pending)?.extract::<usize>(py)? > 0 {
             let data = self.outgoing.call_method0(py, &names.read)?;
-            let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
-            if !self.ends(py, |ends| ends.put(data)) {
+            if !self.ends.put(data.bind(py).cast::<PyBytes>()?.as_bytes()) {
                 return Err(no_memory());
             }
         }
@@ -134,18 +138,5 @@ impl Portable {
         visit.call(&self.object)?;
         visit.call(&self.incoming)?;
         visit.call(&self.outgoing)
-    }
-}
-
-/// "Not now" is no error: `ssl.SSLWantReadError`, and `ssl.SSLSyscallError`, which asyncio takes for the same.
-pub fn forgive(py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            let classes = classes(py)?;
-            let again = error.is_instance(py, classes.want_read.bind(py))
-                || error.is_instance(py, classes.syscall_error.bind(py));
-            if again { Ok(None) } else { Err(error) }
-        }
     }
 }

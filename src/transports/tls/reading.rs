@@ -1,67 +1,48 @@
-//! Bytes in: received by the transport below, decrypted, given to the protocol.
+//! Bytes in: the transport below receives them, they are decrypted here, and the protocol gets them.
+//!
+//! A stream transport calls [`TlsLayer::receive`] for each of its reads; any other transport calls `data_received`. What
+//! cannot be delivered at once, because the protocol has paused reading for instance, stays where it is, still encrypted.
 
-use std::io;
-use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
-use super::engine::{Engine, Read};
+use super::engine::Engine;
+use super::outcome::Outcome;
 use super::{Phase, TlsLayer};
-use crate::core::Buffer;
+use crate::core::TlsIo;
 use crate::error::{leaves_the_loop, no_memory};
-use crate::handle::Callback;
 use crate::py::bytes::{self, Target, Writable};
 use crate::py::calls;
-use crate::py::new;
+use crate::py::new::{self, intern};
+use crate::transports::above::{Receive, Received};
+use crate::transports::protocol::{self, Failure};
 
-/// What [`TlsLayer::receive`] comes to.
-pub enum Received {
-    /// Something, and it was dealt with.
-    Data,
-    /// The end of the stream, or an error: the transport's business.
-    Other(io::Result<usize>),
-    /// What came before is not read yet: nothing was received. The layer says when it can go on.
-    Later,
-}
-
-/// What ended a series of reads.
-pub(super) enum End {
-    /// Nothing is left before more comes from the peer.
-    Nothing,
-    /// The buffer is full.
-    Full,
-    Closed,
-    Failed(PyErr),
-}
+/// How a series of reads has ended. `Done` means that the buffer is full, so that there may be more to read.
+pub(super) type End = PyResult<Outcome>;
 
 impl TlsLayer {
-    /// A stream transport's call in place of `data_received`: has `receive` fill a buffer, and deals with it.
-    pub fn receive(
-        slf: &Bound<'_, Self>,
-        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
-    ) -> PyResult<Received> {
+    /// A stream transport's call when there is something to receive.
+    pub(super) fn receive(layer: &Bound<'_, PyAny>, receive: Receive<'_>) -> PyResult<Received> {
+        let slf = layer.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        let engine = this.engine()?;
-        if this.phase() == Phase::Wrapped && this.is_behind(py)? {
+        let ends = this.engine()?.ends();
+        if this.phase() == Phase::Wrapped && this.is_behind()? {
             return Ok(Received::Later);
         }
-        let spare = &this.core.spare_buffer;
-        let mut buffer = match spare.with(py, Option::take) {
-            Some(buffer) => buffer,
-            None => Buffer::new().map_err(|_| no_memory())?,
-        };
-        let received = buffer.fill(receive);
-        let (result, unused) = match received {
+        let mut buffer = this.core.tls_io.with(py, TlsIo::take_input).map_err(|_| no_memory())?;
+        let result = match buffer.fill(receive) {
             Ok(count) if count > 0 => {
-                let unused = engine.lend(py, buffer)?;
+                ends.lend(&mut buffer).map_err(|_| no_memory())?;
                 let result = Self::proceed(slf);
-                (result.map(|()| Received::Data), unused.or_else(|| engine.take_back(py)))
+                ends.take_back(&mut buffer);
+                result.map(|()| Received::Data)
             }
-            other => (Ok(Received::Other(other)), Some(buffer)),
+            other => Ok(Received::Other(other)),
         };
-        drop(spare.with(py, |spare| std::mem::replace(spare, unused)));
+        this.core.tls_io.with(py, |io| io.put_input(buffer));
         result
     }
 
@@ -70,7 +51,7 @@ impl TlsLayer {
         match slf.get().phase() {
             Phase::Wrapped => Self::read_app(slf),
             Phase::Unwrapped => Ok(()),
-            _ => {
+            Phase::Handshake | Phase::Flushing | Phase::Shutdown => {
                 slf.get().engine()?.hand_over(slf.py())?;
                 calls::method(slf.as_any(), &slf.get().core.names._proceed, []).map(drop)
             }
@@ -78,155 +59,144 @@ impl TlsLayer {
     }
 
     /// True if there is something left to read of what was received.
-    fn is_behind(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.reads_on.load(Relaxed) || self.engine()?.input_len(py) > 0)
+    fn is_behind(&self) -> PyResult<bool> {
+        Ok(self.reads_on.load(Relaxed) || self.engine()?.ends().input_len() > 0)
     }
 
-    /// Delivers what can be decrypted, and sends what that has brought about.
-    pub(super) fn read_app(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().reads_on.store(false, Relaxed);
-        if !matches!(slf.get().phase(), Phase::Wrapped | Phase::Flushing) {
-            return Ok(());
-        }
-        match Self::deliver(slf) {
-            Err(error) if leaves_the_loop(slf.py(), &error) => {
-                // What has come behind it is in no socket, and makes no event: it is read when the loop runs on.
-                return slf.get().read_later(slf, "_proceed").and(Err(error));
-            }
-            // As in asyncio, whose transport below gets to see a CancelledError.
-            Err(error) if !error.is_instance_of::<PyException>(slf.py()) => return Err(error),
-            Err(error) => return Self::fail(slf, error, "Fatal error on SSL protocol"),
-            Ok(()) => {}
-        }
-        let sent = Self::encrypt(slf, false);
-        sent.and(slf.get().receive_on(slf.py()))
-    }
-
-    /// Has a stream transport that was told "later" receive again, once everything is read.
-    fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
-        if let Some(stream) = self.stream(py)
-            && !self.is_paused(py)
-            && !self.is_behind(py)?
+    /// Has a stream transport receive again that was told [`Received::Later`], unless there is still something left to
+    /// read. After [`TlsLayer::receive`] the transport does so by itself.
+    pub(super) fn receive_on(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.is_paused(py)
+            && !self.is_behind()?
+            && let Some(stream) = self.stream(py)
         {
             stream.get().read_on(py);
         }
         Ok(())
     }
 
+    /// Delivers what can be decrypted, and sends what that has brought about.
+    pub(super) fn read_app(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        this.reads_on.store(false, Relaxed);
+        if !this.phase().carries_data() {
+            return Ok(());
+        }
+        match Self::deliver(slf) {
+            Ok(()) => Self::encrypt(slf, false),
+            Err(error) if leaves_the_loop(py, &error) => {
+                // The bytes behind it are no longer in the socket, so that no event will tell of them. They are read
+                // when the loop runs on.
+                Self::read_later(slf, intern!(py, "_proceed")?).and(Err(error))
+            }
+            // As in asyncio, the transport below gets to see a CancelledError.
+            Err(error) if !error.is_instance_of::<PyException>(py) => Err(error),
+            Err(error) => Self::fail(slf, error),
+        }
+    }
+
     fn deliver(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        loop {
+        // Each call of the protocol may end the connection, or pause it.
+        while this.phase().carries_data() {
             let to = this.state.with(py, |state| {
                 let protocol = state.protocol.as_ref().filter(|_| !state.paused)?;
-                Some((protocol.bind(py).clone(), state.buffered))
+                Some((protocol.bind(py).clone(), state.buffered, state.end.take()))
             });
-            // The protocol may have ended the connection, or paused it.
-            let Some((protocol, buffered)) =
-                to.filter(|_| matches!(this.phase(), Phase::Wrapped | Phase::Flushing))
-            else {
+            let Some((protocol, buffered, kept)) = to else {
                 return Ok(());
             };
-            let kept = this.state.with(py, |state| state.end.take());
             let end = match kept {
-                Some(end) => end,
-                None if buffered => this.read_into_protocol(slf, &protocol)?,
-                None => this.read_bytes(py, &protocol)?,
+                Some(end) => end?,
+                None if buffered => this.read_into_protocol(&protocol)?,
+                None => this.read_bytes(&protocol)?,
             };
             match end {
-                End::Nothing => return Ok(()),
-                // The rest has to wait for the protocol's next buffer: the others get their turn first.
-                End::Full if buffered => return this.read_later(slf, "_read_on"),
-                End::Full => {}
-                End::Closed => {
+                Outcome::Again => return Ok(()),
+                // The rest has to wait for the protocol's next buffer. The others get their turn first.
+                Outcome::Done(_) if buffered => return Self::read_later(slf, intern!(py, "_read_on")?),
+                Outcome::Done(_) => {}
+                Outcome::Closed => {
                     let told = calls::method(slf.as_any(), &this.core.names._call_eof_received, []);
                     // Also when that leaves the loop: nothing else ends the connection.
                     let ended = slf.call_method0(&this.core.names._start_shutdown);
                     return told.and(ended).map(drop);
                 }
-                End::Failed(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
-    /// Everything that can be decrypted in one `bytes`, in one call.
-    fn read_bytes(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
-        let engine = self.engine()?;
+    /// Decrypts everything that has come into one `bytes`, and gives it to the protocol in one call.
+    fn read_bytes(&self, protocol: &Bound<'_, PyAny>) -> End {
+        let (py, engine) = (protocol.py(), self.engine()?);
         let capacity = engine.readable_at_most(py);
         if capacity == 0 {
-            return Ok(End::Nothing);
+            return Ok(Outcome::Again);
         }
-        let mut end = End::Full;
+        let mut end = Ok(Outcome::Again);
         let filled = bytes::fill_new(py, capacity, |buffer| {
             let (count, ended) = read_all(py, engine, buffer.into());
             end = ended;
             Ok::<_, PyErr>(count)
         })?;
         let (data, count) = filled?;
-        if count > 0 {
-            // What came before an error is delivered.
-            let told = calls::method(protocol, &self.core.names.data_received, [data.as_any()]);
-            return self.after(py, told, end);
+        if count == 0 {
+            return end;
         }
-        Ok(end)
+        self.after(py, protocol::data_received(self.core.names, protocol, data.as_any()), end)
     }
 
-    /// What comes after a call of the protocol: the end that was read behind its data. When the call leaves the loop, an
-    /// end that no other read would find again is kept for the next one.
-    fn after(&self, py: Python<'_>, told: PyResult<Bound<'_, PyAny>>, end: End) -> PyResult<End> {
-        let Err(error) = told else {
-            return Ok(end);
+    /// Decrypts into the buffer of a `BufferedProtocol`.
+    fn read_into_protocol(&self, protocol: &Bound<'_, PyAny>) -> End {
+        let (py, engine, names) = (protocol.py(), self.engine()?, self.core.names);
+        if engine.is_drained(py) {
+            return Ok(Outcome::Again);
+        }
+        let lent = protocol::get_buffer(names, protocol, Some(engine.ends().input_len()))?;
+        let mut writable = Writable::get(&lent)?;
+        let (count, end) = read_all(py, engine, writable.target());
+        drop(writable);
+        if count == 0 {
+            return end;
+        }
+        let count = new::int(py, count)?;
+        self.after(py, protocol::buffer_updated(names, protocol, count.as_any()), end)
+    }
+
+    /// What follows from a call of the protocol, and from how the reads before it have ended: what was read before an
+    /// error is delivered first. If the call leaves the loop, an end that no other read would find again is kept.
+    fn after(&self, py: Python<'_>, told: Result<(), Failure>, end: End) -> End {
+        let Err(Failure { error, .. }) = told else {
+            return end;
         };
-        if leaves_the_loop(py, &error) && matches!(end, End::Closed | End::Failed(_)) {
+        let is_final = !matches!(end, Ok(Outcome::Again | Outcome::Done(_)));
+        if is_final && leaves_the_loop(py, &error) {
             self.state.with(py, |state| state.end = Some(end));
         }
         Err(error)
     }
 
-    fn read_into_protocol(&self, slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<End> {
-        let (py, engine, names) = (slf.py(), self.engine()?, self.core.names);
-        if engine.is_drained(py) {
-            return Ok(End::Nothing);
-        }
-        let hint = engine.input_len(py);
-        let lent = calls::method(protocol, &names.get_buffer, [&new::int(py, hint)?.into_any()])?;
-        if lent.len()? == 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
-        }
-        let mut writable = Writable::get(&lent)?;
-        let (count, end) = read_all(py, engine, writable.target());
-        drop(writable);
-        if count > 0 {
-            let count = new::int(py, count)?.into_any();
-            return self.after(py, calls::method(protocol, &names.buffer_updated, [&count]), end);
-        }
-        Ok(end)
-    }
-
     /// Has a method of the layer that reads on called in the next turn.
-    fn read_later(&self, slf: &Bound<'_, Self>, method: &str) -> PyResult<()> {
-        let callback = Callback { callback: slf.getattr(method)?, args: &[], context: None };
-        self.core.call_soon(self.event_loop.bind(slf.py()), callback)?;
-        self.reads_on.store(true, Relaxed);
+    fn read_later(slf: &Bound<'_, Self>, method: &Bound<'_, PyString>) -> PyResult<()> {
+        Self::call_soon(slf, method)?;
+        slf.get().reads_on.store(true, Relaxed);
         Ok(())
     }
 }
 
-/// Reads until the buffer is full or nothing is left.
+/// Reads until the buffer is full or nothing is left; returns also how many bytes that gives.
 fn read_all(py: Python<'_>, engine: &Engine, mut buffer: Target<'_>) -> (usize, End) {
     let mut filled = 0;
     while filled < buffer.len() {
         match engine.read(py, buffer.skip(filled)) {
-            Ok(Read::Some(count)) => {
-                filled += count;
-                // A read in vain costs as much as a small one.
-                if engine.is_drained(py) {
-                    return (filled, End::Nothing);
-                }
-            }
-            Ok(Read::Nothing) => return (filled, End::Nothing),
-            Ok(Read::Closed) => return (filled, End::Closed),
-            Err(error) => return (filled, End::Failed(error)),
+            Ok(Outcome::Done(count)) => filled += count,
+            end => return (filled, end),
+        }
+        // A read that finds nothing costs as much as a small one.
+        if engine.is_drained(py) {
+            return (filled, Ok(Outcome::Again));
         }
     }
-    (filled, End::Full)
+    (filled, Ok(Outcome::Done(filled)))
 }

@@ -1,4 +1,5 @@
-//! What a program holds of a TLS connection: asyncio's `_SSLProtocolTransport`. Thin methods over the layer.
+//! The transport that a program gets for a TLS connection, as asyncio's `_SSLProtocolTransport`. Its methods are thin: the
+//! layer does the work.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub struct TlsTransport(Made<Top>);
 
 /// What a [`TlsTransport`] holds.
 pub struct Top {
-    /// None once the transport was closed twice, as in asyncio: a program that keeps it keeps nothing else then.
+    /// None once the transport was closed twice, as in asyncio: a program that keeps the transport keeps nothing else
+    /// alive then.
     layer: LoopCell<Option<Py<TlsLayer>>>,
     loop_core: Arc<LoopCore>,
     /// `close()` or `abort()` was called, or the connection is lost.
@@ -50,10 +52,8 @@ impl TlsTransport {
             let kind = data.get_type().name()?;
             return Err(PyTypeError::new_err(format!("data: expecting a bytes-like instance, got {kind}")));
         };
-        if !chunk.as_ref().is_empty()
-            && let Some(layer) = slf.get().layer(py)
-        {
-            TlsLayer::write(&layer, [chunk])?;
+        if !chunk.as_ref().is_empty() {
+            slf.get().on_layer(py, |layer| TlsLayer::write(layer, [chunk]))?;
         }
         Ok(py.None().into_bound(py))
     }
@@ -61,6 +61,16 @@ impl TlsTransport {
     #[inline]
     fn layer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TlsLayer>> {
         self.layer.with(py, |layer| layer.as_ref().map(|layer| layer.bind(py).clone()))
+    }
+
+    /// What `work` makes of the layer; nothing, or zero, once there is none.
+    #[inline]
+    fn on_layer<R: Default>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&Bound<'_, TlsLayer>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        self.layer(py).map_or_else(|| Ok(R::default()), |layer| work(&layer))
     }
 
     /// True once the connection is closing or closed.
@@ -79,10 +89,18 @@ impl TlsTransport {
         flow: fn(&mut super::State) -> &mut Flow,
     ) -> PyResult<()> {
         let (high, low) = water_marks::parse(high, low)?;
-        let Some(layer) = self.layer(py) else {
-            return Ok(());
-        };
-        layer.get().state.with(py, |state| flow(state).set_limits(high, low)).map_err(water_marks::refused)
+        self.on_layer(py, |layer| {
+            layer
+                .get()
+                .state
+                .with(py, |state| flow(state).set_limits(high, low))
+                .map_err(water_marks::refused)
+        })
+    }
+
+    /// (low, high), in bytes.
+    fn limits(&self, py: Python<'_>, flow: fn(&mut super::State) -> &mut Flow) -> PyResult<(usize, usize)> {
+        self.on_layer(py, |layer| Ok(layer.get().state.with(py, |state| flow(state).limits())))
     }
 }
 
@@ -102,8 +120,8 @@ impl TlsTransport {
         let Some(layer) = self.layer(py) else {
             return Ok(());
         };
-        // As in asyncio: after the end nobody looks at it, and what cannot be encrypted ends the connection, behind
-        // what comes before it.
+        // As in asyncio: after the end nobody looks at the list. Otherwise an item that cannot be encrypted ends the
+        // connection, once the items before it are encrypted.
         if layer.get().drops_writes() {
             return TlsLayer::write(&layer, []);
         }
@@ -118,7 +136,7 @@ impl TlsTransport {
             }
         }
         TlsLayer::write(&layer, chunks)?;
-        failed.map_or(Ok(()), |error| TlsLayer::fail(&layer, error, "Fatal error on SSL protocol"))
+        failed.map_or(Ok(()), |error| TlsLayer::fail(&layer, error))
     }
 
     /// Not possible with TLS: raises NotImplementedError, as asyncio does.
@@ -137,10 +155,7 @@ impl TlsTransport {
             drop(self.layer.with(py, Option::take));
             return Ok(());
         }
-        match self.layer(py) {
-            Some(layer) => layer.call_method0(&self.loop_core.names._start_shutdown).map(drop),
-            None => Ok(()),
-        }
+        self.on_layer(py, |layer| layer.call_method0(&self.loop_core.names._start_shutdown).map(drop))
     }
 
     /// Ends the connection at once; what is queued is lost.
@@ -151,17 +166,12 @@ impl TlsTransport {
     #[pyo3(name = "_force_close")]
     fn force_close(&self, py: Python<'_>, exc: Option<Py<PyAny>>) -> PyResult<()> {
         self.closed.store(true, Relaxed);
-        match self.layer(py) {
-            Some(layer) => layer.call_method1(intern!(py, "_abort")?, (exc,)).map(drop),
-            None => Ok(()),
-        }
+        self.on_layer(py, |layer| layer.call_method1(intern!(py, "_abort")?, (exc,)).map(drop))
     }
 
     /// True once the connection is closing or closed.
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
-        if let Some(layer) = self.layer(py) {
-            TlsLayer::send_kept(&layer)?;
-        }
+        self.on_layer(py, TlsLayer::send_kept)?;
         self.is_over(py)
     }
 
@@ -172,18 +182,17 @@ impl TlsTransport {
 
     /// Stops reading: the protocol gets nothing until `resume_reading()`.
     fn pause_reading(&self, py: Python<'_>) -> PyResult<()> {
-        self.layer(py).map_or(Ok(()), |layer| TlsLayer::pause_reading(&layer))
+        self.on_layer(py, TlsLayer::pause_reading)
     }
 
     /// Goes on reading.
     fn resume_reading(&self, py: Python<'_>) -> PyResult<()> {
-        self.layer(py).map_or(Ok(()), |layer| TlsLayer::resume_reading(&layer))
+        self.on_layer(py, TlsLayer::resume_reading)
     }
 
     /// Sets the protocol; at any time, also from one kind to the other.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = protocol.py();
-        self.layer(py).map_or(Ok(()), |layer| layer.get().adopt(py, Some(protocol)))
+        self.on_layer(protocol.py(), |layer| layer.get().adopt(protocol.py(), Some(protocol)))
     }
 
     /// The protocol; None once `connection_lost` was called.
@@ -199,24 +208,22 @@ impl TlsTransport {
         high: Option<&Bound<'_, PyAny>>,
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        self.set_limits(py, high, low, |state| &mut state.flow)?;
-        let Some(layer) = self.layer(py) else {
-            return Ok(());
-        };
-        TlsLayer::queue_grown(&layer)?;
-        TlsLayer::queue_shrunk(&layer)
+        self.set_limits(py, high, low, |state| &mut state.outbox.flow)?;
+        self.on_layer(py, |layer| {
+            TlsLayer::queue_grown(layer)?;
+            TlsLayer::queue_shrunk(layer)
+        })
     }
 
     /// (low, high), in bytes.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        let limits = |layer: Bound<'_, TlsLayer>| layer.get().state.with(py, |state| state.flow.limits());
-        self.layer(py).map_or((0, 0), limits)
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        self.limits(py, |state| &mut state.outbox.flow)
     }
 
     /// How many bytes are queued, here and in the transport below.
     fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.layer(py).map_or(Ok(0), |layer| {
-            TlsLayer::send_kept(&layer)?;
+        self.on_layer(py, |layer| {
+            TlsLayer::send_kept(layer)?;
             Ok(layer.get().queued(py))
         })
     }
@@ -233,15 +240,13 @@ impl TlsTransport {
     }
 
     /// (low, high), in bytes.
-    fn get_read_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        let limits =
-            |layer: Bound<'_, TlsLayer>| layer.get().state.with(py, |state| state.read_limits.limits());
-        self.layer(py).map_or((0, 0), limits)
+    fn get_read_buffer_limits(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        self.limits(py, |state| &mut state.read_limits)
     }
 
     /// How many encrypted bytes wait to be read.
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.layer(py).map_or(Ok(0), |layer| Ok(layer.get().engine()?.input_len(py)))
+        self.on_layer(py, |layer| Ok(layer.get().engine()?.ends().input_len()))
     }
 
     /// Information about the connection: that of TLS, then that of the transport below.
@@ -297,7 +302,7 @@ impl TlsTransport {
 
     #[getter(_protocol_paused)]
     fn is_protocol_paused(&self, py: Python<'_>) -> bool {
-        self.layer(py).is_some_and(|layer| layer.get().state.with(py, |state| state.flow.is_paused()))
+        self.layer(py).is_some_and(|layer| layer.get().state.with(py, |state| state.outbox.flow.is_paused()))
     }
 
     #[getter(_closed)]

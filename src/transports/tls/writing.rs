@@ -1,20 +1,23 @@
-//! Bytes out. `write` encrypts them, and the transport below sends them at once. A connection that writes in pieces may
-//! keep a piece back, so that it shares a record with what the same callback writes next (`habit.rs`). While the
-//! transport below takes no more, bytes are queued.
+//! Bytes out: what the program writes is encrypted here, and handed to the transport below.
+//!
+//! A write is encrypted at once and the transport below sends it at once, unless the outbox says otherwise: a connection
+//! that writes in pieces may keep a piece back, so that it shares a record with what the same callback writes next. While
+//! the transport below takes no more, and before the handshake is done, writes are queued in clear.
 
 use std::collections::TryReserveError;
 
 use pyo3::prelude::*;
 
+use super::outcome::Outcome;
 use super::{KIND, Phase, State, TlsLayer};
+use crate::core::{LoopCore, TlsIo};
 use crate::error::no_memory;
 use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::py::new::{self, intern};
 use crate::transports::flow::Signal;
-use crate::transports::habit::{LARGE, When};
-use crate::transports::outbox::LOST_WRITES_BEFORE_WARNING;
+use crate::transports::outbox::{Follow, Next};
 use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
 
@@ -24,35 +27,32 @@ const RECORD: usize = 16 * 1024;
 const BATCH: usize = 256 * 1024;
 
 impl TlsLayer {
-    /// Queues what was written, unless the connection is closing.
+    /// One write, of several chunks perhaps.
     pub(super) fn write<I>(slf: &Bound<'_, Self>, chunks: I) -> PyResult<()>
     where
-        I: IntoIterator<Item = Chunk, IntoIter: ExactSizeIterator>,
+        I: IntoIterator<Item = Chunk, IntoIter: ExactSizeIterator> + AsRef<[Chunk]>,
     {
         let (py, this) = (slf.py(), slf.get());
-        let phase = this.phase();
+        let (phase, core) = (this.phase(), &this.core);
         if this.drops_writes() {
-            return this.write_dropped(py);
+            return this.lose_write(py);
         }
-        let core = &this.core;
-        let queued = this.state.with(py, |state| {
-            state.queue.push_all(chunks)?;
-            if phase != Phase::Wrapped || state.queue.is_empty() || state.lower_paused {
-                return Ok((false, None));
-            }
-            Ok(match state.habit.write(core.moment(), || core.clock.now_ns()) {
-                When::With(due) if state.queue.len() < LARGE => {
-                    (false, (!std::mem::replace(&mut state.gathering, true)).then_some(due))
-                }
-                _ => (true, None),
-            })
+        let len: usize = chunks.as_ref().iter().map(|chunk| chunk.as_ref().len()).sum();
+        let follow = this.state.with(py, |state| {
+            let outbox = &mut state.outbox;
+            let nothing = len == 0 && outbox.queue.is_empty();
+            let next = match phase {
+                Phase::Wrapped if !nothing => outbox.next(len, true, core.moment(), || core.clock.now_ns()),
+                _ => Next::Wait,
+            };
+            outbox.queue.push_all(chunks)?;
+            // The water marks count what the transport below has queued as well: see `queue_grown`.
+            Ok(if next == Next::Wait { Follow::Tell(None) } else { outbox.queued(next) })
         });
-        let (now, gather) = queued.map_err(|_: TryReserveError| no_memory())?;
-        if let Some(due) = gather {
-            core.gather(slf.as_any(), &KIND, due);
-        }
-        if now {
-            Self::encrypt(slf, false)?;
+        match follow.map_err(|_: TryReserveError| no_memory())? {
+            Follow::Send => Self::encrypt(slf, false)?,
+            Follow::Flush(due) => core.gather(slf.as_any(), &KIND, due),
+            Follow::Tell(_) => {}
         }
         Self::queue_grown(slf)
     }
@@ -63,18 +63,12 @@ impl TlsLayer {
         !matches!(self.phase(), Phase::Handshake | Phase::Wrapped)
     }
 
+    /// A write after the end: it is dropped, and warned about when it goes on.
     #[cold]
-    fn write_dropped(&self, py: Python<'_>) -> PyResult<()> {
-        let count = self.state.with(py, |state| {
-            state.conn_lost = state.conn_lost.saturating_add(1);
-            state.conn_lost - 1
-        });
-        if count >= LOST_WRITES_BEFORE_WARNING {
-            self.core.names.logger.call_method1(
-                py,
-                intern!(py, "warning")?,
-                ("SSL connection is closed",),
-            )?;
+    fn lose_write(&self, py: Python<'_>) -> PyResult<()> {
+        if self.state.with(py, |state| state.outbox.lose()) {
+            let text = "SSL connection is closed";
+            self.core.names.logger.call_method1(py, intern!(py, "warning")?, (text,))?;
         }
         Ok(())
     }
@@ -84,11 +78,11 @@ impl TlsLayer {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let sent = this.state.with(py, |state| {
-            state.gathering = false;
-            state.queue.is_empty()
+            state.outbox.begin_flush();
+            state.outbox.queue.is_empty()
         });
         if sent {
-            // What data_received() wrote was sent by read_app().
+            // What `data_received()` has written was sent by `read_app()`.
             return Ok(());
         }
         match this.stream(py) {
@@ -97,12 +91,9 @@ impl TlsLayer {
         }
     }
 
-    /// The program asks the transport something: it finds that everything was sent which the kernel takes.
+    /// The program asks the transport something: it is to find that everything was sent which the kernel takes.
     pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let kept = slf.get().state.with(slf.py(), |state| {
-            state.habit.asked();
-            state.gathering && !state.queue.is_empty() && !state.lower_paused
-        });
+        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.is_deferred());
         if !kept {
             return Ok(());
         }
@@ -112,55 +103,47 @@ impl TlsLayer {
 
     /// Encrypts what is queued, and hands it down: as much as the transport below takes, or all of it.
     pub(super) fn encrypt(slf: &Bound<'_, Self>, all: bool) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        this.state.with(py, |state| state.habit.sent(|| this.core.clock.now_ns()));
         let encrypted = loop {
-            match this.encrypt_batch(py, all) {
-                Ok(more) => {
-                    if let Err(error) = Self::send_output(slf) {
-                        break Err(error);
-                    }
-                    if !more {
-                        break Ok(());
-                    }
-                }
+            let more = slf.get().encrypt_batch(slf.py(), all);
+            match more.and_then(|more| Self::send_output(slf).map(|()| more)) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        if let Err(error) = encrypted {
-            return Self::fail(slf, error, "Fatal error on SSL protocol");
+        match encrypted {
+            Ok(()) => Self::queue_shrunk(slf),
+            Err(error) => Self::fail(slf, error),
         }
-        Self::queue_shrunk(slf)
     }
 
-    /// True if there is more to encrypt.
+    /// Encrypts as much as the transport below gets at once. True if there is more to encrypt.
     fn encrypt_batch(&self, py: Python<'_>, all: bool) -> PyResult<bool> {
         let mut encrypted = 0;
-        while matches!(self.phase(), Phase::Wrapped | Phase::Flushing) {
+        while self.phase().carries_data() {
             if encrypted >= BATCH {
                 return Ok(true);
             }
-            let next = self.state.with(py, |state| state.next_chunk(all));
+            let next = self.state.with(py, |state| state.next_chunk(all, &self.core));
             let Some(chunk) = next.map_err(|_| no_memory())? else {
                 return Ok(false);
             };
             let engine = self.engine()?;
             if encrypted == 0 {
-                engine.lend_output(py, self.core.spare_output.with(py, std::mem::take));
+                engine.ends().lend_output(self.core.tls_io.with(py, TlsIo::take_output));
             }
             let data = chunk.as_ref();
-            match engine.write(py, &data[..data.len().min(BATCH)]) {
-                Ok(Some(count)) => {
+            match engine.write(py, &data[..data.len().min(BATCH)])? {
+                Outcome::Done(count) => {
                     encrypted += count;
                     if count < data.len() {
-                        self.state.with(py, |state| state.queue.put_back(chunk.skip(count)));
+                        self.state.with(py, |state| state.outbox.queue.put_back(chunk.skip(count)));
                     }
                 }
-                Ok(None) => {
-                    self.state.with(py, |state| state.queue.put_back(chunk));
+                Outcome::Again | Outcome::Closed => {
+                    self.state.with(py, |state| state.outbox.queue.put_back(chunk));
                     return Ok(false);
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(false)
@@ -173,45 +156,40 @@ impl TlsLayer {
         if engine.output_len(py)? == 0 {
             return Ok(());
         }
-        let mut data = engine.take_output(py);
-        let sent = if let Some(stream) = this.stream(py) {
-            StreamTransport::send_now(&stream, &data)
-        } else if let Some(other) = this.lower(py) {
-            calls::method(&other, &this.core.names.write, [new::bytes(py, &data)?.as_any()]).map(drop)
-        } else {
-            Ok(())
-        };
-        // For its memory.
-        data.clear();
-        this.core.spare_output.with(py, |spare| {
-            if spare.capacity() < data.capacity() {
-                *spare = data;
+        let data = engine.ends().take_output();
+        let sent = this.lower(py).map_or(Ok(()), |lower| match lower.cast_exact::<StreamTransport>() {
+            Ok(stream) => StreamTransport::send_now(stream, &data),
+            Err(_) => {
+                let data = new::bytes(py, &data)?;
+                calls::method(&lower, &this.core.names.write, [data.as_any()]).map(drop)
             }
         });
+        this.core.tls_io.with(py, |io| io.put_output(data));
         sent
     }
 
-    /// Pauses the protocol if the queue, with that of the transport below, has grown over the mark.
+    /// Pauses the protocol if more waits to be sent, here and in the transport below, than the high-water mark allows.
     pub(super) fn queue_grown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let queued = this.queued(py);
-        let phase = this.phase();
+        let (below, phase) = (this.queued_below(py), this.phase());
         let signal = this.state.with(py, |state| {
+            let outbox = &mut state.outbox;
+            let own = outbox.queue.len();
             // What is kept back does not count: the kernel may take all of it.
-            let waits = state.lower_paused || phase != Phase::Wrapped || state.queue.is_empty();
-            state.flow.grown(if waits { queued } else { 0 })
+            let waits = outbox.blocked || phase != Phase::Wrapped || own == 0;
+            outbox.flow.grown(if waits { own + below } else { 0 })
         });
         Self::tell_flow(slf, signal)
     }
 
-    /// Resumes the protocol if the queue, with that of the transport below, has shrunk to the mark.
-    pub fn queue_shrunk(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Resumes the protocol if no more waits to be sent, here and in the transport below, than the low-water mark says.
+    pub(super) fn queue_shrunk(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        if !this.state.with(py, |state| state.flow.is_paused()) {
+        if !this.state.with(py, |state| state.outbox.flow.is_paused()) {
             return Ok(());
         }
         let queued = this.queued(py);
-        let signal = this.state.with(py, |state| state.flow.shrunk(queued));
+        let signal = this.state.with(py, |state| state.outbox.flow.shrunk(queued));
         Self::tell_flow(slf, signal)
     }
 
@@ -231,15 +209,18 @@ impl TlsLayer {
 }
 
 impl State {
-    /// What to encrypt next: a large chunk as it is, small ones together.
-    fn next_chunk(&mut self, all: bool) -> Result<Option<Chunk>, TryReserveError> {
-        if self.lower_paused && !all {
+    /// What to encrypt next: a large chunk as it is, small ones together. `all`: also while the transport below takes no
+    /// more.
+    fn next_chunk(&mut self, all: bool, core: &LoopCore) -> Result<Option<Chunk>, TryReserveError> {
+        let outbox = &mut self.outbox;
+        outbox.sent(|| core.clock.now_ns());
+        if outbox.blocked && !all {
             return Ok(None);
         }
-        let first = self.queue.front_len();
-        if first == self.queue.len() || first >= RECORD {
-            return Ok(self.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
+        let first = outbox.queue.front_len();
+        if first == outbox.queue.len() || first >= RECORD {
+            return Ok(outbox.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
         }
-        Ok(Some(Chunk::from_vec(self.queue.gather(RECORD)?)))
+        Ok(Some(Chunk::from_vec(outbox.queue.gather(RECORD)?)))
     }
 }
