@@ -70,7 +70,7 @@ pub struct Habit {
 
 impl Habit {
     /// When to send a write. `moment`: none between two turns, where nobody would send it later.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, moment: Option<Moment>, now: impl FnOnce() -> u64) -> When {
         let Some(moment) = moment else {
             return When::Now;

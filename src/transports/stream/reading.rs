@@ -39,7 +39,9 @@ impl StreamTransport {
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        let (context, reading, write, unwatch) = this.state.with(py, |state| {
+        // Filled in where it is: it is too large to be moved for each event.
+        let mut reading = None;
+        let (context, write, unwatch) = this.state.with(py, |state| {
             let Stream { outbox, readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
@@ -48,7 +50,8 @@ impl StreamTransport {
             let in_vain = readiness == Readiness::WRITABLE && !unblocked;
             let unwatch = in_vain && *is_unix && std::mem::take(write_watched);
             let unwatch = state.token.filter(|_| unwatch);
-            (state.context.bind(py).clone(), state.next_read(py), unblocked, unwatch)
+            reading = state.next_read(py);
+            (state.context.bind(py).clone(), unblocked, unwatch)
         });
         if let Some(token) = unwatch {
             // If that fails, edges of no use go on coming.
@@ -168,7 +171,7 @@ impl State {
     }
 
     /// What the next read needs, if there is something to read and somebody to give it to.
-    #[inline]
+    #[inline(always)]
     fn next_read<'py>(&self, py: Python<'py>) -> Option<Reading<'py>> {
         let side = &self.side;
         let protocol = self.protocol.as_ref().filter(|_| side.readable && self.life.may_read())?;
