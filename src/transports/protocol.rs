@@ -1,8 +1,9 @@
-//! Calling protocols, and reporting what comes of it: the only file of the transports that calls a method of a protocol.
+//! Calling protocols, and reporting what comes of it: the only file of the transports that calls a method of a
+//! protocol.
 //!
 //! Two rules hold for every call. KeyboardInterrupt and SystemExit leave the loop: they are returned, and reported to
-//! nobody. Any other exception is reported as asyncio reports it, with asyncio's text. Where the text says that the error
-//! is fatal, the call returns a [`Failure`], by which the transport ends its connection.
+//! nobody. Any other exception is reported as asyncio reports it, with asyncio's text. Where the text says that the
+//! error is fatal, the call returns a [`Failure`], by which the transport ends its connection.
 //!
 //! A transport calls nothing in here while it borrows its state: a protocol is the program's code, and may call the
 //! transport.
@@ -226,8 +227,8 @@ impl Reporter<'_, '_> {
     }
 }
 
-/// For a finalizer: warns of a transport that nobody has closed, and has it closed. The exception that is being handled,
-/// if there is one, is left alone.
+/// For a finalizer: warns of a transport that nobody has closed, and has it closed. The exception that is being
+/// handled, if there is one, is left alone.
 pub fn warn_unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>) {
     let raised = PyErr::take(py);
     let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();

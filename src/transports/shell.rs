@@ -1,16 +1,18 @@
 //! The shell: what all transports over a file have in common, whatever they send or receive.
 //!
-//! [`Shell`] holds the parts: the loop, and, in one cell, the life of the connection, its protocol, the context in which
-//! the protocol is called, the token of its registration, and a side that only one kind of transport has. [`Transport`]
-//! is what each kind says of itself, and what all of them do in the same way: start, pause and resume reading, end, be
-//! held by the loop, warn when nobody has closed them. What those have in common that send is in `sender.rs`.
+//! [`Shell`] holds the parts: the loop, and, in one cell, the life of the connection, its protocol, the context in
+//! which the protocol is called, the token of its registration, and a side that only one kind of transport has.
+//! [`Transport`] is what each kind says of itself, and what all of them do in the same way: start, pause and resume
+//! reading, end, be held by the loop, warn when nobody has closed them. What those have in common that send is in
+//! `sender.rs`.
 //!
 //! The system calls, and what is in a side, are the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is
 //! named here.
 //!
 //! One rule holds for every method of a transport. It looks at the state and changes it inside of one `state.with`, and
-//! calls Python only outside: a call of Python can come back to the same transport. What is to be called is what the closure
-//! returns. The same goes for dropping a Python object, whose finalizer is the program's code; exact `bytes` have none.
+//! calls Python only outside: a call of Python can come back to the same transport. What is to be called is what the
+//! closure returns. The same goes for dropping a Python object, whose finalizer is the program's code; exact `bytes`
+//! have none.
 
 use std::sync::Arc;
 
@@ -91,8 +93,8 @@ pub trait Side: Send {
 }
 
 impl<S: Side> Shell<S> {
-    /// `context`: the one that the connection keeps for good. None: as asyncio before CPython 3.15, a copy of the current
-    /// one.
+    /// `context`: the one that the connection keeps for good. None: as asyncio before CPython 3.15, a copy of the
+    /// current one.
     pub fn new(
         core: &Arc<LoopCore>,
         event_loop: &Bound<'_, PyAny>,
@@ -218,8 +220,8 @@ impl<S: Side> Shell<S> {
         format!("<{name}{life} fd={}", state.file.number())
     }
 
-    /// Shows the garbage collector every Python object that the transport holds. A state that is borrowed at the moment is
-    /// left out: the collector takes its objects to be in use, which they are.
+    /// Shows the garbage collector every Python object that the transport holds. A state that is borrowed at the moment
+    /// is left out: the collector takes its objects to be in use, which they are.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         let visit_state = |state: &State<S>| {
@@ -329,8 +331,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         slf.get().shell().reporter(slf.as_any())
     }
 
-    /// Has the loop refer to the transport strongly for as long as it waits for anything, and weakly otherwise: one that
-    /// the program has dropped while reading was paused is collected, as on asyncio, and closed by that.
+    /// Has the loop refer to the transport strongly for as long as it waits for anything, and weakly otherwise: one
+    /// that the program has dropped while reading was paused is collected, as on asyncio, and closed by that.
     fn hold(slf: &Bound<'_, Self>) {
         let change = slf.get().shell().state.with(slf.py(), State::hold_change);
         Self::apply_hold(slf, change);
@@ -347,8 +349,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         }
     }
 
-    /// Reserves the fd of a transport that was just made, and schedules its start. `watch_writing`: the kernel is to report
-    /// from the start when it takes more, not only once somebody waits for that.
+    /// Reserves the fd of a transport that was just made, and schedules its start. `watch_writing`: the kernel is to
+    /// report from the start when it takes more, not only once somebody waits for that.
     fn reserve_and_start<'py>(
         slf: &Bound<'py, Self>,
         connection_made: Bound<'py, PyAny>,
@@ -367,8 +369,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         shell.start(slf.as_any(), connection_made, Some(start_reading), waiter)
     }
 
-    /// The second step after `connection_made`. The kernel watches the fd from here on, so that what has come already is
-    /// delivered in the next turn: behind those who wait for the connection, as in asyncio.
+    /// The second step after `connection_made`. The kernel watches the fd from here on, so that what has come already
+    /// is delivered in the next turn: behind those who wait for the connection, as in asyncio.
     fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         let (token, change) = shell.state.with(py, |state| {

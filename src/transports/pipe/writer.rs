@@ -3,9 +3,9 @@
 //! A write is given to the kernel at once, or kept back for what the same callback writes next, and queued while the
 //! kernel takes no more: `outbox.rs` decides.
 //!
-//! There are files on which every write is a record of its own: a packet pipe, a datagram socket, a device such as a tunnel.
-//! They are written chunk by chunk and at once (`by_record`). So is a terminal, to keep the order of what the transport
-//! writes and what the program prints.
+//! There are files on which every write is a record of its own: a packet pipe, a datagram socket, a device such as a
+//! tunnel. They are written chunk by chunk and at once (`by_record`). So is a terminal, to keep the order of what the
+//! transport writes and what the program prints.
 
 use std::io::{self, IoSlice};
 use std::ops::Deref;
@@ -197,7 +197,8 @@ impl WritePipeTransport {
     /// A writing end has nothing to read: whatever makes it readable is taken for the end.
     fn reader_gone(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        // What asyncio had given to the kernel when it was written; the error of this says more.
+        // asyncio has given it to the kernel when it was written. If that fails now, the error says more than the end
+        // does.
         let sent = Self::send_queued(slf);
         if this.state.with(py, |state| state.life.drops_writes()) {
             return sent;

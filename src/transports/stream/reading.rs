@@ -1,8 +1,8 @@
 //! Bytes in: one receive per turn, straight into what the protocol gets, and the end of the stream.
 //!
-//! The loop calls `on_ready` for an edge, and in the next turn again for as long as there may be more (`Shell::read_on`). A
-//! read gives the protocol what one receive has returned, so that the other connections get their turn. Whether there may
-//! be more is what the receive says: see `sys::ShortRead`.
+//! The loop calls `on_ready` for an edge, and in the next turn again for as long as there may be more
+//! (`Shell::read_on`). A read gives the protocol what one receive has returned, so that the other connections get their
+//! turn. Whether there may be more is what the receive says: see `sys::ShortRead`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -35,7 +35,8 @@ pub(super) struct Reading<'py> {
 }
 
 impl StreamTransport {
-    /// The loop's call when the socket is ready. In one borrow it notes what the edge says, and takes what the read needs.
+    /// The loop's call when the socket is ready. In one borrow it notes what the edge says, and takes what the read
+    /// needs.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());

@@ -1,13 +1,13 @@
 //! Bytes out: sent by `write` at once, or kept back for what the same callback writes next, and queued while the kernel
 //! takes no more. `outbox.rs` decides; the system calls are here, and what follows from them.
 //!
-//! The way of a write: `write_chunk` borrows the state once. In that borrow `State::write` asks the outbox, makes the system
-//! call or queues the bytes, and finds out what follows. Nearly always nothing follows. Otherwise `written` does it outside
-//! of the borrow: it tells the protocol, or has the loop call `flush`.
+//! The way of a write: `write_chunk` borrows the state once. In that borrow `State::write` asks the outbox, makes the
+//! system call or queues the bytes, and finds out what follows. Nearly always nothing follows. Otherwise `written` does
+//! it outside of the borrow: it tells the protocol, or has the loop call `flush`.
 //!
-//! The way of a flush, and of a kernel that takes more again: `Sender::flush` and `Sender::send_and_follow` borrow the state
-//! once, in which `State::send` gives the kernel what it takes, and `State::after` finds out what follows. If something
-//! does, `follow` does it, and borrows the state once more: the protocol may have written meanwhile.
+//! The way of a flush, and of a kernel that takes more again: `Sender::flush` and `Sender::send_and_follow` borrow the
+//! state once, in which `State::send` gives the kernel what it takes, and `State::after` finds out what follows. If
+//! something does, `follow` does it, and borrows the state once more: the protocol may have written meanwhile.
 
 use std::io::{self, IoSlice};
 
@@ -138,7 +138,8 @@ impl StreamTransport {
     }
 
     /// Sends what somebody could change afterwards, a bytearray for instance, straight out of its memory, where a write
-    /// of bytes would be sent at once. A copy is made of the part that the kernel does not take. False: nothing was done.
+    /// of bytes would be sent at once. A copy is made of the part that the kernel does not take. False: nothing was
+    /// done.
     fn write_lent(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         if !(data.is_instance_of::<PyByteArray>() || data.is_instance_of::<PyMemoryView>()) {
@@ -321,8 +322,8 @@ impl State {
         now.then(|| self.send_slice(data))
     }
 
-    /// What follows from sending, of which `result` has come; None: nothing, as nearly always. `tell_layer`: a TLS layer
-    /// is to know that the queue is shorter.
+    /// What follows from sending, of which `result` has come; None: nothing, as nearly always. `tell_layer`: a TLS
+    /// layer is to know that the queue is shorter.
     fn after(&mut self, result: io::Result<()>, tell_layer: bool) -> Option<After> {
         let by_methods = self.file.by_methods().is_some();
         let tell_layer = tell_layer && self.side.above.is_some();
