@@ -1,6 +1,6 @@
-//! Sockets without a Python `socket.socket`: those that were accepted, and those that are made here to connect. asyncio's
-//! code passes a [`BareSocket`] from one method of the loop to the next as it would pass a `socket.socket`. In the end a
-//! stream transport takes the fd out of it.
+//! Sockets without a Python `socket.socket`: those that were accepted, and those that are made here to connect.
+//! asyncio's code passes a [`BareSocket`] from one method of the loop to the next as it would pass a `socket.socket`.
+//! In the end a stream transport takes the fd out of it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -62,7 +62,7 @@ impl BareSocket {
         self.fd.with(py, |fd| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
     }
 
-    /// What asyncio calls to be sure: it is non-blocking from the start.
+    /// asyncio calls this to be sure. The socket is non-blocking from the start.
     fn setblocking(&self, _flag: bool) {}
 
     /// Closes the fd, unless it is a transport's by now.

@@ -1,5 +1,5 @@
-//! Flow control (asyncio's `transports._FlowControlMixin`): by the size of a queue and two water marks, whether the protocol
-//! is to pause or to resume its writing.
+//! Flow control (asyncio's `transports._FlowControlMixin`): by the size of a queue and two water marks, whether the
+//! protocol is to pause or to resume its writing.
 //!
 //! Pure. Nobody is told anything here: that is the transport's business, by `protocol.rs`.
 

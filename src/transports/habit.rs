@@ -1,23 +1,23 @@
-//! Whether a connection writes its messages in pieces, and so whether a write is sent at once or together with those that
-//! follow. Pure: the time is passed in.
+//! Whether a connection writes its messages in pieces, and so whether a write is sent at once or together with those
+//! that follow. Pure: the time is passed in.
 //!
-//! asyncio sends each write at once. But a system call for each piece of a message is expensive, and many programs write
-//! in pieces: a head, then a body. So a connection that was seen to do so may keep a piece back, and send it with the next
-//! one. [`Habit`] is what is known of one connection. It is learned within two turns of the loop, and forgotten when it no
-//! longer holds.
+//! asyncio sends each write at once. But a system call for each piece of a message is expensive, and many programs
+//! write in pieces: a head, then a body. So a connection that was seen to do so may keep a piece back, and send it with
+//! the next one. [`Habit`] is what is known of one connection. It is learned within two turns of the loop, and
+//! forgotten when it no longer holds.
 //!
-//! What is kept back is sent when the callback that wrote it returns. The pieces may also come from several callbacks of
-//! one turn, when many tasks share a connection. Then they are sent when a callback returns `SPREAD_NS` after the first
-//! piece or later. A program that asks the transport anything finds everything sent ([`Habit::asked`]).
+//! What is kept back is sent when the callback that wrote it returns. The pieces may also come from several callbacks
+//! of one turn, when many tasks share a connection. Then they are sent when a callback returns `SPREAD_NS` after the
+//! first piece or later. A program that asks the transport anything finds everything sent ([`Habit::asked`]).
 
 use crate::reactor::moment::Moment;
 
-/// Pieces of one callback that are further apart than this, in nanoseconds, are not put together: a program that computes
-/// between two writes wants the first one to leave.
+/// Pieces of one callback that are further apart than this, in nanoseconds, are not put together: a program that
+/// computes between two writes wants the first one to leave.
 const APART_NS: u64 = 1_000_000;
 
-/// How long pieces of several callbacks may be kept back, in nanoseconds. It is the time of a few system calls. A longer
-/// wait would cost the peer more than the calls that it saves.
+/// How long pieces of several callbacks may be kept back, in nanoseconds. It is the time of a few system calls. A
+/// longer wait would cost the peer more than the calls that it saves.
 const SPREAD_NS: u64 = 50_000;
 
 /// How far apart the first two writes of a turn's callbacks may be while the habit is learned, in nanoseconds. The time
@@ -35,8 +35,8 @@ pub const LARGE: usize = 32 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Now,
-    /// With what follows: when a callback returns and the clock shows at least this many nanoseconds; 0: when the current
-    /// callback returns.
+    /// With what follows: when a callback returns and the clock shows at least this many nanoseconds; 0: when the
+    /// current callback returns.
     With(u64),
 }
 
@@ -70,7 +70,7 @@ pub struct Habit {
 
 impl Habit {
     /// When to send a write. `moment`: none between two turns, where nobody would send it later.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, moment: Option<Moment>, now: impl FnOnce() -> u64) -> When {
         let Some(moment) = moment else {
             return When::Now;
@@ -127,14 +127,18 @@ impl Habit {
     }
 
     /// What was kept back has been sent, by itself or with a later write. `now`: the clock, in nanoseconds.
+    #[inline(always)]
     pub fn sent(&mut self, now: impl FnOnce() -> u64) {
-        let kept = std::mem::take(&mut self.kept);
-        if kept == 0 {
-            return;
+        if self.kept > 0 {
+            self.sent_kept(now());
         }
+    }
+
+    fn sent_kept(&mut self, now: u64) {
+        let kept = std::mem::take(&mut self.kept);
         self.single = if kept == 1 { self.single + 1 } else { 0 };
         // A callback that goes on for long after its write would rather have had it sent.
-        if self.single >= MOST_SINGLE || now().saturating_sub(self.since) > APART_NS {
+        if self.single >= MOST_SINGLE || now.saturating_sub(self.since) > APART_NS {
             (self.step, self.single) = (Step::Single, 0);
         }
         self.last = Moment::default();

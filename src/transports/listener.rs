@@ -45,10 +45,10 @@ pub struct Listener {
     /// Most connections accepted in one turn.
     backlog: usize,
     context: Py<PyAny>,
-    /// Do connections keep their context for good? (CPython 3.15)
+    /// Does a connection keep its context for good? (CPython 3.15)
     own_contexts: bool,
     token: LoopCell<Option<Token>>,
-    /// An error stays: nothing is accepted until the retry.
+    /// An accept has failed, and nothing is accepted before the retry: such an error stays for a while.
     backing_off: AtomicBool,
     /// The program's socket.
     fd: FileFd,
@@ -110,9 +110,9 @@ impl Listener {
             if !this.is_registered(py) || this.backing_off.load(Relaxed) {
                 return Ok(());
             }
-            // poll(2) comes before each accept, for two reasons. Another process with the same open file can have cleared
-            // O_NONBLOCK, and accept has no MSG_DONTWAIT. And an accept of an empty queue costs as much as fifteen polls:
-            // the kernel makes a socket first.
+            // poll(2) comes before each accept, for two reasons. Another process with the same open file can have
+            // cleared O_NONBLOCK, and accept has no MSG_DONTWAIT. And an accept of an empty queue costs as much as
+            // fifteen polls: the kernel makes a socket first.
             let fd = this.fd.get();
             if matches!(&fd, Ok(fd) if matches!(sys::is_readable(fd.as_raw_fd()), Ok(false))) {
                 return Ok(());
@@ -121,7 +121,7 @@ impl Listener {
                 Ok((fd, peer)) => result = this.accepted(py, fd, peer),
                 Err(error) => match error.raw_os_error() {
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    // Something is wrong with this connection only, as accept(2) says: on to the next.
+                    // accept(2): something is wrong with this connection only. The next one is accepted.
                     Some(
                         libc::ECONNABORTED
                         | libc::EPROTO
@@ -139,7 +139,7 @@ impl Listener {
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
                         return this.report(py, "Fatal error: socket.accept() failed", os_error(&error));
                     }
-                    // A sandbox, say, which can go on saying so.
+                    // An error that may stay as well, of a sandbox for instance.
                     _ => return this.back_off(slf, "Error: socket.accept() failed", &error),
                 },
             }
@@ -147,7 +147,7 @@ impl Listener {
                 break;
             }
         }
-        // The batch is full, or an exit has cut it short: the rest in the next turn.
+        // The batch is full, or SystemExit has ended it early: the rest follows in the next turn.
         this.go_on(py);
         result
     }
@@ -168,7 +168,7 @@ impl Listener {
     fn back_off(&self, slf: &Bound<'_, Self>, message: &str, error: &io::Error) -> PyResult<()> {
         let py = slf.py();
         self.backing_off.store(true, Relaxed);
-        // Before the report: the exception handler may leave the loop.
+        // This comes before the report, because the exception handler may leave the loop.
         if let Err(error) = self.retry_later(slf) {
             self._retry(py);
             return Err(error);
@@ -249,7 +249,7 @@ impl Listener {
 
 #[pymethods]
 impl Listener {
-    /// Tries again after a back-off.
+    /// Accepts again after an error that stays.
     fn _retry(&self, py: Python<'_>) {
         self.backing_off.store(false, Relaxed);
         self.go_on(py);

@@ -1,12 +1,12 @@
 //! Transports: from readiness to calls of protocols, and from writes to system calls.
 //!
-//! - Decisions, which are pure and need no Python: `lifecycle` (what happens to a connection, and when `connection_lost`
-//!   is due), `outbox` (when a write leaves, when the protocol pauses), which is made of `habit`, `flow`, `write_queue` and
-//!   `datagram_queue`; `peers` and `framing`.
+//! - Decisions, which are pure and need no Python: `lifecycle` (what happens to a connection, and when
+//!   `connection_lost` is due), `outbox` (when a write leaves, when the protocol pauses), which is made of `habit`,
+//!   `flow`, `write_queue` and `datagram_queue`; `peers` and `framing`.
 //! - What a stream knows of a layer on it: `above`.
 //! - What all transports share: `shell` (the parts of a transport, and how it starts and ends), `sender` (what the
-//!   transports do that send), `protocol` (the only caller of protocols, and what is reported), `socket` (the file under a
-//!   transport), `receiving` (what bytes are received into), `water_marks`, `inside`.
+//!   transports do that send), `protocol` (the only caller of protocols, and what is reported), `socket` (the file
+//!   under a transport), `receiving` (what bytes are received into), `water_marks`, `inside`.
 //! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
 //! - Where connections come from: `listener` and `bare`.
 //!

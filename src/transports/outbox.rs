@@ -7,7 +7,8 @@
 //! - [`Outbox::lose`]: is the program to be warned that it goes on writing to a lost connection?
 //!
 //! This file is pure. It knows no socket, no interpreter and no clock: the transport makes the system calls, reads the
-//! clock, and tells the outbox what the kernel has taken. What is particular to one kind of transport has no place here.
+//! clock, and tells the outbox what the kernel has taken. What is particular to one kind of transport has no place
+//! here.
 
 use std::io::{self, IoSlice};
 
@@ -69,8 +70,8 @@ pub enum Next {
     Send,
     /// Queue it: the kernel takes no more, and will report when it does.
     Wait,
-    /// Queue it, for the loop to send it by a call of the transport's `flush`: when the current callback returns (0), or
-    /// when a callback returns at this time or later, in nanoseconds of the clock.
+    /// Queue it, for the loop to send it by a call of the transport's `flush`: when the current callback returns (0),
+    /// or when a callback returns at this time or later, in nanoseconds of the clock.
     Keep(u64),
 }
 
@@ -88,8 +89,8 @@ pub enum Follow {
 /// What a transport has to send, and all that decides when.
 pub struct Outbox<Q> {
     pub queue: Q,
-    /// The kernel takes no more. Nothing is tried until it reports that the file is writable again. Invariant: while the
-    /// protocol is paused, this is set, or the queue is about to be sent.
+    /// The kernel takes no more. Nothing is tried until it reports that the file is writable again. Invariant: while
+    /// the protocol is paused, this is set, or the queue is about to be sent.
     pub blocked: bool,
     /// The loop will call the transport's `flush`.
     deferred: bool,
@@ -106,9 +107,9 @@ impl<Q: Queue> Outbox<Q> {
         Self { queue, blocked: false, deferred: false, flow, habit: Habit::default(), lost }
     }
 
-    /// What to do with one write of `added` bytes, which is not queued yet. `may_wait`: may it be kept back for what the
-    /// same callback writes next? `moment`: which callback of which turn writes; none between two turns.
-    #[inline]
+    /// What to do with one write of `added` bytes, which is not queued yet. `may_wait`: may it be kept back for what
+    /// the same callback writes next? `moment`: which callback of which turn writes; none between two turns.
+    #[inline(always)]
     pub fn next(
         &mut self,
         added: usize,
@@ -181,8 +182,9 @@ impl<Q: Queue> Outbox<Q> {
         self.deferred = false;
     }
 
-    /// Notes the outcome of a system call that was given `offered` bytes; returns how many of them the kernel has taken.
-    #[inline]
+    /// Notes the outcome of a system call that was given `offered` bytes; returns how many of them the kernel has
+    /// taken.
+    #[inline(always)]
     pub fn taken(&mut self, result: io::Result<usize>, offered: usize) -> io::Result<usize> {
         let count = match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -1,15 +1,16 @@
-//! Calling protocols, and reporting what comes of it: the only file of the transports that calls a method of a protocol.
+//! Calling protocols, and reporting what comes of it: the only file of the transports that calls a method of a
+//! protocol.
 //!
 //! Two rules hold for every call. KeyboardInterrupt and SystemExit leave the loop: they are returned, and reported to
-//! nobody. Any other exception is reported as asyncio reports it, with asyncio's text. Where the text says that the error
-//! is fatal, the call returns a [`Failure`], by which the transport ends its connection.
+//! nobody. Any other exception is reported as asyncio reports it, with asyncio's text. Where the text says that the
+//! error is fatal, the call returns a [`Failure`], by which the transport ends its connection.
 //!
 //! A transport calls nothing in here while it borrows its state: a protocol is the program's code, and may call the
 //! transport.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyResourceWarning, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -29,6 +30,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// An exception that ends the connection, with this text.
     pub fn new(text: &'static str, error: PyErr) -> Self {
         Self { error, text: Some(text) }
     }
@@ -51,10 +53,12 @@ pub fn connection_made<'py>(names: &Names, protocol: &Bound<'py, PyAny>) -> PyRe
     protocol.getattr(&names.connection_made)
 }
 
+/// Calls `connection_lost`. Its exception is the caller's to return: it is that of a callback of the loop.
 pub fn connection_lost(names: &Names, protocol: &Bound<'_, PyAny>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
     calls::method(protocol, &names.connection_lost, [exc]).map(drop)
 }
 
+/// Calls `data_received`.
 #[inline]
 pub fn data_received(
     names: &Names,
@@ -89,8 +93,10 @@ pub fn get_buffer<'py>(
     get().map_err(|error| Failure::new(FAILED, error))
 }
 
+/// Also the text for a TLS layer, to which a stream gives its bytes without a call of Python.
 pub const BUFFER_UPDATED_FAILED: &str = "Fatal error: protocol.buffer_updated() call failed.";
 
+/// Calls `buffer_updated`. `count`: how many bytes are in the buffer that [`get_buffer`] has given.
 pub fn buffer_updated(
     names: &Names,
     protocol: &Bound<'_, PyAny>,
@@ -100,7 +106,7 @@ pub fn buffer_updated(
     told.map(drop).map_err(|error| Failure::new(BUFFER_UPDATED_FAILED, error))
 }
 
-/// True if the protocol wants the transport to stay open for writing.
+/// Calls `eof_received`. True if the protocol wants the transport to stay open for writing.
 pub fn eof_received(names: &Names, protocol: &Bound<'_, PyAny>) -> Result<bool, Failure> {
     const FAILED: &str = "Fatal error: protocol.eof_received() call failed.";
     let keep_open = calls::method(protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy());
@@ -112,6 +118,7 @@ pub fn eof_received_later<'py>(names: &Names, protocol: &Bound<'py, PyAny>) -> P
     protocol.getattr(&names.eof_received)
 }
 
+/// Calls `datagram_received`. An exception ends nothing: see [`Reporter::callback_failed`].
 #[inline]
 pub fn datagram_received(
     names: &Names,
@@ -122,6 +129,7 @@ pub fn datagram_received(
     calls::method(protocol, &names.datagram_received, [data, address]).map(drop)
 }
 
+/// Calls `error_received`. An exception ends nothing here either.
 pub fn error_received(names: &Names, protocol: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
     let error = error.into_value(protocol.py()).into_bound(protocol.py());
     calls::method(protocol, &names.error_received, [error.as_any()]).map(drop)
@@ -216,5 +224,20 @@ impl Reporter<'_, '_> {
             Some(Err(error)) => self.exception(message, error),
             _ => Ok(()),
         }
+    }
+}
+
+/// For a finalizer: warns of a transport that nobody has closed, and has it closed. The exception that is being
+/// handled, if there is one, is left alone.
+pub fn warn_unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>) {
+    let raised = PyErr::take(py);
+    let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
+    let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
+    let closed = close();
+    for error in [warned, closed].into_iter().filter_map(Result::err) {
+        error.write_unraisable(py, None);
+    }
+    if let Some(raised) = raised {
+        raised.restore(py);
     }
 }

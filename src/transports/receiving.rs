@@ -13,7 +13,8 @@ use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
 use crate::py::{bytes, new};
 
-/// From this many bytes on a read goes straight into the final object: a copy would cost more than the larger allocation.
+/// From this many bytes on a read goes straight into the final object: a copy would cost more than the larger
+/// allocation.
 const DIRECT_READ: usize = 4096;
 /// After so many reads in a row that would have fitted into a smaller buffer, the next one gets a smaller buffer.
 const SMALL_READS_TO_SHRINK: u32 = 8;
@@ -92,7 +93,7 @@ pub fn receive<'py>(
     });
     Ok(received.and_then(|(data, count)| match data {
         Ok(data) => Ok((data, count)),
-        // What has come is lost: the transport cannot go on.
+        // The bytes are lost, so the transport cannot go on.
         Err(_) => Err(io::ErrorKind::OutOfMemory.into()),
     }))
 }

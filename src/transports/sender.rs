@@ -1,7 +1,8 @@
 //! What all transports that send have in common: when they send, what the protocol is told of it, and the water marks.
 //!
 //! [`Sender`] puts the decisions of `outbox.rs` into effect, for a transport with the shell of `shell.rs`. How bytes or
-//! datagrams are given to the kernel is the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is named here.
+//! datagrams are given to the kernel is the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is named
+//! here.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -25,6 +26,7 @@ pub trait Sender: Transport {
     /// The warning for a program that goes on writing after the loss.
     const LOST_WRITE: &'static str;
 
+    /// Where the outbox is.
     fn outbox(side: &mut Self::Side) -> &mut Outbox<Self::Queue>;
 
     /// Gives the kernel what it takes of the queue. None: nothing follows, as nearly always.
@@ -139,8 +141,8 @@ pub trait Sender: Transport {
     }
 }
 
-/// The error for what cannot be written, with the text of the running version of Python: that of `write()` of asyncio's own
-/// transport, which checks the data before it looks at the transport.
+/// The error for what cannot be written, with the text of the running version of Python: that of `write()` of asyncio's
+/// own transport, which checks the data before it looks at the transport.
 #[cold]
 pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str) -> PyErr {
     let py = data.py();

@@ -1,20 +1,22 @@
 //! The shell: what all transports over a file have in common, whatever they send or receive.
 //!
-//! [`Shell`] holds the parts: the loop, and, in one cell, the life of the connection, its protocol, the context in which
-//! the protocol is called, the token of its registration, and a side that only one kind of transport has. [`Transport`]
-//! is what each kind says of itself, and what all of them do in the same way: start, pause and resume reading, end, be
-//! held by the loop, warn when nobody has closed them. What those have in common that send is in `sender.rs`.
+//! [`Shell`] holds the parts: the loop, and, in one cell, the life of the connection, its protocol, the context in
+//! which the protocol is called, the token of its registration, and a side that only one kind of transport has.
+//! [`Transport`] is what each kind says of itself, and what all of them do in the same way: start, pause and resume
+//! reading, end, be held by the loop, warn when nobody has closed them. What those have in common that send is in
+//! `sender.rs`.
 //!
 //! The system calls, and what is in a side, are the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is
 //! named here.
 //!
 //! One rule holds for every method of a transport. It looks at the state and changes it inside of one `state.with`, and
-//! calls Python only outside: a call of Python can come back to the same transport. What is to be called is what the closure
-//! returns. The same goes for dropping a Python object, whose finalizer is the program's code; exact `bytes` have none.
+//! calls Python only outside: a call of Python can come back to the same transport. What is to be called is what the
+//! closure returns. The same goes for dropping a Python object, whose finalizer is the program's code; exact `bytes`
+//! have none.
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyNotImplementedError, PyResourceWarning};
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyClass;
@@ -91,8 +93,8 @@ pub trait Side: Send {
 }
 
 impl<S: Side> Shell<S> {
-    /// `context`: the one that the connection keeps for good. None: as asyncio before CPython 3.15, a copy of the current
-    /// one.
+    /// `context`: the one that the connection keeps for good. None: as asyncio before CPython 3.15, a copy of the
+    /// current one.
     pub fn new(
         core: &Arc<LoopCore>,
         event_loop: &Bound<'_, PyAny>,
@@ -124,10 +126,12 @@ impl<S: Side> Shell<S> {
         self.state.with(py, |state| state.context.bind(py).clone())
     }
 
+    /// The protocol; none once `connection_lost` was called.
     pub fn protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| state.protocol.as_ref().map(|protocol| protocol.bind(py).clone()))
     }
 
+    /// Is the transport closing or closed?
     pub fn is_closing(&self, py: Python<'_>) -> bool {
         self.state.with(py, |state| state.life.is_closing())
     }
@@ -142,6 +146,7 @@ impl<S: Side> Shell<S> {
         Ok(())
     }
 
+    /// The dictionary of `get_extra_info`.
     pub fn extra<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let extra = self.state.with(py, |state| state.extra.as_ref().map(|extra| extra.bind(py).clone()));
         if let Some(extra) = extra {
@@ -171,6 +176,7 @@ impl<S: Side> Shell<S> {
         }
     }
 
+    /// What reports about the transport need. `transport`: the object that this is the shell of.
     pub fn reporter<'a, 'py>(&'a self, transport: &'a Bound<'py, PyAny>) -> Reporter<'a, 'py> {
         let protocol = self.protocol(transport.py());
         Reporter { core: &self.core, event_loop: &self.event_loop, transport, protocol }
@@ -214,6 +220,8 @@ impl<S: Side> Shell<S> {
         format!("<{name}{life} fd={}", state.file.number())
     }
 
+    /// Shows the garbage collector every Python object that the transport holds. A state that is borrowed at the moment
+    /// is left out: the collector takes its objects to be in use, which they are.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         let visit_state = |state: &State<S>| {
@@ -313,6 +321,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         object.cast::<Self>().is_ok_and(|slf| !slf.get().shell().is_closing(slf.py()))
     }
 
+    /// The shell. For methods only, which nobody calls on an object that was not made to the end.
+    #[inline(always)]
     fn shell(&self) -> &Shell<Self::Side> {
         self.made().expect("an object that was made to the end")
     }
@@ -321,13 +331,14 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         slf.get().shell().reporter(slf.as_any())
     }
 
-    /// Has the loop refer to the transport strongly for as long as it waits for anything, and weakly otherwise: one that
-    /// the program has dropped while reading was paused is collected, as on asyncio, and closed by that.
+    /// Has the loop refer to the transport strongly for as long as it waits for anything, and weakly otherwise: one
+    /// that the program has dropped while reading was paused is collected, as on asyncio, and closed by that.
     fn hold(slf: &Bound<'_, Self>) {
         let change = slf.get().shell().state.with(slf.py(), State::hold_change);
         Self::apply_hold(slf, change);
     }
 
+    /// Puts into effect what [`State::hold_change`] has answered.
     #[inline]
     fn apply_hold(slf: &Bound<'_, Self>, change: Hold) {
         let shell = slf.get().shell();
@@ -338,8 +349,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         }
     }
 
-    /// Reserves the fd of a transport that was just made, and schedules its start. `watch_writing`: the kernel is to report
-    /// from the start when it takes more, not only once somebody waits for that.
+    /// Reserves the fd of a transport that was just made, and schedules its start. `watch_writing`: the kernel is to
+    /// report from the start when it takes more, not only once somebody waits for that.
     fn reserve_and_start<'py>(
         slf: &Bound<'py, Self>,
         connection_made: Bound<'py, PyAny>,
@@ -358,8 +369,8 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         shell.start(slf.as_any(), connection_made, Some(start_reading), waiter)
     }
 
-    /// The second step after `connection_made`. The kernel watches the fd from here on, so that what has come already is
-    /// delivered in the next turn: behind those who wait for the connection, as in asyncio.
+    /// The second step after `connection_made`. The kernel watches the fd from here on, so that what has come already
+    /// is delivered in the next turn: behind those who wait for the connection, as in asyncio.
     fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         let (token, change) = shell.state.with(py, |state| {
@@ -371,6 +382,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         Self::end_by(slf, watched.map_err(|error| Failure::new(NOT_WATCHED, error)))
     }
 
+    /// `pause_reading()`
     fn stop_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         if slf.get().shell().state.with(slf.py(), |state| state.life.pause_reading()) {
             Self::hold(slf);
@@ -379,6 +391,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         Ok(())
     }
 
+    /// `resume_reading()`
     fn go_on_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         if !shell.state.with(py, |state| state.life.resume_reading()) {
@@ -414,6 +427,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         }
     }
 
+    /// As [`Transport::end_by`], for a call that has failed.
     #[cold]
     fn end_by_failure(slf: &Bound<'_, Self>, failure: Failure) -> PyResult<()> {
         let (py, Failure { error, text }) = (slf.py(), failure);
@@ -483,27 +497,12 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
             shell.core.deregister(py, token);
         }
         if let Some(text) = unclosed {
-            warn_unclosed(py, &text, || {
+            protocol::warn_unclosed(py, &text, || {
                 let released = self.release(py, None);
                 drop(shell.state.with(py, |state| state.protocol.take()));
                 released
             });
         }
-    }
-}
-
-/// For a finalizer: warns of a transport that nobody has closed, and has it closed. The exception that is being handled,
-/// if there is one, is left alone.
-pub fn warn_unclosed(py: Python<'_>, text: &str, close: impl FnOnce() -> PyResult<()>) {
-    let raised = PyErr::take(py);
-    let warning = std::ffi::CString::new(format!("unclosed transport {text}")).unwrap_or_default();
-    let warned = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &warning, 1);
-    let closed = close();
-    for error in [warned, closed].into_iter().filter_map(Result::err) {
-        error.write_unraisable(py, None);
-    }
-    if let Some(raised) = raised {
-        raised.restore(py);
     }
 }
 

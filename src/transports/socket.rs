@@ -1,8 +1,8 @@
 //! The file under a transport, and who owns its fd: this crate, or a Python object.
 //!
-//! An accepted connection starts as a bare fd. It becomes a Python socket only when the program asks for one, which most
-//! programs never do. What came from Python, a socket or a pipe, stays Python's: at the end it is closed by its own
-//! `close()`.
+//! An accepted connection starts as a bare fd. It becomes a Python socket only when the program asks for one, which
+//! most programs never do. What came from Python, a socket or a pipe, stays Python's: at the end it is closed by its
+//! own `close()`.
 //!
 //! What is sent and received, and when, is not decided here.
 
@@ -55,8 +55,8 @@ impl SocketKind {
         })
     }
 
-    /// The same with the family that the kernel reports. A program that wraps an inherited fd may have given Python a wrong
-    /// one. Only the usual families are corrected: an SMC socket, for instance, has addresses of IP.
+    /// The same with the family that the kernel reports. A program that wraps an inherited fd may have given Python a
+    /// wrong one. Only the usual families are corrected: an SMC socket, for instance, has addresses of IP.
     pub fn of_family(self, family: i32) -> Self {
         let usual = |family| matches!(family, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
         if family == self.family || !usual(self.family) || !usual(family) {
@@ -104,9 +104,9 @@ pub enum Was {
 }
 
 impl File {
-    /// A Python socket. It is kept open for as long as this struct uses its fd, even if the program closes the object: the
-    /// socket module does the same for its `makefile()` objects (`_io_refs`). A program can still take the fd away, by
-    /// `detach()` for instance.
+    /// A Python socket. It is kept open for as long as this struct uses its fd, even if the program closes the object:
+    /// the socket module does the same for its `makefile()` objects (`_io_refs`). A program can still take the fd away,
+    /// by `detach()` for instance.
     pub fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let (py, fd) = (object.py(), FileFd::of(object)?);
         if let Ok(references) = object.getattr(intern!(py, "_io_refs")?) {
@@ -137,8 +137,8 @@ impl File {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The fd for system calls that send and receive; none if it is closed, or its own methods are to be called. EBADF if
-    /// the program has taken it away from its socket.
+    /// The fd for system calls that send and receive; none if it is closed, or its own methods are to be called. EBADF
+    /// if the program has taken it away from its socket.
     #[inline]
     pub fn fd(&self) -> io::Result<Option<BorrowedFd<'_>>> {
         match self {
@@ -238,8 +238,8 @@ fn has_own_methods(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(["recv", "recv_into", "send"].into_iter().any(is_own))
 }
 
-/// A Python socket that was given an fd which it does not own yet. When this is dropped without [`Lent::keep`], the object
-/// loses the number again, so that its finalizer closes nothing.
+/// A Python socket that was given an fd which it does not own yet. When this is dropped without [`Lent::keep`], the
+/// object loses the number again, so that its finalizer closes nothing.
 pub struct Lent<'py> {
     /// None once [`Lent::keep`] was called.
     object: Option<Bound<'py, PyAny>>,
@@ -270,8 +270,9 @@ impl Drop for Lent<'_> {
     }
 }
 
-/// Makes a Python socket for an fd that has none. It makes the two steps of a call of the class one by one: an exception in
-/// the second step, such as KeyboardInterrupt out of `socket.__init__`, must not leave an object that closes the fd.
+/// Makes a Python socket for an fd that has none. It makes the two steps of a call of the class one by one: an
+/// exception in the second step, such as KeyboardInterrupt out of `socket.__init__`, must not leave an object that
+/// closes the fd.
 pub fn python_socket<'py>(
     py: Python<'py>,
     core: &LoopCore,

@@ -1,5 +1,5 @@
-//! The water marks that a program gives to `set_write_buffer_limits`, as asyncio takes them: any number will do. What the
-//! marks do is in `flow.rs`.
+//! The water marks that a program gives to `set_write_buffer_limits`, as asyncio takes them: any number will do. What
+//! the marks do is in `flow.rs`.
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
@@ -34,7 +34,7 @@ pub fn refused((high, low): (i64, i64)) -> PyErr {
     PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
 }
 
-/// Beyond the range of i64 it makes no difference how far.
+/// A mark in whole bytes. One beyond the range of i64 is taken for the largest or the smallest i64.
 fn whole_bytes(limit: &Bound<'_, PyAny>) -> PyResult<i64> {
     match limit.extract::<i64>() {
         Ok(limit) => Ok(limit),

@@ -1,5 +1,5 @@
-//! The queue in the outbox of a stream, of a pipe and of a TLS layer: chunks of bytes in order, of which the first may be
-//! sent in part. Pure. When they are sent is decided in `outbox.rs`.
+//! The queue in the outbox of a stream, of a pipe and of a TLS layer: chunks of bytes in order, of which the first may
+//! be sent in part. Pure. When they are sent is decided in `outbox.rs`.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;

@@ -1,13 +1,13 @@
 //! The datagram transport: one datagram socket and its protocol. The model is asyncio's `_SelectorDatagramTransport`.
 //!
-//! Bytes in: `on_ready` -> `read` (a batch) -> `protocol.datagram_received` for each. Bytes out: `sendto` sends, or keeps
-//! back until the loop calls `flush`. A datagram is never split, merged, reordered or dropped here.
+//! Bytes in: `on_ready` -> `read` (a batch) -> `protocol.datagram_received` for each. Bytes out: `sendto` sends, or
+//! keeps back until the loop calls `flush`. A datagram is never split, merged, reordered or dropped here.
 //!
 //! IPv4, IPv6 and UNIX sockets are served by system calls in batches. Any other family, and any subclass of Python's
 //! socket, is served by the socket's own methods, one datagram at a time.
 //!
-//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of it,
-//! `reading.rs` and `writing.rs` have the datagrams.
+//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of
+//! it, `reading.rs` and `writing.rs` have the datagrams.
 
 mod class;
 mod reading;
@@ -91,8 +91,8 @@ pub struct Datagrams {
     readable: bool,
     /// The peer of a SOCK_SEQPACKET has ended it: it is closed once everything before is delivered.
     ended: bool,
-    /// The last edge told of an error. The next receive returns that error first, so that a short batch does not mean that
-    /// the socket is empty.
+    /// The last edge told of an error. The next receive returns that error first, so that a short batch does not mean
+    /// that the socket is empty.
     failed: bool,
     /// The kernel is asked to report when it takes more.
     watching_writes: bool,
@@ -100,7 +100,7 @@ pub struct Datagrams {
     needs_retry: bool,
     /// The timer for that is running.
     retrying: bool,
-    /// A call below us is sending the queue: what is queued meanwhile is left to it.
+    /// A call of `follow` is sending the queue at the moment. What is queued meanwhile is left to it.
     sending: bool,
 }
 
@@ -207,6 +207,7 @@ impl DatagramTransport {
 }
 
 impl Datagrams {
+    /// Since CPython 3.13 asyncio counts a header for each queued datagram.
     fn new(core: &LoopCore) -> Self {
         let queue = DatagramQueue::new(if core.names.datagram_headers { HEADER } else { 0 });
         Self {

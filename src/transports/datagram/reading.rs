@@ -1,4 +1,8 @@
 //! Bytes in: a batch of datagrams a turn, each given to the protocol with its sender's address.
+//!
+//! A batch is received by one recvmmsg into memory that all sockets of the loop share, and kept in `received` until it
+//! is delivered. A protocol that pauses reading, or leaves the loop, in the middle of a batch gets the rest later: it
+//! is lost to the kernel already.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +22,7 @@ use crate::transports::shell::{Side, Transport};
 /// A datagram on its way to the protocol.
 pub(super) struct Received {
     data: Py<PyAny>,
-    /// Has it no bytes?
+    /// Is it a datagram without bytes?
     empty: bool,
     sender: Sender,
 }
@@ -29,6 +33,7 @@ enum Sender {
 }
 
 impl DatagramTransport {
+    /// The loop's call when the socket is ready.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (context, read, write) = slf.get().state.with(slf.py(), |state| {
@@ -59,7 +64,7 @@ impl DatagramTransport {
         let received = match this.native {
             _ if left_over => Ok(()),
             Some(_) => match this.receive(py) {
-                // Not for as many of any size; perhaps for one.
+                // There is no memory for a whole batch. There may be enough for one datagram.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Self::receive_by_python(slf),
                 Err(error) => Self::error_received(slf, os_error(&error)),
                 Ok(()) => Ok(()),
@@ -111,7 +116,7 @@ impl DatagramTransport {
             Sender::Known(address) => return Ok(address.into_bound(py)),
             Sender::New(new) => new,
         };
-        // Perhaps by an earlier datagram of the same batch.
+        // An earlier datagram of the same batch may have made it known.
         let known =
             |state: &mut State| state.side.peers.get(new.as_bytes()).map(|name| name.bind(py).clone());
         if let Some(address) = self.state.with(py, known) {
@@ -123,8 +128,8 @@ impl DatagramTransport {
         Ok(address)
     }
 
-    /// Receives one datagram by the socket's own method, whose form of the address is the right one. More where an empty
-    /// one may be the end, to see what is behind it.
+    /// Receives one datagram by the socket's own method, whose form of the address is the right one. More where an
+    /// empty one may be the end, to see what is behind it.
     fn receive_by_python(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let Some(socket) = this.python_socket(py) else {
@@ -132,7 +137,7 @@ impl DatagramTransport {
         };
         let (fd, most) = this.state.with(py, |state| (state.file.number(), state.side.max_size));
         for _ in 0..RECEIVE_BATCH {
-            // Whoever else has the same open file can have made the call blocking.
+            // Another process with the same open file can have cleared O_NONBLOCK: then the call would block.
             if matches!(sys::is_readable(fd), Ok(false)) {
                 this.state.with(py, |state| state.side.readable = false);
                 return Ok(());
@@ -153,6 +158,7 @@ impl DatagramTransport {
         Ok(())
     }
 
+    /// What an exception of `recvfrom` means: asyncio tells the protocol of an OSError, and goes on.
     fn receive_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         if error.is_instance_of::<PyBlockingIOError>(py) {
@@ -176,6 +182,7 @@ impl DatagramTransport {
             .or_else(|error| Self::reporter(slf).callback_failed("DatagramTransport.error_received", error))
     }
 
+    /// The socket object, while it is open.
     pub(super) fn python_socket<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         self.state.with(py, |state| {
             let object = state.file.object().filter(|_| !state.file.is_closed());
@@ -211,17 +218,17 @@ impl State {
                 None => Sender::New(Box::new(sender.clone())),
             };
             let empty = data.is_empty();
-            // What is lost here is lost as it would be in a full buffer of the kernel's.
+            // The datagram is lost, as it would be if the kernel's own buffer were full.
             let data = new::bytes(py, data).map_err(|_| io::ErrorKind::OutOfMemory)?.into_any().unbind();
             self.side.received.push_back(Received { data, empty, sender });
         }
         Ok(())
     }
 
-    /// On a SOCK_SEQPACKET that the peer has ended, receives go on to give empty datagrams. One that the peer has sent as
-    /// its very last cannot be told from those.
+    /// On a SOCK_SEQPACKET that the peer has ended, receives go on to give empty datagrams. One that the peer has sent
+    /// as its very last cannot be told from those.
     ///
-    /// Gives those back, for the caller to drop.
+    /// Returns those, for the caller to drop.
     fn look_for_the_end(&mut self) -> VecDeque<Received> {
         let last_is_empty = self.side.received.back().is_some_and(|received| received.empty);
         if !last_is_empty || !sys::peer_has_ended(self.file.number()) {

@@ -1,6 +1,11 @@
 //! Bytes out: sent by `sendto` at once, or kept back for what follows in the same turn, to leave together by one system
-//! call, and queued while the kernel takes no more. `outbox.rs` decides; the system calls are here, and what follows from
-//! them.
+//! call, and queued while the kernel takes no more. `outbox.rs` decides; the system calls are here, and what follows
+//! from them.
+//!
+//! Every datagram is queued first. `Sender::send` gives the kernel as many as it takes by one sendmmsg after another,
+//! in one borrow of the state. It stops at a datagram that the kernel refuses, because the protocol is to be told of
+//! that, and at one that only the socket's own `sendto` can send. Both are calls of Python, so `follow` makes them
+//! outside of the borrow, and then goes on sending.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -71,8 +76,8 @@ impl Datagram {
     }
 }
 
-/// What has become of a datagram that was to be queued. One that was not is kept until the state is no longer borrowed: its
-/// address may have a finalizer.
+/// What has become of a datagram that was to be queued. One that was not is kept until the state is no longer borrowed:
+/// its address may have a finalizer.
 enum Queued {
     Done((Follow, Hold)),
     NoMemory(#[expect(dead_code, reason = "to be dropped by the caller")] Datagram),
@@ -90,8 +95,8 @@ pub enum Sent {
     ByPython(Datagram),
 }
 
-/// What follows from sending: how it has ended, and how many datagrams may still be sent. What the protocol adds when it is
-/// told of errors comes later.
+/// What follows from sending: how it has ended, and how many datagrams may still be sent. What the protocol adds when
+/// it is told of errors comes later.
 pub struct After {
     sent: Sent,
     left: usize,
@@ -147,6 +152,7 @@ impl Sender for DatagramTransport {
 }
 
 impl DatagramTransport {
+    /// The method `sendto(data, addr=None)`.
     fn sendto<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         if args.len() > 2 {
@@ -195,6 +201,7 @@ impl DatagramTransport {
         })
     }
 
+    /// Queues a datagram, and does what follows from that: most are sent now.
     fn queue(slf: &Bound<'_, Self>, datagram: Datagram) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let core = &this.core;
@@ -299,7 +306,7 @@ impl DatagramTransport {
         let sent = match &datagram.to {
             Target::Python(address) => socket.call_method1(&names.sendto, (data, address)),
             Target::Peer => socket.call_method1(&names.send, (data,)),
-            // Made only where system calls serve.
+            // Made only where system calls send the datagrams.
             Target::Address(_) => return Ok(()),
         };
         let Err(error) = sent else {
@@ -348,7 +355,7 @@ impl State {
                 drop(self.side.outbox.queue.pop());
             }
             if count == 0 {
-                // For Python, or nothing: an abort has emptied the queue.
+                // The next one is for Python's method; or there is none, because an abort has emptied the queue.
                 *left -= 1;
                 return self.side.outbox.queue.pop().map_or(Sent::Done, Sent::ByPython);
             }
@@ -356,6 +363,7 @@ impl State {
         Sent::Done
     }
 
+    /// The kernel takes no more. Finds out how to learn that it takes some again.
     fn blocked(&mut self) {
         self.side.outbox.blocked = true;
         // A UNIX socket that is not connected is writable to epoll however full its peer's queue is. UDP blocks only

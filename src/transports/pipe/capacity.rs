@@ -1,5 +1,5 @@
-//! How much a pipe holds. Two processes that fill and empty a small pipe wait for each other more than they work. So the
-//! pipes of child processes are made larger once they have been full.
+//! How much a pipe holds. Two processes that fill and empty a small pipe wait for each other more than they work. So
+//! the pipes of child processes are made larger once they have been full.
 //!
 //! Nothing here knows of transports: a transport asks when its pipe is full.
 
@@ -14,8 +14,8 @@ pub const USUAL: usize = 64 * 1024;
 /// What it holds, in bytes, once it has been made larger.
 const LARGE: usize = 256 * 1024;
 /// How many pipes of this process are large at a time, at most. Linux limits the pages of all pipes of a user
-/// (`pipe-user-pages-soft`), and beyond the limit a new pipe holds only 8 KiB. To enlarge this many takes a fifth of the
-/// limit.
+/// (`pipe-user-pages-soft`), and beyond the limit a new pipe holds only 8 KiB. To enlarge this many takes a fifth of
+/// the limit.
 const MOST_LARGE: usize = 64;
 
 static LARGE_ONES: AtomicUsize = AtomicUsize::new(0);

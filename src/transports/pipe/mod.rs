@@ -1,9 +1,9 @@
 //! Pipe transports: the reading or the writing end of a pipe, a FIFO, a socket, a terminal or another character device.
 //! The models are asyncio's `_UnixReadPipeTransport` and `_UnixWritePipeTransport`.
 //!
-//! Here is what the two ends share beside the shell (`shell.rs`): the file. The reading end is in `reader.rs`, the writing
-//! end in `writer.rs`, how much a pipe holds in `capacity.rs`. What may be a pipe is asked once per file, in Python
-//! (`_pipes.py`).
+//! Here is what the two ends share beside the shell (`shell.rs`): the file. The reading end is in `reader.rs`, the
+//! writing end in `writer.rs`, how much a pipe holds in `capacity.rs`. What may be a pipe is asked once per file, in
+//! Python (`_pipes.py`).
 //!
 //! The program's pipe object owns the fd. Its `close()` closes it, once, after `connection_lost`.
 
@@ -64,8 +64,8 @@ trait End: Transport {
         shell.start(slf.as_any(), made, watched.then(start_watching).transpose()?, parts.waiter)
     }
 
-    /// Has the loop watch `fd` for this end from now on, and call the protocol in a copy of the current context. `fd`: none
-    /// for the end's own.
+    /// Has the loop watch `fd` for this end from now on, and call the protocol in a copy of the current context. `fd`:
+    /// none for the end's own.
     fn watch(slf: &Bound<'_, Self>, fd: Option<RawFd>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         shell.core.check_closed()?;

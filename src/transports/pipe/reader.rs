@@ -118,6 +118,7 @@ impl ReadPipeTransport {
         Ok(transport)
     }
 
+    /// The loop's call when the kernel reports that there is something to read, or that all writers are gone.
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
@@ -137,7 +138,7 @@ impl ReadPipeTransport {
         let (py, this) = (slf.py(), slf.get());
         let read = |buffer: &mut [_]| this.state.with(py, |state| sys::read(state.file.open_fd()?, buffer));
         match receiving::receive(&this.core, py, size, read) {
-            // No memory: nothing was read.
+            // There was no memory to read into, so nothing was read.
             Err(error) => Self::read_more(slf).and(Err(error)),
             Ok(Ok((_, 0))) => Self::read_end(slf, protocol),
             Ok(Ok((data, count))) => {
@@ -149,7 +150,7 @@ impl ReadPipeTransport {
                 });
                 let told = protocol::data_received(this.core.names, protocol, data.as_any());
                 let more = Self::read_more(slf);
-                // As any callback's: reported, and the pipe is read on.
+                // Like an exception of any callback, it is reported, and reading goes on.
                 told.or_else(|failure| Self::reporter(slf).callback_failed(CALLBACK, failure.error)).and(more)
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -170,13 +171,15 @@ impl ReadPipeTransport {
         told.or_else(|error| Self::reporter(slf).callback_failed(CALLBACK, error)).and(logged)
     }
 
+    /// Ends the transport. Unlike a socket's, an OSError of a pipe is reported outside of debug mode too, as on
+    /// asyncio.
     #[cold]
     fn read_failed(slf: &Bound<'_, Self>, error: &io::Error) -> PyResult<()> {
         const TEXT: &str = "Fatal read error on pipe transport";
         let py = slf.py();
         let exc = os_error(error);
         let reporter = Self::reporter(slf);
-        // EIO is how the master of a terminal ends.
+        // A read of the master of a terminal fails with EIO when its other side is closed.
         let told = if error.raw_os_error() == Some(libc::EIO) {
             reporter.debug_error(TEXT, &exc)
         } else {

@@ -1,9 +1,11 @@
 //! The writing end of a pipe: how bytes leave, and noticing that the reader has gone away.
 //!
 //! A write is given to the kernel at once, or kept back for what the same callback writes next, and queued while the
-//! kernel takes no more: `outbox.rs` decides. A file on which every write is a record of its own (a packet pipe, a datagram
-//! socket, a device such as a tunnel) is written chunk by chunk and at once. So is a terminal, so that the order of what the
-//! transport and what the program prints is kept.
+//! kernel takes no more: `outbox.rs` decides.
+//!
+//! There are files on which every write is a record of its own: a packet pipe, a datagram socket, a device such as a
+//! tunnel. They are written chunk by chunk and at once (`by_record`). So is a terminal, to keep the order of what the
+//! transport writes and what the program prints.
 
 use std::io::{self, IoSlice};
 use std::ops::Deref;
@@ -176,6 +178,7 @@ impl WritePipeTransport {
         Ok(transport)
     }
 
+    /// The loop's call when the kernel reports something: that the reader is gone, or that the file takes more.
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (gone, unblocked, context) = slf.get().state.with(slf.py(), |state| {
@@ -194,7 +197,8 @@ impl WritePipeTransport {
     /// A writing end has nothing to read: whatever makes it readable is taken for the end.
     fn reader_gone(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        // What asyncio had given to the kernel when it was written; the error of this says more.
+        // asyncio has given it to the kernel when it was written. If that fails now, the error says more than the end
+        // does.
         let sent = Self::send_queued(slf);
         if this.state.with(py, |state| state.life.drops_writes()) {
             return sent;
@@ -205,6 +209,7 @@ impl WritePipeTransport {
         sent.and(logged).and(Self::fail(slf, exc))
     }
 
+    /// The method `write(data)`.
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
         let Some(chunk) = Chunk::from_write(&data)? else {
@@ -214,6 +219,7 @@ impl WritePipeTransport {
         Ok(slf.py().None().into_bound(slf.py()))
     }
 
+    /// One write. The state is borrowed once, to decide and to queue; then what follows is done.
     fn write_chunk(slf: &Bound<'_, Self>, chunk: Chunk) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let (core, len) = (&this.core, chunk.as_ref().len());
@@ -235,6 +241,7 @@ impl WritePipeTransport {
         }
     }
 
+    /// Ends the transport as asyncio does when `os.write` has failed: the error is logged in debug mode only.
     #[cold]
     fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();

@@ -1,5 +1,5 @@
-//! Streams over a socket whose class has a `recv`, `recv_into` or `send` of its own: a program's class that counts, delays
-//! or translates. asyncio's transports call these methods, and so does this one.
+//! Streams over a socket whose class has a `recv`, `recv_into` or `send` of its own: a program's class that counts,
+//! delays or translates. asyncio's transports call these methods, and so does this one.
 //!
 //! Such a method may take less than the kernel offers. So the kernel is asked by poll(2) before each receive, and after
 //! each send that has not taken everything, as asyncio's level-triggered selector does it.
@@ -67,7 +67,7 @@ impl StreamTransport {
             };
             self.state.with(py, |state| {
                 let outbox = &mut state.side.outbox;
-                // An abort may have emptied the queue meanwhile.
+                // The program may have called abort() in its `send`, which empties the queue.
                 outbox.queue.advance(sent.min(len).min(outbox.queue.len()));
                 outbox.blocked = sent < len && !outbox.queue.is_empty();
             });

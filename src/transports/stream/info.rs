@@ -22,7 +22,7 @@ impl StreamTransport {
         }
     }
 
-    /// The `asyncio.TransportSocket` of the connection.
+    /// The `asyncio.TransportSocket` of the connection, around a Python socket that is made now if there is none yet.
     fn python_socket<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (object, own) = self.state.with(py, |state| match &state.file {
             File::Own { kind, .. } => (None, Some((state.file.number(), *kind, true))),

@@ -3,8 +3,8 @@
 //! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` sends, or keeps back until the loop
 //! calls `flush`.
 //!
-//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of it,
-//! `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are served by methods of their own,
+//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of
+//! it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are served by methods of their own,
 //! `sendfile.rs` and `info.rs` what their names say.
 
 mod by_methods;
@@ -169,6 +169,7 @@ impl Transport for StreamTransport {
         closed.and(detached)
     }
 
+    /// Also learns what the protocol is: reads differ for a `BufferedProtocol` and for a TLS layer.
     fn adopt(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = protocol.py();
         let buffered = protocol.is_instance(self.core.names.buffered_protocol.bind(py))?;
@@ -252,6 +253,7 @@ impl StreamTransport {
         Ok(made)
     }
 
+    /// Has the server count the connection, which it waits for when it is closed.
     fn attach(&self, transport: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> PyResult<()> {
         let names = self.core.names;
         if names.server_counts_transports {
@@ -261,7 +263,7 @@ impl StreamTransport {
         }
     }
 
-    /// `transport`: none when it is being deallocated.
+    /// The server need not wait for the connection any more. `transport`: none when it is being deallocated.
     fn detach(&self, server: &Bound<'_, PyAny>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let names = self.core.names;
         match (names.server_counts_transports, transport) {

@@ -1,4 +1,8 @@
 //! Bytes in: one receive per turn, straight into what the protocol gets, and the end of the stream.
+//!
+//! The loop calls `on_ready` for an edge, and in the next turn again for as long as there may be more
+//! (`Shell::read_on`). A read gives the protocol what one receive has returned, so that the other connections get their
+//! turn. Whether there may be more is what the receive says: see `sys::ShortRead`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,10 +35,14 @@ pub(super) struct Reading<'py> {
 }
 
 impl StreamTransport {
+    /// The loop's call when the socket is ready. In one borrow it notes what the edge says, and takes what the read
+    /// needs.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
-        let (context, reading, write, unwatch) = this.state.with(py, |state| {
+        // Filled in where it is: it is too large to be moved for each event.
+        let mut reading = None;
+        let (context, write, unwatch) = this.state.with(py, |state| {
             let Stream { outbox, readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
@@ -43,7 +51,8 @@ impl StreamTransport {
             let in_vain = readiness == Readiness::WRITABLE && !unblocked;
             let unwatch = in_vain && *is_unix && std::mem::take(write_watched);
             let unwatch = state.token.filter(|_| unwatch);
-            (state.context.bind(py).clone(), state.next_read(py), unblocked, unwatch)
+            reading = state.next_read(py);
+            (state.context.bind(py).clone(), unblocked, unwatch)
         });
         if let Some(token) = unwatch {
             // If that fails, edges of no use go on coming.
@@ -51,7 +60,7 @@ impl StreamTransport {
         }
         context::run_in(&context, || {
             // If the protocol raises SystemExit, the writable edge is used all the same: it is not reported again.
-            let read = reading.map_or(Ok(()), |reading| Self::read(slf, &reading));
+            let read = if let Some(reading) = &reading { Self::read(slf, reading) } else { Ok(()) };
             let sent = if write { Self::send_queued(slf) } else { Ok(()) };
             read.and(sent)
         })
@@ -91,6 +100,7 @@ impl StreamTransport {
         })
     }
 
+    /// For a usual protocol: the bytes are given to it in a new object.
     fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
         match receiving::receive(&this.core, py, reading.size, |buffer| this.receive(py, buffer))? {
@@ -100,6 +110,7 @@ impl StreamTransport {
         }
     }
 
+    /// For a `BufferedProtocol`: the kernel writes to the protocol's own buffer.
     fn read_into_protocol(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
         let buffer = protocol::get_buffer(names, &reading.protocol, None)?;
@@ -114,7 +125,7 @@ impl StreamTransport {
         }
     }
 
-    /// The peer has sent its last byte.
+    /// The peer has sent its last byte. The protocol decides whether the connection stays open for writing.
     pub(super) fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
         this.state.with(py, |state| state.life.end_reading());
@@ -161,7 +172,7 @@ impl State {
     }
 
     /// What the next read needs, if there is something to read and somebody to give it to.
-    #[inline]
+    #[inline(always)]
     fn next_read<'py>(&self, py: Python<'py>) -> Option<Reading<'py>> {
         let side = &self.side;
         let protocol = self.protocol.as_ref().filter(|_| side.readable && self.life.may_read())?;
@@ -175,6 +186,7 @@ impl State {
     }
 }
 
+/// What a failed receive means: nothing if there was only nothing to receive.
 fn read_failed(error: &io::Error) -> Result<(), Failure> {
     if error.kind() == io::ErrorKind::WouldBlock {
         return Ok(());

@@ -1,5 +1,13 @@
 //! Bytes out: sent by `write` at once, or kept back for what the same callback writes next, and queued while the kernel
 //! takes no more. `outbox.rs` decides; the system calls are here, and what follows from them.
+//!
+//! The way of a write: `write_chunk` borrows the state once. In that borrow `State::write` asks the outbox, makes the
+//! system call or queues the bytes, and finds out what follows. Nearly always nothing follows. Otherwise `written` does
+//! it outside of the borrow: it tells the protocol, or has the loop call `flush`.
+//!
+//! The way of a flush, and of a kernel that takes more again: `Sender::flush` and `Sender::send_and_follow` borrow the
+//! state once, in which `State::send` gives the kernel what it takes, and `State::after` finds out what follows. If
+//! something does, `follow` does it, and borrows the state once more: the protocol may have written meanwhile.
 
 use std::io::{self, IoSlice};
 
@@ -116,6 +124,7 @@ impl Sender for StreamTransport {
 }
 
 impl StreamTransport {
+    /// The method `write(data)`.
     fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
         if !data.is_exact_instance_of::<PyBytes>() && Self::write_lent(slf, &data)? {
@@ -129,7 +138,8 @@ impl StreamTransport {
     }
 
     /// Sends what somebody could change afterwards, a bytearray for instance, straight out of its memory, where a write
-    /// of bytes would be sent at once. A copy is made of the part that the kernel does not take. False: nothing was done.
+    /// of bytes would be sent at once. A copy is made of the part that the kernel does not take. False: nothing was
+    /// done.
     fn write_lent(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
         let (py, this) = (slf.py(), slf.get());
         if !(data.is_instance_of::<PyByteArray>() || data.is_instance_of::<PyMemoryView>()) {
@@ -156,6 +166,7 @@ impl StreamTransport {
         Self::written(slf, Written::Tried(after)).map(|()| true)
     }
 
+    /// One write of bytes that nobody can change any more.
     #[inline]
     pub(super) fn write_chunk(slf: &Bound<'_, Self>, chunk: Chunk) -> PyResult<()> {
         let this = slf.get();
@@ -164,6 +175,7 @@ impl StreamTransport {
         if let Written::Sent(_) = written { Ok(()) } else { Self::written(slf, written) }
     }
 
+    /// The method `writelines(list_of_data)`. Before CPython 3.12 asyncio joins what it is given, and writes that.
     pub(super) fn write_lines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if !this.core.names.own_writelines {
@@ -223,6 +235,7 @@ impl StreamTransport {
         token.map_or(Ok(()), |token| self.core.watch(py, token, Readiness::BOTH))
     }
 
+    /// Ends the sending side of the socket: the peer reads the end of the stream.
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         self.state
             .with(py, |state| state.file.any_fd()?.map_or(Ok(()), sys::shutdown_write))
@@ -232,19 +245,26 @@ impl StreamTransport {
 
 impl State {
     /// True: queue it. False: drop it. Err: the program has ended its writing itself.
+    #[inline(always)]
     fn accepts_writes(&self, method: &str) -> PyResult<bool> {
-        if self.life.write_ended() {
-            return Err(PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()")));
-        }
-        if self.side.in_sendfile {
-            let verb = method.trim_end_matches("()");
-            return Err(PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress")));
+        if self.life.write_ended() || self.side.in_sendfile {
+            return Err(self.refusal_of_writes(method));
         }
         Ok(!self.life.drops_writes())
     }
 
+    /// The error for a write after `write_eof()`, or while a file is sent.
+    #[cold]
+    fn refusal_of_writes(&self, method: &str) -> PyErr {
+        if self.life.write_ended() {
+            return PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()"));
+        }
+        let verb = method.trim_end_matches("()");
+        PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress"))
+    }
+
     /// One write. Err: the program has ended its writing itself.
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, chunk: Chunk, core: &LoopCore) -> PyResult<Written> {
         let (accepted, len) = (self.accepts_writes("write()")?, chunk.as_ref().len());
         if len == 0 {
@@ -280,7 +300,7 @@ impl State {
     }
 
     /// Sends a chunk with an empty queue before it; queues what the kernel does not take.
-    #[inline]
+    #[inline(always)]
     fn send_chunk(&mut self, chunk: Chunk) -> Written {
         let len = chunk.as_ref().len();
         let sent = self.send_slice(chunk.as_ref());
@@ -302,8 +322,8 @@ impl State {
         now.then(|| self.send_slice(data))
     }
 
-    /// What follows from sending, of which `result` has come; None: nothing, as nearly always. `tell_layer`: a TLS layer
-    /// is to know that the queue is shorter.
+    /// What follows from sending, of which `result` has come; None: nothing, as nearly always. `tell_layer`: a TLS
+    /// layer is to know that the queue is shorter.
     fn after(&mut self, result: io::Result<()>, tell_layer: bool) -> Option<After> {
         let by_methods = self.file.by_methods().is_some();
         let tell_layer = tell_layer && self.side.above.is_some();
@@ -318,6 +338,7 @@ impl State {
         (!quiet).then_some(After { result, by_methods, tell_layer, waits, settled })
     }
 
+    /// What follows from the state of the queue. The answer is given once: to be acted upon by the caller.
     fn settle(&mut self) -> Settled {
         let may_resume = !self.life.drops_writes();
         Settled { watch: self.watch_if_blocked(), signal: self.side.outbox.settled(may_resume) }
@@ -330,7 +351,8 @@ impl State {
         self.token.filter(|_| watch)
     }
 
-    #[inline]
+    /// What to do with a write of `len` bytes.
+    #[inline(always)]
     fn next(&mut self, len: usize, core: &LoopCore) -> Next {
         // The socket's own methods, where they are called, are called for each write.
         let may_wait = self.file.by_methods().is_none();
@@ -338,7 +360,7 @@ impl State {
     }
 
     /// Gives the kernel what it takes of `data`; returns how much that is.
-    #[inline]
+    #[inline(always)]
     fn send_slice(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.file.fd()? {
             Some(fd) => self.side.outbox.taken(sys::send(fd, &[IoSlice::new(data)]), data.len()),
@@ -347,6 +369,7 @@ impl State {
         }
     }
 
+    /// Sends bytes that a TLS layer keeps the memory of: what the kernel does not take is copied to the queue.
     fn send_encrypted(&mut self, data: &[u8]) -> io::Result<()> {
         let sent = if self.side.outbox.is_clear() { self.send_slice(data)? } else { 0 };
         if sent < data.len() {
