@@ -2,7 +2,7 @@
 //!
 //! A layer is a protocol to the transport below, and gives the program a transport of its own; TLS is the only one. The
 //! stream must not know the class of its layers, because TLS knows the stream: so a layer brings a table of functions
-//! along, as transports do for the core ([`crate::core::Kind`]). What a layer does with the bytes is its own business.
+//! along, as transports do for the core (`core::Kind`). What a layer does with the bytes is its own business.
 
 use std::io;
 use std::mem::MaybeUninit;
