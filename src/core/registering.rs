@@ -134,6 +134,7 @@ impl LoopCore {
     }
 
     /// What is to be called because a registration is ready. The caller does that outside of the borrow.
+    #[inline]
     pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<Due> {
         self.state.with(py, |state| {
             let readiness = state.reactor.take_ready(token);

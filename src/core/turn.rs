@@ -58,6 +58,7 @@ impl LoopCore {
 
     /// The time of the earliest timer, in nanoseconds of the clock. 0 if the poll must not wait at all, `None` if there
     /// is no timer. Dead timers that are found on the way are put into `garbage`.
+    #[inline]
     pub fn next_deadline(&self, py: Python<'_>, garbage: &mut Vec<Py<TimerHandle>>) -> Option<u64> {
         self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
@@ -78,6 +79,7 @@ impl LoopCore {
     }
 
     /// Queues the timers that are due at `now`, earliest first. Dead timers are put into `garbage`.
+    #[inline]
     pub fn queue_due(&self, py: Python<'_>, now: u64, garbage: &mut Vec<Py<TimerHandle>>) -> PyResult<()> {
         let queued = self.state.with(py, |state| {
             loop {
@@ -103,12 +105,14 @@ impl LoopCore {
 
     /// Looks again at the fds of `add_reader` that were ready in the turn before: see
     /// [`Reactor::recheck_level`](crate::reactor::Reactor::recheck_level).
+    #[inline]
     pub fn recheck_level(&self, py: Python<'_>) -> io::Result<bool> {
         self.state.with(py, |state| state.reactor.recheck_level())
     }
 
     /// Takes the poll out, to wait on it; [`LoopCore::put_poller`] follows. `None` if somebody else has it. `idle`: the
     /// loop may be about to sleep, and gives back the memory of its last burst.
+    #[inline]
     pub fn take_poller(&self, py: Python<'_>, idle: bool) -> Option<Poller> {
         self.state.with(py, |state| {
             if idle {
@@ -120,6 +124,7 @@ impl LoopCore {
     }
 
     /// Puts the poll back.
+    #[inline]
     pub fn put_poller(&self, py: Python<'_>, poller: Poller) {
         // Before anything else: a wake-up from here on needs no system call.
         self.waker.unpark();
@@ -128,6 +133,7 @@ impl LoopCore {
 
     /// Queues an entry for each registration that was found ready. If there is no memory for the entries, what was
     /// found stays for the next turn.
+    #[inline]
     pub fn queue_found(&self, py: Python<'_>) -> PyResult<()> {
         let queued = self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
