@@ -10,7 +10,7 @@ const FEW: usize = 4;
 const SLICES: usize = 64;
 
 /// How much memory an empty queue keeps, in bytes. A program may have many connections, each with a queue.
-const KEPT: usize = 4096;
+const KEPT: usize = 8192;
 
 /// Chunks of bytes waiting to be sent.
 pub struct WriteQueue<C> {

@@ -1,7 +1,7 @@
 """Single allocations fail: MemoryError, or what CPython and asyncio make of it, and never an exception of a panic.
 
-rloop only: CPython crashes in every one of these programs when asyncio's loop runs them, on all versions but 3.11 (in
-`weakref.py`). On rloop 3.12 and 3.13 crash in pure Python code too, in a call with keywords for instance.
+rloop only: CPython crashes when asyncio's loop runs these programs, in `Handle.__init__` or `weakref.py`. With rloop,
+CPython 3.12 and 3.13 crash too, for instance in `asyncio.gather`.
 """
 
 import sys

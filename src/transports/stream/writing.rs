@@ -35,7 +35,7 @@ use crate::transports::write_queue::WriteQueue;
 enum Written {
     /// All of it was sent. The chunk is kept until the state is no longer borrowed.
     Sent(#[expect(dead_code, reason = "to be dropped by the caller")] Chunk),
-    /// It was empty.
+    /// It was empty, or it is queued and the loop knows already that it is to send it.
     Nothing,
     /// It is queued.
     Queued((Follow, Hold)),
@@ -172,7 +172,7 @@ impl StreamTransport {
         let this = slf.get();
         let written = this.state.with(slf.py(), |state| state.write(chunk, &this.core))?;
         // Nearly always; the chunk goes here, not while the state is borrowed.
-        if let Written::Sent(_) = written { Ok(()) } else { Self::written(slf, written) }
+        if let Written::Sent(_) | Written::Nothing = written { Ok(()) } else { Self::written(slf, written) }
     }
 
     /// The method `writelines(list_of_data)`. Before CPython 3.12 asyncio joins what it is given, and writes that.
@@ -274,10 +274,15 @@ impl State {
             return Ok(Written::Lost);
         }
         let next = self.next(len, core);
-        if next == Next::Send && self.side.outbox.queue.is_empty() {
-            return Ok(self.send_chunk(chunk));
+        let outbox = &mut self.side.outbox;
+        match next {
+            Next::Send if outbox.queue.is_empty() => Ok(self.send_chunk(chunk)),
+            Next::Keep(_) if outbox.is_deferred() => {
+                outbox.queue.push(chunk).map_err(|_| no_memory())?;
+                Ok(Written::Nothing)
+            }
+            next => self.push(next, [chunk], core),
         }
-        self.push(next, [chunk], core)
     }
 
     /// Several chunks, of `len` bytes together, as one write.
