@@ -13,7 +13,7 @@ pub fn os_error(error: &io::Error) -> PyErr {
         return if no_room { no_memory() } else { PyOSError::new_err(error.to_string()) };
     };
     // `std` adds the number to the text of strerror(3).
-    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = error.to_string();
     let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
     PyOSError::new_err((errno, text.to_owned()))
 }

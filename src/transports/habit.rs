@@ -86,8 +86,8 @@ impl Habit {
         self.write_in_pieces(last, moment, now())
     }
 
-    /// Of many pieces of one callback, the second, third, fifth, ninth and so on look at the clock. It costs more than
-    /// all else that is done for a piece.
+    /// Of many pieces of one callback only the second, third, fifth, ninth and so on look at the clock. To read the clock
+    /// costs more than everything else that is done for a piece.
     fn looks_at_clock(&self) -> bool {
         self.kept <= 2 || self.kept.is_power_of_two()
     }
@@ -223,6 +223,20 @@ mod tests {
         for when in [When::Now, When::Now, When::Now, When::With(0), When::With(0)] {
             assert_eq!(connection.write(), when);
         }
+    }
+
+    #[test]
+    fn many_pieces_read_the_clock_a_few_times() {
+        let mut connection = Connection::in_pieces();
+        let reads = std::cell::Cell::new(0);
+        for _ in 0..100 {
+            let now = || {
+                reads.set(reads.get() + 1);
+                connection.clock
+            };
+            assert_eq!(connection.habit.write(Some(connection.moment), now), When::With(0));
+        }
+        assert_eq!(reads.get(), 8, "the first three pieces, then the 5th, 9th, 17th, 33rd and 65th");
     }
 
     #[test]

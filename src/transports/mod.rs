@@ -4,9 +4,10 @@
 //!   `connection_lost` is due), `outbox` (when a write leaves, when the protocol pauses), which is made of `habit`,
 //!   `flow`, `write_queue` and `datagram_queue`; `peers` and `framing`.
 //! - What a stream knows of a layer on it: `above`.
-//! - What all transports share: `shell` (the parts of a transport, and how it starts and ends), `sender` (what the
-//!   transports do that send), `protocol` (the only caller of protocols, and what is reported), `socket` (the file
-//!   under a transport), `receiving` (what bytes are received into), `water_marks`, `inside`.
+//! - What all transports share. `shell` holds the parts of a transport, and starts and ends it. `sender` is for the
+//!   transports that send. `protocol` alone calls protocols, and reports their exceptions. `socket` is the file under a
+//!   transport. `receiving` is the memory that bytes are received into. `water_marks` reads the marks that a program
+//!   sets, and `inside` serves programs that look at private attributes of asyncio's transports.
 //! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
 //! - Where connections come from: `listener` and `bare`.
 //!

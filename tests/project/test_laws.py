@@ -4,14 +4,11 @@ Each law is also shown what it must refuse.
 """
 
 import ast
-import pathlib
 import re
 
 import pytest
 
-from support.layering import code, python_functions, rust_functions
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support.layering import code, python_functions, python_sources, rust_functions, rust_sources
 
 # Decisions that are tested without Python.
 PURE = (
@@ -49,17 +46,6 @@ CALLED = (
 )
 
 LONGEST_FUNCTION, LONGEST_FILE = 60, 520
-
-
-def rust():
-    """{path below src/: source}"""
-    folder = ROOT / "src"
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.rs"))}
-
-
-def python():
-    folder = ROOT / "python"
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))}
 
 
 # --- the laws: each takes {path: source} and tells what is wrong ---
@@ -194,14 +180,14 @@ def too_long(sources):
     ],
 )
 def test_rust(law):
-    sources = rust()
+    sources = rust_sources()
     assert "lib.rs" in sources
     assert list(law(sources)) == []
 
 
 @pytest.mark.parametrize("law", [no_docstring, too_long])
 def test_python(law):
-    sources = python()
+    sources = python_sources()
     assert "rloop/__init__.py" in sources
     assert list(law(sources)) == []
 

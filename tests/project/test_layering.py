@@ -3,14 +3,11 @@
 Other laws that a test can check are in test_laws.py. Each rule is also shown what it must refuse.
 """
 
-import pathlib
 import re
 
 import pytest
 
-from support.layering import circles, module_of, python_graph, rust_graph, uses
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from support.layering import circles, module_of, python_graph, python_sources, rust_graph, rust_sources, uses
 
 # From left to right: a module may use what is left of it. In one place, groups do not know each other.
 LAYERS = [
@@ -22,17 +19,6 @@ LAYERS = [
     [{"event_loop"}],
     [{"embed", ""}],  # "" is lib.rs
 ]
-
-
-def rust():
-    """{path below src/: source}"""
-    folder = ROOT / "src"
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.rs"))}
-
-
-def python():
-    folder = ROOT / "python"
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))}
 
 
 # --- the rules: each takes {path: source} and tells what is wrong ---
@@ -118,20 +104,20 @@ def not_embedded(embedded, files):
 
 @pytest.mark.parametrize("rule", [uses_the_right, circles_in_rust, kinds_that_know_another, imports_of_rloop])
 def test_rust(rule):
-    sources = rust()
+    sources = rust_sources()
     assert "lib.rs" in sources
     assert list(rule(sources)) == []
 
 
 def test_python():
-    sources = python()
+    sources = python_sources()
     assert "rloop/__init__.py" in sources
     assert list(circles_in_python(sources)) == []
 
 
 def test_embedded():
-    embedded = rust()["embed/package.rs"]
-    assert list(not_embedded(embedded, python())) == []
+    embedded = rust_sources()["embed/package.rs"]
+    assert list(not_embedded(embedded, python_sources())) == []
     # Whatever else the list has does not compile.
 
 

@@ -4,6 +4,7 @@ No rule about rloop lives here; those are in project/test_layering.py and projec
 """
 
 import ast
+import pathlib
 import re
 from collections.abc import Iterator
 
@@ -27,6 +28,21 @@ _TEST_ITEM = re.compile(r"#\[cfg\((?:test|all\(test\b[^]]*)\)\][^{;]*\b(?:mod|fn
 
 # A path with its group, if it has one: crate::a::{b, c::d}
 _PATH = re.compile(r"\b(?:crate|super|self)(?:\s*::\s*(?:\w+|\*))*(?:\s*::\s*\{)?")
+
+
+def rust_sources() -> dict[str, str]:
+    """{path below src/: source}"""
+    return _sources("src", "*.rs")
+
+
+def python_sources() -> dict[str, str]:
+    """{path below python/: source}"""
+    return _sources("python", "*.py")
+
+
+def _sources(folder: str, names: str) -> dict[str, str]:
+    root = pathlib.Path(__file__).resolve().parents[2] / folder
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(root.rglob(names))}
 
 
 def code(source: str) -> str:

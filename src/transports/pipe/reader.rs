@@ -1,9 +1,9 @@
 //! The reading end of a pipe: one read a turn, straight into what the protocol gets, and the end of the data.
 //!
-//! How much a read of a pipe returns says little about what is left, unlike with a connection: a terminal gives a line
-//! at a time, a packet pipe gives a packet, and a FIFO that no writer has opened yet reads as if it had ended. So after
-//! each read poll(2) says whether there is more. That makes one edge-triggered registration, which stays for good, look
-//! level-triggered, as asyncio's is. Pausing costs no system call.
+//! A short read of a TCP connection shows that nothing is left. A short read of a pipe does not: a terminal gives a
+//! line at a time, and a packet pipe gives a packet. A FIFO that no writer has opened yet reads as if it had ended. So
+//! after each read the transport asks poll(2) whether there is more. That makes one edge-triggered registration, which
+//! stays for good, look level-triggered, as asyncio's is. Pausing costs no system call.
 
 use std::io;
 use std::ops::Deref;

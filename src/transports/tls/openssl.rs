@@ -225,8 +225,9 @@ pub struct Connection {
 }
 
 // SAFETY: `owner` keeps the `SSL` alive. The methods below take the token of the interpreter, so that two of them never
-// run at once on different threads; a callback that OpenSSL calls in the middle of one can let another thread run, and
-// what that asks for is refused (`Engine::alone`), but for `holds_input`, which only looks. Methods of the
+// run at once on different threads. But OpenSSL can call a callback in the middle of a method, and that callback can let
+// another thread run. What the other thread asks for is refused (`Engine::alone`). Only `holds_input` is not refused: it
+// changes nothing. Methods of the
 // `ssl.SSLObject` let go of the interpreter while they use the `SSL`. The layer calls them in two places: in `Engine`,
 // which refuses all else meanwhile, and in Python during the handshake and the shutdown, when the layer reads and
 // writes nothing by itself (`TlsLayer::read_app`, `TlsLayer::encrypt`). A program must not call them on another thread
