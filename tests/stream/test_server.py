@@ -194,8 +194,9 @@ async def test_address_in_use():
     loop = asyncio.get_running_loop()
     async with serving(Echo) as (_, (_, port)):
         with pytest.raises(OSError) as info:
-            # The first address can be bound. Its socket must not stay open when the second cannot.
-            await loop.create_server(Echo, ["127.0.0.2", HOST], port)
+            # The first address can be bound, because no other test uses it: a test that runs at the same time may
+            # hold this port on another one. Its socket must not stay open when the second address is in use.
+            await loop.create_server(Echo, ["127.77.0.1", HOST], port)
     assert info.value.errno == errno.EADDRINUSE
     assert f"error while attempting to bind on address ('{HOST}', {port}): " in str(info.value)
     assert str(info.value).endswith("address already in use")
