@@ -28,6 +28,9 @@ demo:  ## serve an ASGI application on rloop and on asyncio, check every answer,
 bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
+lab:  ## look for what tests do not: failing calls, hostile peers, long runs, sanitizers (ARGS="faults soak", ...)
+	@$(PYTHON) tools/task.py lab $(ARGS)
+
 conformance:  ## run asyncio's own tests on rloop (ARGS="test_events", ARGS="--loop asyncio", ...)
 	@$(PYTHON) tools/task.py conformance $(ARGS)
 
@@ -37,5 +40,5 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo bench conformance conformance-left-out conformance-all
+.PHONY: help build check fmt lint test demo bench lab conformance conformance-left-out conformance-all
 .DEFAULT_GOAL := help

@@ -39,7 +39,7 @@ BENCHMARKS = ("--manifest-path", "benchmarks/Cargo.toml")
 HOSTS = ("--manifest-path", "examples/Cargo.toml")
 WORKSPACES = ((), BENCHMARKS, HOSTS)
 # Every folder with Python files.
-PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "tools", "src/embed")
+PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "lab", "tools", "src/embed")
 # What `make build` installs beside rloop: whatever tests, checks and examples need.
 DEVELOPMENT = (
     MATURIN,
@@ -47,6 +47,7 @@ DEVELOPMENT = (
     ROOT / "tools" / "requirements-lint.txt",
     ROOT / "examples" / "requirements.txt",
     ROOT / "examples" / "demo" / "requirements.txt",
+    ROOT / "lab" / "requirements.txt",
 )
 
 
@@ -203,7 +204,7 @@ def lint() -> None:
     # These are programs, so their functions need no annotations; mypy checks the bodies of functions without, too.
     # union-attr: the programs know which pipes their children have.
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
-    for folder in ("benchmarks", "examples", "examples/demo"):
+    for folder in ("benchmarks", "examples", "examples/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
@@ -387,6 +388,18 @@ def bench(*arguments: str) -> None:
         run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
 
 
+def lab(*arguments: str) -> None:
+    """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
+    python = machine.default_python()
+    path = wheel(python)
+    requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "examples", "lab")]
+    inside = kept_venv(f"lab-{python.name}", python, MATURIN, *requirements)
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps")
+    run(*inside, *install, path)
+    say("The laboratory")
+    sys.exit(status_of(*inside, "lab/run.py", *arguments))
+
+
 def main(arguments: Sequence[str]) -> None:
     tasks: dict[str, Callable[..., object]] = {
         "build": build,
@@ -396,11 +409,12 @@ def main(arguments: Sequence[str]) -> None:
         "demo": demo,
         "test": test,
         "bench": bench,
+        "lab": lab,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "lab", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     machine.check_rust()
