@@ -31,11 +31,12 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
 use crate::transports::bare::BareSocket;
-use crate::transports::datagram::{self, DatagramTransport};
+use crate::transports::datagram::DatagramTransport;
 use crate::transports::listener::{Listener, Serving};
-use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
+use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
+use crate::transports::shell::Parts;
 use crate::transports::socket::{File, SocketKind};
-use crate::transports::stream::{Parts, StreamTransport};
+use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
 pub use scheduling::add_raw_methods;
@@ -76,6 +77,20 @@ impl EventLoop {
 /// The direction that Python calls `write`.
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
+}
+
+impl EventLoop {
+    /// What the transports of this loop are made of.
+    fn parts<'a, 'py>(
+        &'a self,
+        slf: &'a Bound<'py, Self>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> Parts<'a, 'py> {
+        Parts { core: &self.core, event_loop: slf.as_any(), protocol, waiter, extra, context }
+    }
 }
 
 #[pymethods]
@@ -244,18 +259,8 @@ impl EventLoop {
             Some(taken) => taken,
             None => (File::for_stream(sock)?, SocketKind::of(sock)?, None),
         };
-        StreamTransport::start(Parts {
-            core: &slf.get().core,
-            event_loop: slf.as_any(),
-            kind,
-            socket,
-            protocol,
-            waiter,
-            extra,
-            server,
-            peername,
-            context,
-        })
+        let parts = slf.get().parts(slf, protocol, waiter, extra, context);
+        StreamTransport::start(parts, socket, kind, peername, server)
     }
 
     /// Begins to connect a TCP socket. The caller waits until it is writable, and then calls `_check_connected()`.
@@ -282,8 +287,7 @@ impl EventLoop {
     ) -> PyResult<Bound<'py, DatagramTransport>> {
         let fd = slf.get().fd_of(sock)?;
         slf.get().refuse_fd_of_transport(sock, fd)?;
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        DatagramTransport::start(datagram::Parts { core, event_loop, sock, protocol, address, waiter, extra })
+        DatagramTransport::start(slf.get().parts(slf, protocol, waiter, extra, None), sock, address)
     }
 
     /// Accepts connections of a listening socket. `tls`: the arguments of `Loop._accept_tls` that follow the
@@ -328,8 +332,7 @@ impl EventLoop {
         waiter: Option<Bound<'py, PyAny>>,
         extra: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, ReadPipeTransport>> {
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        ReadPipeTransport::open(pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra })
+        ReadPipeTransport::open(slf.get().parts(slf, protocol, waiter, extra, None), &pipe, fd)
     }
 
     /// A transport for the writing end of a pipe. `fd` is that of `pipe`, and non-blocking. `tells_end`: the fd becomes
@@ -345,9 +348,8 @@ impl EventLoop {
         tells_end: bool,
         by_record: bool,
     ) -> PyResult<Bound<'py, WritePipeTransport>> {
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        let parts = pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra };
-        WritePipeTransport::open(parts, tells_end, by_record)
+        let parts = slf.get().parts(slf, protocol, waiter, extra, None);
+        WritePipeTransport::open(parts, &pipe, fd, tells_end, by_record)
     }
 
     /// A future that is completed once `sock` is readable, or writable. To be called when a system call has just said

@@ -1,5 +1,5 @@
 //! Flow control (asyncio's `transports._FlowControlMixin`): by the size of a queue and two water marks, whether the
-//! protocol is to pause or to resume its writing.
+//! protocol is to pause or to resume its writing. Also what an outbox has to know of any queue ([`Queue`]).
 //!
 //! Pure. Nobody is told anything here: that is the transport's business, by `protocol.rs`.
 
@@ -13,6 +13,21 @@ pub enum Signal {
     Pause,
     /// `resume_writing()`
     Resume,
+}
+
+/// What an outbox needs to know of the queue in it.
+pub trait Queue: Sized {
+    fn is_empty(&self) -> bool;
+
+    /// How many bytes are queued, as asyncio counts them.
+    fn size(&self) -> usize;
+
+    /// Takes everything out, for the caller to drop.
+    fn take(&mut self) -> Self;
+
+    /// Would the queue, with one more write of `added` bytes, be worth a system call of its own? Then it is no use to
+    /// wait for further writes.
+    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool;
 }
 
 /// The water marks of one transport, and which side of them it is on.

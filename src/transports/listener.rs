@@ -13,8 +13,9 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::bare::BareSocket;
+use super::shell::Parts;
 use super::socket::{File, SocketKind};
-use super::stream::{Parts, StreamTransport};
+use super::stream::StreamTransport;
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
@@ -216,19 +217,17 @@ impl Listener {
     ) -> PyResult<()> {
         let py = context.py();
         let protocol = self.factory.bind(py).call0()?;
-        StreamTransport::start(Parts {
+        let parts = Parts {
             core: &self.core,
             event_loop: self.event_loop.bind(py),
-            socket: File::Own { fd, kind: self.kind },
-            kind: self.kind,
             protocol,
             waiter: None,
             extra: None,
-            server: self.server.as_ref().map(|server| server.bind(py).clone()),
-            peername: Some(peer),
             context: self.own_contexts.then(|| context.clone()),
-        })
-        .map(drop)
+        };
+        let socket = File::Own { fd, kind: self.kind };
+        let server = self.server.as_ref().map(|server| server.bind(py).clone());
+        StreamTransport::start(parts, socket, self.kind, Some(peer), server).map(drop)
     }
 
     fn accept_tls(

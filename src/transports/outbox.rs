@@ -12,56 +12,14 @@
 
 use std::io::{self, IoSlice};
 
-use super::datagram_queue::DatagramQueue;
-use super::flow::{Flow, Signal};
-use super::habit::{Habit, LARGE, When};
+use super::flow::{Flow, Queue, Signal};
+use super::habit::{Habit, When};
 use super::write_queue::WriteQueue;
 use crate::reactor::moment::Moment;
-use crate::reactor::sys::datagrams::SEND_BATCH;
 
 /// After so many writes to a lost connection the program is warned
 /// (`asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`).
 pub const LOST_WRITES_BEFORE_WARNING: u32 = 5;
-
-/// What an outbox needs to know of the queue in it.
-pub trait Queue {
-    fn is_empty(&self) -> bool;
-
-    /// How many bytes are queued, as asyncio counts them.
-    fn size(&self) -> usize;
-
-    /// Would the queue, with one more write of `added` bytes, be worth a system call of its own? Then it is no use to
-    /// wait for further writes.
-    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool;
-}
-
-impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.len()
-    }
-
-    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
-        self.len() + added >= LARGE
-    }
-}
-
-impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.size()
-    }
-
-    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
-        self.len() + 1 >= SEND_BATCH || flow.is_above_high(self.size() + self.size_of(added))
-    }
-}
 
 /// What is to be done with a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +208,13 @@ impl<C: AsRef<[u8]>> Outbox<WriteQueue<C>> {
     }
 }
 
+/// For a pipe, whose count of lost writes begins at 0.
+impl<Q: Queue + Default> Default for Outbox<Q> {
+    fn default() -> Self {
+        Self::new(Q::default(), Flow::new(), 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +229,10 @@ mod tests {
 
         fn size(&self) -> usize {
             self.0
+        }
+
+        fn take(&mut self) -> Self {
+            Self(std::mem::take(&mut self.0))
         }
 
         fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
@@ -411,13 +380,13 @@ mod tests {
         };
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, false, 9, 0), ["abcd"], "a short write says that it is full");
-        assert!(outbox.blocked && outbox.queue.len() == 2);
+        assert!(outbox.blocked && outbox.queue.size() == 2);
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, false, 9, 1), ["abcd", "ef"], "it has grown");
         assert!(outbox.is_clear());
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, true, 2, 0), ["ab", "cd", ""], "a record at a time, and its rest");
-        assert!(outbox.blocked && outbox.queue.len() == 2);
+        assert!(outbox.blocked && outbox.queue.size() == 2);
         assert!(send(&mut outbox, true, 2, 0).is_empty(), "nothing is tried while it is blocked");
     }
 }

@@ -4,6 +4,9 @@
 use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
+use super::flow::{Flow, Queue};
+use super::habit::LARGE;
+
 /// Up to so many chunks are sent from a short array.
 const FEW: usize = 4;
 /// How many chunks one system call sends at most. More would gain little, and the array of them is on the stack.
@@ -24,15 +27,6 @@ pub struct WriteQueue<C> {
 impl<C: AsRef<[u8]>> WriteQueue<C> {
     pub fn new() -> Self {
         Self { chunks: VecDeque::new(), sent: 0, len: 0 }
-    }
-
-    /// Bytes still to send.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Adds a chunk at the end. An empty one is dropped. Err: there is no memory.
@@ -141,11 +135,25 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         let mut sent = self.sent;
         self.chunks.iter().map(|chunk| chunk.as_ref()[std::mem::take(&mut sent)..].to_vec()).collect()
     }
+}
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.chunks = VecDeque::new();
-        (self.sent, self.len) = (0, 0);
+impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn size(&self) -> usize {
+        self.len
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
+        self.len + added >= LARGE
     }
 }
 
@@ -173,7 +181,7 @@ mod tests {
             let mut sent = String::new();
             while !queue.is_empty() {
                 let rest = wire(&queue);
-                assert_eq!(rest.len(), queue.len());
+                assert_eq!(rest.len(), queue.size());
                 let count = step.min(rest.len());
                 sent.push_str(&rest[..count]);
                 queue.advance(count);
@@ -199,7 +207,7 @@ mod tests {
         ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         assert_eq!(queue.gather(5).expect("memory"), b"bcdef");
-        assert_eq!((queue.len(), queue.front_len()), (2, 2));
+        assert_eq!((queue.size(), queue.front_len()), (2, 2));
         assert_eq!(queue.take_front(), Some(("fgh", 1)));
         queue.put_back("xyz");
         queue.push("!").expect("memory");
@@ -208,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn clear_forgets_a_partly_sent_chunk() {
+    fn take_forgets_a_partly_sent_chunk() {
         let mut queue = WriteQueue::new();
         queue.push("abc").expect("memory");
         queue.advance(1);
-        queue.clear();
+        drop(queue.take());
         queue.push("xy").expect("memory");
-        assert_eq!((wire(&queue).as_str(), queue.len()), ("xy", 2));
+        assert_eq!((wire(&queue).as_str(), queue.size()), ("xy", 2));
     }
 
     #[test]
@@ -229,7 +237,7 @@ mod tests {
             } else {
                 queue.advance(1);
             }
-            assert_eq!((queue.len(), queue.chunks.capacity()), (0, 0));
+            assert_eq!((queue.size(), queue.chunks.capacity()), (0, 0));
             // That of a short one is used again.
             queue.push_all(vec!["x"; 10]).expect("memory");
             queue.advance(10);

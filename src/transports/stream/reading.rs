@@ -18,7 +18,7 @@ use crate::reactor::sys;
 use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
-use crate::transports::shell::Transport;
+use crate::transports::transport::Transport;
 
 /// Why a connection ends that cannot be read.
 pub(super) const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -43,7 +43,8 @@ impl StreamTransport {
         // Filled in where it is: it is too large to be moved for each event.
         let mut reading = None;
         let (context, write, unwatch) = this.state.with(py, |state| {
-            let Stream { outbox, readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
+            let outbox = &mut state.outbox;
+            let Stream { readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
             let unblocked = outbox.blocked && readiness.contains(Readiness::WRITABLE);

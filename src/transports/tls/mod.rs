@@ -34,8 +34,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::above::{LayerKind, NativeLayer};
-use super::flow::Flow;
+use super::flow::{Flow, Queue};
 use super::outbox::Outbox;
+use super::sender::Sender;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
@@ -218,7 +219,7 @@ impl TlsLayer {
 
     /// How many bytes wait to be sent, in this layer and in the transport below.
     fn queued(&self, py: Python<'_>) -> usize {
-        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.len())
+        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.size())
     }
 
     /// How many bytes wait in the transport below. Of one that is no stream of ours it is not known.
@@ -342,7 +343,7 @@ impl TlsLayer {
         let dropped = self.state.with(py, |state| {
             // asyncio counts the end itself as the first lost write.
             state.outbox.lose();
-            (std::mem::take(&mut state.outbox.queue), state.end.take())
+            (state.outbox.queue.take(), state.end.take())
         });
         drop(dropped);
         self.engine()?.ends().clear();

@@ -18,7 +18,7 @@ use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::transports::flow::Flow;
 use crate::transports::protocol::warn_unclosed;
-use crate::transports::shell::not_implemented;
+use crate::transports::transport::not_implemented;
 use crate::transports::water_marks;
 
 /// The transport of a TLS connection.

@@ -20,7 +20,7 @@ use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::py::new::{self, intern};
-use crate::transports::flow::Signal;
+use crate::transports::flow::{Queue, Signal};
 use crate::transports::outbox::{Follow, Next};
 use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
@@ -178,7 +178,7 @@ impl TlsLayer {
         let (below, phase) = (this.queued_below(py), this.phase());
         let signal = this.state.with(py, |state| {
             let outbox = &mut state.outbox;
-            let own = outbox.queue.len();
+            let own = outbox.queue.size();
             // What is kept back does not count: the kernel may take all of it.
             let waits = outbox.blocked || phase != Phase::Wrapped || own == 0;
             outbox.flow.grown(if waits { own + below } else { 0 })
@@ -222,7 +222,7 @@ impl State {
             return Ok(None);
         }
         let first = outbox.queue.front_len();
-        if first == outbox.queue.len() || first >= RECORD {
+        if first == outbox.queue.size() || first >= RECORD {
             return Ok(outbox.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
         }
         Ok(Some(Chunk::from_vec(outbox.queue.gather(RECORD)?)))
