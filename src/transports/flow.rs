@@ -40,10 +40,6 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub fn new() -> Self {
-        Self::with_high(DEFAULT_HIGH)
-    }
-
     /// With another default for the high-water mark, in bytes.
     pub fn with_high(default_high: i64) -> Self {
         let high = usize::try_from(default_high).unwrap_or(0);
@@ -96,7 +92,7 @@ impl Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self::new()
+        Self::with_high(DEFAULT_HIGH)
     }
 }
 
@@ -106,7 +102,7 @@ mod tests {
 
     #[test]
     fn pause_and_resume_come_in_pairs() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         flow.set_limits(Some(10), Some(2)).expect("valid");
         assert_eq!(flow.grown(10), None);
         assert_eq!(flow.grown(11), Some(Signal::Pause));
@@ -119,7 +115,7 @@ mod tests {
 
     #[test]
     fn limits_follow_asyncio() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         assert_eq!(flow.limits(), (16 * 1024, 64 * 1024));
         for (high, low, expected) in [
             (None, None, (16 * 1024, 64 * 1024)),
@@ -139,7 +135,7 @@ mod tests {
 
     #[test]
     fn zero_limits_pause_on_the_first_byte() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         flow.set_limits(Some(0), None).expect("valid");
         assert_eq!(flow.grown(0), None);
         assert_eq!(flow.grown(1), Some(Signal::Pause));

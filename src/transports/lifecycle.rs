@@ -3,9 +3,10 @@
 //! Pure: no socket, no interpreter, no clock. A transport says what has happened, and does what the table answers.
 
 /// Where a connection is in its life. It only moves forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// Data flows, in one direction at least.
+    #[default]
     Open,
     /// `close()` was called while data was queued: it is still sent, nothing more is read.
     Draining,
@@ -54,7 +55,7 @@ impl Phase {
 }
 
 /// A connection's phase, and which of its directions are in use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Lifecycle {
     phase: Phase,
     /// False until `connection_made` was called: nothing is read before.
@@ -69,17 +70,6 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub fn new() -> Self {
-        Self {
-            phase: Phase::Open,
-            started: false,
-            paused: false,
-            read_ended: false,
-            write_ended: false,
-            shut_down: false,
-        }
-    }
-
     pub fn on(&mut self, event: Event) -> Action {
         let (phase, action) = self.phase.on(event);
         self.phase = phase;
@@ -165,12 +155,6 @@ impl Lifecycle {
     }
 }
 
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +203,7 @@ mod tests {
 
     #[test]
     fn reading_is_paused_exactly() {
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         assert!(life.is_reading() && !life.may_read(), "not before connection_made");
         life.start_reading();
         assert!(life.may_read());
@@ -235,11 +219,11 @@ mod tests {
 
     #[test]
     fn writing_ends_once() {
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         assert!(!life.take_shutdown());
         assert!(life.end_writing() && !life.end_writing() && life.write_ended());
         assert!(life.take_shutdown() && !life.take_shutdown());
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         life.on(Event::Fail);
         assert!(!life.end_writing() && !life.write_ended());
     }

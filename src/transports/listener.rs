@@ -5,7 +5,7 @@
 //! (`Loop._accept_tls`).
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -32,6 +32,18 @@ use crate::reactor::token::Token;
 const RETRY_DELAY: f64 = 1.0;
 /// asyncio's default.
 const USUAL_BACKLOG: usize = 100;
+
+/// The errors by which accept(2) says that something is wrong with this connection only. The next one is accepted.
+const OF_THIS_CONNECTION: [i32; 8] = [
+    libc::ECONNABORTED,
+    libc::EPROTO,
+    libc::ENOPROTOOPT,
+    libc::ENETDOWN,
+    libc::ENETUNREACH,
+    libc::EHOSTDOWN,
+    libc::EHOSTUNREACH,
+    libc::EOPNOTSUPP,
+];
 
 /// One listening socket and what its connections are made of.
 #[pyclass(frozen, weakref, module = "rloop._rloop")]
@@ -120,24 +132,14 @@ impl Listener {
             }
             match fd.and_then(sys::accept) {
                 Ok((fd, peer)) => result = this.accepted(py, fd, peer),
-                Err(error) => match error.raw_os_error() {
-                    _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    // accept(2): something is wrong with this connection only. The next one is accepted.
-                    Some(
-                        libc::ECONNABORTED
-                        | libc::EPROTO
-                        | libc::ENOPROTOOPT
-                        | libc::ENETDOWN
-                        | libc::ENETUNREACH
-                        | libc::EHOSTDOWN
-                        | libc::EHOSTUNREACH
-                        | libc::EOPNOTSUPP,
-                    ) => {}
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => match error.raw_os_error().unwrap_or_default() {
+                    errno if OF_THIS_CONNECTION.contains(&errno) => {}
+                    libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                         return this.back_off(slf, "socket.accept() out of system resource", &error);
                     }
                     // The program has closed the socket itself.
-                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
+                    libc::EBADF | libc::EINVAL | libc::ENOTSOCK => {
                         return this.report(py, "Fatal error: socket.accept() failed", os_error(&error));
                     }
                     // An error that may stay as well, of a sandbox for instance.
@@ -192,7 +194,7 @@ impl Listener {
     }
 
     /// Makes a protocol and a transport for one connection, in a context of its own.
-    fn accepted(&self, py: Python<'_>, fd: std::os::fd::OwnedFd, peer: SocketAddress) -> PyResult<()> {
+    fn accepted(&self, py: Python<'_>, fd: OwnedFd, peer: SocketAddress) -> PyResult<()> {
         let context = context::copy(self.context.bind(py))?;
         let made = context::run_in(&context, || match &self.tls {
             Some(tls) => self.accept_tls(&context, fd, peer, tls),
@@ -209,12 +211,7 @@ impl Listener {
         }
     }
 
-    fn accept_plain(
-        &self,
-        context: &Bound<'_, PyAny>,
-        fd: std::os::fd::OwnedFd,
-        peer: SocketAddress,
-    ) -> PyResult<()> {
+    fn accept_plain(&self, context: &Bound<'_, PyAny>, fd: OwnedFd, peer: SocketAddress) -> PyResult<()> {
         let py = context.py();
         let protocol = self.factory.bind(py).call0()?;
         let parts = Parts {
@@ -233,7 +230,7 @@ impl Listener {
     fn accept_tls(
         &self,
         context: &Bound<'_, PyAny>,
-        fd: std::os::fd::OwnedFd,
+        fd: OwnedFd,
         peer: SocketAddress,
         tls: &Py<PyAny>,
     ) -> PyResult<()> {

@@ -211,7 +211,7 @@ impl<C: AsRef<[u8]>> Outbox<WriteQueue<C>> {
 /// For a pipe, whose count of lost writes begins at 0.
 impl<Q: Queue + Default> Default for Outbox<Q> {
     fn default() -> Self {
-        Self::new(Q::default(), Flow::new(), 0)
+        Self::new(Q::default(), Flow::default(), 0)
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
     const NOW: u64 = 1_000_000_000;
 
     fn outbox(queued: usize) -> Outbox<Bytes> {
-        Outbox::new(Bytes(queued), Flow::new(), 0)
+        Outbox::new(Bytes(queued), Flow::default(), 0)
     }
 
     fn moment(turn: u32) -> Option<Moment> {
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn five_lost_writes_are_forgiven() {
         for (first, warned_at) in [(0, 5), (1, 4)] {
-            let mut outbox = Outbox::new(Bytes(0), Flow::new(), first);
+            let mut outbox = Outbox::new(Bytes(0), Flow::default(), first);
             let warned: Vec<bool> = (0..8).map(|_| outbox.lose()).collect();
             assert_eq!(warned.iter().position(|&warned| warned), Some(warned_at));
             assert_eq!(outbox.lost(), first + 8);
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn the_queue_is_sent_until_the_kernel_takes_no_more() {
         let filled = || {
-            let mut outbox = Outbox::new(WriteQueue::new(), Flow::new(), 0);
+            let mut outbox = Outbox::new(WriteQueue::default(), Flow::default(), 0);
             ["ab", "cde", "f"].into_iter().for_each(|chunk| outbox.queue.push(chunk).expect("memory"));
             outbox
         };

@@ -99,7 +99,7 @@ impl<S: Side> Shell<S> {
         let state = State {
             file,
             extra: extra.clone().map(Bound::unbind),
-            life: Lifecycle::new(),
+            life: Lifecycle::default(),
             protocol: Some(protocol.clone().unbind()),
             own_context: context.is_some(),
             context: context.clone().map_or_else(|| context::copy_current(event_loop.py()), Ok)?.unbind(),

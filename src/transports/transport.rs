@@ -12,7 +12,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pyclass::PyClass;
@@ -377,10 +376,4 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         extra.set_item(name, &value)?;
         Ok(Some(value))
     }
-}
-
-/// What asyncio's base classes answer for a method that a kind of transport has only because its base has it.
-#[cold]
-pub fn not_implemented<T>() -> PyResult<T> {
-    Err(PyNotImplementedError::new_err(()))
 }

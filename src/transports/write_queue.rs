@@ -25,10 +25,6 @@ pub struct WriteQueue<C> {
 }
 
 impl<C: AsRef<[u8]>> WriteQueue<C> {
-    pub fn new() -> Self {
-        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
-    }
-
     /// Adds a chunk at the end. An empty one is dropped. Err: there is no memory.
     pub fn push(&mut self, chunk: C) -> Result<(), TryReserveError> {
         let len = chunk.as_ref().len();
@@ -159,7 +155,7 @@ impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
 
 impl<C: AsRef<[u8]>> Default for WriteQueue<C> {
     fn default() -> Self {
-        Self::new()
+        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
     }
 }
 
@@ -176,7 +172,7 @@ mod tests {
     #[test]
     fn any_split_sends_the_same_bytes_once() {
         for step in 1..=9 {
-            let mut queue = WriteQueue::new();
+            let mut queue = WriteQueue::default();
             ["ab", "", "c", "defg", "hi"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
             let mut sent = String::new();
             while !queue.is_empty() {
@@ -193,7 +189,7 @@ mod tests {
 
     #[test]
     fn slices_are_filled_in_order_as_far_as_they_go() {
-        let mut queue = WriteQueue::new();
+        let mut queue = WriteQueue::default();
         ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         let mut slices = [IoSlice::new(b""); 2];
@@ -203,7 +199,7 @@ mod tests {
 
     #[test]
     fn chunks_are_gathered_across_their_borders() {
-        let mut queue = WriteQueue::new();
+        let mut queue = WriteQueue::default();
         ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         assert_eq!(queue.gather(5).expect("memory"), b"bcdef");
@@ -217,7 +213,7 @@ mod tests {
 
     #[test]
     fn take_forgets_a_partly_sent_chunk() {
-        let mut queue = WriteQueue::new();
+        let mut queue = WriteQueue::default();
         queue.push("abc").expect("memory");
         queue.advance(1);
         drop(queue.take());
@@ -228,7 +224,7 @@ mod tests {
     #[test]
     fn the_memory_of_a_long_queue_is_given_back() {
         for take in [false, true] {
-            let mut queue = WriteQueue::new();
+            let mut queue = WriteQueue::default();
             queue.push_all(vec!["x"; 100_000]).expect("memory");
             queue.advance(99_999);
             assert!(queue.chunks.capacity() >= 100_000, "not while it is used");

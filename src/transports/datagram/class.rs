@@ -4,39 +4,15 @@
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, Endpoint};
-use crate::py::bytes::join;
 use crate::transports::class::transport_class;
 use crate::transports::sender::Sender;
-use crate::transports::transport::{Transport, not_implemented};
+use crate::transports::transport::Transport;
 
 transport_class! { DatagramTransport(Endpoint) shown as datagram_transport, with reads, sends {
     /// Ends the endpoint at once; what the kernel has not taken is lost.
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         let sent = Self::send_queued(slf);
         sent.and(Self::fail(slf, None))
-    }
-
-    /// A datagram endpoint sends by `sendto()`: raises NotImplementedError, as asyncio's does.
-    #[pyo3(signature = (data))]
-    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let _ = data;
-        not_implemented()
-    }
-
-    /// As `write()`.
-    fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        // asyncio puts together what it cannot write then.
-        join(list_of_data).and_then(|_| not_implemented())
-    }
-
-    /// As `write()`.
-    fn write_eof(&self) -> PyResult<()> {
-        not_implemented()
-    }
-
-    /// As `write()`.
-    fn can_write_eof(&self) -> PyResult<bool> {
-        not_implemented()
     }
 
     /// How many bytes of a datagram are received at most.

@@ -70,6 +70,7 @@ impl Deref for Endpoint {
 }
 
 /// What only a datagram transport has.
+#[derive(Default)]
 pub struct Datagrams {
     /// Received, but not delivered yet. Left over only when a callback has paused reading, or left the loop.
     received: VecDeque<Received>,
@@ -193,10 +194,11 @@ impl DatagramTransport {
         let file = File::from_python(sock)?;
         // Since CPython 3.13 asyncio counts a header for each queued datagram.
         let queue = DatagramQueue::new(if names.datagram_headers { HEADER } else { 0 });
-        let outbox = Outbox::new(queue, Flow::new(), 1);
+        let outbox = Outbox::new(queue, Flow::default(), 1);
+        let side = Datagrams { max_size: MAX_DATAGRAM, ..Datagrams::default() };
         let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
         let endpoint = Endpoint {
-            shell: Shell::new(&parts, file, outbox, Datagrams::new())?,
+            shell: Shell::new(&parts, file, outbox, side)?,
             address,
             connected,
             named_peer,
@@ -207,23 +209,6 @@ impl DatagramTransport {
         // The kernel reports that it takes more only while something waits for that.
         Self::reserve_and_start(&transport, made, parts.waiter, false)?;
         Ok(transport)
-    }
-}
-
-impl Datagrams {
-    fn new() -> Self {
-        Self {
-            received: VecDeque::new(),
-            peers: Peers::new(),
-            max_size: MAX_DATAGRAM,
-            readable: false,
-            ended: false,
-            failed: false,
-            watching_writes: false,
-            needs_retry: false,
-            retrying: false,
-            sending: false,
-        }
     }
 }
 

@@ -28,7 +28,7 @@ use crate::transports::flow::{Queue, Signal};
 use crate::transports::inside;
 use crate::transports::sender::{Sender, refuse};
 use crate::transports::shell::{self, Parts, Shell, Side};
-use crate::transports::transport::{Transport, not_implemented};
+use crate::transports::transport::Transport;
 use crate::transports::write_queue::WriteQueue;
 
 /// The writing end of a pipe and its protocol.
@@ -271,21 +271,6 @@ transport_class! { WritePipeTransport(Shell<Writing>) shown as write_pipe_transp
     /// Ends writing at once; what is queued is lost.
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::fail(slf, None)
-    }
-
-    /// A writing end does not read: raises NotImplementedError, as asyncio's does.
-    fn is_reading(&self) -> PyResult<bool> {
-        not_implemented()
-    }
-
-    /// As `is_reading()`.
-    fn pause_reading(&self) -> PyResult<()> {
-        not_implemented()
-    }
-
-    /// As `is_reading()`.
-    fn resume_reading(&self) -> PyResult<()> {
-        not_implemented()
     }
 
     /// The pipe may be made to hold more once it has been full.

@@ -51,16 +51,6 @@ transport_class! { StreamTransport(Shell<Stream>) shown as stream_transport, wit
         self.state.with(py, |state| state.side.read_size.set_most(size));
     }
 
-    #[getter(_sendfile_compatible)]
-    fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
-        self.core.names.sendfile_try_native.clone_ref(py)
-    }
-
-    #[getter(_start_tls_compatible)]
-    fn start_tls_mode(&self) -> bool {
-        true
-    }
-
     fn _begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::begin_sendfile(slf)
     }

@@ -41,6 +41,7 @@ pub use writing::add_raw_methods;
 pub struct StreamTransport(Made<Shell<Stream>>);
 
 /// What only a stream has.
+#[derive(Default)]
 pub struct Stream {
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
@@ -96,22 +97,7 @@ impl Stream {
         peername: Option<SocketAddress>,
         server: Option<Py<PyAny>>,
     ) -> Self {
-        let mut stream = Self {
-            buffered: false,
-            above: None,
-            is_unix: false,
-            short_read: ShortRead::SaysNothing,
-            readable: false,
-            read_closed: false,
-            write_watched: true,
-            in_send: false,
-            in_sendfile: false,
-            sent_waiter: None,
-            read_size: ReadSize::default(),
-            server,
-            sockname: None,
-            peername,
-        };
+        let mut stream = Self { write_watched: true, server, peername, ..Self::default() };
         stream.look_at_socket(file, kind);
         stream
     }
@@ -223,7 +209,7 @@ impl StreamTransport {
         let py = parts.event_loop.py();
         let side =
             Stream::new(&socket, kind, peername, server.as_ref().map(|server| server.clone().unbind()));
-        let outbox = Outbox::new(WriteQueue::new(), Flow::new(), 1);
+        let outbox = Outbox::new(WriteQueue::default(), Flow::default(), 1);
         let transport = Bound::new(py, Self(Made::new(Shell::new(&parts, socket, outbox, side)?)))?;
         let this = transport.get();
         let made = match this.prepare(&transport, &parts.protocol, server.as_ref()) {

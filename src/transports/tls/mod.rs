@@ -15,9 +15,9 @@
 //! a method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call
 //! Python, only outside.
 
+mod direct;
 mod ends;
 mod engine;
-mod openssl;
 mod outcome;
 mod portable;
 mod reading;
@@ -50,9 +50,8 @@ use engine::Engine;
 use reading::End;
 pub use transport::{TlsTransport, add_raw_methods};
 
-/// Default high-water marks, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_*`).
-const HIGH_WATER_WRITE: i64 = 512 * 1024;
-const HIGH_WATER_READ: i64 = 256 * 1024;
+/// The default high-water mark, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE`).
+const HIGH_WATER: i64 = 512 * 1024;
 
 /// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or
 /// from any phase back to the first, which is also the last.
@@ -122,8 +121,6 @@ struct State {
     end: Option<End>,
     /// What was written and is still to be encrypted. It is blocked while the transport below has paused this layer.
     outbox: Outbox<WriteQueue<Chunk>>,
-    /// The marks of the read buffer, which nothing looks at but the program.
-    read_limits: Flow,
 }
 
 /// How the loop calls layers, which have no fd.
@@ -245,8 +242,7 @@ impl TlsLayer {
                 buffered: false,
                 paused: false,
                 end: None,
-                outbox: Outbox::new(WriteQueue::new(), Flow::with_high(HIGH_WATER_WRITE), 0),
-                read_limits: Flow::with_high(HIGH_WATER_READ),
+                outbox: Outbox::new(WriteQueue::default(), Flow::with_high(HIGH_WATER), 0),
             }),
         };
         let base = PyClassInitializer::from(NativeLayer::new(&LAYER_KIND));
