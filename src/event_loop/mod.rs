@@ -11,7 +11,6 @@ mod scheduling;
 mod sockets;
 mod watching;
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -25,14 +24,14 @@ use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::py::fastcall;
-use crate::py::made::Made;
+use crate::py::made::{Made, derefs_to_made};
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
 use crate::transports::bare::BareSocket;
 use crate::transports::datagram::DatagramTransport;
-use crate::transports::listener::{Listener, Serving};
+use crate::transports::listener::Listener;
 use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
 use crate::transports::shell::Parts;
 use crate::transports::socket::{File, SocketKind};
@@ -56,15 +55,7 @@ pub struct Fields {
     future_keywords: LoopCell<Option<Py<PyDict>>>,
 }
 
-/// So that methods can use the fields of an [`EventLoop`] as if they were its own.
-impl Deref for EventLoop {
-    type Target = Fields;
-
-    #[inline(always)]
-    fn deref(&self) -> &Fields {
-        &self.0
-    }
-}
+derefs_to_made! { EventLoop => Fields }
 
 #[cfg(feature = "embed")]
 impl EventLoop {
@@ -304,16 +295,7 @@ impl EventLoop {
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let (core, event_loop) = (&slf.get().core, slf.as_any());
-        Listener::start(Serving {
-            core,
-            event_loop,
-            factory: protocol_factory,
-            socket: sock,
-            tls,
-            server,
-            backlog,
-            context,
-        })
+        Listener::start(core, event_loop, protocol_factory, &sock, tls, server, backlog, context)
     }
 
     /// True if this is the fd of a stream socket. A `socket.socket` made to find that out would close the fd if the

@@ -11,14 +11,7 @@
 /// transport are always added.
 macro_rules! transport_class {
     ($class:ident($held:ty) shown as $shown:ident, with $($group:ident),+ { $($own:tt)* }) => {
-        impl std::ops::Deref for $class {
-            type Target = $held;
-
-            #[inline(always)]
-            fn deref(&self) -> &$held {
-                &self.0
-            }
-        }
+        $crate::py::made::derefs_to_made! { $class => $held }
 
         impl Drop for $class {
             /// A transport that nobody has closed is warned about as asyncio does, and its file is closed.

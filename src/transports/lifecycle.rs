@@ -59,10 +59,10 @@ impl Phase {
 pub struct Lifecycle {
     phase: Phase,
     /// False until `connection_made` was called: nothing is read before.
-    started: bool,
+    pub started: bool,
     paused: bool,
-    /// The peer has sent its end of stream.
-    read_ended: bool,
+    /// The peer has sent its end of stream, and the protocol was told.
+    pub read_ended: bool,
     /// `write_eof()` was called.
     write_ended: bool,
     /// The sending side was shut down, or is being so.
@@ -109,10 +109,6 @@ impl Lifecycle {
         self.started && self.is_reading() && !self.read_ended
     }
 
-    pub fn start_reading(&mut self) {
-        self.started = true;
-    }
-
     /// False if there was nothing to pause.
     pub fn pause_reading(&mut self) -> bool {
         let reading = self.is_reading();
@@ -125,15 +121,6 @@ impl Lifecycle {
         let resume = self.phase == Phase::Open && self.paused;
         self.paused &= !resume;
         resume
-    }
-
-    pub fn end_reading(&mut self) {
-        self.read_ended = true;
-    }
-
-    /// Takes [`Lifecycle::end_reading`] back: the protocol is to be told of the end once more.
-    pub fn go_on_reading(&mut self) {
-        self.read_ended = false;
     }
 
     /// False if writing has ended already, or the connection is closing.
@@ -205,13 +192,13 @@ mod tests {
     fn reading_is_paused_exactly() {
         let mut life = Lifecycle::default();
         assert!(life.is_reading() && !life.may_read(), "not before connection_made");
-        life.start_reading();
+        life.started = true;
         assert!(life.may_read());
         assert!(life.pause_reading() && !life.pause_reading() && !life.may_read());
         assert!(life.resume_reading() && !life.resume_reading() && life.may_read());
-        life.end_reading();
+        life.read_ended = true;
         assert!(life.is_reading() && !life.may_read());
-        life.go_on_reading();
+        life.read_ended = false;
         assert!(life.may_read());
         life.on(Event::Fail);
         assert!(!life.is_reading() && !life.pause_reading() && !life.resume_reading());

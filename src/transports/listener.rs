@@ -69,48 +69,41 @@ pub struct Listener {
 
 static KIND: Kind = Kind { on_ready: Listener::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
 
-/// What a listener is made of; the parts are those of `BaseEventLoop._start_serving`.
-pub struct Serving<'a, 'py> {
-    pub core: &'a Arc<LoopCore>,
-    pub event_loop: &'a Bound<'py, PyAny>,
-    pub factory: Bound<'py, PyAny>,
-    pub socket: Bound<'py, PyAny>,
-    pub tls: Option<Bound<'py, PyAny>>,
-    pub server: Option<Bound<'py, PyAny>>,
-    /// As it was given to listen(2), for which a negative number is the largest.
-    pub backlog: i64,
-    /// The server's context, of which each connection gets a copy for good; None: asyncio before CPython 3.15.
-    pub context: Option<Bound<'py, PyAny>>,
-}
-
 impl Listener {
-    /// Starts accepting. The loop keeps the listener, and with it the server, alive until it is unregistered.
-    pub fn start(parts: Serving<'_, '_>) -> PyResult<()> {
-        let py = parts.event_loop.py();
-        let socket = FileFd::of(&parts.socket)?;
-        let fd = socket.number();
-        let listener = Bound::new(
-            py,
-            Self {
-                core: parts.core.clone(),
-                event_loop: parts.event_loop.clone().unbind(),
-                kind: SocketKind::of(&parts.socket)?,
-                factory: parts.factory.unbind(),
-                server: parts.server.map(Bound::unbind),
-                tls: parts.tls.map(Bound::unbind),
-                backlog: usize::try_from(parts.backlog).map_or(USUAL_BACKLOG, |backlog| backlog.max(1)),
-                own_contexts: parts.context.is_some(),
-                context: match parts.context {
-                    Some(context) => context.unbind(),
-                    None => context::copy_current(py)?.unbind(),
-                },
-                token: LoopCell::new(None),
-                backing_off: AtomicBool::new(false),
-                fd: socket,
-            },
-        )?;
+    /// Starts accepting. The loop keeps the listener, and with it the server, alive until it is unregistered. The
+    /// arguments are those of `BaseEventLoop._start_serving`. `backlog`: as it was given to listen(2), for which a
+    /// negative number is the largest. `context`: the server's, of which each connection gets a copy for good; None:
+    /// asyncio before CPython 3.15.
+    #[allow(clippy::too_many_arguments, reason = "one call per listening socket")]
+    pub fn start<'py>(
+        core: &Arc<LoopCore>,
+        event_loop: &Bound<'py, PyAny>,
+        factory: Bound<'py, PyAny>,
+        socket: &Bound<'py, PyAny>,
+        tls: Option<Bound<'py, PyAny>>,
+        server: Option<Bound<'py, PyAny>>,
+        backlog: i64,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, fd) = (socket.py(), FileFd::of(socket)?);
+        let number = fd.number();
+        let listener = Self {
+            core: core.clone(),
+            event_loop: event_loop.clone().unbind(),
+            kind: SocketKind::of(socket)?,
+            factory: factory.unbind(),
+            server: server.map(Bound::unbind),
+            tls: tls.map(Bound::unbind),
+            backlog: usize::try_from(backlog).map_or(USUAL_BACKLOG, |backlog| backlog.max(1)),
+            own_contexts: context.is_some(),
+            context: context.map_or_else(|| context::copy_current(py), Ok)?.unbind(),
+            token: LoopCell::new(None),
+            backing_off: AtomicBool::new(false),
+            fd,
+        };
+        let listener = Bound::new(py, listener)?;
         let native = Native { object: listener.clone().into_any().unbind(), kind: &KIND };
-        let token = parts.core.register(py, fd, native)?;
+        let token = core.register(py, number, native)?;
         listener.get().token.with(py, |place| *place = Some(token));
         Ok(())
     }

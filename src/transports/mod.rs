@@ -55,3 +55,23 @@ pub mod tls;
 pub mod transport;
 #[cfg(feature = "python")]
 mod water_marks;
+
+/// Puts the methods on the classes that are called for each packet, and so are raw.
+#[cfg(feature = "python")]
+pub fn add_raw_methods(py: pyo3::Python<'_>) -> pyo3::PyResult<()> {
+    use crate::py::fastcall::raw_methods;
+
+    raw_methods! { stream::StreamTransport, &py.get_type::<stream::StreamTransport>(),
+        write("($self, /, data)"): "Sends bytes, or queues what the kernel does not take. Never blocks.",
+    }
+    raw_methods! { pipe::WritePipeTransport, &py.get_type::<pipe::WritePipeTransport>(),
+        write("($self, /, data)"): "Sends bytes, or queues what the kernel does not take. Never blocks.",
+    }
+    raw_methods! { datagram::DatagramTransport, &py.get_type::<datagram::DatagramTransport>(),
+        sendto("($self, /, data, addr=None)"): "Sends a datagram, or queues what the kernel does not take. Never blocks.",
+    }
+    raw_methods! { tls::TlsTransport, &py.get_type::<tls::TlsTransport>(),
+        write("($self, /, data)"): "Encrypts and sends bytes, or queues what the kernel does not take. Never blocks.",
+    }
+    Ok(())
+}

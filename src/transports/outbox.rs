@@ -50,12 +50,12 @@ pub struct Outbox<Q> {
     /// The kernel takes no more. Nothing is tried until it reports that the file is writable again. Invariant: while
     /// the protocol is paused, this is set, or the queue is about to be sent.
     pub blocked: bool,
-    /// The loop will call the transport's `flush`.
-    deferred: bool,
+    /// The loop will call the transport's `flush`, and will not do so again unless it is asked to.
+    pub deferred: bool,
     pub flow: Flow,
     habit: Habit,
-    /// Writes to the lost connection: asyncio's `_conn_lost`.
-    lost: u32,
+    /// How many writes have gone to the lost connection: asyncio's `_conn_lost`.
+    pub lost: u32,
 }
 
 impl<Q: Queue> Outbox<Q> {
@@ -104,11 +104,6 @@ impl<Q: Queue> Outbox<Q> {
         self.is_clear() && self.habit.sends_at_once(moment, now)
     }
 
-    /// Will the loop call the transport's `flush`?
-    pub fn is_deferred(&self) -> bool {
-        self.deferred
-    }
-
     /// True if nothing is in the way of a write: it may be sent without being queued.
     #[inline]
     pub fn is_clear(&self) -> bool {
@@ -132,12 +127,6 @@ impl<Q: Queue> Outbox<Q> {
     #[inline]
     pub fn sent(&mut self, now: impl FnOnce() -> u64) {
         self.habit.sent(now);
-    }
-
-    /// The loop calls `flush`, and will not do so again unless it is asked to.
-    #[inline]
-    pub fn begin_flush(&mut self) {
-        self.deferred = false;
     }
 
     /// Notes the outcome of a system call that was given `offered` bytes; returns how many of them the kernel has
@@ -173,11 +162,6 @@ impl<Q: Queue> Outbox<Q> {
         let warn = self.lost >= LOST_WRITES_BEFORE_WARNING;
         self.lost = self.lost.saturating_add(1);
         warn
-    }
-
-    /// How many writes have gone to the lost connection.
-    pub fn lost(&self) -> u32 {
-        self.lost
     }
 }
 
@@ -340,7 +324,7 @@ mod tests {
             let mut outbox = Outbox::new(Bytes(0), Flow::default(), first);
             let warned: Vec<bool> = (0..8).map(|_| outbox.lose()).collect();
             assert_eq!(warned.iter().position(|&warned| warned), Some(warned_at));
-            assert_eq!(outbox.lost(), first + 8);
+            assert_eq!(outbox.lost, first + 8);
         }
     }
 

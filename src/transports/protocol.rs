@@ -203,13 +203,9 @@ impl<'py> Reporter<'_, 'py> {
         logger.call_method(interned(py, level)?, args, Some(&keywords)).map(drop)
     }
 
-    /// Has the protocol pause or resume its writing. Err: what leaves the loop.
-    pub fn flow(&self, signal: Signal) -> PyResult<()> {
-        self.flow_of(self.protocol.as_ref(), signal)
-    }
-
-    /// As [`Reporter::flow`], where reports name another protocol than the one that is called.
-    pub fn flow_of(&self, protocol: Option<&Bound<'py, PyAny>>, signal: Signal) -> PyResult<()> {
+    /// Has `protocol` pause or resume its writing. Err: what leaves the loop. For TLS, reports name another protocol than
+    /// the one that is called.
+    pub fn flow(&self, protocol: Option<&Bound<'py, PyAny>>, signal: Signal) -> PyResult<()> {
         let names = self.core.names;
         let (method, message) = match signal {
             Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),

@@ -12,6 +12,8 @@ use super::outbox::Follow;
 use super::shell::Hold;
 use super::transport::Transport;
 use super::water_marks;
+use crate::py::bytes::Chunk;
+use crate::py::fastcall::Arguments;
 use crate::py::new::{intern, interned};
 
 /// A transport that sends.
@@ -61,14 +63,21 @@ pub trait Sender: Transport {
 
 impl<T: Transport> Sender for T {}
 
-/// The error for what cannot be written, with the text of the running version of Python: that of `write()` of asyncio's
+/// The argument of `write(data)`. `module` and `class`: where asyncio's transport is that refuses it otherwise.
+#[inline]
+pub fn chunk_to_write(args: &Arguments<'_, '_>, module: &str, class: &str) -> PyResult<Chunk> {
+    let data = args.single("write", "data")?;
+    Chunk::from_write(&data)?.ok_or_else(|| refuse(&data, module, class, "write"))
+}
+
+/// The error for what cannot be written, with the text of the running version of Python: that of the method of asyncio's
 /// own transport, which checks the data before it looks at the transport.
 #[cold]
-pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str) -> PyErr {
+pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str, method: &str) -> PyErr {
     let py = data.py();
     let write = || {
         let class = py.import(interned(py, module)?)?.getattr(interned(py, class)?)?;
-        class.call_method1(intern!(py, "write")?, (py.None(), data))
+        class.call_method1(interned(py, method)?, (py.None(), data))
     };
     match write() {
         Err(error)

@@ -196,7 +196,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
         let (token, change) = shell.state.with(py, |state| {
-            state.life.start_reading();
+            state.life.started = true;
             (state.token, state.hold_change())
         });
         Self::apply_hold(slf, change);
@@ -237,7 +237,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         let slf = object.cast::<Self>()?;
         let (py, this, shell) = (slf.py(), slf.get(), slf.get().shell());
         let after = shell.state.with(py, |state| {
-            state.outbox.begin_flush();
+            state.outbox.deferred = false;
             this.send(state)
         });
         after.map_or(Ok(()), |after| context::run_in(&shell.context(py), || Self::follow(slf, after)))
@@ -251,7 +251,10 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
 
     /// Has the protocol pause or resume its writing.
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
-        signal.map_or(Ok(()), |signal| Self::reporter(slf).flow(signal))
+        signal.map_or(Ok(()), |signal| {
+            let reporter = Self::reporter(slf);
+            reporter.flow(reporter.protocol.as_ref(), signal)
+        })
     }
 
     /// Ends the connection once everything queued is sent.

@@ -35,7 +35,6 @@ use crate::py::made::Made;
 use crate::py::new;
 use crate::reactor::sys::datagrams::MAX_DATAGRAM;
 use reading::Received;
-pub use writing::add_raw_methods;
 use writing::{After, Datagram, Target};
 
 /// What asyncio counts for a queued datagram beyond its bytes (`_header_size`).
@@ -151,7 +150,7 @@ impl Transport for DatagramTransport {
     }
 
     fn unsent<'py>(&self, py: Python<'py>) -> PyResult<(u32, Vec<Bound<'py, PyAny>>)> {
-        let lost = self.state.with(py, |state| state.life.count_of_lost(state.outbox.lost()));
+        let lost = self.state.with(py, |state| state.life.count_of_lost(state.outbox.lost));
         Ok((lost, self.copies_of_queued(py)?))
     }
 

@@ -43,7 +43,7 @@ impl DatagramTransport {
             let writable = readiness.contains(Readiness::WRITABLE);
             state.outbox.blocked &= !writable;
             // What is kept back leaves with what is to follow it.
-            let write = writable && state.has_unsent() && !state.outbox.is_deferred();
+            let write = writable && state.has_unsent() && !state.outbox.deferred;
             (state.context.bind(slf.py()).clone(), state.side.readable, write)
         });
         context::run_in(&context, || {

@@ -10,14 +10,14 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, State};
 use crate::error::{no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
-use crate::py::fastcall::{self, Arguments};
+use crate::py::fastcall::Arguments;
 use crate::py::new::{self, intern};
 use crate::py::sockaddr;
 use crate::reactor::readiness::Readiness;
@@ -26,7 +26,7 @@ use crate::reactor::sys::datagrams::{Outgoing, send_datagrams};
 use crate::transports::lifecycle::Phase;
 use crate::transports::outbox::Follow;
 use crate::transports::protocol::Failure;
-use crate::transports::sender::Sender;
+use crate::transports::sender::{Sender, refuse};
 use crate::transports::shell::Hold;
 use crate::transports::socket::would_block;
 use crate::transports::transport::Transport;
@@ -146,22 +146,16 @@ impl DatagramTransport {
 
 impl DatagramTransport {
     /// The method `sendto(data, addr=None)`.
-    fn sendto<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(in crate::transports) fn sendto<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        if args.len() > 2 {
-            let text =
-                format!("sendto() takes from 1 to 2 positional arguments but {} were given", args.len());
-            return Err(PyTypeError::new_err(text));
-        }
-        for (name, _) in args.keywords() {
-            args.check_keyword("sendto", &name.to_string(), &["data", "addr"])?;
-        }
+        args.accept("sendto", &["data", "addr"], 1)?;
         let data = args.required(0, "sendto", "data")?;
         let address = args.optional(1, "addr")?.filter(|address| !address.is_none());
         let Some(data) = Chunk::from_write(&data)? else {
-            let kind = data.get_type().name()?.repr()?;
-            let text = format!("data argument must be a bytes-like object, not {kind}");
-            return Err(PyTypeError::new_err(text));
+            return Err(refuse(&data, "asyncio.selector_events", "_SelectorDatagramTransport", "sendto"));
         };
         let to = this.target(py, address)?;
         Self::queue(slf, Datagram { data, to })?;
@@ -254,7 +248,7 @@ impl DatagramTransport {
             let side = &mut state.side;
             let retry = unsent && blocked && side.needs_retry && !side.retrying && !closed;
             side.retrying |= retry;
-            let again = unsent && !blocked && !state.outbox.is_deferred();
+            let again = unsent && !blocked && !state.outbox.deferred;
             (action, hold, state.token.filter(|_| again), retry)
         });
         Self::apply_hold(slf, hold);
@@ -382,13 +376,4 @@ impl State {
         let told = !self.outbox.flow.is_paused() && !self.side.watching_writes;
         told && !self.has_unsent() && !self.life.is_closing() && self.is_held_rightly()
     }
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { DatagramTransport, &py.get_type::<DatagramTransport>(),
-        sendto("($self, /, data, addr=None)"):
-            "Sends a datagram, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

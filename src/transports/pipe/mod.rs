@@ -25,7 +25,7 @@ use crate::py::file_fd::FileFd;
 use crate::py::made::Made;
 use capacity::Capacity;
 pub use reader::ReadPipeTransport;
-pub use writer::{WritePipeTransport, add_raw_methods};
+pub use writer::WritePipeTransport;
 
 /// A pipe transport of either kind.
 trait End: Transport<Side: Side<Queue: Default>> + Into<PyClassInitializer<Self>> {

@@ -80,7 +80,7 @@ impl Transport for ReadPipeTransport {
     }
 
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().state.with(slf.py(), |state| state.life.start_reading());
+        slf.get().state.with(slf.py(), |state| state.life.started = true);
         Self::watch_if_unwatched(slf).map(drop)
     }
 

@@ -19,14 +19,14 @@ use crate::core::Kind;
 use crate::error::{no_memory, os_error};
 use crate::py::bytes::{self, Chunk};
 use crate::py::context;
-use crate::py::fastcall::{self, Arguments};
+use crate::py::fastcall::Arguments;
 use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::class::transport_class;
 use crate::transports::flow::{Queue, Signal};
 use crate::transports::inside;
-use crate::transports::sender::{Sender, refuse};
+use crate::transports::sender::{Sender, chunk_to_write};
 use crate::transports::shell::{self, Parts, Shell, Side};
 use crate::transports::transport::Transport;
 use crate::transports::write_queue::WriteQueue;
@@ -122,7 +122,7 @@ impl Transport for WritePipeTransport {
     }
 
     fn unsent<'py>(&self, py: Python<'py>) -> PyResult<(u32, Vec<Bound<'py, PyAny>>)> {
-        let (lost, queued) = self.state.with(py, |state| (state.outbox.lost(), state.outbox.queue.copies()));
+        let (lost, queued) = self.state.with(py, |state| (state.outbox.lost, state.outbox.queue.copies()));
         Ok((lost, inside::chunks(py, queued)?))
     }
 
@@ -190,12 +190,11 @@ impl WritePipeTransport {
     }
 
     /// The method `write(data)`.
-    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        let data = args.single("write", "data")?;
-        let Some(chunk) = Chunk::from_write(&data)? else {
-            return Err(refuse(&data, "asyncio.unix_events", "_UnixWritePipeTransport"));
-        };
-        Self::write_chunk(slf, chunk)?;
+    pub(in crate::transports) fn write<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::write_chunk(slf, chunk_to_write(args, "asyncio.unix_events", "_UnixWritePipeTransport")?)?;
         Ok(slf.py().None().into_bound(slf.py()))
     }
 
@@ -278,12 +277,3 @@ transport_class! { WritePipeTransport(Shell<Writing>) shown as write_pipe_transp
         self.let_grow(py);
     }
 } }
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { WritePipeTransport, &py.get_type::<WritePipeTransport>(),
-        write("($self, /, data)"):
-            "Sends bytes, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
-}

@@ -34,7 +34,6 @@ use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::reactor::sys::{self, ShortRead, SocketAddress};
 use writing::After;
-pub use writing::add_raw_methods;
 
 /// A connected stream socket and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
@@ -184,7 +183,7 @@ impl Transport for StreamTransport {
     fn unsent<'py>(&self, py: Python<'py>) -> PyResult<(u32, Vec<Bound<'py, PyAny>>)> {
         let (lost, queued) = self
             .state
-            .with(py, |state| (state.life.count_of_lost(state.outbox.lost()), state.outbox.queue.copies()));
+            .with(py, |state| (state.life.count_of_lost(state.outbox.lost), state.outbox.queue.copies()));
         Ok((lost, inside::chunks(py, queued)?))
     }
 

@@ -129,7 +129,7 @@ impl StreamTransport {
     /// The peer has sent its last byte. The protocol decides whether the connection stays open for writing.
     pub(super) fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
-        this.state.with(py, |state| state.life.end_reading());
+        this.state.with(py, |state| state.life.read_ended = true);
         let logged = Self::reporter(slf).debug("%r received EOF").map_err(Failure::from);
         match logged.and_then(|()| protocol::eof_received(this.core.names, &reading.protocol)) {
             Ok(true) => Self::hold(slf),
@@ -138,7 +138,7 @@ impl StreamTransport {
                 if leaves_the_loop(py, &failure.error) {
                     // As on asyncio, the protocol is told once more when the loop runs on.
                     this.state.with(py, |state| {
-                        state.life.go_on_reading();
+                        state.life.read_ended = false;
                         state.side.readable = true;
                     });
                 }

@@ -20,7 +20,7 @@ use super::{State, StreamTransport};
 use crate::core::LoopCore;
 use crate::error::{no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
-use crate::py::fastcall::{self, Arguments};
+use crate::py::fastcall::Arguments;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
@@ -111,15 +111,19 @@ impl StreamTransport {
 
 impl StreamTransport {
     /// The method `write(data)`.
-    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(in crate::transports) fn write<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
-        if !data.is_exact_instance_of::<PyBytes>() && Self::write_lent(slf, &data)? {
-            return Ok(slf.py().None().into_bound(slf.py()));
+        if data.is_exact_instance_of::<PyBytes>() || !Self::write_lent(slf, &data)? {
+            let chunk = Chunk::from_write(&data)?;
+            let class = "_SelectorSocketTransport";
+            Self::write_chunk(
+                slf,
+                chunk.ok_or_else(|| refuse(&data, "asyncio.selector_events", class, "write"))?,
+            )?;
         }
-        let Some(chunk) = Chunk::from_write(&data)? else {
-            return Err(refuse(&data, "asyncio.selector_events", "_SelectorSocketTransport"));
-        };
-        Self::write_chunk(slf, chunk)?;
         Ok(slf.py().None().into_bound(slf.py()))
     }
 
@@ -258,7 +262,7 @@ impl State {
         let outbox = &mut self.outbox;
         match next {
             Next::Send if outbox.queue.is_empty() => Ok(self.send_chunk(chunk)),
-            Next::Keep(_) if outbox.is_deferred() => {
+            Next::Keep(_) if outbox.deferred => {
                 outbox.queue.push(chunk).map_err(|_| no_memory())?;
                 Ok(Written::Nothing)
             }
@@ -387,13 +391,4 @@ fn chunk_of_line(data: PyResult<Bound<'_, PyAny>>) -> PyResult<Chunk> {
         PyMemoryView::from(&data)?;
     }
     Chunk::from_buffer(&data)
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { StreamTransport, &py.get_type::<StreamTransport>(),
-        write("($self, /, data)"):
-            "Sends bytes, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

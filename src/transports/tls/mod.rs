@@ -24,7 +24,6 @@ mod reading;
 mod transport;
 mod writing;
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -44,11 +43,11 @@ use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
-use crate::py::made::Made;
+use crate::py::made::{Made, derefs_to_made};
 use crate::py::new::intern;
 use engine::Engine;
 use reading::End;
-pub use transport::{TlsTransport, add_raw_methods};
+pub use transport::TlsTransport;
 
 /// The default high-water mark, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE`).
 const HIGH_WATER: i64 = 512 * 1024;
@@ -98,14 +97,7 @@ pub struct Layer {
     state: LoopCell<State>,
 }
 
-impl Deref for TlsLayer {
-    type Target = Layer;
-
-    #[inline(always)]
-    fn deref(&self) -> &Layer {
-        &self.0
-    }
-}
+derefs_to_made! { TlsLayer => Layer }
 
 struct State {
     /// The transport below. None before `connection_made` and after `connection_lost`.

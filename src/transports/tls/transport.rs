@@ -1,11 +1,9 @@
 //! The transport that a program gets for a TLS connection, as asyncio's `_SSLProtocolTransport`. Its methods are thin:
 //! the layer does the work.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -13,9 +11,10 @@ use super::TlsLayer;
 use crate::core::LoopCore;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
-use crate::py::fastcall::{self, Arguments};
-use crate::py::made::Made;
+use crate::py::fastcall::Arguments;
+use crate::py::made::{Made, derefs_to_made};
 use crate::transports::protocol::warn_unclosed;
+use crate::transports::sender::chunk_to_write;
 use crate::transports::water_marks;
 
 /// The transport of a TLS connection.
@@ -32,23 +31,15 @@ pub struct Top {
     closed: AtomicBool,
 }
 
-impl Deref for TlsTransport {
-    type Target = Top;
-
-    #[inline(always)]
-    fn deref(&self) -> &Top {
-        &self.0
-    }
-}
+derefs_to_made! { TlsTransport => Top }
 
 impl TlsTransport {
-    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(in crate::transports) fn write<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let data = args.single("write", "data")?;
-        let Some(chunk) = Chunk::from_write(&data)? else {
-            let kind = data.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("data: expecting a bytes-like instance, got {kind}")));
-        };
+        let chunk = chunk_to_write(args, "asyncio.sslproto", "_SSLProtocolTransport")?;
         if !chunk.as_ref().is_empty() {
             slf.get().on_layer(py, |layer| TlsLayer::write(layer, [chunk]))?;
         }
@@ -237,13 +228,4 @@ impl Drop for TlsTransport {
         let py = unsafe { Python::assume_attached() };
         warn_unclosed(py, "<TlsTransport>", || Ok(()));
     }
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { TlsTransport, &py.get_type::<TlsTransport>(),
-        write("($self, /, data)"):
-            "Encrypts and sends bytes, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

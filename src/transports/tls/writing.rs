@@ -82,7 +82,7 @@ impl TlsLayer {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let sent = this.state.with(py, |state| {
-            state.outbox.begin_flush();
+            state.outbox.deferred = false;
             state.outbox.queue.is_empty()
         });
         if sent {
@@ -97,7 +97,7 @@ impl TlsLayer {
 
     /// The program asks the transport something: it is to find that everything was sent which the kernel takes.
     pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.is_deferred());
+        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.deferred);
         if !kept {
             return Ok(());
         }
@@ -208,7 +208,7 @@ impl TlsLayer {
             transport: &slf.getattr(intern!(py, "_app_transport")?)?,
             protocol: Some(slf.clone().into_any()),
         };
-        reporter.flow_of(this.protocol(py).as_ref(), signal)
+        reporter.flow(this.protocol(py).as_ref(), signal)
     }
 }
 
