@@ -207,6 +207,7 @@ impl LoopCore {
         }
     }
 
+    /// As `BaseSelectorEventLoop._write_to_self`, where a write to the self-pipe can fail.
     #[cold]
     fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
         let keywords = new::dict(py)?;

@@ -107,6 +107,7 @@ pub struct Idle {
 }
 
 impl Idle {
+    /// Err: the object's class allows no weak references.
     pub fn new(object: &Bound<'_, PyAny>, kind: &'static Kind) -> PyResult<Self> {
         Ok(Self { reference: PyWeakrefReference::new(object)?.unbind(), kind })
     }
@@ -136,6 +137,7 @@ impl Kind {
 }
 
 impl Native {
+    /// As `Clone`, which cannot copy a reference to a Python object: that needs the token.
     pub fn clone_ref(&self, py: Python<'_>) -> Self {
         Self { object: self.object.clone_ref(py), kind: self.kind }
     }

@@ -177,6 +177,7 @@ impl ReadyHandles {
         self.event_loop.get().core.ready_count(py)
     }
 
+    /// By index, from either end, as a deque. `nest_asyncio` looks at the first handle.
     fn __getitem__<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyAny>> {
         let list = self.list(py)?;
         let index = if index < 0 { index + list.len() as isize } else { index };
@@ -188,6 +189,7 @@ impl ReadyHandles {
         self.list(handle.py())?.contains(handle)
     }
 
+    /// Over a copy, because the queue changes while a program looks at it.
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
         self.list(py)?.try_iter()
     }

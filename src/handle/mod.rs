@@ -92,6 +92,7 @@ impl Handle {
         if only_here { handle.get().traverse(visit) } else { visit.call(handle) }
     }
 
+    /// Shows the garbage collector what the handle holds: the loop, the callback, its arguments and its context.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         self.call.peek(visit, |call| call.traverse(visit)).unwrap_or(Ok(()))

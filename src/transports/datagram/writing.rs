@@ -50,6 +50,7 @@ pub enum Target {
 }
 
 impl Target {
+    /// As `Clone`, which cannot copy a reference to a Python object: that needs the token.
     fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Peer => Self::Peer,
