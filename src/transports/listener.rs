@@ -1,8 +1,9 @@
-//! The listener: a listening socket of a `Server`, which accepts connections in batches.
+//! The listener: a listening socket of a `Server`, which accepts connections in batches: in one turn
+//! as many as its backlog says.
 //!
 //! Each connection gets its own copy of the context in which serving started. asyncio does the same by a task for each
-//! connection. What becomes of a connection is the business of `stream/`; a TLS connection is made in Python
-//! (`Loop._accept_tls`).
+//! connection. What becomes of a connection, its socket options included, is the business of `stream/`; a TLS
+//! connection is made in Python (`Loop._accept_tls`).
 
 use std::io;
 use std::os::fd::AsRawFd;
