@@ -73,9 +73,6 @@ mod _rloop {
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
-        crate::transports::datagram::add_raw_methods(module.py())?;
-        crate::transports::pipe::add_raw_methods(module.py())?;
-        crate::transports::stream::add_raw_methods(module.py())?;
-        crate::transports::tls::add_raw_methods(module.py())
+        crate::transports::add_raw_methods(module.py())
     }
 }

@@ -143,6 +143,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         # Of the handshake, later of the shutdown.
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0.0
+        # (low, high), in bytes. Nothing looks at these marks but the program.
+        self._read_limits = (64 * 1024, 256 * 1024)
         self._app_transport: _rloop.TlsTransport | None = _rloop.TlsTransport(self)
 
     # ---------------------------------------------------------------------------------------- the transport below

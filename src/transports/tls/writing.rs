@@ -21,7 +21,7 @@ use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::py::new::{self, intern};
-use crate::transports::flow::Signal;
+use crate::transports::flow::{Queue, Signal};
 use crate::transports::outbox::{Follow, Next};
 use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
@@ -83,7 +83,7 @@ impl TlsLayer {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let sent = this.state.with(py, |state| {
-            state.outbox.begin_flush();
+            state.outbox.deferred = false;
             state.outbox.queue.is_empty()
         });
         if sent {
@@ -98,7 +98,7 @@ impl TlsLayer {
 
     /// The program asks the transport something: it is to find that everything was sent which the kernel takes.
     pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.is_deferred());
+        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.deferred);
         if !kept {
             return Ok(());
         }
@@ -179,7 +179,7 @@ impl TlsLayer {
         let (below, phase) = (this.queued_below(py), this.phase());
         let signal = this.state.with(py, |state| {
             let outbox = &mut state.outbox;
-            let own = outbox.queue.len();
+            let own = outbox.queue.size();
             // What is kept back does not count: the kernel may take all of it.
             let waits = outbox.blocked || phase != Phase::Wrapped || own == 0;
             outbox.flow.grown(if waits { own + below } else { 0 })
@@ -209,7 +209,7 @@ impl TlsLayer {
             transport: &slf.getattr(intern!(py, "_app_transport")?)?,
             protocol: Some(slf.clone().into_any()),
         };
-        reporter.flow_of(this.protocol(py).as_ref(), signal)
+        reporter.flow(this.protocol(py).as_ref(), signal)
     }
 }
 
@@ -223,7 +223,7 @@ impl State {
             return Ok(None);
         }
         let first = outbox.queue.front_len();
-        if first == outbox.queue.len() || first >= RECORD {
+        if first == outbox.queue.size() || first >= RECORD {
             return Ok(outbox.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
         }
         Ok(Some(Chunk::from_vec(outbox.queue.gather(RECORD)?)))
