@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -29,6 +29,8 @@ use crate::reactor::token::Token;
 
 /// Seconds to wait when no connection can be accepted (`asyncio.constants.ACCEPT_RETRY_DELAY`).
 const RETRY_DELAY: f64 = 1.0;
+/// So many connections in a row may fail before an error of a single connection counts as one that stays.
+const MOST_FAILURES: u32 = 100;
 /// asyncio's default.
 const USUAL_BACKLOG: usize = 100;
 
@@ -50,6 +52,8 @@ pub struct Listener {
     token: LoopCell<Option<Token>>,
     /// An accept has failed, and nothing is accepted before the retry: such an error stays for a while.
     backing_off: AtomicBool,
+    /// How many connections in a row have failed before they were accepted.
+    failures: AtomicU32,
     /// The program's socket.
     fd: FileFd,
 }
@@ -93,6 +97,7 @@ impl Listener {
                 },
                 token: LoopCell::new(None),
                 backing_off: AtomicBool::new(false),
+                failures: AtomicU32::new(0),
                 fd: socket,
             },
         )?;
@@ -118,10 +123,14 @@ impl Listener {
                 return Ok(());
             }
             match fd.and_then(sys::accept) {
-                Ok((fd, peer)) => result = this.accepted(py, fd, peer),
+                Ok((fd, peer)) => {
+                    this.failures.store(0, Relaxed);
+                    result = this.accepted(py, fd, peer);
+                }
                 Err(error) => match error.raw_os_error() {
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    // accept(2): something is wrong with this connection only. The next one is accepted.
+                    // accept(2): something is wrong with this connection only. The next one is accepted. If many in a
+                    // row have failed so, this error stays, too.
                     Some(
                         libc::ECONNABORTED
                         | libc::EPROTO
@@ -131,7 +140,7 @@ impl Listener {
                         | libc::EHOSTDOWN
                         | libc::EHOSTUNREACH
                         | libc::EOPNOTSUPP,
-                    ) => {}
+                    ) if this.failures.fetch_add(1, Relaxed) < MOST_FAILURES => {}
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         return this.back_off(slf, "socket.accept() out of system resource", &error);
                     }
