@@ -315,7 +315,7 @@ async def either(asking: Any, serving: asyncio.Task[Any]) -> None:
         if not asked.done():
             asked.cancel()
             await asyncio.wait([asked])
-    if not serving.cancelled() and (error := serving.exception()):
+    if serving.done() and not serving.cancelled() and (error := serving.exception()):
         raise error
     asked.result()
 
@@ -386,8 +386,10 @@ async def signals(world: World) -> None:
         # In this time the loop sleeps in its wait, which the signal ends.
         thread = threading.Timer(0.001, os.kill, [os.getpid(), signal.SIGUSR1])
         thread.start()
-        await world.until(lambda: len(arrived) > number)  # noqa: B023
-        thread.join()
+        try:
+            await world.until(lambda: len(arrived) > number)  # noqa: B023
+        finally:
+            thread.join()
 
 
 async def threads(world: World) -> None:

@@ -79,3 +79,7 @@ IN_A_ROW = 5
 # The last call of a name that fails.
 LAST = 20
 FOR_EVER = 1 << 40
+
+# (scenario, call) whose errors do not stay for ever: a loop that no thread can wake sleeps until its next timer, as
+# asyncio's does whose self-pipe cannot be written to.
+NEVER_FOR_EVER = {("threads", "write")}

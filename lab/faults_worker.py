@@ -10,6 +10,7 @@ import asyncio
 import faulthandler
 import gc
 import json
+import logging
 import resource
 import socket
 import sys
@@ -42,6 +43,9 @@ def drive(world: World, task: asyncio.Task[None]) -> str:
             world.loop.run_until_complete(task)
         except OSError:
             if task.done():
+                # If the wait has failed just now, the end of the run is still in the queue, as on asyncio.
+                world.loop.call_soon(world.loop.stop)
+                world.loop.run_forever()
                 break
             # An error of the loop's own wait. The loop can be run again.
             raised += 1
@@ -141,11 +145,19 @@ def run_case(name: str, rules: list[Any]) -> dict[str, Any]:
 unraisable: list[str] = []
 
 
+def note_unraisable(args: Any) -> None:
+    # asyncio's create_server leaves its listening sockets to the garbage collector if the loop cannot watch them.
+    if not (isinstance(args.exc_value, ResourceWarning) and "unclosed <socket.socket" in str(args.exc_value)):
+        unraisable.append(f"unraisable: {args.exc_value!r} in {args.object!r}")
+
+
 def main() -> None:
+    # asyncio logs writes to connections that are gone, for instance.
+    logging.disable(logging.CRITICAL)
     warnings.simplefilter("error")
     # At the end of the process the certificates' folder is removed without having been told to.
     warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
-    sys.unraisablehook = lambda args: unraisable.append(f"unraisable: {args.exc_value!r} in {args.object!r}")
+    sys.unraisablehook = note_unraisable
     threading.excepthook = lambda args: unraisable.append(f"thread: {args.exc_value!r}")
     started = False
     for line in sys.stdin:

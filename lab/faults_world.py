@@ -122,7 +122,8 @@ class World:
                 self.problems.append(f"closing raises {error!r}")
         for peer in self.peers:
             if peer.transport is not None and not peer.lost:
-                peer.transport.abort()
+                # A pipe for reading has no abort().
+                getattr(peer.transport, "abort", peer.transport.close)()
         self.troubles.append(OSError("the scenario has ended"))
         self.grace = LIMIT
         try:

@@ -397,7 +397,20 @@ impl WritePipeTransport {
 
     /// The second step, after `connection_made`: from here on it shows when the reader goes away.
     fn _start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().closing(slf.py()) { Ok(()) } else { Self::watch(slf, None) }
+        let (py, this) = (slf.py(), slf.get());
+        let (needed, blocked) = this.state.with(py, |state| {
+            let blocked = state.side.outbox.blocked && state.side.has_unsent();
+            (blocked || !state.life.is_closing(), blocked)
+        });
+        let watched = if needed { Self::watch(slf, None) } else { Ok(()) };
+        if watched.is_err() {
+            // The caller tells of it, as on asyncio. The next write that blocks tries once more, by another number.
+            this.state.with(py, |state| state.side.tells_end = false);
+            if let Err(error) = if blocked { Self::watch_blocked(slf) } else { Ok(()) } {
+                Self::write_failed(slf, error)?;
+            }
+        }
+        watched
     }
 
     /// The pipe may be made to hold more once it has been full.
