@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -31,6 +31,8 @@ use crate::reactor::token::Token;
 
 /// Seconds to wait when no connection can be accepted (`asyncio.constants.ACCEPT_RETRY_DELAY`).
 const RETRY_DELAY: f64 = 1.0;
+/// So many connections in a row may fail before an error of a single connection counts as one that stays.
+const MOST_FAILURES: u32 = 100;
 /// asyncio's default.
 const USUAL_BACKLOG: usize = 100;
 
@@ -64,6 +66,8 @@ pub struct Listener {
     token: LoopCell<Option<Token>>,
     /// An accept has failed, and nothing is accepted before the retry: such an error stays for a while.
     backing_off: AtomicBool,
+    /// How many connections in a row have failed before they were accepted.
+    failures: AtomicU32,
     /// The program's socket.
     fd: FileFd,
 }
@@ -100,6 +104,7 @@ impl Listener {
             context: context.map_or_else(|| context::copy_current(py), Ok)?.unbind(),
             token: LoopCell::new(None),
             backing_off: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
             fd,
         };
         let listener = Bound::new(py, listener)?;
@@ -125,10 +130,16 @@ impl Listener {
                 return Ok(());
             }
             match fd.and_then(sys::accept) {
-                Ok((fd, peer)) => result = this.accepted(py, fd, peer),
+                Ok((fd, peer)) => {
+                    this.failures.store(0, Relaxed);
+                    result = this.accepted(py, fd, peer);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => match error.raw_os_error().unwrap_or_default() {
-                    errno if OF_THIS_CONNECTION.contains(&errno) => {}
+                    // The next connection is accepted. If many in a row have failed so, this error stays, too.
+                    errno
+                        if OF_THIS_CONNECTION.contains(&errno)
+                            && this.failures.fetch_add(1, Relaxed) < MOST_FAILURES => {}
                     libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                         return this.back_off(slf, "socket.accept() out of system resource", &error);
                     }
