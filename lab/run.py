@@ -28,6 +28,8 @@ AT_A_TIME = 2
 # Each part, and for how many seconds it runs as part of the whole.
 PARTS: dict[str, int] = {
     "programs": 600,
+    "soak": 600,
+    "interrupts": 600,
 }
 
 

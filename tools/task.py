@@ -237,9 +237,6 @@ def test() -> None:
         if status := conformance_of(python):
             sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
-    say("Soak: uvicorn, aiohttp and asyncio's servers under load, nothing may be left")
-    inside = venv("soak", python, wheel(python), ROOT / "examples" / "requirements.txt")
-    run(*inside, "examples/soak.py", "rloop", "--quick")
     say_missing(lacking, "Skipped, because something is missing here")
     say(f"Everything {'else ' if lacking else ''}passed, in {time.monotonic() - started:.0f} s")
 
@@ -411,14 +408,27 @@ def bench_compare(revision: str, *arguments: str) -> None:
 
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
+    inside = lab_venv()
+    say("The laboratory")
+    sys.exit(status_of(*inside, "lab/run.py", *arguments))
+
+
+def soak(hours: str = "1") -> None:
+    """Run servers under load for hours; nothing may be left of it."""
+    inside = lab_venv()
+    say(f"The long run: {hours} hours; its figures go to {TARGET / 'lab' / 'soak.svg'}")
+    sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
+
+
+def lab_venv() -> tuple[str, ...]:
+    """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
     path = wheel(python)
     requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "examples", "lab")]
     inside = kept_venv(f"lab-{python.name}", python, MATURIN, *requirements)
     install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps")
     run(*inside, *install, path)
-    say("The laboratory")
-    sys.exit(status_of(*inside, "lab/run.py", *arguments))
+    return inside
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -432,11 +442,12 @@ def main(arguments: Sequence[str]) -> None:
         "bench": bench,
         "bench-compare": bench_compare,
         "lab": lab,
+        "soak": soak,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "bench-compare", "lab", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     machine.check_rust()
