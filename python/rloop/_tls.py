@@ -1,4 +1,4 @@
-"""What happens once in a TLS connection: handshake, shutdown, timeouts and errors, and how a loop makes a connection.
+"""What happens once in a TLS connection: making it, handshake, shutdown, timeouts, errors and `get_extra_info`.
 
 `TlsProtocol` is the class of every TLS layer. Its base, the native `_rloop.TlsLayer`, does what happens per packet:
 nothing here is called for a packet once the handshake is done. The model is asyncio's `sslproto.SSLProtocol`, method by

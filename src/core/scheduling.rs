@@ -126,6 +126,17 @@ impl LoopCore {
         Ok(timer)
     }
 
+    /// Schedules `callback`, `delay` seconds from now.
+    pub fn call_later<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        delay: f64,
+        callback: Callback<'_, 'py>,
+    ) -> PyResult<Bound<'py, TimerHandle>> {
+        let when = new::float(event_loop.py(), self.clock.now() + delay)?.into_any();
+        self.call_at(event_loop, when, callback)
+    }
+
     /// A handle that is not scheduled yet.
     #[inline]
     pub fn handle<'py>(

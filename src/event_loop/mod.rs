@@ -5,6 +5,8 @@
 //! fields that both read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties here, which
 //! come before an instance's dictionary.
 
+#[cfg(feature = "faults")]
+pub mod faults;
 mod inside;
 mod package;
 mod scheduling;

@@ -1,13 +1,14 @@
-//! The listener: a listening socket of a `Server`, which accepts connections in batches.
+//! The listener: a listening socket of a `Server`, which accepts connections in batches: in one turn
+//! as many as its backlog says.
 //!
 //! Each connection gets its own copy of the context in which serving started. asyncio does the same by a task for each
-//! connection. What becomes of a connection is the business of `stream/`; a TLS connection is made in Python
-//! (`Loop._accept_tls`).
+//! connection. What becomes of a connection, its socket options included, is the business of `stream/`; a TLS
+//! connection is made in Python (`Loop._accept_tls`).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -23,13 +24,15 @@ use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
-use crate::py::new::{self, intern};
+use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
 
 /// Seconds to wait when no connection can be accepted (`asyncio.constants.ACCEPT_RETRY_DELAY`).
 const RETRY_DELAY: f64 = 1.0;
+/// So many connections in a row may fail before an error of a single connection counts as one that stays.
+const MOST_FAILURES: u32 = 100;
 /// asyncio's default.
 const USUAL_BACKLOG: usize = 100;
 
@@ -63,6 +66,8 @@ pub struct Listener {
     token: LoopCell<Option<Token>>,
     /// An accept has failed, and nothing is accepted before the retry: such an error stays for a while.
     backing_off: AtomicBool,
+    /// How many connections in a row have failed before they were accepted.
+    failures: AtomicU32,
     /// The program's socket.
     fd: FileFd,
 }
@@ -99,6 +104,7 @@ impl Listener {
             context: context.map_or_else(|| context::copy_current(py), Ok)?.unbind(),
             token: LoopCell::new(None),
             backing_off: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
             fd,
         };
         let listener = Bound::new(py, listener)?;
@@ -125,10 +131,16 @@ impl Listener {
                 return Ok(());
             }
             match fd.and_then(sys::accept) {
-                Ok((fd, peer)) => result = this.accepted(py, fd, peer),
+                Ok((fd, peer)) => {
+                    this.failures.store(0, Relaxed);
+                    result = this.accepted(py, fd, peer);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => match error.raw_os_error().unwrap_or_default() {
-                    errno if OF_THIS_CONNECTION.contains(&errno) => {}
+                    // The next connection is accepted. If many in a row have failed so, this error stays, too.
+                    errno
+                        if OF_THIS_CONNECTION.contains(&errno)
+                            && this.failures.fetch_add(1, Relaxed) < MOST_FAILURES => {}
                     libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                         return this.back_off(slf, "socket.accept() out of system resource", &error);
                     }
@@ -179,10 +191,9 @@ impl Listener {
     /// Has `_retry` called after a while. An error of resources ends when the program, or another one, closes a file,
     /// which no event tells of.
     fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let when = new::float(py, self.core.clock.now() + RETRY_DELAY)?.into_any();
-        let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context: None };
-        self.core.call_at(self.event_loop.bind(py), when, callback).map(drop)
+        let retry = slf.getattr(intern!(slf.py(), "_retry")?)?;
+        let callback = Callback { callback: retry, args: &[], context: None };
+        self.core.call_later(self.event_loop.bind(slf.py()), RETRY_DELAY, callback).map(drop)
     }
 
     /// Tells the loop's exception handler, with the socket that is concerned, as

@@ -137,9 +137,23 @@ impl Transport for WritePipeTransport {
         describe_rest(state, loop_is_closed, || format!(" {polling} bufsize={}", state.outbox.queue.size()))
     }
 
-    /// From here on it shows when the reader goes away.
+    /// From here on it shows when the reader goes away. What is queued already waits for the file, also if the transport
+    /// is closing.
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().is_closing(slf.py()) { Ok(()) } else { Self::watch(slf, None) }
+        let (py, this) = (slf.py(), slf.get());
+        let (needed, blocked) = this.state.with(py, |state| {
+            let blocked = state.outbox.blocked && state.has_unsent();
+            (blocked || !state.life.is_closing(), blocked)
+        });
+        let watched = if needed { Self::watch(slf, None) } else { Ok(()) };
+        if watched.is_err() {
+            // The caller tells of it, as on asyncio. The next write that blocks tries once more, by another number.
+            this.state.with(py, |state| state.side.tells_end = false);
+            if let Err(error) = if blocked { Self::watch_blocked(slf) } else { Ok(()) } {
+                Self::write_failed(slf, error)?;
+            }
+        }
+        watched
     }
 }
 

@@ -3,9 +3,9 @@
 //! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` sends, or keeps back until the loop
 //! calls `flush`.
 //!
-//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of
-//! it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are served by methods of their own,
-//! `sendfile.rs` and `info.rs` what their names say.
+//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made, with the options of its socket.
+//! `class.rs` is Python's view of it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are
+//! served by methods of their own, `sendfile.rs` and `info.rs` what their names say.
 
 mod by_methods;
 mod class;

@@ -8,8 +8,9 @@
 //! is a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
 //!
 //! An error of OpenSSL is raised by `_ssl`, as its own exception, in the engine. `TlsLayer::fail` takes it from there
-//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`, and
-//! the loop's exception handler is told. An error in the handshake goes to whoever waits for the connection.
+//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`.
+//! The loop's exception handler is not told of it, because `ssl.SSLError` is an OSError; it is told of any other
+//! exception. An error in the handshake goes to whoever waits for the connection.
 //!
 //! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports,
 //! a method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call

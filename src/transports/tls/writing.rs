@@ -1,7 +1,8 @@
 //! Bytes out: what the program writes is encrypted here, and handed to the transport below.
 //!
 //! A write is encrypted at once, and the transport below sends it at once. The outbox may keep a piece back if the
-//! connection writes in pieces. Then the piece shares a record with what the same callback writes next. While the transport below takes no more, and before the handshake is done, writes are queued in clear.
+//! connection writes in pieces. Then the piece shares a record with what the same callback writes next. While the
+//! transport below takes no more, and before the handshake is done, writes are queued in clear.
 //!
 //! The steps are `write` -> `encrypt` -> `encrypt_batch`, which takes chunks out of the outbox and has the engine
 //! encrypt them -> `send_output` -> the transport below. What OpenSSL has to say by itself, for the handshake for
