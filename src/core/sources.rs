@@ -167,8 +167,8 @@ impl Source {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Callbacks(callbacks) => {
-                let handles = callbacks.reader.iter().chain(&callbacks.writer);
-                handles.into_iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+                visit.call(&callbacks.reader)?;
+                visit.call(&callbacks.writer)?;
                 visit.call(&callbacks.read_waiter)?;
                 visit.call(&callbacks.write_waiter)?;
                 visit.call(&callbacks.file)
