@@ -149,6 +149,7 @@ impl ReadyHandles {
                 Err(error) => failed = Some(error),
             }
         }
+        // They go back where they were: in front of what finalizers have added meanwhile.
         for handle in handles.iter().rev() {
             core.push_front(py, Entry::Handle(handle.clone().unbind()))?;
         }
@@ -175,12 +176,14 @@ impl ReadyHandles {
 
     /// By index, from either end, as a deque. `nest_asyncio` looks at the first handle.
     fn __getitem__<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyAny>> {
+        // A deque counts from its end as well, and has its own text for an index that is out of range.
         let list = self.list(py)?;
         let index = if index < 0 { index + list.len() as isize } else { index };
         let index = usize::try_from(index).ok().filter(|&index| index < list.len());
         list.get_item(index.ok_or_else(|| PyIndexError::new_err("deque index out of range"))?)
     }
 
+    /// A program asks this before it calls `remove()`.
     fn __contains__(&self, handle: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.list(handle.py())?.contains(handle)
     }
@@ -228,10 +231,8 @@ impl ReadyHandles {
     fn remove(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (handle.py(), &self.event_loop.get().core);
         self.handles(py)?;
-        let removed = core.remove_ready(handle);
-        let removed = removed.ok_or_else(|| PyValueError::new_err("deque.remove(x): x not in deque"))?;
-        drop(removed);
-        Ok(())
+        let missing = || PyValueError::new_err("deque.remove(x): x not in deque");
+        core.remove_ready(handle).map(drop).ok_or_else(missing)
     }
 
     /// Drops the handles. What the poll has found stays: with asyncio's selector, the next turn would find it again.
