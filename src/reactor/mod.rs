@@ -140,6 +140,7 @@ impl<S> Reactor<S> {
         self.forks == sys::forks()
     }
 
+    /// For a fork's child: a poll of its own, in which everything is registered again. The parent's is left alone.
     #[cold]
     fn make_anew(&mut self) -> io::Result<()> {
         if self.registry.is_none() {
