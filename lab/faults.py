@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ import faults_build
 from faults_scenarios import SCENARIOS
 from faults_table import AFTER, ERRORS, FOR_EVER, IN_A_ROW, LAST, NEVER_FOR_EVER, PASSING, SHORT
 
-LAB = Path(__file__).resolve().parent
+# What runs the cases.
+SCRIPT = (str(Path(__file__).resolve().parent / "faults_worker.py"),)
 # Cases that one process runs, at most.
 BATCH = 300
 # Seconds without a word of a worker, which names each case, until it is ended.
@@ -95,10 +96,10 @@ def cases_of(scenario: str, counts: dict[str, list[int]]) -> Iterator[Case]:
 class Worker:
     """A process that runs cases of one scenario."""
 
-    def __init__(self, package: Path, scenario: str) -> None:
+    def __init__(self, package: Path, scenario: str, script: Sequence[str] = SCRIPT) -> None:
         more = {"RLOOP_TLS_ENGINE": "portable"} if scenario.endswith("-portable") else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", str(LAB / "faults_worker.py")],
+            [sys.executable, "-X", "faulthandler", *script],
             env=faults_build.environment(package, **more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -198,7 +199,7 @@ def main() -> None:
     parser.add_argument("--errno", action="append")
     parser.add_argument("--list", action="store_true", help="print the cases, and run none")
     options = parser.parse_args()
-    package = Path(os.environ["RLOOP_LAB_PACKAGE"]) if "RLOOP_LAB_PACKAGE" in os.environ else faults_build.build()
+    package = faults_build.build()
     started = time.monotonic()
     cases = chosen(options, package)
     if options.list:

@@ -196,7 +196,7 @@ impl Reporter<'_, '_> {
         if self.core.debug.load(Relaxed) {
             let py = self.transport.py();
             let keywords = new::dict(py)?;
-            keywords.set_item("exc_info", error.value(py))?;
+            keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
             let logger = self.core.names.logger.bind(py);
             logger.call_method(
                 intern!(py, "debug")?,
