@@ -4,8 +4,9 @@
 
 A mode of the build with the cargo feature `faults` holds for the whole test process: each read gets one byte, each
 write sends one byte (but for each 64th), sockets have the smallest buffers that the kernel allows, or waits wake up
-without a reason. The tests must pass all the same. Those that measure what a mode changes by design are named in `modes_left_out.txt`, with
-the reason. Without enough seconds for all folders in all modes, the rest is named; `--seed` decides on the order.
+without a reason. The tests must pass all the same. Those that measure what a mode changes by design are named in
+`modes_left_out.txt`, with the reason. Without enough seconds for all folders in all modes, the rest is named; `--seed`
+decides on the order.
 """
 
 from __future__ import annotations

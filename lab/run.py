@@ -26,7 +26,14 @@ OUTPUT = Path(os.environ.get("CARGO_TARGET_DIR", LAB.parent / "target")) / "lab"
 AT_A_TIME = 2
 
 # Each part, and for how many seconds it runs as part of the whole.
-PARTS: dict[str, int] = {}
+PARTS: dict[str, int] = {
+    "programs": 600,
+    "soak": 600,
+    "interrupts": 600,
+    "faults": 600,
+    "modes": 600,
+    "allocations": 300,
+}
 
 
 @dataclass(frozen=True)

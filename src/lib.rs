@@ -76,9 +76,6 @@ mod _rloop {
         crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
-        crate::transports::datagram::add_raw_methods(module.py())?;
-        crate::transports::pipe::add_raw_methods(module.py())?;
-        crate::transports::stream::add_raw_methods(module.py())?;
-        crate::transports::tls::add_raw_methods(module.py())
+        crate::transports::add_raw_methods(module.py())
     }
 }

@@ -28,7 +28,7 @@ PROMISES = {
     "py/bytes.rs",  # Chunk: its bytes do not change
     "py/cell.rs",  # LoopCell: guarded by the GIL
     "py/file_fd.rs",  # FileFd: a number that is read atomically
-    "transports/tls/openssl.rs",  # functions of a library, and a connection behind a mutex
+    "transports/tls/direct.rs",  # a connection, whose callers hold the GIL
 }
 
 # Files that call C functions which no crate declares.

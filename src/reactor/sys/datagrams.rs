@@ -1,5 +1,5 @@
-//! Receiving and sending datagrams: many in one system call on Linux, one by one elsewhere. What a datagram means, and
-//! who gets it, is not known here.
+//! Receiving and sending datagrams: many in one system call on Linux, one by one elsewhere. How many at a time, and of
+//! which size, is decided here. What a datagram means, and who gets it, is not known.
 
 use std::collections::TryReserveError;
 use std::io;

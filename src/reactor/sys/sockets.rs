@@ -21,7 +21,7 @@ pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<us
 }
 
 /// What is known of a stream socket after a read that has not filled its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShortRead {
     /// The socket is empty: TCP.
     Empties,
@@ -30,6 +30,7 @@ pub enum ShortRead {
     /// here.
     EmptiesUnlessCut,
     /// Nothing: a read ends where a message or a packet ends (SCTP, SOCK_SEQPACKET, the vsock of Hyper-V).
+    #[default]
     SaysNothing,
 }
 
