@@ -20,7 +20,7 @@ use crate::error::leaves_the_loop;
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
-use crate::py::new::{self, interned};
+use crate::py::new::{self, intern, interned};
 
 /// An exception that ends the connection, and asyncio's text for it. Without a text the exception is not the
 /// connection's: it goes on to the caller, as KeyboardInterrupt and SystemExit always do.
