@@ -66,6 +66,8 @@ def test_cases_of_a_scenario(lab):
     assert max(case.first for case in cases) == 20
     assert "tcp: recv number 20: 1 only" in map(str, cases)
     assert "tcp: recv number 1: EINTR, 5 times" in map(str, cases)
+    harmless = {case.number for case in cases if case.what == "errno" and case.is_harmless}
+    assert harmless == {errno.EINTR, errno.EAGAIN}
 
 
 def test_left_out_tests_exist(lab):
