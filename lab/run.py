@@ -30,6 +30,9 @@ PARTS: dict[str, int] = {
     "programs": 600,
     "soak": 600,
     "interrupts": 600,
+    "faults": 600,
+    "modes": 600,
+    "allocations": 300,
 }
 
 
