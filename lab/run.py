@@ -26,7 +26,15 @@ OUTPUT = Path(os.environ.get("CARGO_TARGET_DIR", LAB.parent / "target")) / "lab"
 AT_A_TIME = 2
 
 # Each part, and for how many seconds it runs as part of the whole.
-PARTS: dict[str, int] = {}
+PARTS: dict[str, int] = {
+    "asan": 900,
+    "debug_python": 600,
+    "memcheck": 600,
+    "miri": 300,
+    "models": 300,
+    "planted": 900,
+    "tsan": 300,
+}
 
 
 @dataclass(frozen=True)
