@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,13 +47,13 @@ def triple() -> str:
 
 
 def cargo(
-    *arguments: str | Path, folder: Path, tree: Path = ROOT, timeout: float = 1800, **environment: str
+    arguments: Sequence[str], folder: Path, variables: Mapping[str, str], timeout: float = 1800, tree: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run cargo in the source tree `tree`, with its own target folder. Its output is returned, not shown."""
+    """Run cargo in the source tree `tree`, with a target folder of its own. Its output is returned, not shown."""
     return subprocess.run(
-        ["cargo", *map(str, arguments)],
+        ["cargo", *arguments],
         cwd=tree,
-        env={**os.environ, "CARGO_TARGET_DIR": str(folder), **environment},
+        env={**os.environ, "CARGO_TARGET_DIR": str(folder), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -62,28 +62,25 @@ def cargo(
     )
 
 
-def extension(folder: Path, flags: str, python: str = sys.executable, tree: Path = ROOT, **environment: str) -> Path:
-    """Build the extension module for an interpreter with these flags of rustc. The flags hold for all crates of the
+def extension(folder: Path, flags: str, variables: Mapping[str, str], tree: Path = ROOT) -> Path:
+    """Build the extension module for this interpreter with these flags of rustc. The flags hold for all crates of the
     program, but not for build scripts and macros. Ends the part if the build fails."""
-    environment = {"PYO3_BUILD_EXTENSION_MODULE": "1", "PYO3_PYTHON": python, "RUSTFLAGS": flags, **environment}
+    variables = {"PYO3_BUILD_EXTENSION_MODULE": "1", "PYO3_PYTHON": sys.executable, "RUSTFLAGS": flags, **variables}
     target = triple()
-    built = cargo("build", "--quiet", "--locked", "--lib", "--target", target, folder=folder, tree=tree, **environment)
+    built = cargo(("build", "--quiet", "--locked", "--lib", "--target", target), folder, variables, tree=tree)
     if built.returncode:
         sys.exit(f"{built.stdout}\nthe extension cannot be built")
     return folder / target / "debug" / "librloop.so"
 
 
-def environment_with(library: Path, folder: Path, python: str = sys.executable, tree: Path = ROOT) -> Path:
-    """Make a virtual environment that has this build of rloop, and otherwise what `python` has. Returns its
+def environment_with(library: Path, folder: Path, tree: Path = ROOT) -> Path:
+    """Make a virtual environment that has this build of rloop, and otherwise what this one has. Returns its
     interpreter. A test that starts another interpreter starts this one, so that it uses this build as well."""
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     [packages] = folder.glob("lib/python*/site-packages")
-    installed = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
-    )
     # Python looks into this environment's own folder first.
-    (packages / "installed.pth").write_text(installed.stdout)
+    (packages / "installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     shutil.copytree(tree / "python" / "rloop", packages / "rloop", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     shutil.copy(library, packages / "rloop" / "_rloop.so")
     return folder / "bin" / "python"
@@ -96,13 +93,22 @@ def pytest(
     there was no time for do not count. If the interpreter dies, that is one failure."""
     command = [str(python), "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--tb=short", *tests]
     environment = {**os.environ, "RLOOP_TEST_LOOPS": "rloop", "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds
-        )
-    except subprocess.TimeoutExpired as expired:
-        return 0, 0, (expired.stdout or b"").decode(errors="replace") + "\nno time left"
-    output = done.stdout.decode(errors="replace")
+    return tests_of(command, seconds, environment, tree)
+
+
+def tests_of(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str], tree: Path = ROOT
+) -> tuple[int, int, str]:
+    """What `pytest` does, for a whole command and environment."""
+    with tempfile.TemporaryFile() as file:
+        try:
+            done = subprocess.run(
+                command, cwd=tree, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            return 0, 0, "no time left"
+        file.seek(0)
+        output = file.read().decode(errors="replace")
     numbers = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)s?\b", output)}
     failed = numbers.get("failed", 0) + numbers.get("error", 0)
     if done.returncode and not failed:
@@ -133,8 +139,3 @@ def test_files(tree: Path = ROOT) -> list[str]:
 def shown(output: str) -> str:
     """The end of an output."""
     return "\n".join(output.rstrip().splitlines()[-SHOWN:])
-
-
-def include_folder() -> Path:
-    """Where the headers of this interpreter are."""
-    return Path(sysconfig.get_path("include"))

@@ -26,7 +26,7 @@ def main() -> None:
     # Nextest is not needed: the test program takes several names.
     command = ("miri", "test", "--locked", "--no-default-features", "--lib", "--", *PURE)
     try:
-        done = builds.cargo(*command, folder=builds.OUTPUT / "miri", timeout=seconds)
+        done = builds.cargo(command, builds.OUTPUT / "miri", {}, seconds)
     except subprocess.TimeoutExpired:
         builds.skip(f"miri has not ended within {seconds} s")
     print(builds.shown(done.stdout))

@@ -1,7 +1,7 @@
 """Checks the waker, the inbox, the close of a loop and the end that hosts wait for, in every order of their threads.
 
-The models are in `lab/models/`, a Rust program of its own, which has loom try all orders of what several threads do with
-one loop. The files under test are the crate's own. This part builds the program and runs each model within its share of
+The models are in `lab/models/`, a Rust program of its own, which has loom try all orders of what several threads do
+with one loop. The files under test are the crate's own. This part builds the program and runs each model within its share of
 the time. A model that fails shows the order that led to it. `tried` is the number of orders.
 """
 
@@ -24,7 +24,7 @@ PREEMPTIONS = (4, 5)
 
 def program(tree: Path = builds.ROOT, folder: Path = builds.OUTPUT / "models") -> Path | None:
     """Build the models of this source tree. None, and the compiler's messages, if they cannot be built."""
-    built = builds.cargo("build", "--quiet", "--locked", folder=folder, tree=tree / MODELS)
+    built = builds.cargo(("build", "--quiet", "--locked"), folder, {}, tree=tree / MODELS)
     if built.returncode:
         print(built.stdout)
         return None
