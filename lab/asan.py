@@ -67,25 +67,25 @@ def reported(reports: Path) -> list[str]:
     return [text for text in texts if "ERROR: AddressSanitizer:" in text]
 
 
-def extension(library: Path, clock: builds.Clock, tests: list[str], tree: Path = builds.ROOT) -> tuple[int, int]:
-    """Run these files of tests on a build of this source tree, for as long as there is time. Returns how many tests
+def extension(library: Path, clock: builds.Clock, tests: list[str]) -> tuple[int, int]:
+    """Run these files of tests on such a build, for as long as there is time. Returns how many tests
     ran, and how many failed or led to a report."""
-    target = FOLDER if tree == builds.ROOT else FOLDER.with_name("planted-asan")
-    built = builds.extension(target, FLAGS, BOOTSTRAP, tree)
-    python = builds.environment_with(built, target / "venv", tree=tree)
-    reports = target / "reports"
+    python = builds.environment_with(builds.extension(FOLDER, FLAGS, BOOTSTRAP), FOLDER / "venv")
+    reports = FOLDER / "reports"
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir(parents=True)
     tried = failed = 0
+    print(f"{len(tests)} files of tests", flush=True)
     for start in range(0, len(tests), BATCH):
         if clock.is_over():
             print(f"no time for {len(tests) - start} of {len(tests)} files")
             break
         some = tests[start : start + BATCH]
-        ran, wrong, output = builds.pytest(python, some, clock.left(), variables(library, reports), tree)
+        ran, wrong, output = builds.pytest([str(python)], some, clock.left(), variables(library, reports))
         if wrong:
             print(builds.shown(output), flush=True)
         tried, failed = tried + ran, failed + wrong
+        print(f"{tried} tests, {failed} failed", flush=True)
     found = reported(reports)
     print("\n".join(found))
     return tried, failed + len(found)

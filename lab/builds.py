@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -87,23 +88,16 @@ def environment_with(library: Path, folder: Path, tree: Path = ROOT) -> Path:
 
 
 def pytest(
-    python: Path, tests: Sequence[str], seconds: float, variables: Mapping[str, str], tree: Path = ROOT
+    command: Sequence[str], tests: Sequence[str], seconds: float, variables: Mapping[str, str]
 ) -> tuple[int, int, str]:
-    """Run tests of rloop for at most so many seconds. Returns how many ran, how many failed, and the output. Tests that
-    there was no time for do not count. If the interpreter dies, that is one failure."""
-    command = [str(python), "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--tb=short", *tests]
+    """Run tests of rloop by this interpreter for at most so many seconds. Returns how many ran, how many failed, and the
+    output. Tests that there was no time for do not count. If the interpreter dies, that is one failure."""
+    arguments = [*command, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--tb=short", *tests]
     environment = {**os.environ, "RLOOP_TEST_LOOPS": "rloop", "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    return tests_of(command, seconds, environment, tree)
-
-
-def tests_of(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str], tree: Path = ROOT
-) -> tuple[int, int, str]:
-    """What `pytest` does, for a whole command and environment."""
     with tempfile.TemporaryFile() as file:
         try:
             done = subprocess.run(
-                command, cwd=tree, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
+                arguments, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
             )
         except subprocess.TimeoutExpired:
             return 0, 0, "no time left"
@@ -129,11 +123,11 @@ class Clock:
         return time.monotonic() >= self.end
 
 
-def test_files(tree: Path = ROOT) -> list[str]:
+def test_files() -> list[str]:
     """The files of tests, ordered so that every folder has its turn early."""
-    folders = [sorted((tree / "tests" / folder).glob("test_*.py")) for folder in FOLDERS]
+    folders = [sorted((ROOT / "tests" / folder).glob("test_*.py")) for folder in FOLDERS]
     rows = [[files[row] for files in folders if row < len(files)] for row in range(max(map(len, folders)))]
-    return [str(path.relative_to(tree)) for row in rows for path in row]
+    return [str(path.relative_to(ROOT)) for row in rows for path in row]
 
 
 def shown(output: str) -> str:

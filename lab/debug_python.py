@@ -61,13 +61,6 @@ def build(command: tuple[str, ...]) -> Path:
     return target / "debug" / "librloop.so"
 
 
-def run(command: list[str], tests: list[str], seconds: float) -> tuple[int, int, str]:
-    """Run some files of tests. Returns how many ran, how many failed, and the output."""
-    variables = {**os.environ, "RLOOP_TEST_LOOPS": "rloop", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONDEVMODE": "1"}
-    arguments = [*command, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--tb=short", *tests]
-    return builds.tests_of(arguments, seconds, variables)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=600)
@@ -88,10 +81,12 @@ def main() -> None:
         if clock.is_over():
             print(f"no time for {len(tests) - start} of {len(tests)} files")
             break
-        ran, wrong, output = run(inside, tests[start : start + BATCH], clock.left())
+        some = tests[start : start + BATCH]
+        ran, wrong, output = builds.pytest(inside, some, clock.left(), {"PYTHONDEVMODE": "1"})
         if wrong:
             print(builds.shown(output), flush=True)
         tried, failed = tried + ran, failed + wrong
+        print(f"{tried} tests, {failed} failed", flush=True)
     builds.finish(tried, failed or int(not tried))
 
 

@@ -1,8 +1,8 @@
 """Checks the waker, the inbox, the close of a loop and the end that hosts wait for, in every order of their threads.
 
 The models are in `lab/models/`, a Rust program of its own, which has loom try all orders of what several threads do
-with one loop. The files under test are the crate's own. This part builds the program and runs each model within its share of
-the time. A model that fails shows the order that led to it. `tried` is the number of orders.
+with one loop. The files under test are the crate's own. This part builds the program and runs each model within its
+share of the time. A model that fails shows the order that led to it. `tried` is the number of orders.
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ PARTS: dict[str, int] = {
     "models": 300,
     "planted": 900,
     "tsan": 300,
+    "programs": 600,
+    "soak": 600,
+    "interrupts": 600,
 }
 
 

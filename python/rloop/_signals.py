@@ -133,8 +133,9 @@ class Signals:
     @contextlib.contextmanager
     def wake_up(self) -> Iterator[None]:
         """Have signals wake the loop. Does nothing outside the main thread: no other thread runs Python's handlers."""
-        if self._is_woken:
-            # A callback of the running loop waits by `loop._selector`.
+        if self._is_woken and self._loop is not None and self._loop.is_running():
+            # A callback of the running loop waits by `loop._selector`. If the loop is not running, a signal's handler
+            # has raised an exception in the middle of the end of the last run, and the fd must be taken again.
             yield
             return
         own = self._take_wake_up_fd() if threading.current_thread() is threading.main_thread() else -1

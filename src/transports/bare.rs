@@ -70,6 +70,14 @@ impl BareSocket {
         drop(self.fd.with(py, Option::take));
     }
 
+    /// True if it is known whether the connection is made or has failed, so that there is nothing to wait for. Over
+    /// loopback this is so as soon as connecting has begun, although connect(2) says EINPROGRESS.
+    fn _is_decided(&self, py: Python<'_>) -> bool {
+        // If poll(2) fails, as it does below a low RLIMIT_NOFILE, the caller waits in the usual way.
+        let is_writable = |fd: &OwnedFd| sys::is_writable(fd.as_raw_fd()).unwrap_or(false);
+        self.fd.with(py, |fd| fd.as_ref().is_none_or(is_writable))
+    }
+
     /// Raises OSError if connecting to `address` has failed, as `BaseSelectorEventLoop._sock_connect_cb` does.
     fn _check_connected(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<()> {
         let error = self.fd.with(py, |fd| fd.as_ref().map_or(Ok(0), |fd| sys::take_error(fd.as_fd())));

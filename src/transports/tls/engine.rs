@@ -1,6 +1,6 @@
 //! How a connection's bytes are encrypted and decrypted, in one of two ways that behave the same.
 //!
-//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`openssl.rs`). The
+//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`direct.rs`). The
 //! portable way calls the methods of that object, with two `ssl.MemoryBIO` (`portable.rs`). Either way the handshake,
 //! the shutdown and everything else that happens once in a connection is done in Python (`_tls.py`), by methods of the
 //! same object. Nothing here knows of transports.
@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::direct::{Connection, Failed};
 use super::ends::Ends;
-use super::openssl::{Connection, Failed, OpenSsl};
 use super::outcome::{Outcome, classes, unless_again};
 use super::portable::Portable;
 use crate::error::no_memory;
 use crate::py::bytes::Target;
 use crate::py::names::names;
 use crate::py::new;
+use crate::py::openssl::OpenSsl;
 
 /// Most bytes that OpenSSL can hold of a record: clear bytes, header and what encryption adds (RFC 8446, 5.2; TLS 1.2
 /// allows 2048 bytes more).

@@ -8,23 +8,23 @@
 //! is a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
 //!
 //! An error of OpenSSL is raised by `_ssl`, as its own exception, in the engine. `TlsLayer::fail` takes it from there
-//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`, and
-//! the loop's exception handler is told. An error in the handshake goes to whoever waits for the connection.
+//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`.
+//! The loop's exception handler is not told of it, because `ssl.SSLError` is an OSError; it is told of any other
+//! exception. An error in the handshake goes to whoever waits for the connection.
 //!
 //! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports,
 //! a method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call
 //! Python, only outside.
 
+mod direct;
 mod ends;
 mod engine;
-mod openssl;
 mod outcome;
 mod portable;
 mod reading;
 mod transport;
 mod writing;
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -34,8 +34,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::above::{LayerKind, NativeLayer};
-use super::flow::Flow;
+use super::flow::{Flow, Queue};
 use super::outbox::Outbox;
+use super::sender::Sender;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
@@ -43,15 +44,14 @@ use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
-use crate::py::made::Made;
+use crate::py::made::{Made, derefs_to_made};
 use crate::py::new::intern;
 use engine::Engine;
 use reading::End;
-pub use transport::{TlsTransport, add_raw_methods};
+pub use transport::TlsTransport;
 
-/// Default high-water marks, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_*`).
-const HIGH_WATER_WRITE: i64 = 512 * 1024;
-const HIGH_WATER_READ: i64 = 256 * 1024;
+/// The default high-water mark, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE`).
+const HIGH_WATER: i64 = 512 * 1024;
 
 /// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or
 /// from any phase back to the first, which is also the last.
@@ -98,14 +98,7 @@ pub struct Layer {
     state: LoopCell<State>,
 }
 
-impl Deref for TlsLayer {
-    type Target = Layer;
-
-    #[inline(always)]
-    fn deref(&self) -> &Layer {
-        &self.0
-    }
-}
+derefs_to_made! { TlsLayer => Layer }
 
 struct State {
     /// The transport below. None before `connection_made` and after `connection_lost`.
@@ -121,8 +114,6 @@ struct State {
     end: Option<End>,
     /// What was written and is still to be encrypted. It is blocked while the transport below has paused this layer.
     outbox: Outbox<WriteQueue<Chunk>>,
-    /// The marks of the read buffer, which nothing looks at but the program.
-    read_limits: Flow,
 }
 
 /// How the loop calls layers, which have no fd.
@@ -218,7 +209,7 @@ impl TlsLayer {
 
     /// How many bytes wait to be sent, in this layer and in the transport below.
     fn queued(&self, py: Python<'_>) -> usize {
-        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.len())
+        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.size())
     }
 
     /// How many bytes wait in the transport below. Of one that is no stream of ours it is not known.
@@ -244,8 +235,7 @@ impl TlsLayer {
                 buffered: false,
                 paused: false,
                 end: None,
-                outbox: Outbox::new(WriteQueue::new(), Flow::with_high(HIGH_WATER_WRITE), 0),
-                read_limits: Flow::with_high(HIGH_WATER_READ),
+                outbox: Outbox::new(WriteQueue::default(), Flow::with_high(HIGH_WATER), 0),
             }),
         };
         let base = PyClassInitializer::from(NativeLayer::new(&LAYER_KIND));
@@ -342,7 +332,7 @@ impl TlsLayer {
         let dropped = self.state.with(py, |state| {
             // asyncio counts the end itself as the first lost write.
             state.outbox.lose();
-            (std::mem::take(&mut state.outbox.queue), state.end.take())
+            (state.outbox.queue.take(), state.end.take())
         });
         drop(dropped);
         self.engine()?.ends().clear();
