@@ -27,6 +27,13 @@ AT_A_TIME = 2
 
 # Each part, and for how many seconds it runs as part of the whole.
 PARTS: dict[str, int] = {
+    "asan": 900,
+    "debug_python": 600,
+    "memcheck": 600,
+    "miri": 300,
+    "models": 300,
+    "planted": 900,
+    "tsan": 300,
     "programs": 600,
     "soak": 600,
     "interrupts": 600,
