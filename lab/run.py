@@ -29,6 +29,7 @@ AT_A_TIME = 2
 PARTS: dict[str, int] = {
     "soak": 600,
     "interrupts": 600,
+    "forks": 300,
 }
 
 
