@@ -30,6 +30,7 @@ PARTS: dict[str, int] = {
     "soak": 600,
     "interrupts": 600,
     "forks": 300,
+    "exits": 1200,
 }
 
 
