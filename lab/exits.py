@@ -22,9 +22,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import machine
 import task
@@ -101,7 +100,7 @@ def run(command, loop, name, source, count):
             text=True,
             errors="replace",
             timeout=LIMIT + count,
-            cwd=ROOT / "tests",
+            cwd=exits.TESTS,
         )
     except subprocess.TimeoutExpired:
         return [f"{name}: no end after {LIMIT + count} s"] * count
