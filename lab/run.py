@@ -40,6 +40,8 @@ PARTS: dict[str, int] = {
     "faults": 600,
     "modes": 600,
     "allocations": 300,
+    "forks": 300,
+    "exits": 1200,
 }
 
 
