@@ -27,6 +27,9 @@ AT_A_TIME = 2
 
 # Each part, and for how many seconds it runs as part of the whole.
 PARTS: dict[str, int] = {
+    "api": 300,
+    "fuzzers": 600,
+    "hostile_tls": 900,
     "programs": 600,
 }
 
