@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import faulthandler
 import gc
 import logging
 import os
@@ -190,17 +191,14 @@ class Episode:
     def attempt(self, said: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """Makes a call that may raise anything but what no call may raise."""
         self.note(said)
-        main = threading.current_thread() is threading.main_thread() and self.depth == 0
-        if main:
+        if threading.current_thread() is threading.main_thread():
+            # Again and again, because what a call makes of the loop may be that its next turn never ends.
             signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         try:
             return function(*args, **keywords)
         except BaseException as exc:
             self.check(exc)
             return None
-        finally:
-            if main:
-                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def note(self, said: str) -> None:
         self.trace.write(f"{'  ' * self.depth}{said}\n")
@@ -335,6 +333,8 @@ def main() -> None:
         raise Late
 
     signal.signal(signal.SIGALRM, late)
+    # Before `api.py` ends a process that hangs, it shows where.
+    faulthandler.dump_traceback_later(seconds + 30, exit=True)
     deadline = time.monotonic() + seconds
     with open(path, "w", encoding="utf-8", errors="replace") as trace:
         for number in range(first, first + min(most, 1000)):
@@ -354,7 +354,9 @@ def play(number: int, trace: TextIO) -> None:
         episode.check(args.exc_value)
 
     sys.unraisablehook = threading.excepthook = watch
-    episode.run()
+    with contextlib.suppress(Late):
+        episode.run()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     asyncio._set_running_loop(None)
     gc.collect()
     if episode.bad is not None:
