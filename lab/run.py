@@ -29,6 +29,7 @@ AT_A_TIME = 2
 PARTS: dict[str, int] = {
     "api": 300,
     "fuzzers": 600,
+    "hostile_peers": 300,
     "hostile_tls": 900,
     "programs": 600,
 }

@@ -31,3 +31,8 @@ def test_random_programs():
 @pytest.mark.time_limit(120)
 def test_wrong_calls():
     assert played("api", "--seconds", "60", "--seed", "1", "--episodes", "15") > 500
+
+
+@pytest.mark.time_limit(120)
+def test_hostile_peers():
+    assert played("hostile_peers", "--seconds", "60", "--seed", "1", "--count", "200") == 200
