@@ -114,6 +114,7 @@ async def test_streams_of_bytes(server_side):
     assert loop.is_running()
 
 
+@pytest.mark.time_limit(max(LIMIT, 120))
 async def test_streams_without_a_socket():
     """Ten thousand streams, which are given to the layer itself: before the handshake is done, and after it."""
     if on_asyncio():
