@@ -5,6 +5,8 @@
 //! methods, each of which borrows the state once. The core knows handles. Transports it knows only as [`Native`]
 //! objects with a table of functions. It never runs callbacks itself; `run.rs` does.
 
+#[cfg(feature = "embed")]
+mod ending;
 mod gathering;
 #[cfg(feature = "embed")]
 mod host;
@@ -40,7 +42,9 @@ use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 #[cfg(feature = "embed")]
-pub use host::{AtClose, Host, Job};
+pub use ending::AtClose;
+#[cfg(feature = "embed")]
+pub use host::{Host, Job};
 use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
@@ -255,7 +259,7 @@ impl LoopCore {
         drop((sent, held));
         self.empty_context.clear(py);
         #[cfg(feature = "embed")]
-        self.host.closed();
+        self.host.ending.complete();
     }
 
     /// Shows the garbage collector what the loop holds.

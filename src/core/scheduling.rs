@@ -216,7 +216,7 @@ impl LoopCore {
     #[cold]
     fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
         let keywords = new::dict(py)?;
-        keywords.set_item("exc_info", error.value(py))?;
+        keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
         self.names
             .logger
             .bind(py)
