@@ -1,5 +1,6 @@
 //! What a loop keeps for the program that hosts Python (the feature `embed`): work from the host's threads, the state
-//! of the loop's end (in `ending.rs`), and counters. The API for the host is in `src/embed/`, which this file does not know.
+//! of the loop's end (in `ending.rs`), and counters. The API for the host is in `src/embed/`, which this file does not
+//! know.
 
 use std::sync::atomic::AtomicU64;
 

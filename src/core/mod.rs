@@ -270,7 +270,8 @@ impl LoopCore {
         };
         // A thread must hold the GIL to send a handle, so that the inbox does not change during a collection.
         self.inbox.try_visit(visit_entry)?;
-        // While the state is borrowed, nothing is shown. Then this collection takes the loop and what it holds for alive.
+        // While the state is borrowed, nothing is shown. Then this collection takes the loop and what it holds for
+        // alive.
         let visit_state = |state: &State| {
             state.ready.iter().try_for_each(visit_entry)?;
             state.timers.iter().chain(&state.spare_timers).try_for_each(|timer| visit.call(timer))?;

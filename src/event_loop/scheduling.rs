@@ -180,8 +180,8 @@ pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
     let names = core.names;
     let attributes = event_loop.getattr_opt(&names.__dict__)?;
     let has_own = |name: &Py<PyString>| attributes.as_ref().map_or(Ok(false), |own| own.contains(name));
-    // The method itself is compared, so that a subclass with the usual `time()` keeps the loop's own clock. For `call_at`
-    // any subclass of `Loop` is taken for one that may have its own.
+    // The method itself is compared, so that a subclass with the usual `time()` keeps the loop's own clock. For
+    // `call_at` any subclass of `Loop` is taken for one that may have its own.
     let own_time = py.get_type::<EventLoop>().getattr(&names.time)?;
     let custom_time = has_own(&names.time)? || !class.getattr(&names.time)?.is(&own_time);
     core.custom_time.store(custom_time, Relaxed);

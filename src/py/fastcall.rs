@@ -198,8 +198,8 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.required(0, method, name)
     }
 
-    /// Refuses more positional arguments than there are `parameters`, of which `required` must be given, and all keywords
-    /// that are none of them.
+    /// Refuses more positional arguments than there are `parameters`, of which `required` must be given, and all
+    /// keywords that are none of them.
     #[inline]
     pub fn accept(&self, method: &str, parameters: &[&str], required: usize) -> PyResult<()> {
         if self.positional > parameters.len() {

@@ -1,6 +1,6 @@
 //! What the rest of the crate needs of Python itself: interned names and imports, calls, contexts, buffers and
-//! addresses. Everything here is made of PyO3 and std (addresses and OpenSSL also of `reactor::sys`). There is no mio, and nothing
-//! that knows an event loop.
+//! addresses. Everything here is made of PyO3 and std (addresses and OpenSSL also of `reactor::sys`). There is no mio,
+//! and nothing that knows an event loop.
 
 pub mod addrinfo;
 pub mod audit;

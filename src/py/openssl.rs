@@ -93,8 +93,8 @@ functions! {
     BIO_clear_flags: fn(*mut Bio, c_int);
 }
 
-/// The objects of a connection: an `ssl.SSLObject`, and the `ssl.SSLContext` and the two `ssl.MemoryBIO` that it was made
-/// of by `context.wrap_bio(incoming, outgoing)`, in this order.
+/// The objects of a connection: an `ssl.SSLObject`, and the `ssl.SSLContext` and the two `ssl.MemoryBIO` that it was
+/// made of by `context.wrap_bio(incoming, outgoing)`, in this order.
 pub type Objects<'py> = [Bound<'py, PyAny>; 4];
 
 /// The library, once it is found and verified.

@@ -86,8 +86,8 @@ impl Habit {
         self.write_in_pieces(last, moment, now())
     }
 
-    /// Of many pieces of one callback only the second, third, fifth, ninth and so on look at the clock. To read the clock
-    /// costs more than everything else that is done for a piece.
+    /// Of many pieces of one callback only the second, third, fifth, ninth and so on look at the clock. To read the
+    /// clock costs more than everything else that is done for a piece.
     fn looks_at_clock(&self) -> bool {
         self.kept <= 2 || self.kept.is_power_of_two()
     }

@@ -5,9 +5,10 @@
 //!   `flow`, `write_queue` and `datagram_queue`; `peers` and `framing`.
 //! - What a stream knows of a layer on it: `above`.
 //! - What all transports share. `shell` holds the parts of a transport. `transport` starts and ends it, reads on and
-//!   sends. `sender` is for the transports that send. `class` has the methods that Python sees. `protocol` alone calls protocols, and reports their exceptions. `socket` is the file under a
-//!   transport. `receiving` is the memory that bytes are received into. `water_marks` reads the marks that a program
-//!   sets, and `inside` serves programs that look at private attributes of asyncio's transports.
+//!   sends. `sender` is for the transports that send. `class` has the methods that Python sees. `protocol` alone calls
+//!   protocols, and reports their exceptions. `socket` is the file under a transport. `receiving` is the memory that
+//!   bytes are received into. `water_marks` reads the marks that a program sets, and `inside` serves programs that look
+//!   at private attributes of asyncio's transports.
 //! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
 //! - Where connections come from: `listener` and `bare`.
 //!

@@ -204,8 +204,8 @@ impl<'py> Reporter<'_, 'py> {
         logger.call_method(interned(py, level)?, args, Some(&keywords)).map(drop)
     }
 
-    /// Has `protocol` pause or resume its writing. Err: what leaves the loop. For TLS, reports name another protocol than
-    /// the one that is called.
+    /// Has `protocol` pause or resume its writing. Err: what leaves the loop. For TLS, reports name another protocol
+    /// than the one that is called.
     pub fn flow(&self, protocol: Option<&Bound<'py, PyAny>>, signal: Signal) -> PyResult<()> {
         let names = self.core.names;
         let (method, message) = match signal {

@@ -1,5 +1,5 @@
-//! What the transports that send have in common beyond `transport.rs`: what follows from a write, writes after the loss,
-//! and the water marks.
+//! What the transports that send have in common beyond `transport.rs`: what follows from a write, writes after the
+//! loss, and the water marks.
 //!
 //! [`Sender`] puts the decisions of `outbox.rs` into effect. How bytes or datagrams are given to the kernel is the
 //! business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is named here.
@@ -70,8 +70,8 @@ pub fn chunk_to_write(args: &Arguments<'_, '_>, module: &str, class: &str) -> Py
     Chunk::from_write(&data)?.ok_or_else(|| refuse(&data, module, class, "write"))
 }
 
-/// The error for what cannot be written, with the text of the running version of Python: that of the method of asyncio's
-/// own transport, which checks the data before it looks at the transport.
+/// The error for what cannot be written, with the text of the running version of Python: that of the method of
+/// asyncio's own transport, which checks the data before it looks at the transport.
 #[cold]
 pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str, method: &str) -> PyErr {
     let py = data.py();

@@ -178,8 +178,8 @@ impl Transport for DatagramTransport {
 }
 
 impl DatagramTransport {
-    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter. `address`: the only one
-    /// that `sendto` is to take.
+    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter. `address`: the only
+    /// one that `sendto` is to take.
     pub fn start<'py>(
         mut parts: Parts<'_, 'py>,
         sock: &Bound<'py, PyAny>,

@@ -137,8 +137,8 @@ impl Transport for WritePipeTransport {
         describe_rest(state, loop_is_closed, || format!(" {polling} bufsize={}", state.outbox.queue.size()))
     }
 
-    /// From here on it shows when the reader goes away. What is queued already waits for the file, also if the transport
-    /// is closing.
+    /// From here on it shows when the reader goes away. What is queued already waits for the file, also if the
+    /// transport is closing.
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let (needed, blocked) = this.state.with(py, |state| {

@@ -1,5 +1,5 @@
-//! Python's view of a stream transport: the methods and attributes that only it has. No logic: each calls what the other
-//! files of this folder have for it. What all transports have is in `transports/class.rs`.
+//! Python's view of a stream transport: the methods and attributes that only it has. No logic: each calls what the
+//! other files of this folder have for it. What all transports have is in `transports/class.rs`.
 
 use pyo3::prelude::*;
 

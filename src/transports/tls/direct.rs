@@ -28,13 +28,12 @@ pub struct Connection {
 }
 
 // SAFETY: `owner` keeps the `SSL` alive. The methods below take the token of the interpreter, so that two of them never
-// run at once on different threads. But OpenSSL can call a callback in the middle of a method, and that callback can let
-// another thread run. What the other thread asks for is refused (`Engine::alone`). Only `holds_input` is not refused: it
-// changes nothing. Methods of the
-// `ssl.SSLObject` let go of the interpreter while they use the `SSL`. The layer calls them in two places: in `Engine`,
-// which refuses all else meanwhile, and in Python during the handshake and the shutdown, when the layer reads and
-// writes nothing by itself (`TlsLayer::read_app`, `TlsLayer::encrypt`). A program must not call them on another thread
-// while the connection is in use: `_ssl` itself does not allow it.
+// run at once on different threads. But OpenSSL can call a callback in the middle of a method, and that callback can
+// let another thread run. What the other thread asks for is refused (`Engine::alone`). Only `holds_input` is not
+// refused: it changes nothing. Methods of the `ssl.SSLObject` let go of the interpreter while they use the `SSL`. The
+// layer calls them in two places: in `Engine`, which refuses all else meanwhile, and in Python during the handshake and
+// the shutdown, when the layer reads and writes nothing by itself (`TlsLayer::read_app`, `TlsLayer::encrypt`). A
+// program must not call them on another thread while the connection is in use: `_ssl` itself does not allow it.
 unsafe impl Send for Connection {}
 // SAFETY: as above.
 unsafe impl Sync for Connection {}
