@@ -76,7 +76,7 @@ names! {
         _accept_tls, _attach, buffer_updated, call_at, _call_eof_received, call_exception_handler,
         _callback_failed, close, connection_lost, connection_made, context, _current_handle, data_received,
         datagram_received, _detach, detach, __dict__, done, eof_received, error_received, exception,
-        _fatal_error, fileno, get_buffer, _get_extra_info, getpeername, getsockname, is_closing, message,
+        _fatal_error, fileno, get_buffer, getpeername, getsockname, is_closing, message,
         name, pause_reading, pause_writing, peername, pending, pipe, _proceed, protocol, read, recvfrom,
         resume_reading, resume_writing, select, _selector, send, sendto, set_result, setblocking,
         _slow_callback, slow_callback_duration, socket, sockname, _start_shutdown, _thread_id, time,
