@@ -90,8 +90,8 @@ def environment_with(library: Path, folder: Path, tree: Path = ROOT) -> Path:
 def pytest(
     command: Sequence[str], tests: Sequence[str], seconds: float, variables: Mapping[str, str]
 ) -> tuple[int, int, str]:
-    """Run tests of rloop by this interpreter for at most so many seconds. Returns how many ran, how many failed, and the
-    output. Tests that there was no time for do not count. If the interpreter dies, that is one failure."""
+    """Run tests of rloop by this interpreter for at most so many seconds. Returns how many ran, how many failed, and
+    the output. Tests that there was no time for do not count. If the interpreter dies, that is one failure."""
     arguments = [*command, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--tb=short", *tests]
     environment = {**os.environ, "RLOOP_TEST_LOOPS": "rloop", "PYTHONDONTWRITEBYTECODE": "1", **variables}
     with tempfile.TemporaryFile() as file:

@@ -16,6 +16,7 @@ import threading
 from typing import Any
 
 from faults_world import Datagrams, Peer, Problem, World
+
 from support import certificates
 
 HOST = "127.0.0.1"
@@ -123,8 +124,7 @@ async def start_tls(world: World) -> None:
 async def upgrade(world: World, plain: list[Peer], options: list[tuple[Any, ...]]) -> list[Any]:
     transports = [peer.transport for peer in plain]
     for peer in plain:
-        # start_tls takes the transport away from its protocol, which hears of no end then.
-        peer.lost, peer.transport = 1, None
+        peer.handed_over = True
     try:
         starting = [
             world.loop.start_tls(peer_transport, layer, context, server_side=side, server_hostname=name, **TIMEOUTS)
