@@ -11,6 +11,7 @@ import contextlib
 import copy
 import faulthandler
 import gc
+import inspect
 import logging
 import os
 import pickle
@@ -77,12 +78,14 @@ class Episode:
         self.random = random.Random(number)
         self.trace = trace
         self.depth = 0
-        self.bad: BaseException | str | None = None
         factory = self.random.choice([rloop.new_event_loop, rloop.Loop, Subclass])
         self.loop = factory()
         self.world = World(self.loop)
         self.loop.set_exception_handler(lambda loop, context: self.check(context.get("exception")))
-        self.things: list[Any] = [self.loop, _policy.EventLoopPolicy(), *map(half_made, CLASSES)]
+        # What can be called, by its type. A type is chosen first, so that each has the same share of the calls.
+        self.things: dict[str, list[Any]] = {}
+        for thing in [self.loop, _policy.EventLoopPolicy(), *map(half_made, CLASSES)]:
+            self.made(thing)
         # Methods of protocols, and the callbacks of the loop, make a call each.
         self.world.call = lambda on, method: self.inner()  # type: ignore[method-assign]
 
@@ -98,10 +101,19 @@ class Episode:
             return self.inner
         if choice < 9:
             return [self.random.choice(VALUES) for _ in range(self.random.randrange(3))]
-        return self.random.choice(self.things)
+        return self.thing()
 
-    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        args = [self.junk() for _ in range(self.random.choice([0, 1, 1, 2, 2, 3, 4]))]
+    def thing(self) -> Any:
+        return self.random.choice(self.things[self.random.choice(list(self.things))])
+
+    def arguments(self, method: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Junk for a call, mostly as many values as the method wants."""
+        count = self.random.choice([0, 1, 1, 2, 3, 4])
+        if self.random.random() < 0.7:
+            with contextlib.suppress(Exception):
+                parameters = inspect.signature(method).parameters.values()
+                count = sum(parameter.default is parameter.empty for parameter in parameters)
+        args = [self.junk() for _ in range(count)]
         names = ["context", "when", "sock", "ssl", "flags", "high", "low", "nothing", "server_side", "backlog"]
         keywords = {self.random.choice(names): self.junk()} if self.random.random() < 0.15 else {}
         return args, keywords
@@ -110,7 +122,7 @@ class Episode:
 
     def step(self) -> None:
         """One random call."""
-        thing = self.random.choice(self.things)
+        thing = self.thing()
         kind = self.random.randrange(20)
         if kind < 10:
             self.call_method(thing, type(thing) if kind < 2 else thing)
@@ -129,7 +141,7 @@ class Episode:
         elif kind < 19:
             self.in_a_thread()
         else:
-            made = self.attempt("class", self.random.choice(CLASSES), *self.arguments()[0])
+            made = self.attempt("class", self.random.choice(CLASSES), *self.arguments(None)[0])
             self.made(made)
 
     def call_method(self, thing: Any, owner: Any) -> None:
@@ -137,11 +149,11 @@ class Episode:
         if not names:
             return
         name = self.random.choice(names)
-        args, keywords = self.arguments()
+        method = self.attempt(f"get {kind_of(thing)}.{name}", getattr, owner, name, None)
+        args, keywords = self.arguments(method)
         if owner is not thing:
             # The method of the class, with anything as its `self`.
-            args.insert(0, self.random.choice([*self.things, *VALUES]))
-        method = self.attempt(f"get {kind_of(thing)}.{name}", getattr, owner, name, None)
+            args[:1] = [self.random.choice([self.thing(), self.thing(), *VALUES])]
         if callable(method):
             said = ", ".join(kind_of(value) for value in args)
             self.made(self.attempt(f"{kind_of(thing)}.{name}({said}) {list(keywords)}", method, *args, **keywords))
@@ -185,8 +197,13 @@ class Episode:
         if isinstance(thing, types.CoroutineType):
             with contextlib.suppress(Exception):
                 self.world.tasks["api"].append(self.loop.create_task(thing))
-        elif thing is not None and not isinstance(thing, (int, str, bytes, type)) and len(self.things) < 60:
-            self.things.append(thing)
+        elif type(thing).__module__.startswith(("rloop", "asyncio", "_asyncio")) or any(
+            thing is cls for cls in CLASSES
+        ):
+            of_its_kind = self.things.setdefault(kind_of(thing), [])
+            if len(of_its_kind) > 6:
+                of_its_kind.pop(self.random.randrange(7))
+            of_its_kind.append(thing)
 
     def attempt(self, said: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
         """Makes a call that may raise anything but what no call may raise."""
@@ -206,7 +223,10 @@ class Episode:
 
     def check(self, exc: BaseException | None) -> None:
         if exc is not None and is_bad(exc):
-            self.bad = exc
+            # At once, so that the last line of the trace is the call that is wrong.
+            self.note("that was wrong")
+            os.write(2, f"{type(exc).__name__}: {exc}\n".encode())
+            os._exit(1)
 
     # --- the course ---
 
@@ -217,9 +237,9 @@ class Episode:
         for _ in range(10):
             self.world.pump()
             await asyncio.sleep(0)
-        self.things += self.world.transports.values()
-        server = await self.loop.create_server(lambda: asyncio.Protocol(), "127.0.0.1", 0)
-        self.things.append(server)
+        for transport in self.world.transports.values():
+            self.made(transport)
+        self.made(await self.loop.create_server(lambda: asyncio.Protocol(), "127.0.0.1", 0))
 
     async def play(self) -> None:
         await self.open_some()
@@ -252,7 +272,8 @@ class Episode:
             coroutine.close()
             return
         for _ in range(most):
-            if task.done() or self.loop.is_closed():
+            # Not the loop's attribute: a call may have replaced that by junk.
+            if task.done() or rloop.Loop.is_closed(self.loop):
                 break
             self.attempt("a turn", self.one_turn)
         if not task.done() and not coroutine.cr_running:
@@ -359,8 +380,6 @@ def play(number: int, trace: TextIO) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
     asyncio._set_running_loop(None)
     gc.collect()
-    if episode.bad is not None:
-        raise SystemExit(f"{type(episode.bad).__name__}: {episode.bad}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ FLAGS = (
 NAMES = sorted(path.stem for path in (FOLDER / "targets").glob("*.rs"))
 # What an input may have, and what one may take: seconds, megabytes.
 LENGTH, SECONDS, MEMORY = 1024, 10, 1024
+# How many inputs of each target are in the tree.
+KEPT = 12
 
 
 def platform() -> str:
@@ -96,11 +98,12 @@ def merge(program: Path, corpus: Path, found: Path) -> None:
         subprocess.run(
             [program, "-merge=1", f"-max_len={LENGTH}", merged, corpus, found], check=True, stderr=subprocess.DEVNULL
         )
-        # Small inputs first: a change of the code is worth more than a long input that reaches one line more.
+        # Of these a few of each size are kept: they are where a run begins, and the fuzzer finds the rest again.
         paths = sorted(Path(merged).iterdir(), key=lambda path: path.stat().st_size)
+        paths = paths[:: max(1, len(paths) // KEPT)]
         shutil.rmtree(corpus)
         corpus.mkdir()
-        for path in paths[:60]:
+        for path in paths[-KEPT:]:
             shutil.copy(path, corpus)
 
 
