@@ -5,8 +5,8 @@
 //! Entries are only moved here. None is run, and none is dropped under the lock.
 
 use std::collections::{TryReserveError, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// How much memory a queue keeps after a burst, in bytes: that of tens of thousands of entries.
 const KEPT: usize = 1024 * 1024;

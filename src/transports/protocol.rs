@@ -37,6 +37,7 @@ impl Failure {
 }
 
 impl From<PyErr> for Failure {
+    /// For `?`: an exception that is nobody's, such as a failed allocation of our own, goes on to the caller.
     fn from(error: PyErr) -> Self {
         Self { error, text: None }
     }
