@@ -50,7 +50,7 @@ def count_allocations(name: str) -> int:
 
 
 def run_case(name: str, start: int, width: int) -> dict[str, Any]:
-    import _testcapi
+    import _testcapi  # type: ignore[import-not-found]
 
     import rloop
     from support.loops import open_files
@@ -152,7 +152,7 @@ def cannot_run() -> str | None:
     if (3, 12) <= sys.version_info < (3, 14):
         return "CPython 3.12 and 3.13 crash by themselves"
     try:
-        import _testcapi
+        import _testcapi  # type: ignore[import-not-found]
     except ImportError:
         return "this Python has no _testcapi"
     return None if hasattr(_testcapi, "set_nomemory") else "this Python has no set_nomemory"
