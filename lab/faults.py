@@ -141,7 +141,13 @@ class Worker:
         self.reader.join()
         if status or self.errors:
             tail = b"".join(self.errors[-30:]).decode(errors="replace")
-            yield {"id": begun, "problems": [f"the process has ended with {status}: {tail}"], "fired": 1, "ended": ""}
+            yield {
+                "status": status,
+                "id": begun,
+                "problems": [f"the process has ended with {status}: {tail}"],
+                "fired": 1,
+                "ended": "",
+            }
 
     def feed(self, lines: bytes) -> None:
         assert self.process.stdin is not None

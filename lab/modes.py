@@ -29,7 +29,7 @@ LAB = Path(__file__).resolve().parent
 MODES = ("one-byte-reads", "one-byte-writes", "tiny-buffers", "spurious-wake-ups")
 FOLDERS = ("loop", "stream", "unix", "tls", "datagram", "pipe", "process", "sock")
 # Seconds for one file in one mode.
-LIMIT = 120
+LIMIT = 300
 
 
 def left_out(mode: str, path: str) -> Iterator[str]:

@@ -80,16 +80,20 @@ asyncio.Runner(loop_factory=new_event_loop).run(main())
     assert lines == ["7", "-9"]
 
 
-def test_an_accept_error_that_stays(child, loop_name):
-    """The error is reported at most once a second, and the loop sleeps in between."""
+@pytest.mark.parametrize("error, name", [("EPERM", "PermissionError"), ("EPROTO", "OSError")])
+def test_an_accept_error_that_stays(child, loop_name, error, name):
+    """The error is reported at most once a second, and the loop sleeps in between. EPROTO is an error of a single
+    connection, but for one that meets every connection.
+    """
     if loop_name == "asyncio":
         pytest.skip("asyncio tells of it in every turn")
     lines = run(
         child,
+        f"REFUSED = {error!r}"
         """
 import socket
 from support.idle import sleeps
-refuse("accept4", "EPERM")
+refuse("accept4", REFUSED)
 
 async def main():
     contexts = []
@@ -110,4 +114,4 @@ async def main():
 asyncio.Runner(loop_factory=new_event_loop).run(main())
 """,
     )
-    assert lines == ["True True", "{'Error: socket.accept() failed'} {'PermissionError'}"]
+    assert lines == ["True True", f"{{'Error: socket.accept() failed'}} {{'{name}'}}"]

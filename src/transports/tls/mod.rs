@@ -45,7 +45,7 @@ use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::made::{Made, derefs_to_made};
-use crate::py::new::intern;
+use crate::py::new::{self, intern};
 use crate::py::openssl::Objects;
 use engine::Engine;
 use reading::End;
@@ -173,7 +173,7 @@ impl TlsLayer {
         if leaves_the_loop(py, &error) {
             return Err(error);
         }
-        let args = (error.into_value(py), "Fatal error on SSL protocol");
+        let args = (error.into_value(py), new::string(py, "Fatal error on SSL protocol")?);
         slf.call_method1(&slf.get().core.names._fatal_error, args).map(drop)
     }
 
