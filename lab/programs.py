@@ -55,6 +55,10 @@ MIXES = {
 SLICE, GRACE = 30, 120
 
 
+class Over(KeyboardInterrupt):
+    """The time is over. hypothesis lets this one through."""
+
+
 class Differs(AssertionError):
     """Both loops promise the same, and do not do it."""
 
@@ -131,7 +135,7 @@ def search(mix: str, number: int, seconds: float, most: int, trace: Path) -> dic
     def one(program: Program) -> None:
         nonlocal tried
         if time.monotonic() > deadline and not failed:
-            return
+            raise Over
         tried += 1
         text = shown(program)
         trace.write_text(text)
@@ -145,7 +149,7 @@ def search(mix: str, number: int, seconds: float, most: int, trace: Path) -> dic
 
     try:
         one()
-    except (Differs, Flaky, BaseExceptionGroup):
+    except (Differs, Flaky, BaseExceptionGroup, Over):
         pass
     # The last one is the shortest.
     return {"tried": tried, "failed": failed[-1] if failed else None}
@@ -185,8 +189,9 @@ def replay(path: str) -> None:
             for note in notes:
                 print(f"    {' '.join(note)}")
     ours, theirs = outcomes["rloop"], outcomes["asyncio"]
-    print(first_difference(ours, theirs) or "the same")
-    print(f"known as {known(program, ours, theirs)}; broken: {broken(program, ours)}")
+    if ours != theirs:
+        print(f"{first_difference(ours, theirs)}\nknown as {known(program, ours, theirs)}")
+    print(f"broken: {broken(program, ours)}")
 
 
 def main() -> None:
