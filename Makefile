@@ -19,7 +19,7 @@ fmt:  ## format all Rust and Python code
 lint:  ## check the format, lints and types of all Rust and Python code
 	@$(PYTHON) tools/task.py lint
 
-test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo, soak
+test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo
 	@$(PYTHON) tools/task.py test
 
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
@@ -28,8 +28,14 @@ demo:  ## serve an ASGI application on rloop and on asyncio, check every answer,
 bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
+bench-compare:  ## count the instructions of this checkout and of a commit: REV=main~3 (ARGS='--only call_soon')
+	@$(PYTHON) tools/task.py bench-compare $(or $(REV),$(error REV is missing: make bench-compare REV=COMMIT)) $(ARGS)
+
 lab:  ## look for what tests do not: failing calls, hostile peers, long runs, sanitizers (ARGS="faults soak", ...)
 	@$(PYTHON) tools/task.py lab $(ARGS)
+
+soak:  ## run real servers under load for hours, and look for what grows (HOURS=2; the lab does ten minutes of it)
+	@$(PYTHON) tools/task.py soak $(HOURS)
 
 conformance:  ## run asyncio's own tests on rloop (ARGS="test_events", ARGS="--loop asyncio", ...)
 	@$(PYTHON) tools/task.py conformance $(ARGS)
@@ -40,5 +46,5 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo bench lab conformance conformance-left-out conformance-all
+.PHONY: help build check fmt lint test demo bench bench-compare lab soak conformance conformance-left-out conformance-all
 .DEFAULT_GOAL := help

@@ -205,7 +205,7 @@ def lint() -> None:
     # union-attr: the programs know which pipes their children have.
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "examples/demo", "lab"):
-        run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests")
+        run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
 
@@ -237,9 +237,6 @@ def test() -> None:
         if status := conformance_of(python):
             sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
-    say("Soak: uvicorn, aiohttp and asyncio's servers under load, nothing may be left")
-    inside = venv("soak", python, wheel(python), ROOT / "examples" / "requirements.txt")
-    run(*inside, "examples/soak.py", "rloop", "--quick")
     say_missing(lacking, "Skipped, because something is missing here")
     say(f"Everything {'else ' if lacking else ''}passed, in {time.monotonic() - started:.0f} s")
 
@@ -388,16 +385,50 @@ def bench(*arguments: str) -> None:
         run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
 
 
+def bench_compare(revision: str, *arguments: str) -> None:
+    """Compare the build of a commit with this checkout. Further arguments are those of benchmarks/compare.py."""
+    python = machine.default_python()
+    folder = TARGET / "compare"
+    source = folder / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    say(f"Building the wheel of {revision}")
+    archive, wheels = folder / "source.tar", folder / "wheels"
+    run("git", "archive", "--output", archive, revision)
+    run("tar", "-xf", archive, "-C", source)
+    shutil.rmtree(wheels, ignore_errors=True)
+    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
+    manifest = ("--manifest-path", source / "Cargo.toml")
+    run(*maturin(python), "build", *options, *manifest, "--out", wheels, CARGO_TARGET_DIR=str(folder / "build"))
+    [old] = wheels.glob("*.whl")
+    sides = [venv(f"compare-{name}", python, path)[-1] for name, path in (("old", old), ("new", wheel(python)))]
+    say(f"Counting instructions: {revision} and this checkout")
+    sys.exit(status_of(*python.command, "benchmarks/compare.py", *sides, *arguments))
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
+    inside = lab_venv()
+    say("The laboratory")
+    sys.exit(status_of(*inside, "lab/run.py", *arguments))
+
+
+def soak(hours: str = "1") -> None:
+    """Run servers under load for hours; nothing may be left of it."""
+    inside = lab_venv()
+    say(f"The long run: {hours} hours; its figures go to {TARGET / 'lab' / 'soak.svg'}")
+    sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
+
+
+def lab_venv() -> tuple[str, ...]:
+    """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
     path = wheel(python)
     requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "examples", "lab")]
     inside = kept_venv(f"lab-{python.name}", python, MATURIN, *requirements)
     install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps")
     run(*inside, *install, path)
-    say("The laboratory")
-    sys.exit(status_of(*inside, "lab/run.py", *arguments))
+    return inside
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -409,12 +440,14 @@ def main(arguments: Sequence[str]) -> None:
         "demo": demo,
         "test": test,
         "bench": bench,
+        "bench-compare": bench_compare,
         "lab": lab,
+        "soak": soak,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "lab", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     machine.check_rust()

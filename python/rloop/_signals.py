@@ -133,8 +133,9 @@ class Signals:
     @contextlib.contextmanager
     def wake_up(self) -> Iterator[None]:
         """Have signals wake the loop. Does nothing outside the main thread: no other thread runs Python's handlers."""
-        if self._is_woken:
-            # A callback of the running loop waits by `loop._selector`.
+        if self._is_woken and self._loop is not None and self._loop.is_running():
+            # A callback of the running loop waits by `loop._selector`. If the loop is not running, a signal's handler
+            # has raised an exception in the middle of the end of the last run, and the fd must be taken again.
             yield
             return
         own = self._take_wake_up_fd() if threading.current_thread() is threading.main_thread() else -1
@@ -164,13 +165,14 @@ class Signals:
         return own
 
     def _open_pipe(self) -> int:
-        if self._pid != os.getpid():
+        pid = os.getpid()
+        if self._pid != pid:
             # The pipe belongs to the process that this one was forked from.
             self._close_pipe()
         if self._pipe is None:
-            receiver, sender = os.pipe()
             assert self._loop is not None  # The loop is about to run, and so not closed.
-            self._pipe, self._pid = (receiver, sender), os.getpid()
+            self._pipe, self._pid = os.pipe(), pid
+            receiver, sender = self._pipe
             _senders.add(sender)
             os.set_blocking(receiver, False)
             os.set_blocking(sender, False)

@@ -1,7 +1,7 @@
 """The interpreter ends while a loop is in the middle of something: soon, quietly, and with the program's exit code.
 
 support/exits.py has the programs that end in the middle of their own code, and runs each many times.
-examples/exits.py runs ends with threads that post to a loop, 500 times.
+lab/exits.py runs all of them thousands of times, on every Python of the machine.
 """
 
 import pytest

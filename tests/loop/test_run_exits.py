@@ -454,21 +454,23 @@ def test_pipe_where_no_fd_is_allowed_any_more(child):
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-def test_exit_wherever_a_run_calls_python(loop, loop_name):
-    """An exception comes out of any call of Python code in a run, as from a signal handler. The loop can then be run
-    again.
+@pytest.mark.parametrize("event", ["call", "c_return"])
+def test_exit_wherever_a_run_calls_python(loop, loop_name, event):
+    """An exception comes out of any call of Python code in a run, or right behind any call of C code, as from a signal
+    handler. The loop can then be run again, and signals wake it.
     """
-    if loop_name == "asyncio" and sys.version_info >= (3, 12):
+    if loop_name == "asyncio" and (sys.version_info >= (3, 12) or event == "c_return"):
         pytest.skip("asyncio's loop stays the running one if its cleanup is what is interrupted")
+    loop.add_signal_handler(signal.SIGUSR1, int)
     ran = []
 
     def run(number):
         """Raises in the call with this number. False if there are fewer calls."""
         left = number
 
-        def profile(frame, event, arg):
+        def profile(frame, what, arg):
             nonlocal left
-            if event == "call":
+            if what == event and arg is not sys.setprofile:
                 left -= 1
                 if left == 0:
                     raise Alarm
@@ -483,12 +485,17 @@ def test_exit_wherever_a_run_calls_python(loop, loop_name):
             sys.setprofile(None)
         return False
 
+    def look(number):
+        fd = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        ran.append((number, fd != -1))
+
     number = 1
     while run(number):
         number += 1
-        loop.call_soon(ran.append, number)
+        loop.call_soon(look, number)
         turn(loop)
         turn(loop)
-        assert ran.pop() == number
+        assert ran.pop() == (number, True)
         assert not loop.is_running()
     assert number > 3

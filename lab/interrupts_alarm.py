@@ -1,0 +1,66 @@
+"""The interrupts of interrupts.py: an interval timer whose handler raises KeyboardInterrupt in this thread.
+
+Nothing is checked here.
+"""
+
+import contextlib
+import faulthandler
+import signal
+
+# Seconds after which nothing can come any more, and the loop is left.
+LOST = 10
+
+
+class Lost(SystemExit):
+    """The loop has waited for too long: what it waits for is not going to come."""
+
+
+class Alarm:
+    """At most one interrupt for each `expected`: the timer fires once."""
+
+    def __init__(self):
+        self.interrupts = 0
+        self.error = None
+        signal.signal(signal.SIGALRM, self.fire)
+        # For a loop that hangs where no signal handler is called.
+        faulthandler.dump_traceback_later(300, exit=True)
+
+    def fire(self, signum, frame):
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    @contextlib.contextmanager
+    def expected(self, seconds, error=KeyboardInterrupt):
+        """Within the block the exception comes after so many seconds. If the block ends before, it does not come."""
+        self.error = error
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            # Once this is None, a signal that is on its way raises nothing.
+            self.error = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def run(self, function, seconds):
+        """Calls the function, which the interrupt may end. Returns the interrupt, if there was one."""
+        try:
+            with self.expected(seconds):
+                function()
+        except KeyboardInterrupt as error:
+            self.interrupts += 1
+            return error
+        return None
+
+    def run_to_the_end(self, function):
+        """Calls the function without an interrupt. Raises `Lost` if it takes too long."""
+        with self.expected(LOST, Lost):
+            function()
+
+
+def frames(error):
+    """The frames of an exception's traceback, from the outermost to the innermost."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
