@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -168,8 +169,13 @@ def run_child(mix: str, number: int, seconds: float, most: int) -> dict[str, Any
         trace = Path(folder) / "program"
         arguments = ["--seconds", str(seconds), "--seed", str(number), "--kinds", mix, "--programs", str(most)]
         command = [sys.executable, "-X", "faulthandler", __file__, *arguments, "--child", str(trace)]
+        # Every other round of the mixes uses the other engine of TLS.
+        engine = ("direct", "portable")[number // len(MIXES) % 2]
+        environment = {**os.environ, "RLOOP_TLS_ENGINE": engine}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 5 * 60 + GRACE)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=seconds + 5 * 60 + GRACE
+            )
         except subprocess.TimeoutExpired:
             return {"tried": 0, "failed": (trace.read_text() if trace.exists() else "", "  hangs")}
         try:
