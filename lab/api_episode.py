@@ -274,6 +274,7 @@ class Episode:
             coroutine.close()
             return
         for _ in range(most):
+            # Not the loop's attribute: a call may have replaced that by junk.
             if task.done() or rloop.Loop.is_closed(self.loop):
                 break
             self.attempt("a turn", self.one_turn)
