@@ -133,9 +133,11 @@ class Episode:
         elif kind < 15:
             self.attribute(thing)
         elif kind < 16:
-            self.made(self.attempt("call_soon", self.loop.call_soon, self.inner))
+            self.made(self.attempt("call_soon", rloop.Loop.call_soon, self.loop, self.inner))
         elif kind < 17:
-            self.made(self.attempt("call_later", self.loop.call_later, self.random.random() / 1000, self.inner))
+            self.made(
+                self.attempt("call_later", rloop.Loop.call_later, self.loop, self.random.random() / 1000, self.inner)
+            )
         elif kind < 18:
             self.attempt("gc", gc.collect)
         elif kind < 19:

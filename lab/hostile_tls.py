@@ -29,7 +29,7 @@ sys.path.append(str(LAB.parent / "tests"))
 
 ENGINES = ("direct", "portable")
 # Streams between two looks at the memory and the files, and how much memory may be left of any number of them.
-CHUNK, MAX_GROWTH = 2000, 48 << 20
+CHUNK, MAX_GROWTH = 500, 48 << 20
 
 
 def measure() -> tuple[int, int, int]:
@@ -59,7 +59,7 @@ async def attack(first: int, seconds: float, count: int) -> int:
         now = measure()
         before = before if before[0] else now
         assert now[0] == before[0], f"{now[0] - before[0]} files are left open"
-        assert now[1] - before[1] < 2000, f"{now[1] - before[1]} objects are left"
+        assert now[1] - before[1] < 1000, f"{now[1] - before[1]} objects are left"
         assert now[2] - before[2] < MAX_GROWTH, f"{now[2] - before[2]} bytes are left"
     return tried
 

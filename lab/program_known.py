@@ -1,4 +1,5 @@
-"""What may differ between rloop and asyncio: the differences of docs/compatibility.md, by their numbers.
+"""What may differ between rloop and asyncio: the differences of docs/compatibility.md, by their numbers, and what
+neither loop promises, by a word.
 
 A rule gets the program and what either loop told, and is true if the difference is the one that it stands for.
 """
@@ -89,8 +90,15 @@ def flow_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     return without(ours) == without(theirs)
 
 
+def buffers_of_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """When a layer asks for a buffer is its own affair, and so is what the program does then."""
+    names = tls(program)
+    return any(isinstance(step, When) and step.on in names and step.method == "get_buffer" for step in program)
+
+
 RULES: dict[str, Rule] = {
     "asyncio": asyncio_fails,
+    "buffers": buffers_of_tls,
     "40": datagrams_of_one_turn,
     "41": raised_by_error_received,
     "43": empty_datagrams,

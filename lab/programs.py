@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -53,6 +54,10 @@ MIXES = {
 }
 # How long one child runs, and after which time more than that it hangs.
 SLICE, GRACE = 30, 120
+
+
+class Over(KeyboardInterrupt):
+    """The time is over. hypothesis lets this one through."""
 
 
 class Differs(AssertionError):
@@ -131,7 +136,7 @@ def search(mix: str, number: int, seconds: float, most: int, trace: Path) -> dic
     def one(program: Program) -> None:
         nonlocal tried
         if time.monotonic() > deadline and not failed:
-            return
+            raise Over
         tried += 1
         text = shown(program)
         trace.write_text(text)
@@ -145,7 +150,7 @@ def search(mix: str, number: int, seconds: float, most: int, trace: Path) -> dic
 
     try:
         one()
-    except (Differs, Flaky, BaseExceptionGroup):
+    except (Differs, Flaky, BaseExceptionGroup, Over):
         pass
     # The last one is the shortest.
     return {"tried": tried, "failed": failed[-1] if failed else None}
@@ -164,8 +169,13 @@ def run_child(mix: str, number: int, seconds: float, most: int) -> dict[str, Any
         trace = Path(folder) / "program"
         arguments = ["--seconds", str(seconds), "--seed", str(number), "--kinds", mix, "--programs", str(most)]
         command = [sys.executable, "-X", "faulthandler", __file__, *arguments, "--child", str(trace)]
+        # Every other round of the mixes uses the other engine of TLS.
+        engine = ("direct", "portable")[number // len(MIXES) % 2]
+        environment = {**os.environ, "RLOOP_TLS_ENGINE": engine}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 5 * 60 + GRACE)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=seconds + 5 * 60 + GRACE
+            )
         except subprocess.TimeoutExpired:
             return {"tried": 0, "failed": (trace.read_text() if trace.exists() else "", "  hangs")}
         try:
@@ -185,8 +195,9 @@ def replay(path: str) -> None:
             for note in notes:
                 print(f"    {' '.join(note)}")
     ours, theirs = outcomes["rloop"], outcomes["asyncio"]
-    print(first_difference(ours, theirs) or "the same")
-    print(f"known as {known(program, ours, theirs)}; broken: {broken(program, ours)}")
+    if ours != theirs:
+        print(f"{first_difference(ours, theirs)}\nknown as {known(program, ours, theirs)}")
+    print(f"broken: {broken(program, ours)}")
 
 
 def main() -> None:

@@ -38,7 +38,8 @@ fuzz_target!(|data: &[u8]| {
         let whole = place == end;
         assert_eq!(framing.is_inside(), !whole);
         let record = &stream[start..place];
-        let application = record.len() >= HEADER && record[..3] == [23, 3, 3] && end - start <= HEADER + 16384 + 2048;
+        let application =
+            record.len() >= HEADER && record[..3] == [23, 3, 3] && end - start <= HEADER + 16384 + 2048;
         assert_eq!(framing.must_wait(), !whole && (record.len() < HEADER || application));
         if whole {
             start = end;

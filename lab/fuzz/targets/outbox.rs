@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 
 use libfuzzer_sys::fuzz_target;
 use rloop::reactor::moment::Moment;
-use rloop::transports::flow::{Flow, Signal};
+use rloop::transports::flow::{Flow, Queue, Signal};
 use rloop::transports::outbox::{Follow, Next, Outbox};
 use rloop::transports::write_queue::WriteQueue;
 use rloop_fuzz::Input;
@@ -30,7 +30,7 @@ struct Transport {
 impl Transport {
     fn new() -> Self {
         Self {
-            outbox: Outbox::new(WriteQueue::new(), Flow::new(), 1),
+            outbox: Outbox::new(WriteQueue::default(), Flow::default(), 1),
             room: 100,
             sent: Vec::new(),
             accepted: Vec::new(),
@@ -97,7 +97,7 @@ impl Transport {
 
     fn flush(&mut self) {
         if std::mem::take(&mut self.will_flush) {
-            self.outbox.begin_flush();
+            self.outbox.deferred = false;
             self.send(false);
         }
     }
@@ -148,9 +148,9 @@ fuzz_target!(|data: &[u8]| {
     while let Some(call) = input.byte() {
         transport.call(call, &mut input);
         let queued = transport.accepted.len() - transport.sent.len();
-        assert_eq!(transport.outbox.queue.len(), queued);
+        assert_eq!(transport.outbox.queue.size(), queued);
         assert!(transport.accepted.starts_with(&transport.sent));
-        assert_eq!(transport.outbox.is_deferred(), transport.will_flush);
+        assert_eq!(transport.outbox.deferred, transport.will_flush);
         // Whatever is queued has somebody who will send it: the kernel's report, or the loop.
         assert!(queued == 0 || transport.outbox.blocked || transport.will_flush);
     }

@@ -46,7 +46,8 @@ impl Both {
     fn call(&mut self, call: u8, number: u32, input: &mut Input<'_>) {
         match call % 8 {
             0..=2 => {
-                let deadline = if call >= 128 { u64::MAX - input.small() as u64 } else { input.small() as u64 };
+                let deadline =
+                    if call >= 128 { u64::MAX - input.small() as u64 } else { input.small() as u64 };
                 let timer = Rc::new((number, Cell::new(true)));
                 assert!(self.heap.push(deadline, timer.clone()).is_ok());
                 self.model.insert((deadline, number), timer);

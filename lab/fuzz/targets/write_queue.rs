@@ -2,12 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use rloop::transports::flow::Queue;
 use rloop::transports::write_queue::WriteQueue;
 use rloop_fuzz::Input;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
-    let mut queue: WriteQueue<Vec<u8>> = WriteQueue::new();
+    let mut queue: WriteQueue<Vec<u8>> = WriteQueue::default();
     let mut model: Vec<u8> = Vec::new();
     while let Some(call) = input.byte() {
         match call % 9 {
@@ -61,12 +62,12 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(copies.concat(), model);
             }
             _ if input.small() == 0 => {
-                queue.clear();
+                queue.take();
                 model.clear();
             }
             _ => {}
         }
-        assert_eq!(queue.len(), model.len());
+        assert_eq!(queue.size(), model.len());
         assert_eq!(queue.is_empty(), model.is_empty());
         assert_eq!(queue.front_len() == 0, model.is_empty());
     }
