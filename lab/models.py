@@ -8,6 +8,7 @@ share of the time. A model that fails shows the order that led to it. `tried` is
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -34,9 +35,11 @@ def program(tree: Path = builds.ROOT, folder: Path = builds.OUTPUT / "models") -
 def check(command: Path, name: str, seconds: float, preemptions: int) -> tuple[int, str]:
     """Check one model. Returns how many orders were tried, 0 if it has failed, and the program's output."""
     arguments = [str(command), name, str(max(int(seconds), 1)), str(preemptions)]
+    # The first panic says what is wrong. Destructors that run after it may panic again.
+    quiet = {**os.environ, "RUST_BACKTRACE": "0"}
     try:
         done = subprocess.run(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds + 60
+            arguments, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds + 60
         )
     except subprocess.TimeoutExpired:
         return 0, f"{name}: no end"
