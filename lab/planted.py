@@ -120,7 +120,7 @@ def look_for(bug: Bug, seconds: float) -> tuple[bool, str]:
         library = builds.extension(FOLDER / "installed", "", {}, TREE)
         python = builds.environment_with(library, FOLDER / "venv", TREE)
     command = [str(python), str(TREE / "lab" / bug.part[0]), *bug.part[1:]]
-    variables = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "target")}
+    variables = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "target"), "PYTHONPATH": str(TREE / "tests")}
     try:
         done = subprocess.run(
             command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds, cwd=TREE
