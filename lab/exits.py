@@ -1,24 +1,43 @@
-"""Checks that the interpreter exits at once and with the program's exit code, whatever a loop is doing at that time.
+"""Interpreters that end while a loop is busy: at once, with the program's own exit code, and without a word.
 
-`python examples/exits.py LOOP [COUNT]` starts COUNT programs (500). In each, four threads call call_soon_threadsafe all
-the time, and the interpreter exits while the loop runs, is open, is closed or looks up names. Prints how long the
-slowest exit took, from the call of sys.exit() to the end of the process, and the exit codes that were not the program's
-own. The exit status is 1 if there were any, or if an exit took longer than a second.
+`python lab/exits.py --seconds N [--count 10000] [--loop asyncio]`
+
+There are two kinds of programs. Those of tests/support/exits.py end while a daemon thread runs a loop, in the middle of
+the program's own code, one for each way in which rloop calls it. Those of `ENDS` end while four threads post to a loop
+which runs, is open, is closed or looks up names. All of them run on every Python of the machine that rloop supports,
+10,000 in all, or until the time is over. An exit fails if its code is not the program's own, if the interpreter tells a
+fatal error, or if more than five seconds pass between `sys.exit()` and the end of the process. That takes a hundredth
+of a second on an idle machine; whatever waits for a thread that sleeps takes longer than five seconds.
+
+Each Python gets a virtual environment in target/venvs, with rloop's wheel. A wheel that must be built first is built
+while the first Python is tried, and not counted in the time.
 """
 
-import collections
-import os
+import argparse
+import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-CODE = 7
-LIMIT = 1.0  # seconds
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import machine
+import task
+
+from support import exits
+
+CODE = exits.CODE
+SLOW = 5.0  # seconds from sys.exit() to the end, on a machine with much else to do
+LIMIT = 60  # seconds that a program may take
+BATCH = 16  # exits of one program at a time
+AT_A_TIME = 2
 
 START = """
 import asyncio, sys, threading, time
-from {loop} import new_event_loop
 loop = new_event_loop()
 def post():
     while True:
@@ -56,28 +75,96 @@ end()
 }
 
 
-def run(loop, source):
-    """The exit code, how long the exit took in seconds, and what was printed to stderr."""
-    source = START.format(loop=loop, code=CODE) + source
-    process = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", source], capture_output=True, text=True, timeout=60
-    )
-    return process.returncode, time.monotonic() - float(process.stdout or "nan"), process.stderr
+def programs():
+    """All programs by name: source code that finds `new_event_loop`, and exits with `CODE`."""
+    found = {f"in {name}": exits.program(name) for name in exits.ROWS}
+    return found | {f"a loop that {name}": START.format(code=CODE) + source for name, source in ENDS.items()}
 
 
-def main(loop, count="500"):
-    sources = list(ENDS.values())
-    jobs = [sources[number % len(sources)] for number in range(int(count))]
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        results = list(executor.map(lambda source: run(loop, source), jobs))
-    wrong = [result for result in results if result[0] != CODE]
-    slowest = max(seconds for _, seconds, _ in results)
-    codes = dict(collections.Counter(code for code, _, _ in wrong))
-    print(f"{loop}: {len(results)} exits, wrong exit codes: {codes or 'none'}, slowest end {slowest:.2f} s")
-    for _, _, stderr in wrong[:3]:
-        print(stderr, file=sys.stderr)
-    return 1 if wrong or not slowest < LIMIT else 0
+def environment(python, loop):
+    """The command of an interpreter that has rloop: this one, or one of an environment that is made for it."""
+    if python.command == (sys.executable,):
+        return (sys.executable,)
+    requirements = (task.wheel(python),) if loop == "rloop" else ()
+    return task.venv(f"exits-{python.name}", python, *requirements)
+
+
+def run(command, loop, name, source, count):
+    """Runs a program so many times. Returns what was wrong with each exit that was not as it should be."""
+    forker = exits.FORKER.format(loop=loop, tests=exits.TESTS, count=count, parallel=min(exits.PARALLEL, count))
+    try:
+        done = subprocess.run(
+            [*command, "-X", "faulthandler", "-c", forker],
+            input=source,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT + count,
+            cwd=exits.TESTS,
+        )
+    except subprocess.TimeoutExpired:
+        return [f"{name}: no end after {LIMIT + count} s"] * count
+    try:
+        results = json.loads(done.stdout)
+    except ValueError:
+        return [f"{name}: {done.stderr[-2_000:]}"] * count
+    wrong = [f"{name}: exit code {code}, {done.stderr[-2_000:]}" for code, _ in results if code != CODE]
+    if "Fatal" in done.stderr:
+        wrong.append(f"{name}: {done.stderr[-2_000:]}")
+    return wrong + [f"{name}: {seconds:.1f} s to its end" for _, seconds in results if not seconds < SLOW]
+
+
+def sweep(python, command, loop, count, deadline):
+    """All programs on one Python, again and again, until there are enough exits. Returns (exits, what was wrong)."""
+    tried, wrong = 0, []
+
+    def one(name, source):
+        if time.monotonic() > deadline:
+            return None
+        return run(command, loop, name, source, BATCH)
+
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        while tried < count and time.monotonic() < deadline:
+            rest = list(programs().items())[: max(1, (count - tried + BATCH - 1) // BATCH)]
+            for found in pool.map(one, *zip(*rest, strict=True)):
+                if found is not None:
+                    tried += BATCH
+                    wrong += [f"Python {python.name}, {text}" for text in found]
+    return tried, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=1200)
+    parser.add_argument("--count", type=int, default=10_000, help="exits, on all Pythons together")
+    parser.add_argument("--loop", default="rloop")
+    parser.add_argument("--here", action="store_true", help="only on the Python that runs this")
+    options = parser.parse_args()
+    here = machine.Python((sys.executable,), sys.version_info[:3])
+    pythons = [here, *([] if options.here else others(here))]
+    left, tried, wrong = options.seconds - 3, 0, []
+    with ThreadPoolExecutor(1) as builder:
+        made = [builder.submit(environment, python, options.loop) for python in pythons]
+        for number, (python, building) in enumerate(zip(pythons, made, strict=True)):
+            command = building.result()
+            started = time.monotonic()
+            share = len(pythons) - number
+            count = (options.count - tried + share - 1) // share
+            exited, found = sweep(python, command, options.loop, count, started + left / share)
+            left -= time.monotonic() - started
+            tried += exited
+            wrong += found
+            print(f"Python {python.name}: {exited:,} exits, {len(found)} wrong", flush=True)
+    for text, number in Counter(wrong).most_common(20):
+        print(f"FAILED, {number} times: {text}")
+    print(json.dumps({"tried": tried, "failed": len(wrong), "pythons": ", ".join(python.name for python in pythons)}))
+    sys.exit(bool(wrong))
+
+
+def others(here):
+    """The other Pythons of the machine."""
+    return [python for python in machine.all_pythons() if python.version != here.version]
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

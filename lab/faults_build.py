@@ -17,7 +17,12 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "
 
 
 def build() -> Path:
-    """Build the extension for this Python; return the folder that has the package `rloop`."""
+    """Build the extension for this Python; return the folder that has the package `rloop`.
+
+    RLOOP_LAB_PACKAGE names such a folder that is there already, for a run beside changes of the sources.
+    """
+    if given := os.environ.get("RLOOP_LAB_PACKAGE"):
+        return Path(given)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     target = TARGET / version
     environment = {

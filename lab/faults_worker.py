@@ -1,7 +1,7 @@
 """Runs cases of the faults in this process, one after the other. `faults.py` starts it, with the build that it needs.
 
-A case is a line of JSON on the standard input: {"id": 7, "scenario": "tcp", "rules": [...]}. Before it begins, its id is
-written, so that a crash or a hang has a name; after it, what has come of it. Without rules a case only counts calls.
+A case is a line of JSON on the standard input: {"id": 7, "scenario": "tcp", "rules": [...]}. Before it begins, its id
+is written, so that a crash or a hang has a name; after it, what has come of it. Without rules a case counts calls only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import time
 import warnings
 from typing import Any
 
-import rloop
 from faults_scenarios import SCENARIOS
 from faults_world import Ended, Peer, Problem, World
+
+import rloop
 from rloop import _rloop
 from support.loops import open_files
 

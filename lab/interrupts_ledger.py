@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 from interrupts_alarm import Alarm, Lost
 
@@ -67,7 +68,7 @@ class Account:
 
 
 class Receiver(asyncio.Protocol):
-    def __init__(self, chunks):
+    def __init__(self: Any, chunks):
         self.data_received = chunks.append
 
 

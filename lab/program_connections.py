@@ -213,7 +213,8 @@ class Connections:
             self.connections[name].near.close()
 
     def pump(self) -> bool:
-        return any([connection.peer.pump() for connection in self.connections.values()])
+        moved = [connection.peer.pump() for connection in self.connections.values()]
+        return any(moved)
 
     # --- peers ---
 

@@ -82,6 +82,8 @@ LOOP: list[tuple[Any, ...]] = [
     *(("cancel", tag) for tag in "xytup"),
     ("stop",),
 ]
+# By the real clock, what comes first of a timer and the data of a peer is chance, unless the timer is due at once.
+SURE = [call for call in LOOP if call[0] != "call_later" or call[2] == 0]
 
 # What can be called on each kind of connection.
 CALLS: dict[str, list[tuple[Any, ...]]] = dict.fromkeys(
@@ -128,21 +130,21 @@ METHODS["raw"] = ["reader", "writer"]
 WAITS = st.sampled_from([Wait("quiet"), Wait("turn"), Wait("quiet")])
 
 
-def calls(kinds: dict[str, str]) -> st.SearchStrategy[Do]:
+def calls(kinds: dict[str, str], on_loop: list[tuple[Any, ...]]) -> st.SearchStrategy[Do]:
     """A call on one of these connections, or of the loop."""
     choices = {name: CALLS[kind] for name, kind in kinds.items()}
     on_connections = [st.sampled_from([Do(name, what, tuple(args)) for what, *args in choices[name]]) for name in kinds]
-    on_loop = st.sampled_from([Do("loop", what, tuple(args)) for what, *args in LOOP])
-    return st.one_of(*on_connections, *on_connections, on_loop)
+    of_loop = st.sampled_from([Do("loop", what, tuple(args)) for what, *args in on_loop])
+    return st.one_of(*on_connections, *on_connections, of_loop)
 
 
-def scripts(kinds: dict[str, str], errors: tuple[str, ...]) -> st.SearchStrategy[When]:
+def scripts(kinds: dict[str, str], inner: st.SearchStrategy[Do], errors: tuple[str, ...]) -> st.SearchStrategy[When]:
     methods = [(name, method) for name, kind in kinds.items() for method in METHODS[kind]] + [("loop", "callback")]
 
     @st.composite
     def script(draw: Any) -> When:
         name, method = draw(st.sampled_from(methods))
-        does = tuple(draw(st.lists(calls(kinds), max_size=3)))
+        does = tuple(draw(st.lists(inner, max_size=3)))
         raises = draw(st.one_of(st.none(), st.sampled_from(errors)))
         returns = None
         if method == "eof_received":
@@ -159,12 +161,14 @@ def programs(draw: Any, kinds: tuple[str, ...], exits: bool = False) -> Program:
     """A program with one connection or two, which are opened first."""
     drawn = {name: draw(st.sampled_from(kinds)) for name in draw(st.sampled_from([["a"], ["a", "b"]]))}
     errors = ERRORS + EXITS * 3 if exits else ERRORS
-    steps: list[Any] = []
+    takes_clock = draw(st.booleans())
+    call = calls(drawn, LOOP if takes_clock else SURE)
+    script = scripts(drawn, call, errors)
+    steps: list[Any] = [Do("loop", "take_clock")] if takes_clock else []
     # What connection_made does has to be said before.
-    steps += draw(st.lists(scripts(drawn, errors), max_size=2))
+    steps += draw(st.lists(script, max_size=2))
     for name, kind in drawn.items():
         steps.append(Do(name, "open", (kind, draw(st.booleans()))))
     steps.append(draw(WAITS))
-    step = st.one_of(calls(drawn), calls(drawn), calls(drawn), WAITS, scripts(drawn, errors))
-    steps += draw(st.lists(step, max_size=16))
+    steps += draw(st.lists(st.one_of(call, call, call, WAITS, script), max_size=16))
     return tuple(steps)

@@ -86,6 +86,8 @@ class World(Connections):
         self.handles: dict[str, Any] = {}
         self.tasks: dict[str, list[asyncio.Task[Any]]] = collections.defaultdict(list)
         self.timers = 0  # that are still to run
+        # The loop's time in seconds, if the program has taken the clock over.
+        self.now: float | None = None
         self.count = 0
         self.letters = itertools.cycle(range(65, 91))
         self.depth = 0
@@ -159,6 +161,11 @@ class World(Connections):
         return getattr(self, f"do_{step.what}")
 
     # --- calls of the loop ---
+
+    def do_take_clock(self, on: str) -> None:
+        """From here on, time passes while the program waits until all is quiet, and not otherwise."""
+        self.now = self.loop.time()
+        self.loop.time = lambda: self.now  # type: ignore[method-assign,assignment,return-value]
 
     def callback(self, tag: str) -> None:
         self.note("loop", f"callback {tag}")
@@ -255,7 +262,9 @@ class World(Connections):
             before = self.count
             moved = self.pump()
             await self.look()
-            if self.timers > 0:
+            if self.timers > 0 and self.now is not None:
+                self.now += 0.001
+            elif self.timers > 0:
                 await asyncio.sleep(0.001)
             quiet = 0 if moved or self.count != before else quiet + 1
             rounds += 1

@@ -1,8 +1,8 @@
 """Random programs of loop and transport calls, played on rloop and on asyncio: both must tell the same.
 
-A program opens a connection or two, calls their transports, their peers and the loop in any order, and raises exceptions
-in protocols and callbacks. hypothesis draws programs, and shrinks one that fails to a few lines, which are printed.
-Differences that docs/compatibility.md lists are left out by `program_known.py`. Programs with SystemExit and
+A program opens a connection or two, calls their transports, their peers and the loop in any order, and raises
+exceptions in protocols and callbacks. hypothesis draws programs, and shrinks one that fails to a few lines, which are
+printed. Differences that docs/compatibility.md lists are left out by `program_known.py`. Programs with SystemExit and
 KeyboardInterrupt run on rloop only, where every connection must come to its end all the same.
 
     python lab/programs.py --seconds 60 [--seed 7] [--kinds tcp,unix]

@@ -34,9 +34,18 @@ PARTS: dict[str, int] = {
     "models": 300,
     "planted": 900,
     "tsan": 300,
+    "api": 300,
+    "fuzzers": 600,
+    "hostile_peers": 300,
+    "hostile_tls": 900,
     "programs": 600,
     "soak": 600,
     "interrupts": 600,
+    "faults": 600,
+    "modes": 600,
+    "allocations": 300,
+    "forks": 300,
+    "exits": 1200,
 }
 
 

@@ -39,6 +39,7 @@ ROUND = 60  # seconds, in a run that is long enough
 ROUNDS = 6  # in a shorter run
 MIN_ROUND = 1  # seconds
 PAUSE = 1.5  # seconds that the end of a round may take
+LEAST_ROUNDS = 2  # even if a round takes longer than all were meant to
 RELOAD_EVERY = 3  # rounds
 
 
@@ -231,7 +232,7 @@ def soak(options, figures):
         try:
             run.start(options.seed)
             seconds = min(ROUND, max(MIN_ROUND, (ends - time.monotonic()) / ROUNDS - PAUSE))
-            while not run.rounds or time.monotonic() + seconds + PAUSE < ends:
+            while len(run.rounds) < LEAST_ROUNDS or time.monotonic() + seconds + PAUSE < ends:
                 run.round(seconds)
                 figures.write(json.dumps(run.rounds[-1]) + "\n")
                 figures.flush()

@@ -7,6 +7,7 @@ Each chore is an async method of `Chores` that does one thing from start to end,
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -119,6 +120,9 @@ class Chores:
     def in_child(self, way):
         try:
             signal.alarm(STEP_LIMIT)
+            # A storm of the parent's is not the child's.
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             if way == 0:
                 os._exit(0)
             if way == 1:

@@ -51,8 +51,10 @@ class Load:
         self.clear()
         ends = time.monotonic() + seconds
         names, weights = list(KINDS), [weight for _, weight in KINDS.values()]
-        while time.monotonic() < ends:
-            [name] = self.random.choices(names, weights)
+        # Each kind once, and then by chance until the time is over.
+        first = self.random.sample(names, len(names))
+        while first or time.monotonic() < ends:
+            name = first.pop() if first else self.random.choices(names, weights)[0]
             try:
                 KINDS[name][0](self)
             except (OSError, Wrong, WebSocketException, EOFError) as error:

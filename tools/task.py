@@ -205,7 +205,7 @@ def lint() -> None:
     # union-attr: the programs know which pipes their children have.
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "examples/demo", "lab"):
-        run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests")
+        run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
 

@@ -395,12 +395,7 @@ class TlsLayer:
     # For `TlsProtocol`, which has `__init__` and the rest of asyncio's protocol.
     def __new__(cls, event_loop: asyncio.AbstractEventLoop) -> Self: ...
     def _open(
-        self,
-        object: ssl.SSLObject,
-        context: ssl.SSLContext,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        direct: bool,
+        self, objects: tuple[ssl.SSLObject, ssl.SSLContext, ssl.MemoryBIO, ssl.MemoryBIO], direct: bool
     ) -> bool: ...
     _state: int
     @property

@@ -128,7 +128,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             server_side=server_side,
             server_hostname=None if server_side else server_hostname or None,
         )
-        self._open(self._sslobj, self._sslcontext, incoming, outgoing, DIRECT)
+        self._open((self._sslobj, self._sslcontext, incoming, outgoing), DIRECT)
         self._extra: dict[str, Any] = {"sslcontext": self._sslcontext}
         self._app_protocol = app_protocol
         # Is the application's `connection_made` still to be called? Has it been, and not yet its `connection_lost`?

@@ -406,6 +406,7 @@ impl EventLoop {
         self.core.stopping.load(Relaxed)
     }
 
+    /// `BaseEventLoop.run_forever` clears it when a run has ended.
     #[setter(_stopping)]
     fn set_stopping_field(&self, value: bool) {
         self.core.stopping.store(value, SeqCst);
@@ -417,6 +418,7 @@ impl EventLoop {
         self.core.closed.load(Relaxed)
     }
 
+    /// `BaseEventLoop.close` sets it. What the loop holds is dropped by `_release`, which comes after.
     #[setter(_closed)]
     fn set_closed_field(&self, value: bool) {
         self.core.closed.store(value, Relaxed);
@@ -428,6 +430,7 @@ impl EventLoop {
         self.core.debug.load(Relaxed)
     }
 
+    /// As asyncio, any object is taken, and what counts is whether it is true.
     #[setter(_debug)]
     fn set_debug_field(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.core.debug.store(value.is_truthy()?, Relaxed);
@@ -441,6 +444,7 @@ impl EventLoop {
         Some(self.core.thread_id.load(Relaxed)).filter(|&id| id != 0)
     }
 
+    /// `BaseEventLoop.run_forever` sets it while the loop runs, and None afterwards.
     #[setter(_thread_id)]
     fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
         let core = &slf.get().core;
@@ -459,6 +463,7 @@ impl EventLoop {
         self.task_factory.with(py, |factory| factory.as_ref().map(|factory| factory.clone_ref(py)))
     }
 
+    /// `set_task_factory()` sets it, after it has checked that it can be called.
     #[setter(_task_factory)]
     fn set_task_factory_field(&self, py: Python<'_>, value: Option<Py<PyAny>>) {
         drop(self.task_factory.with(py, |factory| std::mem::replace(factory, value)));

@@ -34,6 +34,7 @@ pub const BIO_CTRL_WPENDING: c_int = 13;
 /// The minor versions of CPython 3 in whose source the layout of `_ssl`'s objects was looked up.
 const LAYOUTS_KNOWN: RangeInclusive<u8> = 11..=15;
 
+/// The functions of a BIO, as `BIO_meth_set_*` takes them.
 pub type ReadEx = unsafe extern "C" fn(*mut Bio, *mut c_char, usize, *mut usize) -> c_int;
 pub type WriteEx = unsafe extern "C" fn(*mut Bio, *const c_char, usize, *mut usize) -> c_int;
 pub type Ctrl = unsafe extern "C" fn(*mut Bio, c_int, c_long, *mut c_void) -> c_long;
@@ -48,6 +49,7 @@ macro_rules! functions {
         }
 
         impl Functions {
+            /// None if one of them is missing: a library that is no OpenSSL, or one that is too old.
             fn find(library: &sys::Library) -> Option<Self> {
                 Some(Self {$(
                     // SAFETY: the signature is the one in the manual of OpenSSL 1.1.1 to 3.x, which keep their ABI.
@@ -91,6 +93,10 @@ functions! {
     BIO_clear_flags: fn(*mut Bio, c_int);
 }
 
+/// The objects of a connection: an `ssl.SSLObject`, and the `ssl.SSLContext` and the two `ssl.MemoryBIO` that it was made
+/// of by `context.wrap_bio(incoming, outgoing)`, in this order.
+pub type Objects<'py> = [Bound<'py, PyAny>; 4];
+
 /// The library, once it is found and verified.
 pub struct OpenSsl {
     pub functions: Functions,
@@ -106,6 +112,7 @@ impl OpenSsl {
         OPENSSL.get_or_init(py, || Self::find(py).unwrap_or(None)).as_ref()
     }
 
+    /// None, or an error, if anything is not as it was looked up. Either way TLS does without.
     fn find(py: Python<'_>) -> PyResult<Option<Self>> {
         if !LAYOUTS_KNOWN.contains(&py.version_info().minor) {
             return Ok(None);
@@ -135,17 +142,12 @@ impl OpenSsl {
         let keywords = new::dict(py)?;
         keywords.set_item("server_hostname", "localhost")?;
         let object = context.call_method("wrap_bio", (&incoming, &outgoing), Some(&keywords))?;
-        Ok(self.ssl_of(&object, &context, &incoming, &outgoing).is_some())
+        Ok(self.ssl_of(&[object, context, incoming, outgoing]).is_some())
     }
 
     /// The `SSL*` inside an `ssl.SSLObject`, if everything around it is where it should be.
-    pub fn ssl_of<'py>(
-        &self,
-        object: &Bound<'py, PyAny>,
-        context: &Bound<'_, PyAny>,
-        incoming: &Bound<'_, PyAny>,
-        outgoing: &Bound<'_, PyAny>,
-    ) -> Option<Found<'py>> {
+    pub fn ssl_of<'py>(&self, objects: &Objects<'py>) -> Option<Found<'py>> {
+        let [object, context, incoming, outgoing] = objects;
         let inner = object.getattr(intern!(object.py(), "_sslobj").ok()?).ok()?;
         if !inner.get_type().is(&self.class) {
             return None;

@@ -141,6 +141,7 @@ impl<S> Reactor<S> {
         self.forks == sys::forks()
     }
 
+    /// For a fork's child: a poll of its own, in which everything is registered again. The parent's is left alone.
     #[cold]
     fn make_anew(&mut self) -> io::Result<()> {
         if self.registry.is_none() {
@@ -236,13 +237,16 @@ impl<S> Reactor<S> {
             Watch::Anew(directions) => (before | directions, true),
         };
         match self.slots.get_mut(token) {
-            Some(registration) if !anew && registration.watched == directions => Ok(()),
-            Some(registration) if !anew && !registration.active => {
-                registration.watched = directions;
-                Ok(())
-            }
-            _ => self.reregister(token, directions),
+            Some(registration) if !anew && registration.watched == directions => {}
+            Some(registration) if !anew && !registration.active => registration.watched = directions,
+            _ => self.reregister(token, directions)?,
         }
+        if let (Watch::Anew(directions), Some(registration)) = (change, self.slots.get_mut(token)) {
+            // The next poll finds what is still ready. What an earlier one found may not be true any more, and the new
+            // owner of the direction must not hear of it.
+            registration.ready = registration.ready.without(directions);
+        }
+        Ok(())
     }
 
     fn reregister(&mut self, token: Token, directions: Readiness) -> io::Result<()> {

@@ -24,6 +24,7 @@ pub struct BareSocket {
 }
 
 impl BareSocket {
+    /// A connection that a listener has accepted. It has no Python object for its fd, and perhaps never gets one.
     pub fn accepted(fd: OwnedFd, kind: SocketKind, peer: SocketAddress) -> Self {
         Self { fd: LoopCell::new(Some(fd)), kind, peer: Some(peer) }
     }

@@ -75,6 +75,7 @@ macro_rules! transport_class {
                 self.shell().is_closing(py)
             }
 
+            /// asyncio's private name for it, which programs read.
             #[getter(_loop)]
             fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
                 self.event_loop.clone_ref(py)
@@ -85,6 +86,7 @@ macro_rules! transport_class {
                 Self::begin(slf)
             }
 
+            /// The callback by which the ready queue ends the transport. It has asyncio's name.
             fn _call_connection_lost(slf: &Bound<'_, Self>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
                 Self::call_connection_lost(slf, exc)
             }

@@ -50,6 +50,7 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         self.datagrams.push_front(datagram);
     }
 
+    /// Takes out the datagram that comes next.
     pub fn pop(&mut self) -> Option<D> {
         let datagram = self.datagrams.pop_front()?;
         self.size -= self.size_of(datagram.as_ref().len());
@@ -82,6 +83,7 @@ impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
         std::mem::replace(self, Self::new(self.header))
     }
 
+    /// One call sends a batch. And a queue above the high-water mark would make the protocol pause for no reason.
     fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
         self.count() + 1 >= SEND_BATCH || flow.is_above_high(self.size + self.size_of(added))
     }

@@ -68,6 +68,7 @@ impl Flow {
         self.paused
     }
 
+    /// Would a queue of so many bytes make the protocol pause?
     pub fn is_above_high(&self, queued: usize) -> bool {
         queued > self.high
     }

@@ -70,6 +70,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Makes the transition, and returns what the transport must do about it.
     pub fn on(&mut self, event: Event) -> Action {
         let (phase, action) = self.phase.on(event);
         self.phase = phase;
@@ -85,6 +86,7 @@ impl Lifecycle {
         if matches!(self.phase, Phase::Open | Phase::Draining) { 0 } else { writes }
     }
 
+    /// asyncio's `is_closing()`: true from `close()`, `abort()` or the loss on.
     pub fn is_closing(&self) -> bool {
         self.phase != Phase::Open
     }
@@ -137,6 +139,7 @@ impl Lifecycle {
         due
     }
 
+    /// Was `write_eof()` called? Then no more can be written.
     pub fn write_ended(&self) -> bool {
         self.write_ended
     }

@@ -24,7 +24,7 @@ use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
-use crate::py::new::{self, intern};
+use crate::py::new::intern;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
@@ -114,6 +114,7 @@ impl Listener {
         Ok(())
     }
 
+    /// The loop's call when connections wait. It accepts as many as asyncio does in one turn: the backlog.
     fn on_ready(object: &Bound<'_, PyAny>, _readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
@@ -160,11 +161,14 @@ impl Listener {
         result
     }
 
+    /// False once the server was closed. A connection's factory, which is the program's code, may have done that.
     fn is_registered(&self, py: Python<'_>) -> bool {
         let token = self.token.with(py, |token| *token);
         token.is_some_and(|token| self.core.is_registered(py, token))
     }
 
+    /// Has the loop call [`Listener::on_ready`] in the next turn. The registration is edge-triggered, so what is left
+    /// in the kernel's queue is not reported again.
     fn go_on(&self, py: Python<'_>) {
         if let Some(token) = self.token.with(py, |token| *token) {
             self.core.requeue(py, token, Readiness::READABLE);
@@ -184,13 +188,16 @@ impl Listener {
         self.report(py, message, os_error(error))
     }
 
+    /// Has `_retry` called after a while. An error of resources ends when the program, or another one, closes a file,
+    /// which no event tells of.
     fn retry_later(&self, slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let when = new::float(py, self.core.clock.now() + RETRY_DELAY)?.into_any();
-        let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context: None };
-        self.core.call_at(self.event_loop.bind(py), when, callback).map(drop)
+        let retry = slf.getattr(intern!(slf.py(), "_retry")?)?;
+        let callback = Callback { callback: retry, args: &[], context: None };
+        self.core.call_later(self.event_loop.bind(slf.py()), RETRY_DELAY, callback).map(drop)
     }
 
+    /// Tells the loop's exception handler, with the socket that is concerned, as
+    /// `BaseSelectorEventLoop._accept_connection` does.
     fn report(&self, py: Python<'_>, message: &str, error: PyErr) -> PyResult<()> {
         let names = self.core.names;
         let socket = names.transport_socket.bind(py).call1((self.fd.object(),))?;
@@ -216,6 +223,7 @@ impl Listener {
         }
     }
 
+    /// The program's protocol directly on a stream.
     fn accept_plain(&self, context: &Bound<'_, PyAny>, fd: OwnedFd, peer: SocketAddress) -> PyResult<()> {
         let py = context.py();
         let protocol = self.factory.bind(py).call0()?;
@@ -232,6 +240,8 @@ impl Listener {
         StreamTransport::start(parts, socket, self.kind, Some(peer), server).map(drop)
     }
 
+    /// The rest is done in Python, because a handshake is: a task of `Loop._accept_tls` makes the layer and waits for
+    /// it.
     fn accept_tls(
         &self,
         context: &Bound<'_, PyAny>,

@@ -10,6 +10,7 @@ const REMEMBERED: usize = 2048;
 pub struct Peers<T>(HashMap<Box<[u8]>, T>);
 
 impl<T> Peers<T> {
+    /// The name of an address, if it is remembered.
     pub fn get(&self, address: &[u8]) -> Option<&T> {
         self.0.get(address)
     }

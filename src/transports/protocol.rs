@@ -20,7 +20,7 @@ use crate::error::leaves_the_loop;
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
-use crate::py::new::{self, interned};
+use crate::py::new::{self, intern, interned};
 
 /// An exception that ends the connection, and asyncio's text for it. Without a text the exception is not the
 /// connection's: it goes on to the caller, as KeyboardInterrupt and SystemExit always do.
@@ -37,6 +37,7 @@ impl Failure {
 }
 
 impl From<PyErr> for Failure {
+    /// For `?`: an exception that is nobody's, such as a failed allocation of our own, goes on to the caller.
     fn from(error: PyErr) -> Self {
         Self { error, text: None }
     }
@@ -197,7 +198,7 @@ impl<'py> Reporter<'_, 'py> {
         let py = self.transport.py();
         let keywords = new::dict(py)?;
         if let Some(error) = error {
-            keywords.set_item("exc_info", error.value(py))?;
+            keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
         }
         let logger = self.core.names.logger.bind(py);
         logger.call_method(interned(py, level)?, args, Some(&keywords)).map(drop)

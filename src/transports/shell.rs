@@ -94,6 +94,7 @@ pub struct Parts<'a, 'py> {
 }
 
 impl<S: Side> Shell<S> {
+    /// The parts of a transport that was not started yet. None of them is known to the loop.
     pub fn new(parts: &Parts<'_, '_>, file: File, outbox: Outbox<S::Queue>, side: S) -> PyResult<Self> {
         let Parts { core, event_loop, protocol, extra, context, .. } = parts;
         let state = State {
@@ -229,6 +230,8 @@ impl<S: Side> State<S> {
         self.token.is_none() || self.held == self.is_wanted()
     }
 
+    /// Does the transport wait for anything, so that the loop must keep it alive although the program may have dropped
+    /// it?
     #[inline]
     fn is_wanted(&self) -> bool {
         self.life.may_read() || self.has_unsent() || self.side.waits()

@@ -32,6 +32,7 @@ pub const NOT_WATCHED: &str = "Fatal error: the socket cannot be watched.";
 
 /// One kind of transport: what it says of itself, and what all kinds do in the same way.
 pub trait Transport: PyClass<Frozen = True> + Sync {
+    /// What only this kind has.
     type Side: Side;
     /// What is to be done, outside of the borrow, after something was sent.
     type After;
@@ -123,6 +124,7 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         self.made().expect("an object that was made to the end")
     }
 
+    /// For reports to the exception handler and to the log, in which the transport and its protocol are named.
     fn reporter<'a, 'py>(slf: &'a Bound<'py, Self>) -> Reporter<'a, 'py> {
         slf.get().shell().reporter(slf.as_any())
     }

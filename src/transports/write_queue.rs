@@ -148,6 +148,7 @@ impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
         std::mem::take(self)
     }
 
+    /// From so many bytes on the kernel is given what there is: to join more would only delay it.
     fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
         self.len + added >= LARGE
     }

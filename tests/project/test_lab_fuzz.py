@@ -26,3 +26,13 @@ def test_random_programs():
     """The same ones each time: a seed for each mix of connections."""
     for seed, mix in enumerate(["streams", "all", "exits"], 1):
         assert played("programs", "--seconds", "60", "--seed", str(seed), "--kinds", mix, "--programs", "30") >= 30
+
+
+@pytest.mark.time_limit(120)
+def test_wrong_calls():
+    assert played("api", "--seconds", "60", "--seed", "1", "--episodes", "15") > 500
+
+
+@pytest.mark.time_limit(120)
+def test_hostile_peers():
+    assert played("hostile_peers", "--seconds", "60", "--seed", "1", "--count", "200") == 200

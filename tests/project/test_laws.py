@@ -40,9 +40,9 @@ DECLARATIONS = {
 }
 
 # Functions of libc that cannot fail, or whose failure has no errno: they need not be made to fail.
-CANNOT_FAIL = set(
+CANNOT_FAIL = (
     "clock_gettime dlopen dlsym pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset sigismember sigpending "
-    "sigwait".split()
+    "sigwait"
 )
 
 # What asyncio calls of a protocol.
@@ -88,11 +88,12 @@ def system_calls_that_cannot_be_made_to_fail(sources):
         attempts = list(attempts_in(source))
         for match in re.finditer(r"\blibc::(\w+)\s*\(", source):
             name = "epoll_pwait2" if match[1] == "syscall" else match[1]
-            if name not in CANNOT_FAIL and (name, True) not in [
+            if name not in CANNOT_FAIL.split() and (name, True) not in [
                 (call, start < match.start() < end) for call, start, end in attempts
             ]:
                 yield f"{path}: {match[0]}"
-        yield from (f"{path}: {match}" for match in re.findall(r"[(,=]\s*libc::(?!sockaddr|pollfd)[a-z]\w*\s*[),;]", source))
+        values = re.findall(r"[(,=]\s*libc::(?!sockaddr|pollfd)[a-z]\w*\s*[),;]", source)
+        yield from (f"{path}: {value}" for value in values)
 
 
 def attempts_in(source):

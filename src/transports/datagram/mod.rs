@@ -98,6 +98,7 @@ type State = shell::State<Datagrams>;
 impl Side for Datagrams {
     type Queue = DatagramQueue<Datagram>;
 
+    /// What was received and not delivered counts as well, and so does the end of a SOCK_SEQPACKET.
     fn may_have_data(&self) -> bool {
         self.readable || self.ended || !self.received.is_empty()
     }
@@ -120,6 +121,7 @@ impl Transport for DatagramTransport {
         self.0.get().map(|endpoint| &endpoint.shell)
     }
 
+    /// A call of Python may be needed for a datagram; then `follow` goes on.
     #[inline]
     fn send(&self, state: &mut State) -> Option<After> {
         self.send_all(state)
@@ -129,12 +131,15 @@ impl Transport for DatagramTransport {
         Self::sent(slf, after)
     }
 
+    /// Only system calls can be made here, with the state borrowed. What only the socket's own `sendto` could send is
+    /// lost.
     fn send_rest(&self, state: &mut State) {
         if self.native.is_some() {
             state.send_rest();
         }
     }
 
+    /// Also lets go of what was received and not delivered, and of the names of the peers.
     fn release(&self, py: Python<'_>, _transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, held) = self.state.with(py, |state| {
             if state.life.phase() == Phase::Closed {
@@ -154,6 +159,7 @@ impl Transport for DatagramTransport {
         Ok((lost, self.copies_of_queued(py)?))
     }
 
+    /// The endpoint's own address is not in the shell.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(endpoint) = self.0.get() else {
             return Ok(());
@@ -162,6 +168,7 @@ impl Transport for DatagramTransport {
         endpoint.shell.traverse(visit)
     }
 
+    /// The queue can hold addresses, which are the program's objects.
     fn clear(&self, py: Python<'_>) {
         let cleared = self
             .state

@@ -27,6 +27,8 @@ pub(super) struct Received {
     sender: Sender,
 }
 
+/// Whom a datagram is from. The Python form of a new address is made once the datagram is delivered: to make it is a
+/// call of Python.
 enum Sender {
     Known(Py<PyAny>),
     New(Box<SocketAddress>),

@@ -50,6 +50,7 @@ pub enum Target {
 }
 
 impl Target {
+    /// As `Clone`, which cannot copy a reference to a Python object: that needs the token.
     fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Peer => Self::Peer,
@@ -256,10 +257,9 @@ impl DatagramTransport {
             this.core.requeue(py, token, Readiness::WRITABLE);
         }
         if retry {
-            let when = new::float(py, this.core.clock.now() + RETRY_DELAY)?.into_any();
             let context = Some(this.context(py));
             let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context };
-            this.core.call_at(this.event_loop.bind(py), when, callback)?;
+            this.core.call_later(this.event_loop.bind(py), RETRY_DELAY, callback)?;
         }
         Self::perform(slf, action, None)
     }

@@ -29,6 +29,7 @@ pub use writer::WritePipeTransport;
 
 /// A pipe transport of either kind.
 trait End: Transport<Side: Side<Queue: Default>> + Into<PyClassInitializer<Self>> {
+    /// Where the side of this kind of end has the pipe's capacity.
     fn capacity(side: &mut Self::Side) -> &mut Capacity;
 
     /// Makes the transport, by `wrap`, and schedules its start; the second step only if there is something to watch.

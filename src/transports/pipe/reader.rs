@@ -70,6 +70,7 @@ impl Transport for ReadPipeTransport {
         Ok(())
     }
 
+    /// A pipe that is not watched yet, or is paused, is idle: the selector of asyncio would not have it.
     fn describe_rest(state: &State, loop_is_closed: bool) -> String {
         let polling = state.token.is_some() && state.life.may_read();
         describe_rest(state, loop_is_closed, || String::from(if polling { " polling" } else { " idle" }))
@@ -79,11 +80,14 @@ impl Transport for ReadPipeTransport {
         self.close_pipe(py)
     }
 
+    /// From here on the loop tells of what comes. If the protocol has paused reading in `connection_made`, that begins
+    /// with `resume_reading()`.
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().state.with(slf.py(), |state| state.life.started = true);
         Self::watch_if_unwatched(slf).map(drop)
     }
 
+    /// Asks poll(2), as the head of this file says. Also starts to watch a pipe that was paused before it had started.
     fn read_more(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         if Self::watch_if_unwatched(slf)? {

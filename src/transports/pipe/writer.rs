@@ -52,6 +52,8 @@ type State = shell::State<Writing>;
 impl Side for Writing {
     type Queue = WriteQueue<Chunk>;
 
+    /// For the end of the reader, of which the kernel tells whether or not there is something to send. So the loop
+    /// holds such a transport, as asyncio's selector does.
     fn waits(&self) -> bool {
         self.tells_end
     }
@@ -89,6 +91,7 @@ impl Transport for WritePipeTransport {
         self.0.get()
     }
 
+    /// Unlike a socket's, the queue must be empty before the protocol is resumed.
     fn send(&self, state: &mut State) -> Option<After> {
         let result = state.send(|| self.core.clock.now_ns());
         // asyncio waits for the last byte before it resumes, whatever the low mark is.
@@ -98,6 +101,7 @@ impl Transport for WritePipeTransport {
         (result.is_err() || signal.is_some() || !quiet).then_some(After { result, signal })
     }
 
+    /// A file that has blocked for the first time is watched from here on.
     fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let result = after.result.map_err(|error| os_error(&error));
@@ -115,6 +119,7 @@ impl Transport for WritePipeTransport {
         let _ = state.send(|| self.core.clock.now_ns());
     }
 
+    /// The second number for the file is closed as well. It was deregistered when `connection_lost` was scheduled.
     fn release(&self, py: Python<'_>, _transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let closed = self.close_pipe(py);
         drop(self.state.with(py, |state| state.side.twin.take()));
@@ -126,6 +131,7 @@ impl Transport for WritePipeTransport {
         Ok((lost, inside::chunks(py, queued)?))
     }
 
+    /// As `_UnixWritePipeTransport.__repr__`, where "polling" means that the kernel is asked when it takes more.
     fn describe_rest(state: &State, loop_is_closed: bool) -> String {
         let polling = if state.outbox.blocked { "polling" } else { "idle" };
         describe_rest(state, loop_is_closed, || format!(" {polling} bufsize={}", state.outbox.queue.size()))

@@ -51,14 +51,18 @@ transport_class! { StreamTransport(Shell<Stream>) shown as stream_transport, wit
         self.state.with(py, |state| state.side.read_size.set_most(size));
     }
 
+    /// For `Loop._sendfile_native`: writes are refused from here on. The future is completed once what was written
+    /// before has left.
     fn _begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::begin_sendfile(slf)
     }
 
+    /// For `Loop._sendfile_native`, when the kernel takes no more: the future is completed once it does.
     fn _writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::wait_writable(slf)
     }
 
+    /// For `Loop._sendfile_native`, however it has ended: writes are taken again.
     fn _end_sendfile(slf: &Bound<'_, Self>) {
         Self::end_sendfile(slf);
     }

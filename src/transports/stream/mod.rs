@@ -77,6 +77,7 @@ impl Side for Stream {
         self.readable
     }
 
+    /// A `sendfile` waits for the kernel by means of the transport.
     fn waits(&self) -> bool {
         self.sent_waiter.is_some()
     }
@@ -131,6 +132,7 @@ impl Transport for StreamTransport {
         self.0.get()
     }
 
+    /// `Outbox::send` makes the system calls; what follows is found out in the same borrow.
     #[inline]
     fn send(&self, state: &mut State) -> Option<After> {
         let result = state.send(&self.core);
@@ -145,6 +147,7 @@ impl Transport for StreamTransport {
         let _ = state.send(&self.core);
     }
 
+    /// Then the server is told, which may wait for its last connection (`Server.wait_closed`).
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, server) = self.state.with(py, |state| {
             state.side.above = None;
@@ -168,10 +171,12 @@ impl Transport for StreamTransport {
         Ok(())
     }
 
+    /// Whoever waits in `sendfile` gets an exception: nothing will be sent any more.
     fn losing(&self, py: Python<'_>) -> PyResult<()> {
         self.tell_sent_waiter(py)
     }
 
+    /// Addresses and the socket object are made when they are first asked for. Most connections are never asked.
     fn find_extra<'py>(
         &self,
         py: Python<'py>,
@@ -187,6 +192,7 @@ impl Transport for StreamTransport {
         Ok((lost, inside::chunks(py, queued)?))
     }
 
+    /// A future that waits refers to its callbacks, and those may refer to the transport.
     fn clear(&self, py: Python<'_>) {
         let cleared = self
             .state

@@ -148,6 +148,7 @@ impl StreamTransport {
         Ok(())
     }
 
+    /// One receive, with the state borrowed. No Python code runs in it: the buffer may be the protocol's own.
     #[inline]
     fn receive(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
         self.state.with(py, |state| state.receive(buffer))

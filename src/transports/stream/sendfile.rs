@@ -26,6 +26,7 @@ impl StreamTransport {
         Self::wait_until_sent(slf)
     }
 
+    /// The transport has one future at a time: `sendfile` of a transport runs once at a time, as on asyncio.
     fn wait_until_sent<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let future = this.event_loop.bind(py).call_method0(intern!(py, "create_future")?)?;
@@ -56,6 +57,7 @@ impl StreamTransport {
         Ok(())
     }
 
+    /// Nobody waits any more, so that the loop need not hold the transport for that.
     pub(super) fn end_sendfile(slf: &Bound<'_, Self>) {
         let waiter = slf.get().state.with(slf.py(), |state| {
             state.side.in_sendfile = false;

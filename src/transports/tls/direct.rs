@@ -91,6 +91,8 @@ impl Connection {
         }
     }
 
+    /// Calls one of the two functions of OpenSSL that work on records, and finds out what has come of it.
+    /// `SSL_get_error` looks at the thread's queue of errors, so that it must be empty before.
     fn call(&self, call: impl FnOnce(&Functions, *mut Ssl, *mut usize) -> c_int) -> Result<Outcome, Failed> {
         let functions = &self.library.functions;
         // SAFETY: these look at the calling thread's own queue of errors, and empty it: an error that somebody else has
@@ -145,6 +147,7 @@ fn method(functions: &Functions) -> Option<NonNull<BioMethod>> {
     NonNull::new(METHOD.load(Acquire))
 }
 
+/// The library, for functions that OpenSSL calls without any other way to it.
 fn library() -> Option<&'static OpenSsl> {
     // SAFETY: null, or set by `Connection::new` from a reference that lives as long as the process.
     unsafe { OF_BIOS.load(Acquire).as_ref() }

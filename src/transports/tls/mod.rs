@@ -46,6 +46,7 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::made::{Made, derefs_to_made};
 use crate::py::new::intern;
+use crate::py::openssl::Objects;
 use engine::Engine;
 use reading::End;
 pub use transport::TlsTransport;
@@ -70,6 +71,7 @@ pub enum Phase {
 impl Phase {
     const ALL: [Self; 5] = [Self::Unwrapped, Self::Handshake, Self::Wrapped, Self::Flushing, Self::Shutdown];
 
+    /// The transitions that asyncio's `SSLProtocol._set_state` allows.
     fn may_become(self, next: Self) -> bool {
         next == Self::Unwrapped || next as u8 == self as u8 + 1
     }
@@ -100,6 +102,7 @@ pub struct Layer {
 
 derefs_to_made! { TlsLayer => Layer }
 
+/// What changes while the layer lives, and is touched with the interpreter held only.
 struct State {
     /// The transport below. None before `connection_made` and after `connection_lost`.
     lower: Option<Py<PyAny>>,
@@ -124,6 +127,7 @@ static LAYER_KIND: LayerKind =
     LayerKind { receive: TlsLayer::receive, queue_shrunk: |layer| TlsLayer::queue_shrunk(layer.cast()?) };
 
 impl TlsLayer {
+    /// The phase, as Python has set it last.
     pub fn phase(&self) -> Phase {
         Phase::ALL.get(self.phase.load(Relaxed) as usize).copied().unwrap_or(Phase::Unwrapped)
     }
@@ -242,16 +246,9 @@ impl TlsLayer {
         Ok(base.add_subclass(Self(Made::new(layer))))
     }
 
-    /// Gives the layer what it works with. True: it calls OpenSSL's own functions.
-    fn _open(
-        &self,
-        object: &Bound<'_, PyAny>,
-        context: &Bound<'_, PyAny>,
-        incoming: &Bound<'_, PyAny>,
-        outgoing: &Bound<'_, PyAny>,
-        direct: bool,
-    ) -> bool {
-        self.engine.get_or_init(|| Engine::new(object, context, incoming, outgoing, direct)).is_direct()
+    /// Gives the layer the objects that it works with. True: it calls OpenSSL's own functions.
+    fn _open(&self, objects: Objects<'_>, direct: bool) -> bool {
+        self.engine.get_or_init(|| Engine::new(&objects, direct)).is_direct()
     }
 
     #[getter(_state)]
@@ -354,15 +351,19 @@ impl TlsLayer {
 
     // The methods that the transport below calls. A stream transport calls `receive` instead of `data_received`.
 
+    /// For a transport below that is not ours. Its bytes are copied once more than those of a stream of ours.
     fn data_received(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
         slf.get().engine()?.ends().feed(data).map_err(|_| no_memory())?;
         Self::proceed(slf)
     }
 
+    /// The transport below takes no more: what the program writes waits in clear. The program's protocol is told when
+    /// that is more than the high-water mark.
     fn pause_writing(&self, py: Python<'_>) {
         self.state.with(py, |state| state.outbox.blocked = true);
     }
 
+    /// The transport below takes more: what has waited is encrypted.
     fn resume_writing(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().state.with(slf.py(), |state| state.outbox.blocked = false);
         Self::encrypt(slf, false)

@@ -34,6 +34,7 @@ pub struct Top {
 derefs_to_made! { TlsTransport => Top }
 
 impl TlsTransport {
+    /// The method `write(data)`. A write to a transport that was closed twice goes nowhere.
     pub(in crate::transports) fn write<'py>(
         slf: &Bound<'py, Self>,
         args: &Arguments<'_, 'py>,
@@ -73,6 +74,7 @@ impl TlsTransport {
 
 #[pymethods]
 impl TlsTransport {
+    /// For `TlsProtocol`, which makes its transport when it is made itself.
     #[new]
     fn new(layer: &Bound<'_, TlsLayer>) -> Self {
         Self(Made::new(Top {

@@ -198,6 +198,8 @@ impl TlsLayer {
         Self::tell_flow(slf, signal)
     }
 
+    /// Has the program's protocol pause or resume its writing. asyncio's report of what fails names the transport that
+    /// the program has, and the layer as the protocol.
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
         let Some(signal) = signal else {
             return Ok(());
