@@ -74,7 +74,7 @@ BUGS = (
         file="src/py/bytes.rs",
         old="let (start, len) = (owner.as_bytes().as_ptr(), owner.as_bytes().len());",
         new="let (start, len) = (owner.as_bytes().to_vec().as_ptr(), owner.as_bytes().len());",
-        part=("asan.py", "--seconds", "60", "tests/stream/test_write.py"),
+        part=("asan.py", "--seconds", "600", "tests/stream/test_write.py"),
         evidence="heap-use-after-free",
     ),
     Bug(
