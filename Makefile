@@ -34,6 +34,9 @@ bench-compare:  ## count the instructions of this checkout and of a commit: REV=
 lab:  ## look for what tests do not: failing calls, hostile peers, long runs, sanitizers (ARGS="faults soak", ...)
 	@$(PYTHON) tools/task.py lab $(ARGS)
 
+asan:  ## run the tests of the extension, and of programs that host Python, under AddressSanitizer (a part of the lab)
+	@$(PYTHON) tools/task.py lab asan
+
 soak:  ## run real servers under load for hours, and look for what grows (HOURS=2; the lab does ten minutes of it)
 	@$(PYTHON) tools/task.py soak $(HOURS)
 
@@ -46,5 +49,5 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo bench bench-compare lab soak conformance conformance-left-out conformance-all
+.PHONY: help build check fmt lint test demo bench bench-compare lab asan soak conformance conformance-left-out conformance-all
 .DEFAULT_GOAL := help

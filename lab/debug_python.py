@@ -22,7 +22,7 @@ VERSIONS = ("3.14", "3.13", "3.12", "3.11")
 # The packages of tests/requirements.txt that the tests in these folders import. All are written in Python.
 PACKAGES = ("pytest", "pytest-asyncio", "nest_asyncio", "nest_asyncio2")
 # So many files of tests are run by one interpreter.
-BATCH = 12
+BATCH = 6
 
 
 def find() -> tuple[str, ...] | None:
