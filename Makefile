@@ -28,6 +28,9 @@ demo:  ## serve an ASGI application on rloop and on asyncio, check every answer,
 bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
+bench-compare:  ## count the instructions of this checkout and of a commit: REV=main~3 (ARGS='--only call_soon')
+	@$(PYTHON) tools/task.py bench-compare $(or $(REV),$(error REV is missing: make bench-compare REV=COMMIT)) $(ARGS)
+
 lab:  ## look for what tests do not: failing calls, hostile peers, long runs, sanitizers (ARGS="faults soak", ...)
 	@$(PYTHON) tools/task.py lab $(ARGS)
 
@@ -43,5 +46,5 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo bench lab soak conformance conformance-left-out conformance-all
+.PHONY: help build check fmt lint test demo bench bench-compare lab soak conformance conformance-left-out conformance-all
 .DEFAULT_GOAL := help

@@ -23,10 +23,11 @@ class Child:
     """A running command. When the `with` block ends, the command's input is closed and its end is waited for. After an
     error it is killed."""
 
-    def __init__(self, command: list[str], cpu: int | None = None):
+    def __init__(self, command: list[str], cpu: int | None = None, end_seconds: float = END_SECONDS):
         self._name = " ".join(os.path.basename(part) for part in command[:3])
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._unread = b""
+        self._end_seconds = end_seconds
         self.pid = self._process.pid
         if cpu is not None:
             os.sched_setaffinity(self.pid, {cpu})
@@ -39,7 +40,7 @@ class Child:
         if kind is not None:
             self._process.kill()
         try:
-            code = self._process.wait(END_SECONDS)
+            code = self._process.wait(self._end_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

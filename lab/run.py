@@ -27,8 +27,23 @@ AT_A_TIME = 2
 
 # Each part, and for how many seconds it runs as part of the whole.
 PARTS: dict[str, int] = {
+    "asan": 900,
+    "debug_python": 600,
+    "memcheck": 600,
+    "miri": 300,
+    "models": 300,
+    "planted": 900,
+    "tsan": 300,
+    "api": 300,
+    "fuzzers": 600,
+    "hostile_peers": 300,
+    "hostile_tls": 900,
+    "programs": 600,
     "soak": 600,
     "interrupts": 600,
+    "faults": 600,
+    "modes": 600,
+    "allocations": 300,
     "forks": 300,
     "exits": 1200,
 }

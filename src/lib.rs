@@ -6,6 +6,7 @@
 //! - `py`: what the crate needs of Python itself. `error`: errors of Rust as exceptions of Python.
 //! - `handle`: callbacks. `core`: the state of a loop. `run`: one turn of it.
 //! - `event_loop`: what Python sees of a loop. `rloop.Loop` in `python/rloop` completes it.
+//! - `event_loop::faults`: system calls that fail on purpose, with the feature `faults`, which no wheel has.
 //! - `embed`: loops for Rust programs that host Python, with the feature of that name.
 //!
 //! This file has no logic. It is a map, and the list of what the extension module exports.
@@ -71,11 +72,10 @@ mod _rloop {
         module.add_class::<WritePipeTransport>()?;
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
+        #[cfg(feature = "faults")]
+        crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;
         crate::event_loop::add_raw_methods(&module.py().get_type::<EventLoop>())?;
-        crate::transports::datagram::add_raw_methods(module.py())?;
-        crate::transports::pipe::add_raw_methods(module.py())?;
-        crate::transports::stream::add_raw_methods(module.py())?;
-        crate::transports::tls::add_raw_methods(module.py())
+        crate::transports::add_raw_methods(module.py())
     }
 }

@@ -80,9 +80,10 @@ def child(loop_name):
 
     def run(source, *flags, close_fds=True, **environ):
         prelude = f"import asyncio\nfrom {loop_name} import new_event_loop\n"
+        path = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *flags, "-c", prelude + textwrap.dedent(source)],
-            env={**os.environ, "PYTHONPATH": TESTS, **environ},
+            env={**os.environ, "PYTHONPATH": path, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -69,10 +69,11 @@ def python_of(*command: str) -> Python | None:
 @functools.cache
 def pythons() -> dict[tuple[int, int], Python]:
     """Every supported CPython of this machine, one of each minor version. The one that runs this file is preferred and
-    comes first; then those on PATH, then those of pyenv."""
+    comes first; then those on PATH, then those of pyenv. If a virtual environment is active, its base interpreter
+    counts: activating the environment of `make build` must not change which Python that is."""
     found: dict[tuple[int, int], Python] = {}
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [sys.executable]
+    candidates = [os.path.realpath(sys._base_executable)]  # type: ignore[attr-defined]
     for major, minor in SUPPORTED:
         if on_path := shutil.which(f"python{major}.{minor}"):
             candidates.append(on_path)

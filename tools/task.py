@@ -385,6 +385,27 @@ def bench(*arguments: str) -> None:
         run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
 
 
+def bench_compare(revision: str, *arguments: str) -> None:
+    """Compare the build of a commit with this checkout. Further arguments are those of benchmarks/compare.py."""
+    python = machine.default_python()
+    folder = TARGET / "compare"
+    source = folder / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    say(f"Building the wheel of {revision}")
+    archive, wheels = folder / "source.tar", folder / "wheels"
+    run("git", "archive", "--output", archive, revision)
+    run("tar", "-xf", archive, "-C", source)
+    shutil.rmtree(wheels, ignore_errors=True)
+    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
+    manifest = ("--manifest-path", source / "Cargo.toml")
+    run(*maturin(python), "build", *options, *manifest, "--out", wheels, CARGO_TARGET_DIR=str(folder / "build"))
+    [old] = wheels.glob("*.whl")
+    sides = [venv(f"compare-{name}", python, path)[-1] for name, path in (("old", old), ("new", wheel(python)))]
+    say(f"Counting instructions: {revision} and this checkout")
+    sys.exit(status_of(*python.command, "benchmarks/compare.py", *sides, *arguments))
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
     inside = lab_venv()
@@ -419,13 +440,14 @@ def main(arguments: Sequence[str]) -> None:
         "demo": demo,
         "test": test,
         "bench": bench,
+        "bench-compare": bench_compare,
         "lab": lab,
         "soak": soak,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "lab", "soak", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     machine.check_rust()

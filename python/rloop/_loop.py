@@ -173,7 +173,8 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
         if bare is None:
             return None
         try:
-            await self._until_ready(bare, True, once=True)
+            if not bare._is_decided():
+                await self._until_ready(bare, True, once=True)
             bare._check_connected(address)
         except BaseException:
             bare.close()

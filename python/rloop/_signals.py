@@ -165,13 +165,14 @@ class Signals:
         return own
 
     def _open_pipe(self) -> int:
-        if self._pid != os.getpid():
+        pid = os.getpid()
+        if self._pid != pid:
             # The pipe belongs to the process that this one was forked from.
             self._close_pipe()
         if self._pipe is None:
-            receiver, sender = os.pipe()
             assert self._loop is not None  # The loop is about to run, and so not closed.
-            self._pipe, self._pid = (receiver, sender), os.getpid()
+            self._pipe, self._pid = os.pipe(), pid
+            receiver, sender = self._pipe
             _senders.add(sender)
             os.set_blocking(receiver, False)
             os.set_blocking(sender, False)

@@ -1,4 +1,4 @@
-"""What happens once in a TLS connection: handshake, shutdown, timeouts and errors, and how a loop makes a connection.
+"""What happens once in a TLS connection: making it, handshake, shutdown, timeouts, errors and `get_extra_info`.
 
 `TlsProtocol` is the class of every TLS layer. Its base, the native `_rloop.TlsLayer`, does what happens per packet:
 nothing here is called for a packet once the handshake is done. The model is asyncio's `sslproto.SSLProtocol`, method by
@@ -128,7 +128,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
             server_side=server_side,
             server_hostname=None if server_side else server_hostname or None,
         )
-        self._open(self._sslobj, self._sslcontext, incoming, outgoing, DIRECT)
+        self._open((self._sslobj, self._sslcontext, incoming, outgoing), DIRECT)
         self._extra: dict[str, Any] = {"sslcontext": self._sslcontext}
         self._app_protocol = app_protocol
         # Is the application's `connection_made` still to be called? Has it been, and not yet its `connection_lost`?
@@ -143,6 +143,8 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
         # Of the handshake, later of the shutdown.
         self._timer: asyncio.TimerHandle | None = None
         self._started = 0.0
+        # (low, high), in bytes. Nothing looks at these marks but the program.
+        self._read_limits = (64 * 1024, 256 * 1024)
         self._app_transport: _rloop.TlsTransport | None = _rloop.TlsTransport(self)
 
     # ---------------------------------------------------------------------------------------- the transport below

@@ -2,7 +2,7 @@
 
 Programs ask `isinstance(transport, asyncio.Transport)`. asyncio's transport classes have slots, and so cannot be bases
 of a native class. Instead, the `__class__` of a native transport is one of the classes here, which makes `isinstance`
-true. The classes are never instantiated and have no behaviour of their own. `dir(transport)` shows their names, too.
+true. The classes are never instantiated. `dir(transport)` shows their names, too.
 
 Programs also read private attributes of asyncio's transports. Those that cost the transports nothing are added to the
 native classes here.
@@ -10,9 +10,10 @@ native classes here.
 
 from __future__ import annotations
 
+import inspect
 import socket
 import sys
-from asyncio import transports
+from asyncio import constants, sslproto, transports
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,44 @@ class StreamTransport(transports._FlowControlMixin, transports.Transport):
 class SSLTransport(transports._FlowControlMixin, transports.Transport):
     """A TLS connection on another transport. asyncio has `ssl` in the name of its class, too."""
 
-    set_read_buffer_limits = _rloop.TlsTransport.set_read_buffer_limits
-    get_read_buffer_limits = _rloop.TlsTransport.get_read_buffer_limits
     get_read_buffer_size = _rloop.TlsTransport.get_read_buffer_size
+
+    def set_read_buffer_limits(self: Any, high: int | None = None, low: int | None = None) -> None:
+        """Set the marks of the read buffer. It is small whatever they are: a paused transport receives nothing."""
+        if self._ssl_protocol is not None:
+            marks = sslproto.add_flowcontrol_defaults(high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_READ)
+            self._ssl_protocol._read_limits = marks[::-1]
+
+    def get_read_buffer_limits(self: Any) -> tuple[int, int]:
+        """(low, high), in bytes."""
+        return (0, 0) if self._ssl_protocol is None else self._ssl_protocol._read_limits
+
+    def can_write_eof(self) -> bool:
+        """False: TLS cannot end one direction alone."""
+        return False
+
+    def abort(self: Any) -> None:
+        """End the connection at once; what is queued is lost."""
+        self._force_close(None)
+
+    def _force_close(self: Any, exc: BaseException | None) -> None:
+        self._set_closed()
+        if self._ssl_protocol is not None:
+            self._ssl_protocol._abort(exc)
+
+    def get_extra_info(self: Any, name: str, default: Any = None) -> Any:
+        """Information about the connection: that of TLS, then that of the transport below."""
+        layer = self._ssl_protocol
+        if layer is None:
+            return default
+        self.get_write_buffer_size()  # This sends what was kept back.
+        return layer._get_extra_info(name, default)
+
+    def __repr__(self: Any) -> str:
+        layer = self._ssl_protocol
+        lower = None if layer is None else layer._transport
+        over = self._closed or layer is None or (lower is not None and lower.is_closing())
+        return f"<TlsTransport{' closing' if over else ''} over {'nothing' if lower is None else lower!r}>"
 
 
 class DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
@@ -132,6 +168,27 @@ def _add(native: type, **getters: Callable[[Any], Any]) -> None:
     # On asyncio this is an attribute, which some programs set.
     native._protocol = property(native.get_protocol, native.set_protocol)  # type: ignore[attr-defined]
 
+
+def _inherit(native: type, shown: type) -> None:
+    for name, method in inspect.getmembers(shown, inspect.isfunction):
+        if not name.startswith("_") and not hasattr(native, name):
+            setattr(native, name, method)
+
+
+# What is called once in a connection, if at all, is written in Python.
+for _name, _method in vars(SSLTransport).items():
+    if inspect.isfunction(_method):
+        setattr(_rloop.TlsTransport, _name, _method)
+
+# The methods that asyncio's transports have from their bases, and do not support: most raise NotImplementedError.
+_inherit(_rloop.TlsTransport, SSLTransport)
+_inherit(_rloop.DatagramTransport, DatagramTransport)
+_inherit(_rloop.WritePipeTransport, WritePipeTransport)
+
+# Class attributes, by which `loop.sendfile()` and `loop.start_tls()` know what they may do with a transport.
+_rloop.StreamTransport._sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+_rloop.TlsTransport._sendfile_compatible = constants._SendfileMode.FALLBACK
+_rloop.StreamTransport._start_tls_compatible = _rloop.TlsTransport._start_tls_compatible = True
 
 _flow = {"_low_water": _low_water, "_high_water": _high_water}
 _socket = {"_sock": _sock, "_sock_fd": _sock_fd, "_conn_lost": _conn_lost, "_extra": _extra}

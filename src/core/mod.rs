@@ -5,6 +5,8 @@
 //! methods, each of which borrows the state once. The core knows handles. Transports it knows only as [`Native`]
 //! objects with a table of functions. It never runs callbacks itself; `run.rs` does.
 
+#[cfg(feature = "embed")]
+mod ending;
 mod gathering;
 #[cfg(feature = "embed")]
 mod host;
@@ -29,7 +31,6 @@ use crate::error::{no_memory, os_error};
 use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
-use crate::py::gc::track;
 use crate::py::interpreter::require_gil;
 use crate::py::names::{Names, names};
 use crate::py::thread_end;
@@ -41,7 +42,9 @@ use crate::reactor::timers::TimerHeap;
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 #[cfg(feature = "embed")]
-pub use host::{AtClose, Host, Job};
+pub use ending::AtClose;
+#[cfg(feature = "embed")]
+pub use host::{Host, Job};
 use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
@@ -251,27 +254,18 @@ impl LoopCore {
             let gathered = (std::mem::take(&mut state.gathered), std::mem::take(&mut state.gathered_until));
             (state.ready.drain(), timers, state.reactor.close(), gathered, spare)
         });
-        // Hidden handles that somebody else refers to are shown to the garbage collector again.
-        for timer in &held.1 {
-            timer.get().unschedule();
-            track(timer.bind(py));
-        }
-        for entry in sent.iter().chain(&held.0) {
-            if let Entry::Handle(handle) = entry {
-                track(handle.bind(py));
-            }
-        }
+        held.1.iter().for_each(|timer| timer.get().unschedule());
         // What was held may have finalizers. They run here, where nothing is borrowed and the loop is closed already.
         drop((sent, held));
         self.empty_context.clear(py);
         #[cfg(feature = "embed")]
-        self.host.closed();
+        self.host.ending.complete();
     }
 
     /// Shows the garbage collector what the loop holds.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let visit_entry = |entry: &Entry| match entry {
-            Entry::Handle(handle) => Handle::traverse_from_queue(handle, visit),
+            Entry::Handle(handle) => visit.call(handle),
             _ => Ok(()),
         };
         // A thread must hold the GIL to send a handle, so that the inbox does not change during a collection.
@@ -279,11 +273,8 @@ impl LoopCore {
         // While the state is borrowed, nothing is shown. Then this collection takes the loop and what it holds for alive.
         let visit_state = |state: &State| {
             state.ready.iter().try_for_each(visit_entry)?;
-            let timers = state.timers.iter().chain(&state.spare_timers);
-            timers
-                .map(TimerHandle::as_handle)
-                .try_for_each(|timer| Handle::traverse_from_queue(timer, visit))?;
-            state.spare_handles.iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+            state.timers.iter().chain(&state.spare_timers).try_for_each(|timer| visit.call(timer))?;
+            state.spare_handles.iter().try_for_each(|handle| visit.call(handle))?;
             let gathered = state.gathered.iter().chain(state.gathered_until.iter().map(|(_, native)| native));
             gathered.into_iter().try_for_each(|native| visit.call(&native.object))?;
             state.reactor.registrations().try_for_each(|(_, source)| source.traverse(visit))

@@ -10,7 +10,6 @@ use pyo3::types::PyFloat;
 use super::{Entry, LoopCore, closed_error, is_live};
 use crate::error::{no_memory, os_error};
 use crate::handle::{Callback, Handle, Time, TimerHandle};
-use crate::py::gc::untrack;
 use crate::py::new::{self, intern};
 use crate::py::thread_end;
 use crate::reactor::clock::deadline_ns;
@@ -115,15 +114,24 @@ impl LoopCore {
             None => {
                 let handle = Handle::new(event_loop, callback, debug)?;
                 let dead = self.state.with(py, |state| state.timers.dead().clone());
-                let timer = Bound::new(py, TimerHandle::new(py, handle, time, dead))?;
-                untrack(&timer);
-                timer
+                Bound::new(py, TimerHandle::new(py, handle, time, dead))?
             }
         };
         let entry = timer.clone().unbind();
         let refused = self.state.with(py, |state| state.timers.push(deadline, entry));
         refused.map_err(|_| no_memory())?;
         Ok(timer)
+    }
+
+    /// Schedules `callback`, `delay` seconds from now.
+    pub fn call_later<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        delay: f64,
+        callback: Callback<'_, 'py>,
+    ) -> PyResult<Bound<'py, TimerHandle>> {
+        let when = new::float(event_loop.py(), self.clock.now() + delay)?.into_any();
+        self.call_at(event_loop, when, callback)
     }
 
     /// A handle that is not scheduled yet.
@@ -141,10 +149,7 @@ impl LoopCore {
             handle.get().renew(callback)?;
             return Ok(handle);
         }
-        let handle = Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)?;
-        // It goes into a queue, which shows it to the garbage collector.
-        untrack(&handle);
-        Ok(handle)
+        Bound::new(py, Handle::new(event_loop, callback, self.debug.load(Relaxed))?)
     }
 
     /// Takes back a handle that has run, or never will. It is used again if nobody else refers to it.
@@ -207,10 +212,11 @@ impl LoopCore {
         }
     }
 
+    /// As `BaseSelectorEventLoop._write_to_self`, where a write to the self-pipe can fail.
     #[cold]
     fn log_failed_wake(&self, error: &PyErr, py: Python<'_>) -> PyResult<()> {
         let keywords = new::dict(py)?;
-        keywords.set_item("exc_info", error.value(py))?;
+        keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
         self.names
             .logger
             .bind(py)

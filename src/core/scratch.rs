@@ -35,6 +35,7 @@ pub fn serve_large_blocks_from_the_heap() {
 #[derive(Default)]
 pub struct Scratch(Box<[MaybeUninit<Page>]>);
 
+/// The unit in which the memory is allocated, so that it begins at a page.
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
@@ -117,6 +118,7 @@ impl Buffer {
         self.filled - self.read
     }
 
+    /// True if everything was read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -107,6 +107,7 @@ pub struct Idle {
 }
 
 impl Idle {
+    /// Err: the object's class allows no weak references.
     pub fn new(object: &Bound<'_, PyAny>, kind: &'static Kind) -> PyResult<Self> {
         Ok(Self { reference: PyWeakrefReference::new(object)?.unbind(), kind })
     }
@@ -136,6 +137,7 @@ impl Kind {
 }
 
 impl Native {
+    /// As `Clone`, which cannot copy a reference to a Python object: that needs the token.
     pub fn clone_ref(&self, py: Python<'_>) -> Self {
         Self { object: self.object.clone_ref(py), kind: self.kind }
     }
@@ -165,8 +167,8 @@ impl Source {
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Callbacks(callbacks) => {
-                let handles = callbacks.reader.iter().chain(&callbacks.writer);
-                handles.into_iter().try_for_each(|handle| Handle::traverse_from_queue(handle, visit))?;
+                visit.call(&callbacks.reader)?;
+                visit.call(&callbacks.writer)?;
                 visit.call(&callbacks.read_waiter)?;
                 visit.call(&callbacks.write_waiter)?;
                 visit.call(&callbacks.file)

@@ -9,7 +9,6 @@ use pyo3::prelude::*;
 use super::{Entry, LoopCore, is_live};
 use crate::error::no_memory;
 use crate::handle::{Handle, TimerHandle};
-use crate::py::gc::{track, untrack};
 use crate::reactor::clock::deadline_ns;
 
 impl LoopCore {
@@ -86,7 +85,6 @@ impl LoopCore {
         let refused = self.state.with(py, |state| state.timers.push(deadline, timer.clone().unbind()));
         refused.map_err(|_| no_memory())?;
         timer.get().schedule();
-        untrack(timer);
         Ok(())
     }
 
@@ -100,7 +98,6 @@ impl LoopCore {
         let found = removed.is_some();
         if found {
             timer.get().unschedule();
-            track(timer);
         }
         drop(removed);
         found
@@ -109,9 +106,6 @@ impl LoopCore {
     /// Takes every timer out of the heap.
     pub fn clear_timers(&self, py: Python<'_>) {
         let timers = self.state.with(py, |state| state.timers.drain());
-        for timer in &timers {
-            timer.get().unschedule();
-            track(timer.bind(py));
-        }
+        timers.iter().for_each(|timer| timer.get().unschedule());
     }
 }

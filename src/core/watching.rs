@@ -1,6 +1,9 @@
 //! Watching fds for the program: callbacks of `add_reader` and `add_writer`, and futures that are completed when a
 //! socket is ready (`sock_*`). Both are level-triggered, as asyncio's are.
 //!
+//! A registration whose future is completed lingers: it stays until the loop is about to block
+//! ([`LoopCore::end_lingering`]), because the next `sock_*` call often needs it.
+//!
 //! What Python passes (file objects, arguments) is the business of `event_loop/watching.rs`; here an fd is a number.
 
 use pyo3::prelude::*;

@@ -22,7 +22,7 @@ pub(super) fn remember(handle: &LoopHandle) {
     let mut ended = Vec::new();
     {
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.extend(started.extract_if(.., |handle| handle.core().host.wait_closed(Duration::ZERO)));
+        ended.extend(started.extract_if(.., |handle| handle.core().host.ending.wait_closed(Duration::ZERO)));
         started.push(handle.clone());
     }
     drop(ended);

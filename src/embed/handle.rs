@@ -69,7 +69,7 @@ impl LoopHandle {
 
     /// True once the loop has ended, or was asked to end: it accepts no work any more.
     pub fn is_closed(&self) -> bool {
-        self.core().host.is_ending()
+        self.core().host.ending.has_begun()
     }
 
     // ------------------------------------------------------------------------------------------ callbacks
@@ -95,7 +95,7 @@ impl LoopHandle {
     /// Asks the loop to end, without waiting: it completes its turn, cancels its tasks, and closes.
     pub fn stop(&self) -> Result<(), LoopClosed> {
         let core = self.core();
-        if !core.host.end() {
+        if !core.host.ending.begin() {
             return Err(LoopClosed);
         }
         core.stopping.store(true, SeqCst);
@@ -110,14 +110,14 @@ impl LoopHandle {
     /// `timeout` to end (the loop goes on ending, and this can be called again); `OwnThread` when called on the
     /// loop's own thread, which is asked to stop all the same.
     pub fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        let host = &self.core().host;
-        if self.stop().is_err() && host.wait_closed(Duration::ZERO) {
+        let ending = &self.core().host.ending;
+        if self.stop().is_err() && ending.wait_closed(Duration::ZERO) {
             return Err(ShutdownError::Closed);
         }
         if self.core().is_own_thread() {
             return Err(ShutdownError::OwnThread);
         }
-        if detached(|| host.wait_closed(timeout)) { Ok(()) } else { Err(ShutdownError::TimedOut) }
+        if detached(|| ending.wait_closed(timeout)) { Ok(()) } else { Err(ShutdownError::TimedOut) }
     }
 
     /// What the host has had the loop do so far. Works after close too.

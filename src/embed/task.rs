@@ -174,7 +174,7 @@ fn pair<T: Send + 'static>(handle: LoopHandle) -> (PyTask<T>, Promise<T>) {
     let progress = Progress { result: None, ended: false, waker: None, task: None, cancelled: false };
     let outcome = Arc::new(Outcome { progress: Mutex::new(progress), core: handle.core().clone() });
     handle.core().host.tasks_spawned.fetch_add(1, Relaxed);
-    let waiting = handle.core().host.wait(outcome.clone());
+    let waiting = handle.core().host.ending.wait(outcome.clone());
     let promise = Promise { outcome: outcome.clone(), handle: handle.clone(), waiting };
     (PyTask { outcome, handle, detached: false }, promise)
 }
@@ -300,7 +300,7 @@ impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
         // Does nothing if there was a result.
         self.outcome.finish(Err(LoopClosed.into()));
-        self.handle.core().host.leave(self.waiting);
+        self.handle.core().host.ending.leave(self.waiting);
     }
 }
 

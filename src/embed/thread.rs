@@ -125,7 +125,7 @@ fn runner(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 /// Ends the loop.
 fn finish(handle: &LoopHandle, runner: &Bound<'_, PyAny>) -> PyResult<()> {
     // Work that the host sent from here on would not be cancelled any more. So it is refused.
-    handle.core().host.end();
+    handle.core().host.ending.begin();
     runner.call_method0("close").map(drop)
 }
 

@@ -17,7 +17,6 @@ use super::EventLoop;
 use crate::core::{Entry, LoopCore};
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
-use crate::py::gc::{track, untrack};
 use crate::py::new::intern;
 use crate::run;
 
@@ -113,8 +112,6 @@ impl ReadyHandles {
         let entry =
             core.pop_from(py, first).ok_or_else(|| PyIndexError::new_err("pop from an empty deque"))?;
         let handle = as_handle(event_loop, entry)?;
-        // As every handle that leaves the queue and is still in use, it is shown to the garbage collector again.
-        track(&handle);
         Ok(handle)
     }
 
@@ -135,7 +132,6 @@ impl ReadyHandles {
             // asyncio's own turn moves a timer from the heap to here.
             core.remove_timer(timer);
         }
-        untrack(&handle);
         let entry = Entry::Handle(handle.unbind());
         if first { core.push_front(py, entry) } else { core.push(py, entry) }
     }
@@ -153,6 +149,7 @@ impl ReadyHandles {
                 Err(error) => failed = Some(error),
             }
         }
+        // They go back where they were: in front of what finalizers have added meanwhile.
         for handle in handles.iter().rev() {
             core.push_front(py, Entry::Handle(handle.clone().unbind()))?;
         }
@@ -177,17 +174,21 @@ impl ReadyHandles {
         self.event_loop.get().core.ready_count(py)
     }
 
+    /// By index, from either end, as a deque. `nest_asyncio` looks at the first handle.
     fn __getitem__<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyAny>> {
+        // A deque counts from its end as well, and has its own text for an index that is out of range.
         let list = self.list(py)?;
         let index = if index < 0 { index + list.len() as isize } else { index };
         let index = usize::try_from(index).ok().filter(|&index| index < list.len());
         list.get_item(index.ok_or_else(|| PyIndexError::new_err("deque index out of range"))?)
     }
 
+    /// A program asks this before it calls `remove()`.
     fn __contains__(&self, handle: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.list(handle.py())?.contains(handle)
     }
 
+    /// Over a copy, because the queue changes while a program looks at it.
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
         self.list(py)?.try_iter()
     }
@@ -230,10 +231,8 @@ impl ReadyHandles {
     fn remove(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (handle.py(), &self.event_loop.get().core);
         self.handles(py)?;
-        let removed = core.remove_ready(handle);
-        let removed = removed.ok_or_else(|| PyValueError::new_err("deque.remove(x): x not in deque"))?;
-        track(removed.bind(py));
-        Ok(())
+        let missing = || PyValueError::new_err("deque.remove(x): x not in deque");
+        core.remove_ready(handle).map(drop).ok_or_else(missing)
     }
 
     /// Drops the handles. What the poll has found stays: with asyncio's selector, the next turn would find it again.
@@ -242,11 +241,7 @@ impl ReadyHandles {
         let (handles, others): (Vec<_>, Vec<_>) =
             core.drain_ready(py).into_iter().partition(|entry| matches!(entry, Entry::Handle(_)));
         let refused = others.into_iter().try_for_each(|entry| core.push(py, entry));
-        for entry in &handles {
-            if let Entry::Handle(handle) = entry {
-                track(handle.bind(py));
-            }
-        }
+        drop(handles);
         refused
     }
 

@@ -5,13 +5,14 @@
 //! fields that both read (`_stopping`, `_closed`, `_debug`, `_thread_id`, `_task_factory`) are properties here, which
 //! come before an instance's dictionary.
 
+#[cfg(feature = "faults")]
+pub mod faults;
 mod inside;
 mod package;
 mod scheduling;
 mod sockets;
 mod watching;
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -25,17 +26,18 @@ use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
 use crate::py::cell::LoopCell;
 use crate::py::fastcall;
-use crate::py::made::Made;
+use crate::py::made::{Made, derefs_to_made};
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
 use crate::transports::bare::BareSocket;
-use crate::transports::datagram::{self, DatagramTransport};
-use crate::transports::listener::{Listener, Serving};
-use crate::transports::pipe::{self, ReadPipeTransport, WritePipeTransport};
+use crate::transports::datagram::DatagramTransport;
+use crate::transports::listener::Listener;
+use crate::transports::pipe::{ReadPipeTransport, WritePipeTransport};
+use crate::transports::shell::Parts;
 use crate::transports::socket::{File, SocketKind};
-use crate::transports::stream::{Parts, StreamTransport};
+use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
 pub use scheduling::add_raw_methods;
@@ -55,15 +57,7 @@ pub struct Fields {
     future_keywords: LoopCell<Option<Py<PyDict>>>,
 }
 
-/// So that methods can use the fields of an [`EventLoop`] as if they were its own.
-impl Deref for EventLoop {
-    type Target = Fields;
-
-    #[inline(always)]
-    fn deref(&self) -> &Fields {
-        &self.0
-    }
-}
+derefs_to_made! { EventLoop => Fields }
 
 #[cfg(feature = "embed")]
 impl EventLoop {
@@ -76,6 +70,20 @@ impl EventLoop {
 /// The direction that Python calls `write`.
 fn direction(write: bool) -> Readiness {
     if write { Readiness::WRITABLE } else { Readiness::READABLE }
+}
+
+impl EventLoop {
+    /// What the transports of this loop are made of.
+    fn parts<'a, 'py>(
+        &'a self,
+        slf: &'a Bound<'py, Self>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Bound<'py, PyAny>>,
+        extra: Option<Bound<'py, PyDict>>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> Parts<'a, 'py> {
+        Parts { core: &self.core, event_loop: slf.as_any(), protocol, waiter, extra, context }
+    }
 }
 
 #[pymethods]
@@ -244,18 +252,8 @@ impl EventLoop {
             Some(taken) => taken,
             None => (File::for_stream(sock)?, SocketKind::of(sock)?, None),
         };
-        StreamTransport::start(Parts {
-            core: &slf.get().core,
-            event_loop: slf.as_any(),
-            kind,
-            socket,
-            protocol,
-            waiter,
-            extra,
-            server,
-            peername,
-            context,
-        })
+        let parts = slf.get().parts(slf, protocol, waiter, extra, context);
+        StreamTransport::start(parts, socket, kind, peername, server)
     }
 
     /// Begins to connect a TCP socket. The caller waits until it is writable, and then calls `_check_connected()`.
@@ -282,8 +280,7 @@ impl EventLoop {
     ) -> PyResult<Bound<'py, DatagramTransport>> {
         let fd = slf.get().fd_of(sock)?;
         slf.get().refuse_fd_of_transport(sock, fd)?;
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        DatagramTransport::start(datagram::Parts { core, event_loop, sock, protocol, address, waiter, extra })
+        DatagramTransport::start(slf.get().parts(slf, protocol, waiter, extra, None), sock, address)
     }
 
     /// Accepts connections of a listening socket. `tls`: the arguments of `Loop._accept_tls` that follow the
@@ -300,16 +297,7 @@ impl EventLoop {
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let (core, event_loop) = (&slf.get().core, slf.as_any());
-        Listener::start(Serving {
-            core,
-            event_loop,
-            factory: protocol_factory,
-            socket: sock,
-            tls,
-            server,
-            backlog,
-            context,
-        })
+        Listener::start(core, event_loop, protocol_factory, &sock, tls, server, backlog, context)
     }
 
     /// True if this is the fd of a stream socket. A `socket.socket` made to find that out would close the fd if the
@@ -328,8 +316,7 @@ impl EventLoop {
         waiter: Option<Bound<'py, PyAny>>,
         extra: Option<Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, ReadPipeTransport>> {
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        ReadPipeTransport::open(pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra })
+        ReadPipeTransport::open(slf.get().parts(slf, protocol, waiter, extra, None), &pipe, fd)
     }
 
     /// A transport for the writing end of a pipe. `fd` is that of `pipe`, and non-blocking. `tells_end`: the fd becomes
@@ -345,9 +332,8 @@ impl EventLoop {
         tells_end: bool,
         by_record: bool,
     ) -> PyResult<Bound<'py, WritePipeTransport>> {
-        let (core, event_loop) = (&slf.get().core, slf.as_any());
-        let parts = pipe::Parts { core, event_loop, pipe, fd, protocol, waiter, extra };
-        WritePipeTransport::open(parts, tells_end, by_record)
+        let parts = slf.get().parts(slf, protocol, waiter, extra, None);
+        WritePipeTransport::open(parts, &pipe, fd, tells_end, by_record)
     }
 
     /// A future that is completed once `sock` is readable, or writable. To be called when a system call has just said
@@ -420,6 +406,7 @@ impl EventLoop {
         self.core.stopping.load(Relaxed)
     }
 
+    /// `BaseEventLoop.run_forever` clears it when a run has ended.
     #[setter(_stopping)]
     fn set_stopping_field(&self, value: bool) {
         self.core.stopping.store(value, SeqCst);
@@ -431,6 +418,7 @@ impl EventLoop {
         self.core.closed.load(Relaxed)
     }
 
+    /// `BaseEventLoop.close` sets it. What the loop holds is dropped by `_release`, which comes after.
     #[setter(_closed)]
     fn set_closed_field(&self, value: bool) {
         self.core.closed.store(value, Relaxed);
@@ -442,6 +430,7 @@ impl EventLoop {
         self.core.debug.load(Relaxed)
     }
 
+    /// As asyncio, any object is taken, and what counts is whether it is true.
     #[setter(_debug)]
     fn set_debug_field(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.core.debug.store(value.is_truthy()?, Relaxed);
@@ -455,6 +444,7 @@ impl EventLoop {
         Some(self.core.thread_id.load(Relaxed)).filter(|&id| id != 0)
     }
 
+    /// `BaseEventLoop.run_forever` sets it while the loop runs, and None afterwards.
     #[setter(_thread_id)]
     fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
         let core = &slf.get().core;
@@ -473,6 +463,7 @@ impl EventLoop {
         self.task_factory.with(py, |factory| factory.as_ref().map(|factory| factory.clone_ref(py)))
     }
 
+    /// `set_task_factory()` sets it, after it has checked that it can be called.
     #[setter(_task_factory)]
     fn set_task_factory_field(&self, py: Python<'_>, value: Option<Py<PyAny>>) {
         drop(self.task_factory.with(py, |factory| std::mem::replace(factory, value)));

@@ -24,6 +24,7 @@ impl EventLoop {
     ) -> PyResult<()> {
         let core = &slf.get().core;
         core.check_closed()?;
+        // In debug mode asyncio checks more: that the loop's own thread calls, and that the callback is no coroutine.
         if core.debug.load(Relaxed) {
             if same_thread {
                 core.check_thread()?;
@@ -65,6 +66,7 @@ impl EventLoop {
         let delay = args.required(0, "call_later", "delay")?;
         let callback = args.required(1, "call_later", "callback")?;
         let context = args.only_keyword("call_later", core.names.context.bind(py), &["delay", "callback"])?;
+        // asyncio's text. To add None to the time would give another one.
         if delay.is_none() {
             return Err(PyTypeError::new_err("delay must not be None"));
         }
@@ -96,6 +98,7 @@ impl EventLoop {
         let when = slf.call_method0(&names.time)?.add(delay)?;
         // SAFETY: borrowed references that the caller of the method keeps alive.
         let own = |&arg: &*mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, arg) };
+        // The program's `call_at` gets the callback's own arguments, and the context only if one was given.
         let positional = [when, callback.clone()].into_iter().chain(args.from(2).iter().map(own));
         let keywords = new::dict(py)?;
         for (name, value) in args.keywords().filter(|(name, _)| name.eq(&names.context).unwrap_or(false)) {
@@ -112,6 +115,7 @@ impl EventLoop {
         let callback = args.required(1, "call_at", "callback")?;
         let context =
             args.only_keyword("call_at", core.names.context.bind(slf.py()), &["when", "callback"])?;
+        // asyncio's text, as in `call_later`.
         if when.is_none() {
             return Err(PyTypeError::new_err("when cannot be None"));
         }
@@ -125,6 +129,7 @@ impl EventLoop {
     fn create_task<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let names = this.core.names;
+        // The usual case, for which `BaseEventLoop.create_task` would do no more than to call the class of tasks.
         let plain = args.len() == 1
             && !this.core.debug.load(Relaxed)
             && !this.core.closed.load(Relaxed)
@@ -139,6 +144,7 @@ impl EventLoop {
         if !plain {
             return args.forward(names.create_task.bind(py), slf.as_any());
         }
+        // asyncio passes the loop by keyword as well.
         keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
         names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
     }
@@ -174,6 +180,8 @@ pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
     let names = core.names;
     let attributes = event_loop.getattr_opt(&names.__dict__)?;
     let has_own = |name: &Py<PyString>| attributes.as_ref().map_or(Ok(false), |own| own.contains(name));
+    // The method itself is compared, so that a subclass with the usual `time()` keeps the loop's own clock. For `call_at`
+    // any subclass of `Loop` is taken for one that may have its own.
     let own_time = py.get_type::<EventLoop>().getattr(&names.time)?;
     let custom_time = has_own(&names.time)? || !class.getattr(&names.time)?.is(&own_time);
     core.custom_time.store(custom_time, Relaxed);
@@ -215,6 +223,7 @@ pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
         add_writer("($self, /, fd, callback, *args)"):
             "Calls callback(*args) in every turn in which fd is writable.",
     }
+    // The signature that `inspect` shows is the one of the running version.
     match keywords_of_create_task(class.py())? {
         (false, _) => fastcall::raw_methods! { EventLoop, class,
             create_task("($self, /, coro, **kwargs)"): "Schedules a coroutine; returns its Task."

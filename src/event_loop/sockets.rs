@@ -93,6 +93,7 @@ impl EventLoop {
 fn send_slice(fd: i32, all: &[u8], start: usize) -> PyResult<Option<isize>> {
     // SAFETY: `sock` keeps the fd open, unless Python code closes it, which does not run during the call.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // A program can make a bytearray shorter between two calls: then nothing is left to send.
     let rest = all.get(start..).unwrap_or_default();
     let sent = unless_blocked(sys::send(fd, &[io::IoSlice::new(rest)]))?.unwrap_or(0);
     let next = start + sent;

@@ -80,6 +80,7 @@ impl EventLoop {
     /// RuntimeError if the fd belongs to a transport: `BaseSelectorEventLoop._ensure_fd_no_transport`.
     pub(super) fn refuse_fd_of_transport(&self, file: &Bound<'_, PyAny>, fd: i32) -> PyResult<()> {
         match self.core.owner_of(file.py(), fd) {
+            // Two who read the same fd would take each other's bytes.
             Some(transport) => Err(PyRuntimeError::new_err(format!(
                 "File descriptor {} is used by transport {}",
                 repr(file),
@@ -98,6 +99,7 @@ impl EventLoop {
         direction: Readiness,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, core) = (slf.py(), &slf.get().core);
+        // The error names the fd's number, as that of asyncio's `sock_recv` does, whatever `sock` is.
         if core.owner_of(py, fd).is_some() {
             slf.get().refuse_fd_of_transport(new::int(py, fd as usize)?.as_any(), fd)?;
         }
@@ -114,6 +116,7 @@ impl EventLoop {
         future: &Bound<'_, PyAny>,
         direction: Readiness,
     ) -> PyResult<()> {
+        // If the socket was closed meanwhile, it has no number, and its registration has ended.
         if let Ok(fd) = self.fd_of(sock) {
             self.core.stop_waiting(fd, direction, future);
         }

@@ -19,9 +19,9 @@ use crate::error::leaves_the_loop;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context::{self, EmptyBatch, EmptyContext};
-use crate::py::gc::{is_only_reference, track, untrack};
 use crate::py::names::names;
 use crate::py::new;
+use crate::py::references::is_only_reference;
 pub use call::Callback;
 use call::{Call, Invocation};
 use running::RunningOn;
@@ -73,25 +73,13 @@ impl Handle {
     #[inline]
     pub fn recycle(slf: &Bound<'_, Self>) -> bool {
         if !is_only_reference(slf) || has_weak_references(slf.as_any()) {
-            track(slf);
             return false;
         }
-        untrack(slf);
         // Dropping what the handle held may run user code, but that has no reference to the handle.
         Call::empty(&slf.get().call, slf.py())
     }
 
-    /// Shows the garbage collector a handle that is in a queue; called by the owner of the queue. If the handle is
-    /// hidden from the collector and nobody else refers to it, the owner shows what the handle holds. A handle that is
-    /// not hidden does that itself; shown twice, it would be counted twice.
-    pub fn traverse_from_queue(handle: &Py<Self>, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: a live object, and the GIL is held during a collection.
-        let only_here = unsafe {
-            ffi::Py_REFCNT(handle.as_ptr()) == 1 && ffi::PyObject_GC_IsTracked(handle.as_ptr()) == 0
-        };
-        if only_here { handle.get().traverse(visit) } else { visit.call(handle) }
-    }
-
+    /// Shows the garbage collector what the handle holds: the loop, the callback, its arguments and its context.
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.event_loop)?;
         self.call.peek(visit, |call| call.traverse(visit)).unwrap_or(Ok(()))
@@ -206,8 +194,6 @@ impl Handle {
             (call.callback.take(), std::mem::take(&mut call.args), std::mem::take(&mut call.count))
         });
         drop(dropped);
-        // It may stay in a queue for long. The queue's owner need not show it to the collector any more.
-        track(slf);
         Ok(true)
     }
 

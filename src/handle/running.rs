@@ -53,6 +53,7 @@ impl RunningOn {
         }
     }
 
+    /// Does another thread run the callback? A callback that cancels its own handle must not wait for itself.
     fn is_elsewhere(&self) -> bool {
         let thread = self.thread.load(Relaxed);
         thread != 0 && thread != this_thread()

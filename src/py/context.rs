@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::cell::LoopCell;
 use super::fastcall::Raised;
-use super::gc::reference_count;
+use super::references::reference_count;
 
 /// A copy of the current context: `contextvars.copy_context()`.
 #[inline]

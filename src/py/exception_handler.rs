@@ -19,7 +19,7 @@ pub fn call(
 ) -> PyResult<()> {
     let py = event_loop.py();
     let context = new::dict(py)?;
-    context.set_item(&names.message, message)?;
+    context.set_item(&names.message, new::string(py, message)?)?;
     context.set_item(&names.exception, error.into_value(py))?;
     for (name, value) in details {
         context.set_item(*name, value)?;

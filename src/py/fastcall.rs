@@ -194,10 +194,26 @@ impl<'a, 'py> Arguments<'a, 'py> {
     /// The argument of a method that takes one argument, whose name is `name`.
     #[inline]
     pub fn single(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        for (given, _) in self.keywords() {
-            self.check_keyword(method, &given.to_string(), &[name])?;
-        }
+        self.accept(method, &[name], 1)?;
         self.required(0, method, name)
+    }
+
+    /// Refuses more positional arguments than there are `parameters`, of which `required` must be given, and all keywords
+    /// that are none of them.
+    #[inline]
+    pub fn accept(&self, method: &str, parameters: &[&str], required: usize) -> PyResult<()> {
+        if self.positional > parameters.len() {
+            return Err(self.too_many(method, required, parameters.len()));
+        }
+        self.keywords().try_for_each(|(name, _)| self.check_keyword(method, &name.to_string(), parameters))
+    }
+
+    /// Python's error for that. It counts `self`, too.
+    #[cold]
+    fn too_many(&self, method: &str, least: usize, most: usize) -> PyErr {
+        let (least, most, given) = (least + 1, most + 1, self.positional + 1);
+        let takes = if least < most { format!("from {least} to {most}") } else { most.to_string() };
+        PyTypeError::new_err(format!("{method}() takes {takes} positional arguments but {given} were given"))
     }
 
     /// The argument at index `at`, given by position or by name, if it is given.

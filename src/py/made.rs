@@ -8,6 +8,21 @@
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
+/// Lets methods of `$class`, which is a tuple struct of a `Made<$fields>`, use the fields as if they were its own.
+macro_rules! derefs_to_made {
+    ($class:ty => $fields:ty) => {
+        impl std::ops::Deref for $class {
+            type Target = $fields;
+
+            #[inline(always)]
+            fn deref(&self) -> &$fields {
+                &self.0
+            }
+        }
+    };
+}
+pub(crate) use derefs_to_made;
+
 /// A `T`, or nothing if the memory is all zeroes.
 pub struct Made<T> {
     is_made: bool,

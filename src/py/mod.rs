@@ -1,5 +1,5 @@
 //! What the rest of the crate needs of Python itself: interned names and imports, calls, contexts, buffers and
-//! addresses. Everything here is made of PyO3 and std (addresses also of `reactor::sys`). There is no mio, and nothing
+//! addresses. Everything here is made of PyO3 and std (addresses and OpenSSL also of `reactor::sys`). There is no mio, and nothing
 //! that knows an event loop.
 
 pub mod addrinfo;
@@ -11,11 +11,12 @@ pub mod context;
 pub mod exception_handler;
 pub mod fastcall;
 pub mod file_fd;
-pub mod gc;
 pub mod interpreter;
 pub mod made;
 pub mod names;
 pub mod new;
+pub mod openssl;
 pub mod profiling;
+pub mod references;
 pub mod sockaddr;
 pub mod thread_end;

@@ -34,10 +34,6 @@ macro_rules! names {
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
-            /// `asyncio.constants._SendfileMode.TRY_NATIVE`
-            pub sendfile_try_native: Py<PyAny>,
-            /// `asyncio.constants._SendfileMode.FALLBACK`
-            pub sendfile_fallback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
             pub threadsafe_handle: Py<PyAny>,
             /// True if another thread that cancels a handle waits for its callback (CPython 3.14).
@@ -59,16 +55,6 @@ macro_rules! names {
                     empty: new::interned(py, "")?.unbind(),
                     loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
-                    sendfile_try_native: py
-                        .import("asyncio.constants")?
-                        .getattr("_SendfileMode")?
-                        .getattr("TRY_NATIVE")?
-                        .unbind(),
-                    sendfile_fallback: py
-                        .import("asyncio.constants")?
-                        .getattr("_SendfileMode")?
-                        .getattr("FALLBACK")?
-                        .unbind(),
                     profile_function: ProfileFunction::find(py),
                     own_writelines: py.version_info() >= (3, 12),
                     datagram_headers: py.version_info() >= (3, 13),

@@ -25,6 +25,7 @@ mod poller;
 pub mod readiness;
 pub mod ready;
 mod reporting;
+pub mod sync;
 pub mod sys;
 pub mod timers;
 pub mod token;
@@ -37,7 +38,6 @@ use std::sync::Arc;
 
 #[cfg(feature = "embed")]
 pub use mio::Registry;
-use mio::unix::SourceFd;
 
 pub use poller::Poller;
 use poller::WAKER;
@@ -111,8 +111,8 @@ impl<S> Reactor<S> {
     /// A reactor without registrations, and the waker that interrupts its poll.
     pub fn new() -> io::Result<(Self, Arc<Waker>)> {
         sys::watch_forks();
-        let poll = mio::Poll::new()?;
-        let registry = poll.registry().try_clone()?;
+        let poll = sys::new_poll()?;
+        let registry = sys::same_poll(poll.registry())?;
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
             poller: Some(Poller::new(poll)?),
@@ -141,13 +141,14 @@ impl<S> Reactor<S> {
         self.forks == sys::forks()
     }
 
+    /// For a fork's child: a poll of its own, in which everything is registered again. The parent's is left alone.
     #[cold]
     fn make_anew(&mut self) -> io::Result<()> {
         if self.registry.is_none() {
             return Ok(());
         }
-        let poll = mio::Poll::new()?;
-        let registry = poll.registry().try_clone()?;
+        let poll = sys::new_poll()?;
+        let registry = sys::same_poll(poll.registry())?;
         self.waker.renew(&registry, WAKER)?;
         let mut poller = Poller::new(poll)?;
         for (fd, &token) in &self.tokens {
@@ -155,7 +156,7 @@ impl<S> Reactor<S> {
             else {
                 continue;
             };
-            if registry.register(&mut SourceFd(fd), token.to_mio(), interest(registration.watched)).is_err() {
+            if sys::register(&registry, *fd, token.to_mio(), interest(registration.watched)).is_err() {
                 // The fd was closed.
                 registration.active = false;
                 self.watched -= usize::from(registration.mode != Mode::Internal);
@@ -214,7 +215,7 @@ impl<S> Reactor<S> {
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        registry.register(&mut SourceFd(&registration.fd), token.to_mio(), interest(registration.watched))?;
+        sys::register(registry, registration.fd, token.to_mio(), interest(registration.watched))?;
         registration.active = true;
         self.watched += usize::from(registration.mode != Mode::Internal);
         Ok(())
@@ -236,13 +237,16 @@ impl<S> Reactor<S> {
             Watch::Anew(directions) => (before | directions, true),
         };
         match self.slots.get_mut(token) {
-            Some(registration) if !anew && registration.watched == directions => Ok(()),
-            Some(registration) if !anew && !registration.active => {
-                registration.watched = directions;
-                Ok(())
-            }
-            _ => self.reregister(token, directions),
+            Some(registration) if !anew && registration.watched == directions => {}
+            Some(registration) if !anew && !registration.active => registration.watched = directions,
+            _ => self.reregister(token, directions)?,
         }
+        if let (Watch::Anew(directions), Some(registration)) = (change, self.slots.get_mut(token)) {
+            // The next poll finds what is still ready. What an earlier one found may not be true any more, and the new
+            // owner of the direction must not hear of it.
+            registration.ready = registration.ready.without(directions);
+        }
+        Ok(())
     }
 
     fn reregister(&mut self, token: Token, directions: Readiness) -> io::Result<()> {
@@ -250,7 +254,7 @@ impl<S> Reactor<S> {
         let (Some(registration), Some(registry)) = (self.slots.get_mut(token), &self.registry) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        registry.reregister(&mut SourceFd(&registration.fd), token.to_mio(), interest(directions))?;
+        sys::reregister(registry, registration.fd, token.to_mio(), interest(directions))?;
         registration.watched = directions;
         Ok(())
     }
@@ -269,7 +273,7 @@ impl<S> Reactor<S> {
         if let Some(registry) = self.registry.as_ref().filter(|_| registration.active) {
             if self.is_own() && registration.fd != NO_FD {
                 // Fails only if the fd was closed, which has ended the kernel's registration.
-                let _ = registry.deregister(&mut SourceFd(&registration.fd));
+                let _ = sys::deregister(registry, registration.fd);
             }
             self.watched -= usize::from(registration.mode != Mode::Internal);
         }
@@ -324,7 +328,7 @@ impl<S> Reactor<S> {
     /// [`Reactor::set_active`] follows.
     pub fn registry(&mut self) -> io::Result<mio::Registry> {
         self.make_own()?;
-        self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
+        sys::same_poll(self.registry.as_ref().ok_or(io::ErrorKind::NotConnected)?)
     }
 
     /// Notes that the source of `token` is registered.
@@ -340,7 +344,7 @@ impl<S> Reactor<S> {
     /// There is no registry in the child of a fork, where it would be the parent's, nor once the reactor is closed.
     pub fn deregister_foreign(&mut self, token: Token) -> Option<(S, Option<mio::Registry>)> {
         let registry = self.registry.as_ref().filter(|_| self.is_own());
-        let registry = registry.and_then(|registry| registry.try_clone().ok());
+        let registry = registry.and_then(|registry| sys::same_poll(registry).ok());
         Some((self.deregister(token)?, registry))
     }
 }

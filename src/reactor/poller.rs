@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::readiness::Readiness;
-#[cfg(target_os = "linux")]
 use super::sys;
 use super::token::Token;
 
@@ -46,6 +45,7 @@ impl Poller {
     /// Waits until something is ready, for at most `timeout` nanoseconds (`None`: for ever). What is ready is added to
     /// `found`. A signal ends the wait with the error `Interrupted`.
     pub fn wait(&mut self, timeout: Option<u64>) -> io::Result<()> {
+        sys::before_wait(&self.poll);
         #[cfg(target_os = "linux")]
         if self.events.is_none() {
             // SAFETY: `self.poll` owns the fd and outlives the call.

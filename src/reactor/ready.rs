@@ -5,8 +5,8 @@
 //! Entries are only moved here. None is run, and none is dropped under the lock.
 
 use std::collections::{TryReserveError, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// How much memory a queue keeps after a burst, in bytes: that of tens of thousands of entries.
 const KEPT: usize = 1024 * 1024;
@@ -28,11 +28,17 @@ impl<T> ReadyQueue<T> {
     /// Adds an entry at the end. Gives it back if there is no memory.
     #[inline]
     pub fn push(&mut self, entry: T) -> Result<(), T> {
-        if self.queue.len() == self.queue.capacity() && self.queue.try_reserve(1).is_err() {
+        if self.queue.len() == self.queue.capacity() && !self.make_room() {
             return Err(entry);
         }
         self.queue.push_back(entry);
         Ok(())
+    }
+
+    /// The rare part of `push`, apart from it so that the compiler inlines the rest. False if there is no memory.
+    #[cold]
+    fn make_room(&mut self) -> bool {
+        self.queue.try_reserve(1).is_ok()
     }
 
     /// Makes room for so many entries.

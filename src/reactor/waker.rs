@@ -9,9 +9,8 @@
 //! Many wake-ups of a parked loop cost one system call.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use super::sync::{AtomicU8, AtomicU32, Mutex, Ordering, PoisonError};
 use super::sys;
 
 /// The loop is running, and will look at its inbox before it parks.

@@ -38,6 +38,7 @@ pub struct NativeLayer {
 }
 
 impl NativeLayer {
+    /// For the constructor of a layer's class. `kind`: how a stream calls layers of that class.
     pub fn new(kind: &'static LayerKind) -> Self {
         Self { kind: Some(kind) }
     }

@@ -24,6 +24,7 @@ pub struct BareSocket {
 }
 
 impl BareSocket {
+    /// A connection that a listener has accepted. It has no Python object for its fd, and perhaps never gets one.
     pub fn accepted(fd: OwnedFd, kind: SocketKind, peer: SocketAddress) -> Self {
         Self { fd: LoopCell::new(Some(fd)), kind, peer: Some(peer) }
     }
@@ -68,6 +69,14 @@ impl BareSocket {
     /// Closes the fd, unless it is a transport's by now.
     fn close(&self, py: Python<'_>) {
         drop(self.fd.with(py, Option::take));
+    }
+
+    /// True if it is known whether the connection is made or has failed, so that there is nothing to wait for. Over
+    /// loopback this is so as soon as connecting has begun, although connect(2) says EINPROGRESS.
+    fn _is_decided(&self, py: Python<'_>) -> bool {
+        // If poll(2) fails, as it does below a low RLIMIT_NOFILE, the caller waits in the usual way.
+        let is_writable = |fd: &OwnedFd| sys::is_writable(fd.as_raw_fd()).unwrap_or(false);
+        self.fd.with(py, |fd| fd.as_ref().is_none_or(is_writable))
     }
 
     /// Raises OSError if connecting to `address` has failed, as `BaseSelectorEventLoop._sock_connect_cb` does.

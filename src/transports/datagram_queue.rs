@@ -3,6 +3,9 @@
 
 use std::collections::VecDeque;
 
+use super::flow::{Flow, Queue};
+use crate::reactor::sys::datagrams::SEND_BATCH;
+
 /// How much memory an empty queue keeps, in bytes.
 const KEPT: usize = 16 * 1024;
 
@@ -22,17 +25,8 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
     }
 
     /// How many datagrams are queued.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.datagrams.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.datagrams.is_empty()
-    }
-
-    /// Bytes still to send, headers included.
-    pub fn size(&self) -> usize {
-        self.size
     }
 
     /// How a datagram of `len` bytes counts.
@@ -56,6 +50,7 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
         self.datagrams.push_front(datagram);
     }
 
+    /// Takes out the datagram that comes next.
     pub fn pop(&mut self) -> Option<D> {
         let datagram = self.datagrams.pop_front()?;
         self.size -= self.size_of(datagram.as_ref().len());
@@ -70,11 +65,27 @@ impl<D: AsRef<[u8]>> DatagramQueue<D> {
     pub fn iter(&self) -> impl Iterator<Item = &D> {
         self.datagrams.iter()
     }
+}
 
-    /// Takes everything out.
-    pub fn take(&mut self) -> VecDeque<D> {
-        self.size = 0;
-        std::mem::take(&mut self.datagrams)
+impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.datagrams.is_empty()
+    }
+
+    /// Headers included.
+    #[inline]
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.header))
+    }
+
+    /// One call sends a batch. And a queue above the high-water mark would make the protocol pause for no reason.
+    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
+        self.count() + 1 >= SEND_BATCH || flow.is_above_high(self.size + self.size_of(added))
     }
 }
 
@@ -86,14 +97,14 @@ mod tests {
     fn size_is_that_of_what_is_queued() {
         let mut queue = DatagramQueue::new(8);
         ["one", "", "three"].into_iter().for_each(|datagram| queue.push(datagram).expect("memory"));
-        assert_eq!((queue.len(), queue.size()), (3, 8 + 3 * 8));
+        assert_eq!((queue.count(), queue.size()), (3, 8 + 3 * 8));
         let one = queue.pop().expect("three queued");
         assert_eq!((one, queue.size()), ("one", 5 + 2 * 8));
         queue.put_back(one);
         assert_eq!(queue.iter().copied().collect::<Vec<_>>(), ["one", "", "three"]);
         assert_eq!(queue.size(), 8 + 3 * 8);
-        assert_eq!(queue.take(), ["one", "", "three"]);
-        assert_eq!((queue.len(), queue.size(), queue.pop()), (0, 0, None));
+        assert_eq!(queue.take().datagrams, ["one", "", "three"]);
+        assert_eq!((queue.count(), queue.size(), queue.pop()), (0, 0, None));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Flow control (asyncio's `transports._FlowControlMixin`): by the size of a queue and two water marks, whether the
-//! protocol is to pause or to resume its writing.
+//! protocol is to pause or to resume its writing. Also what an outbox has to know of any queue ([`Queue`]).
 //!
 //! Pure. Nobody is told anything here: that is the transport's business, by `protocol.rs`.
 
@@ -15,6 +15,21 @@ pub enum Signal {
     Resume,
 }
 
+/// What an outbox needs to know of the queue in it.
+pub trait Queue: Sized {
+    fn is_empty(&self) -> bool;
+
+    /// How many bytes are queued, as asyncio counts them.
+    fn size(&self) -> usize;
+
+    /// Takes everything out, for the caller to drop.
+    fn take(&mut self) -> Self;
+
+    /// Would the queue, with one more write of `added` bytes, be worth a system call of its own? Then it is no use to
+    /// wait for further writes.
+    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool;
+}
+
 /// The water marks of one transport, and which side of them it is on.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
@@ -25,10 +40,6 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub fn new() -> Self {
-        Self::with_high(DEFAULT_HIGH)
-    }
-
     /// With another default for the high-water mark, in bytes.
     pub fn with_high(default_high: i64) -> Self {
         let high = usize::try_from(default_high).unwrap_or(0);
@@ -57,6 +68,7 @@ impl Flow {
         self.paused
     }
 
+    /// Would a queue of so many bytes make the protocol pause?
     pub fn is_above_high(&self, queued: usize) -> bool {
         queued > self.high
     }
@@ -81,7 +93,7 @@ impl Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self::new()
+        Self::with_high(DEFAULT_HIGH)
     }
 }
 
@@ -91,7 +103,7 @@ mod tests {
 
     #[test]
     fn pause_and_resume_come_in_pairs() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         flow.set_limits(Some(10), Some(2)).expect("valid");
         assert_eq!(flow.grown(10), None);
         assert_eq!(flow.grown(11), Some(Signal::Pause));
@@ -104,7 +116,7 @@ mod tests {
 
     #[test]
     fn limits_follow_asyncio() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         assert_eq!(flow.limits(), (16 * 1024, 64 * 1024));
         for (high, low, expected) in [
             (None, None, (16 * 1024, 64 * 1024)),
@@ -124,7 +136,7 @@ mod tests {
 
     #[test]
     fn zero_limits_pause_on_the_first_byte() {
-        let mut flow = Flow::new();
+        let mut flow = Flow::default();
         flow.set_limits(Some(0), None).expect("valid");
         assert_eq!(flow.grown(0), None);
         assert_eq!(flow.grown(1), Some(Signal::Pause));

@@ -38,6 +38,7 @@ impl Framing {
         count + body
     }
 
+    /// What the header says of the length of its record: the last two bytes, big-endian.
     fn body_len(&self) -> usize {
         usize::from(u16::from_be_bytes([self.header[3], self.header[4]]))
     }

@@ -99,6 +99,8 @@ impl Habit {
         (moment.is_none() || !keeps_back) && self.write(moment, now) == When::Now
     }
 
+    /// The part of [`Habit::write`] that needs the clock: learns the habit, and keeps the write back where the habit
+    /// says so.
     fn write_in_pieces(&mut self, last: Moment, moment: Moment, now: u64) -> When {
         let (same_turn, same_callback) = (last.turn() == moment.turn(), last == moment);
         let first = !(same_callback || same_turn && self.step != Step::Pieces);
@@ -134,6 +136,8 @@ impl Habit {
         }
     }
 
+    /// The part of [`Habit::sent`] for a connection that has kept something back. It finds out whether that was worth
+    /// it.
     fn sent_kept(&mut self, now: u64) {
         let kept = std::mem::take(&mut self.kept);
         self.single = if kept == 1 { self.single + 1 } else { 0 };

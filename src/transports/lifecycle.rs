@@ -3,9 +3,10 @@
 //! Pure: no socket, no interpreter, no clock. A transport says what has happened, and does what the table answers.
 
 /// Where a connection is in its life. It only moves forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// Data flows, in one direction at least.
+    #[default]
     Open,
     /// `close()` was called while data was queued: it is still sent, nothing more is read.
     Draining,
@@ -54,14 +55,14 @@ impl Phase {
 }
 
 /// A connection's phase, and which of its directions are in use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Lifecycle {
     phase: Phase,
     /// False until `connection_made` was called: nothing is read before.
-    started: bool,
+    pub started: bool,
     paused: bool,
-    /// The peer has sent its end of stream.
-    read_ended: bool,
+    /// The peer has sent its end of stream, and the protocol was told.
+    pub read_ended: bool,
     /// `write_eof()` was called.
     write_ended: bool,
     /// The sending side was shut down, or is being so.
@@ -69,17 +70,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub fn new() -> Self {
-        Self {
-            phase: Phase::Open,
-            started: false,
-            paused: false,
-            read_ended: false,
-            write_ended: false,
-            shut_down: false,
-        }
-    }
-
+    /// Makes the transition, and returns what the transport must do about it.
     pub fn on(&mut self, event: Event) -> Action {
         let (phase, action) = self.phase.on(event);
         self.phase = phase;
@@ -95,6 +86,7 @@ impl Lifecycle {
         if matches!(self.phase, Phase::Open | Phase::Draining) { 0 } else { writes }
     }
 
+    /// asyncio's `is_closing()`: true from `close()`, `abort()` or the loss on.
     pub fn is_closing(&self) -> bool {
         self.phase != Phase::Open
     }
@@ -119,10 +111,6 @@ impl Lifecycle {
         self.started && self.is_reading() && !self.read_ended
     }
 
-    pub fn start_reading(&mut self) {
-        self.started = true;
-    }
-
     /// False if there was nothing to pause.
     pub fn pause_reading(&mut self) -> bool {
         let reading = self.is_reading();
@@ -135,15 +123,6 @@ impl Lifecycle {
         let resume = self.phase == Phase::Open && self.paused;
         self.paused &= !resume;
         resume
-    }
-
-    pub fn end_reading(&mut self) {
-        self.read_ended = true;
-    }
-
-    /// Takes [`Lifecycle::end_reading`] back: the protocol is to be told of the end once more.
-    pub fn go_on_reading(&mut self) {
-        self.read_ended = false;
     }
 
     /// False if writing has ended already, or the connection is closing.
@@ -160,14 +139,9 @@ impl Lifecycle {
         due
     }
 
+    /// Was `write_eof()` called? Then no more can be written.
     pub fn write_ended(&self) -> bool {
         self.write_ended
-    }
-}
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -219,15 +193,15 @@ mod tests {
 
     #[test]
     fn reading_is_paused_exactly() {
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         assert!(life.is_reading() && !life.may_read(), "not before connection_made");
-        life.start_reading();
+        life.started = true;
         assert!(life.may_read());
         assert!(life.pause_reading() && !life.pause_reading() && !life.may_read());
         assert!(life.resume_reading() && !life.resume_reading() && life.may_read());
-        life.end_reading();
+        life.read_ended = true;
         assert!(life.is_reading() && !life.may_read());
-        life.go_on_reading();
+        life.read_ended = false;
         assert!(life.may_read());
         life.on(Event::Fail);
         assert!(!life.is_reading() && !life.pause_reading() && !life.resume_reading());
@@ -235,11 +209,11 @@ mod tests {
 
     #[test]
     fn writing_ends_once() {
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         assert!(!life.take_shutdown());
         assert!(life.end_writing() && !life.end_writing() && life.write_ended());
         assert!(life.take_shutdown() && !life.take_shutdown());
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::default();
         life.on(Event::Fail);
         assert!(!life.end_writing() && !life.write_ended());
     }

@@ -12,56 +12,14 @@
 
 use std::io::{self, IoSlice};
 
-use super::datagram_queue::DatagramQueue;
-use super::flow::{Flow, Signal};
-use super::habit::{Habit, LARGE, When};
+use super::flow::{Flow, Queue, Signal};
+use super::habit::{Habit, When};
 use super::write_queue::WriteQueue;
 use crate::reactor::moment::Moment;
-use crate::reactor::sys::datagrams::SEND_BATCH;
 
 /// After so many writes to a lost connection the program is warned
 /// (`asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES`).
 pub const LOST_WRITES_BEFORE_WARNING: u32 = 5;
-
-/// What an outbox needs to know of the queue in it.
-pub trait Queue {
-    fn is_empty(&self) -> bool;
-
-    /// How many bytes are queued, as asyncio counts them.
-    fn size(&self) -> usize;
-
-    /// Would the queue, with one more write of `added` bytes, be worth a system call of its own? Then it is no use to
-    /// wait for further writes.
-    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool;
-}
-
-impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.len()
-    }
-
-    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
-        self.len() + added >= LARGE
-    }
-}
-
-impl<D: AsRef<[u8]>> Queue for DatagramQueue<D> {
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.size()
-    }
-
-    fn is_worth_a_call(&self, added: usize, flow: &Flow) -> bool {
-        self.len() + 1 >= SEND_BATCH || flow.is_above_high(self.size() + self.size_of(added))
-    }
-}
 
 /// What is to be done with a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +50,12 @@ pub struct Outbox<Q> {
     /// The kernel takes no more. Nothing is tried until it reports that the file is writable again. Invariant: while
     /// the protocol is paused, this is set, or the queue is about to be sent.
     pub blocked: bool,
-    /// The loop will call the transport's `flush`.
-    deferred: bool,
+    /// The loop will call the transport's `flush`, and will not do so again unless it is asked to.
+    pub deferred: bool,
     pub flow: Flow,
     habit: Habit,
-    /// Writes to the lost connection: asyncio's `_conn_lost`.
-    lost: u32,
+    /// How many writes have gone to the lost connection: asyncio's `_conn_lost`.
+    pub lost: u32,
 }
 
 impl<Q: Queue> Outbox<Q> {
@@ -146,11 +104,6 @@ impl<Q: Queue> Outbox<Q> {
         self.is_clear() && self.habit.sends_at_once(moment, now)
     }
 
-    /// Will the loop call the transport's `flush`?
-    pub fn is_deferred(&self) -> bool {
-        self.deferred
-    }
-
     /// True if nothing is in the way of a write: it may be sent without being queued.
     #[inline]
     pub fn is_clear(&self) -> bool {
@@ -174,12 +127,6 @@ impl<Q: Queue> Outbox<Q> {
     #[inline]
     pub fn sent(&mut self, now: impl FnOnce() -> u64) {
         self.habit.sent(now);
-    }
-
-    /// The loop calls `flush`, and will not do so again unless it is asked to.
-    #[inline]
-    pub fn begin_flush(&mut self) {
-        self.deferred = false;
     }
 
     /// Notes the outcome of a system call that was given `offered` bytes; returns how many of them the kernel has
@@ -216,11 +163,6 @@ impl<Q: Queue> Outbox<Q> {
         self.lost = self.lost.saturating_add(1);
         warn
     }
-
-    /// How many writes have gone to the lost connection.
-    pub fn lost(&self) -> u32 {
-        self.lost
-    }
 }
 
 impl<C: AsRef<[u8]>> Outbox<WriteQueue<C>> {
@@ -250,6 +192,13 @@ impl<C: AsRef<[u8]>> Outbox<WriteQueue<C>> {
     }
 }
 
+/// For a pipe, whose count of lost writes begins at 0.
+impl<Q: Queue + Default> Default for Outbox<Q> {
+    fn default() -> Self {
+        Self::new(Q::default(), Flow::default(), 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +215,10 @@ mod tests {
             self.0
         }
 
+        fn take(&mut self) -> Self {
+            Self(std::mem::take(&mut self.0))
+        }
+
         fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
             self.0 + added >= 100
         }
@@ -274,7 +227,7 @@ mod tests {
     const NOW: u64 = 1_000_000_000;
 
     fn outbox(queued: usize) -> Outbox<Bytes> {
-        Outbox::new(Bytes(queued), Flow::new(), 0)
+        Outbox::new(Bytes(queued), Flow::default(), 0)
     }
 
     fn moment(turn: u32) -> Option<Moment> {
@@ -368,10 +321,10 @@ mod tests {
     #[test]
     fn five_lost_writes_are_forgiven() {
         for (first, warned_at) in [(0, 5), (1, 4)] {
-            let mut outbox = Outbox::new(Bytes(0), Flow::new(), first);
+            let mut outbox = Outbox::new(Bytes(0), Flow::default(), first);
             let warned: Vec<bool> = (0..8).map(|_| outbox.lose()).collect();
             assert_eq!(warned.iter().position(|&warned| warned), Some(warned_at));
-            assert_eq!(outbox.lost(), first + 8);
+            assert_eq!(outbox.lost, first + 8);
         }
     }
 
@@ -405,19 +358,19 @@ mod tests {
     #[test]
     fn the_queue_is_sent_until_the_kernel_takes_no_more() {
         let filled = || {
-            let mut outbox = Outbox::new(WriteQueue::new(), Flow::new(), 0);
+            let mut outbox = Outbox::new(WriteQueue::default(), Flow::default(), 0);
             ["ab", "cde", "f"].into_iter().for_each(|chunk| outbox.queue.push(chunk).expect("memory"));
             outbox
         };
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, false, 9, 0), ["abcd"], "a short write says that it is full");
-        assert!(outbox.blocked && outbox.queue.len() == 2);
+        assert!(outbox.blocked && outbox.queue.size() == 2);
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, false, 9, 1), ["abcd", "ef"], "it has grown");
         assert!(outbox.is_clear());
         let mut outbox = filled();
         assert_eq!(send(&mut outbox, true, 2, 0), ["ab", "cd", ""], "a record at a time, and its rest");
-        assert!(outbox.blocked && outbox.queue.len() == 2);
+        assert!(outbox.blocked && outbox.queue.size() == 2);
         assert!(send(&mut outbox, true, 2, 0).is_empty(), "nothing is tried while it is blocked");
     }
 }

@@ -10,10 +10,7 @@ const REMEMBERED: usize = 2048;
 pub struct Peers<T>(HashMap<Box<[u8]>, T>);
 
 impl<T> Peers<T> {
-    pub fn new() -> Self {
-        Self(HashMap::new())
-    }
-
+    /// The name of an address, if it is remembered.
     pub fn get(&self, address: &[u8]) -> Option<&T> {
         self.0.get(address)
     }
@@ -21,7 +18,7 @@ impl<T> Peers<T> {
     /// Remembers a name. Returns, for the caller to drop, what is forgotten for it: all others, when there are too
     /// many. Those that still talk are soon known again, and nothing has to be kept in order for it.
     pub fn insert(&mut self, address: &[u8], name: T) -> Self {
-        let forgotten = if self.0.len() >= REMEMBERED { std::mem::take(self) } else { Self::new() };
+        let forgotten = if self.0.len() >= REMEMBERED { std::mem::take(self) } else { Self::default() };
         self.0.insert(address.into(), name);
         forgotten
     }
@@ -29,7 +26,7 @@ impl<T> Peers<T> {
 
 impl<T> Default for Peers<T> {
     fn default() -> Self {
-        Self::new()
+        Self(HashMap::new())
     }
 }
 
@@ -39,7 +36,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let (mut peers, mut forgotten) = (Peers::new(), 0);
+        let (mut peers, mut forgotten) = (Peers::default(), 0);
         for number in 0..10 * REMEMBERED {
             let address = number.to_ne_bytes();
             assert!(peers.get(&address).is_none());

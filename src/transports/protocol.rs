@@ -10,9 +10,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyOSError, PyResourceWarning, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 use super::flow::Signal;
 use crate::core::LoopCore;
@@ -20,7 +20,7 @@ use crate::error::leaves_the_loop;
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
-use crate::py::new::{self, intern};
+use crate::py::new::{self, intern, interned};
 
 /// An exception that ends the connection, and asyncio's text for it. Without a text the exception is not the
 /// connection's: it goes on to the caller, as KeyboardInterrupt and SystemExit always do.
@@ -37,6 +37,7 @@ impl Failure {
 }
 
 impl From<PyErr> for Failure {
+    /// For `?`: an exception that is nobody's, such as a failed allocation of our own, goes on to the caller.
     fn from(error: PyErr) -> Self {
         Self { error, text: None }
     }
@@ -58,6 +59,12 @@ pub fn connection_lost(names: &Names, protocol: &Bound<'_, PyAny>, exc: &Bound<'
     calls::method(protocol, &names.connection_lost, [exc]).map(drop)
 }
 
+/// The result of a call whose exception ends the connection, with this text.
+#[inline(always)]
+fn fatal<T>(text: &'static str, result: PyResult<T>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::new(text, error))
+}
+
 /// Calls `data_received`.
 #[inline]
 pub fn data_received(
@@ -65,10 +72,8 @@ pub fn data_received(
     protocol: &Bound<'_, PyAny>,
     data: &Bound<'_, PyAny>,
 ) -> Result<(), Failure> {
-    const FAILED: &str = "Fatal error: protocol.data_received() call failed.";
-    calls::method(protocol, &names.data_received, [data])
-        .map(drop)
-        .map_err(|error| Failure::new(FAILED, error))
+    let told = calls::method(protocol, &names.data_received, [data]).map(drop);
+    fatal("Fatal error: protocol.data_received() call failed.", told)
 }
 
 /// The buffer of a `BufferedProtocol`, which is not empty. `hint`: how many bytes there may be, if that is known.
@@ -77,7 +82,6 @@ pub fn get_buffer<'py>(
     protocol: &Bound<'py, PyAny>,
     hint: Option<usize>,
 ) -> Result<Bound<'py, PyAny>, Failure> {
-    const FAILED: &str = "Fatal error: protocol.get_buffer() call failed.";
     let get = || {
         let py = protocol.py();
         let hint = match hint {
@@ -90,7 +94,7 @@ pub fn get_buffer<'py>(
         }
         Ok(buffer)
     };
-    get().map_err(|error| Failure::new(FAILED, error))
+    fatal("Fatal error: protocol.get_buffer() call failed.", get())
 }
 
 /// Also the text for a TLS layer, to which a stream gives its bytes without a call of Python.
@@ -102,15 +106,13 @@ pub fn buffer_updated(
     protocol: &Bound<'_, PyAny>,
     count: &Bound<'_, PyAny>,
 ) -> Result<(), Failure> {
-    let told = calls::method(protocol, &names.buffer_updated, [count]);
-    told.map(drop).map_err(|error| Failure::new(BUFFER_UPDATED_FAILED, error))
+    fatal(BUFFER_UPDATED_FAILED, calls::method(protocol, &names.buffer_updated, [count]).map(drop))
 }
 
 /// Calls `eof_received`. True if the protocol wants the transport to stay open for writing.
 pub fn eof_received(names: &Names, protocol: &Bound<'_, PyAny>) -> Result<bool, Failure> {
-    const FAILED: &str = "Fatal error: protocol.eof_received() call failed.";
     let keep_open = calls::method(protocol, &names.eof_received, []).and_then(|keep| keep.is_truthy());
-    keep_open.map_err(|error| Failure::new(FAILED, error))
+    fatal("Fatal error: protocol.eof_received() call failed.", keep_open)
 }
 
 /// `eof_received`, for the ready queue.
@@ -143,7 +145,7 @@ pub struct Reporter<'a, 'py> {
     pub protocol: Option<Bound<'py, PyAny>>,
 }
 
-impl Reporter<'_, '_> {
+impl<'py> Reporter<'_, 'py> {
     /// Gives an exception to the loop's exception handler.
     #[cold]
     pub fn exception(&self, message: &str, error: PyErr) -> PyResult<()> {
@@ -175,45 +177,36 @@ impl Reporter<'_, '_> {
 
     /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
     pub fn debug(&self, format: &str) -> PyResult<()> {
-        self.log(intern!(self.transport.py(), "debug")?, format)
+        self.log("debug", (format, self.transport), None)
     }
 
     /// As [`Reporter::debug`], at the level `info`.
     pub fn info(&self, format: &str) -> PyResult<()> {
-        self.log(intern!(self.transport.py(), "info")?, format)
-    }
-
-    fn log(&self, level: &Bound<'_, PyString>, format: &str) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            let logger = self.core.names.logger.bind(self.transport.py());
-            logger.call_method1(level, (format, self.transport))?;
-        }
-        Ok(())
+        self.log("info", (format, self.transport), None)
     }
 
     /// In debug mode, logs an error that is not reported.
     pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
-        if self.core.debug.load(Relaxed) {
-            let py = self.transport.py();
-            let keywords = new::dict(py)?;
-            keywords.set_item("exc_info", error.value(py))?;
-            let logger = self.core.names.logger.bind(py);
-            logger.call_method(
-                intern!(py, "debug")?,
-                ("%r: %s", self.transport, message),
-                Some(&keywords),
-            )?;
+        self.log("debug", ("%r: %s", self.transport, message), Some(error))
+    }
+
+    /// `logger.level(*args, exc_info=error)`, in debug mode.
+    fn log(&self, level: &str, args: impl PyCallArgs<'py>, error: Option<&PyErr>) -> PyResult<()> {
+        if !self.core.debug.load(Relaxed) {
+            return Ok(());
         }
-        Ok(())
+        let py = self.transport.py();
+        let keywords = new::dict(py)?;
+        if let Some(error) = error {
+            keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
+        }
+        let logger = self.core.names.logger.bind(py);
+        logger.call_method(interned(py, level)?, args, Some(&keywords)).map(drop)
     }
 
-    /// Has the protocol pause or resume its writing. Err: what leaves the loop.
-    pub fn flow(&self, signal: Signal) -> PyResult<()> {
-        self.flow_of(self.protocol.as_ref(), signal)
-    }
-
-    /// As [`Reporter::flow`], where reports name another protocol than the one that is called.
-    pub fn flow_of(&self, protocol: Option<&Bound<'_, PyAny>>, signal: Signal) -> PyResult<()> {
+    /// Has `protocol` pause or resume its writing. Err: what leaves the loop. For TLS, reports name another protocol than
+    /// the one that is called.
+    pub fn flow(&self, protocol: Option<&Bound<'py, PyAny>>, signal: Signal) -> PyResult<()> {
         let names = self.core.names;
         let (method, message) = match signal {
             Signal::Pause => (&names.pause_writing, "protocol.pause_writing() failed"),

@@ -33,6 +33,7 @@ pub struct ReadSize {
 }
 
 impl Default for ReadSize {
+    /// Begins with small reads: most connections never have a large one.
     fn default() -> Self {
         Self { size: 0, small_reads: 0, least: 0, most: MAX_READ }
     }

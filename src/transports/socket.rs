@@ -66,6 +66,7 @@ impl SocketKind {
         Self { family, protocol: 0, ..self }
     }
 
+    /// A UNIX socket, for which epoll reports more than is of use: see `Stream::write_watched`.
     pub fn is_unix(self) -> bool {
         self.family == libc::AF_UNIX
     }
@@ -133,6 +134,8 @@ impl File {
         }
     }
 
+    /// True once the transport has closed it. The program may have closed the Python object before: then the calls of
+    /// the system fail with EBADF.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
     }
@@ -247,6 +250,7 @@ pub struct Lent<'py> {
 }
 
 impl<'py> Lent<'py> {
+    /// The socket, for as long as it is lent.
     pub fn object(&self) -> PyResult<&Bound<'py, PyAny>> {
         self.object.as_ref().ok_or_else(|| PyRuntimeError::new_err("the socket has an owner"))
     }

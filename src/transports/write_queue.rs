@@ -4,6 +4,9 @@
 use std::collections::{TryReserveError, VecDeque};
 use std::io::IoSlice;
 
+use super::flow::{Flow, Queue};
+use super::habit::LARGE;
+
 /// Up to so many chunks are sent from a short array.
 const FEW: usize = 4;
 /// How many chunks one system call sends at most. More would gain little, and the array of them is on the stack.
@@ -22,19 +25,6 @@ pub struct WriteQueue<C> {
 }
 
 impl<C: AsRef<[u8]>> WriteQueue<C> {
-    pub fn new() -> Self {
-        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
-    }
-
-    /// Bytes still to send.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Adds a chunk at the end. An empty one is dropped. Err: there is no memory.
     pub fn push(&mut self, chunk: C) -> Result<(), TryReserveError> {
         let len = chunk.as_ref().len();
@@ -141,17 +131,32 @@ impl<C: AsRef<[u8]>> WriteQueue<C> {
         let mut sent = self.sent;
         self.chunks.iter().map(|chunk| chunk.as_ref()[std::mem::take(&mut sent)..].to_vec()).collect()
     }
+}
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.chunks = VecDeque::new();
-        (self.sent, self.len) = (0, 0);
+impl<C: AsRef<[u8]>> Queue for WriteQueue<C> {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn size(&self) -> usize {
+        self.len
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    /// From so many bytes on the kernel is given what there is: to join more would only delay it.
+    fn is_worth_a_call(&self, added: usize, _flow: &Flow) -> bool {
+        self.len + added >= LARGE
     }
 }
 
 impl<C: AsRef<[u8]>> Default for WriteQueue<C> {
     fn default() -> Self {
-        Self::new()
+        Self { chunks: VecDeque::new(), sent: 0, len: 0 }
     }
 }
 
@@ -168,12 +173,12 @@ mod tests {
     #[test]
     fn any_split_sends_the_same_bytes_once() {
         for step in 1..=9 {
-            let mut queue = WriteQueue::new();
+            let mut queue = WriteQueue::default();
             ["ab", "", "c", "defg", "hi"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
             let mut sent = String::new();
             while !queue.is_empty() {
                 let rest = wire(&queue);
-                assert_eq!(rest.len(), queue.len());
+                assert_eq!(rest.len(), queue.size());
                 let count = step.min(rest.len());
                 sent.push_str(&rest[..count]);
                 queue.advance(count);
@@ -185,7 +190,7 @@ mod tests {
 
     #[test]
     fn slices_are_filled_in_order_as_far_as_they_go() {
-        let mut queue = WriteQueue::new();
+        let mut queue = WriteQueue::default();
         ["abc", "de", "f"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         let mut slices = [IoSlice::new(b""); 2];
@@ -195,11 +200,11 @@ mod tests {
 
     #[test]
     fn chunks_are_gathered_across_their_borders() {
-        let mut queue = WriteQueue::new();
+        let mut queue = WriteQueue::default();
         ["abc", "de", "fgh"].into_iter().for_each(|chunk| queue.push(chunk).expect("memory"));
         queue.advance(1);
         assert_eq!(queue.gather(5).expect("memory"), b"bcdef");
-        assert_eq!((queue.len(), queue.front_len()), (2, 2));
+        assert_eq!((queue.size(), queue.front_len()), (2, 2));
         assert_eq!(queue.take_front(), Some(("fgh", 1)));
         queue.put_back("xyz");
         queue.push("!").expect("memory");
@@ -208,19 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn clear_forgets_a_partly_sent_chunk() {
-        let mut queue = WriteQueue::new();
+    fn take_forgets_a_partly_sent_chunk() {
+        let mut queue = WriteQueue::default();
         queue.push("abc").expect("memory");
         queue.advance(1);
-        queue.clear();
+        drop(queue.take());
         queue.push("xy").expect("memory");
-        assert_eq!((wire(&queue).as_str(), queue.len()), ("xy", 2));
+        assert_eq!((wire(&queue).as_str(), queue.size()), ("xy", 2));
     }
 
     #[test]
     fn the_memory_of_a_long_queue_is_given_back() {
         for take in [false, true] {
-            let mut queue = WriteQueue::new();
+            let mut queue = WriteQueue::default();
             queue.push_all(vec!["x"; 100_000]).expect("memory");
             queue.advance(99_999);
             assert!(queue.chunks.capacity() >= 100_000, "not while it is used");
@@ -229,7 +234,7 @@ mod tests {
             } else {
                 queue.advance(1);
             }
-            assert_eq!((queue.len(), queue.chunks.capacity()), (0, 0));
+            assert_eq!((queue.size(), queue.chunks.capacity()), (0, 0));
             // That of a short one is used again.
             queue.push_all(vec!["x"; 10]).expect("memory");
             queue.advance(10);

@@ -278,6 +278,42 @@ def test_replaced_callback(loop, pair):
     assert calls == ["new", "new"]
 
 
+def test_replaced_after_it_was_found_ready(loop, pair):
+    """Another callback of the same turn reads the data, and sets a new reader: that one must not be called for it."""
+    left, right = pair
+    calls = []
+
+    def take():
+        assert left.recv(10) == b"x"
+        loop.add_reader(left, calls.append, "new")
+
+    loop.add_reader(left, calls.append, "old")
+    right.send(b"x")
+    loop.call_soon(take)
+    turn(loop)
+    turn(loop)
+    assert calls == []
+    right.send(b"y")
+    turn(loop)
+    assert calls == ["new"]
+    loop.remove_reader(left)
+
+
+def test_replaced_while_the_data_is_still_there(loop, pair):
+    left, right = pair
+    calls = []
+    loop.add_reader(left, calls.append, "old")
+    loop.add_writer(left, calls.append, "writer")
+    right.send(b"x")
+    loop.call_soon(loop.add_reader, left, calls.append, "new")
+    turn(loop)
+    assert calls == ["writer"]
+    loop.remove_writer(left)
+    turn(loop)
+    assert calls == ["writer", "new"]
+    loop.remove_reader(left)
+
+
 def test_replaced_inside_the_callback(loop, pair):
     left, right = pair
     right.send(b"x")

@@ -255,3 +255,22 @@ async def test_null_device():
     assert await protocol.lost is None
     await released(near)
     assert protocol.calls == ["connection_made", "connection_lost"]
+
+
+async def test_closed_in_connection_made():
+    """What was written is sent all the same, also if the pipe is full."""
+
+    class Hasty(WriteRecorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(PLENTY)
+            transport.close()
+
+    reading, writing = os.pipe()
+    with open(reading, "rb", 0) as far:
+        near = open(writing, "wb", 0)
+        _, protocol = await asyncio.get_running_loop().connect_write_pipe(Hasty, near)
+        received = await asyncio.to_thread(far.readall)
+        assert await protocol.lost is None
+        await released(near)
+    assert received == PLENTY

@@ -161,7 +161,7 @@ def test_found(rule, path, source):
         (uses_the_right, "py/sockaddr.rs", "use crate::reactor::sys::Address;"),
         (uses_the_right, "lib.rs", "use crate::event_loop::EventLoop; use crate::embed;"),
         (imports_of_rloop, "core.rs", '#[pyclass(module = "rloop._rloop")] // "rloop"'),
-        (imports_of_rloop, "transports/tls/openssl.rs", 'c"rloop".as_ptr()'),
+        (imports_of_rloop, "transports/tls/direct.rs", 'c"rloop".as_ptr()'),
         (imports_of_rloop, "embed/package.rs", '"rloop._loop": "_loop.py"'),
     ],
 )

@@ -30,11 +30,30 @@ STATES = ["open", "paused", "closing", "closed"]
 # The arguments of each method. Methods that are not here get none.
 ARGUMENTS: dict[str, list[Any]] = {
     "get_extra_info": [("nothing",), ("nothing", 1), ("pipe",), ("socket",), (None,), ([],), ()],
-    "sendto": [(b"data",), (b"data", None), ("text",), (None,), (1, None), (b"data", ("127.0.0.1", 1)), ()],
+    "sendto": [
+        (b"data",),
+        (b"data", None),
+        ("text",),
+        (None,),
+        (1, None),
+        (b"data", ("127.0.0.1", 1)),
+        (b"1", None, 2),
+        (),
+    ],
     "set_protocol": [(asyncio.Protocol(),), ()],
     "set_read_buffer_limits": [(), (10,), (10, 5), (5, 10), (-1,), ("text",), (None, "text")],
     "set_write_buffer_limits": [(), (10,), (10, 5), (5, 10), (-1,), (None, 10), ("text",), (None, "text"), (1.5,)],
-    "write": [(b"data",), (bytearray(b"data"),), (b"",), (memoryview(b"1234"),), ("text",), (1,), (None,), ()],
+    "write": [
+        (b"data",),
+        (bytearray(b"data"),),
+        (b"",),
+        (memoryview(b"1234"),),
+        ("text",),
+        (1,),
+        (None,),
+        (b"1", 2),
+        (),
+    ],
     "writelines": [([b"1", b"2"],), ([],), ([b"1", "text"],), (["text"],), ("text",), (b"bytes",), (1,), (None,), ()],
 }
 # Writing a large piece of data that ends a TLS connection.

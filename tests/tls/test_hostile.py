@@ -18,6 +18,7 @@ import struct
 import pytest
 
 from support import certificates
+from support.hostile import Hostile, feed, flights, stream
 from support.peers import HOST, Recorder, on_asyncio, result_or_error, settle, socket_pair
 from support.tls_peers import connect, gone
 
@@ -34,59 +35,6 @@ SIDES = pytest.mark.parametrize("server_side", [False, True], ids=["client", "se
 
 def own_context(server_side):
     return certificates.server_context() if server_side else certificates.blind_context()
-
-
-def flights():
-    """What a client and a server send in a good handshake, each as one string, with some data behind it."""
-    client_in, client_out, server_in, server_out = (ssl.MemoryBIO() for _ in range(4))
-    client = certificates.blind_context().wrap_bio(client_in, client_out, server_hostname="localhost")
-    server = certificates.server_context().wrap_bio(server_in, server_out, server_side=True)
-    said = {client: bytearray(), server: bytearray()}
-    for _ in range(4):
-        for end, out, other in ((client, client_out, server_in), (server, server_out, client_in)):
-            with contextlib.suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-            data = out.read()
-            said[end] += data
-            other.write(data)
-    for end, out in ((client, client_out), (server, server_out)):
-        end.write(b"hello")
-        said[end] += out.read()
-    return bytes(said[client]), bytes(said[server])
-
-
-def record(randomness, length):
-    kind = randomness.choice([20, 21, 22, 22, 22, 23, 24, randomness.randrange(256)])
-    version = randomness.choice([0x0301, 0x0303, 0x0304, randomness.randrange(65536)])
-    declared = length if randomness.random() < 0.7 else randomness.randrange(65536)
-    return struct.pack(">BHH", kind, version, declared) + randomness.randbytes(length)
-
-
-def stream(randomness, good):
-    """One hostile stream, as a list of segments."""
-    choice = randomness.randrange(6)
-    if choice == 0:
-        data = randomness.randbytes(randomness.randrange(1, 600))
-    elif choice == 1:
-        data = b"".join(record(randomness, randomness.randrange(300)) for _ in range(randomness.randrange(1, 8)))
-    elif choice == 2:  # the good bytes, cut off
-        data = good[: randomness.randrange(len(good))]
-    elif choice == 3:  # the good bytes with some of them changed
-        data = bytearray(good)
-        for _ in range(randomness.randrange(1, 9)):
-            data[randomness.randrange(len(data))] = randomness.randrange(256)
-    elif choice == 4:  # with a piece removed, doubled, or put in
-        start, end = sorted(randomness.randrange(len(good)) for _ in range(2))
-        middle = randomness.choice([b"", good[start:end] * 2, randomness.randbytes(40)])
-        data = good[:start] + middle + good[end:]
-    else:  # a good start, and then random bytes
-        data = good[: randomness.randrange(len(good))] + randomness.randbytes(randomness.randrange(1, 500))
-    data, segments = bytes(data), []
-    while data:
-        cut = randomness.choice([len(data), len(data), randomness.randrange(1, len(data) + 1)])
-        segments.append(data[:cut])
-        data = data[cut:]
-    return segments
 
 
 class Untold(Recorder):
@@ -164,6 +112,24 @@ async def test_streams_of_bytes(server_side):
     assert sum(seen.values()) == STREAMS
     assert {"SSLError", "ConnectionResetError"} <= set(seen)
     assert loop.is_running()
+
+
+@pytest.mark.time_limit(max(LIMIT, 120))
+async def test_streams_without_a_socket():
+    """Ten thousand streams, which are given to the layer itself: before the handshake is done, and after it."""
+    if on_asyncio():
+        pytest.skip("the layer is rloop's")
+    versions = [Hostile(version) for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)]
+    count = 10 * STREAMS
+    await feed(range(count // 10), versions)  # so that all caches are full
+    files, objects, resident = measure()
+    seen = await feed(range(count // 10, count), versions)
+    files_after, objects_after, resident_after = measure()
+    assert (files_after, sum(seen.values())) == (files, count * 9 // 10)
+    assert objects_after - objects < 500
+    assert resident_after - resident < MAX_GROWTH
+    # Both kinds of ends are tried.
+    assert min(seen["connected"], seen["refused"]) > count // 10
 
 
 @SIDES

@@ -1,5 +1,5 @@
-//! Receiving and sending datagrams: many in one system call on Linux, one by one elsewhere. What a datagram means, and
-//! who gets it, is not known here.
+//! Receiving and sending datagrams: many in one system call on Linux, one by one elsewhere. How many at a time, and of
+//! which size, is decided here. What a datagram means, and who gets it, is not known.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{SocketAddress, check, retry, uninit_slice};
+use super::attempt::{attempt, attempt_some};
+use super::call::Call;
+use super::{SocketAddress, retry, uninit_slice};
 
 /// The largest number of datagrams that one call receives.
 pub const RECEIVE_BATCH: usize = 16;
@@ -20,6 +22,12 @@ pub const MAX_DATAGRAM: usize = 256 * 1024;
 /// False once recvmmsg or sendmmsg has turned out not to work, as in a sandbox or under an emulation of Linux.
 #[cfg(target_os = "linux")]
 static HAS_BATCHES: AtomicBool = AtomicBool::new(true);
+
+/// Tries recvmmsg and sendmmsg again: a test has made them fail, and goes on without that.
+#[cfg(all(feature = "faults", target_os = "linux"))]
+pub fn forget_refusals() {
+    HAS_BATCHES.store(true, Relaxed);
+}
 
 const PAGE: usize = 4096;
 const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -89,11 +97,13 @@ impl ReceiveBatch {
         }
         let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
         let count = retry(|| {
-            // SAFETY: the loop above has filled in every header. Each points to a buffer of MAX_DATAGRAM bytes and to a
-            // sockaddr_storage, both of which are borrowed mutably by this method.
-            check(unsafe {
-                let (batch, flags) = (RECEIVE_BATCH as libc::c_uint, libc::MSG_DONTWAIT);
-                libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags as _, std::ptr::null_mut()) as isize
+            attempt_some(Call::recvmmsg, RECEIVE_BATCH, |batch| {
+                let (batch, flags) = (batch as libc::c_uint, libc::MSG_DONTWAIT as _);
+                // SAFETY: the loop above has filled in every header. Each points to a buffer of MAX_DATAGRAM bytes and
+                // to a sockaddr_storage, both of which are borrowed mutably by this method.
+                unsafe {
+                    libc::recvmmsg(fd.as_raw_fd(), headers, batch, flags, std::ptr::null_mut()) as isize
+                }
             })
         })?;
         for (at, (sender, length)) in self.senders.iter_mut().zip(&mut self.lengths).take(count).enumerate() {
@@ -131,10 +141,12 @@ impl ReceiveBatch {
         let storage = std::ptr::from_mut(&mut sender.storage).cast::<libc::sockaddr>();
         let length = std::ptr::from_mut(&mut sender.length);
         self.lengths[at] = retry(|| {
-            let flags = libc::MSG_DONTWAIT;
-            // SAFETY: `buffer` is MAX_DATAGRAM writable bytes; `storage` and `length` describe a writable
-            // sockaddr_storage.
-            check(unsafe { libc::recvfrom(fd.as_raw_fd(), buffer, MAX_DATAGRAM, flags, storage, length) })
+            attempt(Call::recvfrom, || {
+                let flags = libc::MSG_DONTWAIT;
+                // SAFETY: `buffer` is MAX_DATAGRAM writable bytes; `storage` and `length` describe a writable
+                // sockaddr_storage.
+                unsafe { libc::recvfrom(fd.as_raw_fd(), buffer, MAX_DATAGRAM, flags, storage, length) }
+            })
         })?;
         Ok(())
     }
@@ -173,9 +185,10 @@ fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()>
     let (address, length) =
         to.map_or((std::ptr::null(), 0), |to| (std::ptr::from_ref(&to.storage).cast(), to.length));
     retry(|| {
-        // SAFETY: `data` is readable for its length. The address is null, or a live sockaddr of the given length.
-        check(unsafe {
-            libc::sendto(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), SEND_FLAGS, address, length)
+        attempt(Call::sendto, || {
+            let (start, count) = (data.as_ptr().cast(), data.len());
+            // SAFETY: `data` is readable for its length. The address is null, or a live sockaddr of the given length.
+            unsafe { libc::sendto(fd.as_raw_fd(), start, count, SEND_FLAGS, address, length) }
         })
     })
     .map(drop)
@@ -218,9 +231,12 @@ fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a
 #[cfg(target_os = "linux")]
 fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     retry(|| {
-        let (start, count) = (headers.as_mut_ptr(), headers.len() as libc::c_uint);
-        // SAFETY: the headers point to data and addresses that the caller keeps alive, and that the kernel only reads.
-        check(unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize })
+        attempt_some(Call::sendmmsg, headers.len(), |count| {
+            let (start, count) = (headers.as_mut_ptr(), count as libc::c_uint);
+            // SAFETY: the headers point to data and addresses that the caller keeps alive, and that the kernel only
+            // reads.
+            unsafe { libc::sendmmsg(fd.as_raw_fd(), start, count, SEND_FLAGS as _) as isize }
+        })
     })
 }
 
@@ -228,8 +244,10 @@ fn send_headers(fd: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result
 #[cfg(target_os = "linux")]
 fn send_headers_each(fd: BorrowedFd<'_>, headers: &[libc::mmsghdr]) -> io::Result<usize> {
     for (at, header) in headers.iter().enumerate() {
-        // SAFETY: as in `send_headers`.
-        let send = || check(unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) });
+        let send = || {
+            // SAFETY: as in `send_headers`.
+            attempt(Call::sendmsg, || unsafe { libc::sendmsg(fd.as_raw_fd(), &header.msg_hdr, SEND_FLAGS) })
+        };
         match retry(send) {
             Ok(_) => {}
             Err(error) if at == 0 => return Err(error),

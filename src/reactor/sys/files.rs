@@ -4,13 +4,17 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{MAX_SLICES, check, retry, sigpipe};
+use super::attempt::{attempt, attempt_some, buffers};
+use super::call::Call;
+use super::{MAX_SLICES, retry, sigpipe};
 
 /// Reads from a file of any kind into `buffer`. Returns the number of bytes; 0 is the end of the file.
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     retry(|| {
-        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
-        check(unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
+        attempt_some(Call::read, buffer.len(), |length| {
+            // SAFETY: `buffer` is writable for `length` bytes; the kernel only writes to it.
+            unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), length) }
+        })
     })
 }
 
@@ -21,17 +25,16 @@ pub fn write(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize
 }
 
 fn write_once(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    match slices {
-        [slice] => {
-            // SAFETY: the slice is readable for its length.
-            check(unsafe { libc::write(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len()) })
-        }
-        _ => {
-            let count = slices.len().min(MAX_SLICES) as libc::c_int;
+    match buffers(slices) {
+        [slice] => attempt_some(Call::write, slice.len(), |length| {
+            // SAFETY: the slice is readable for `length` bytes.
+            unsafe { libc::write(fd.as_raw_fd(), slice.as_ptr().cast(), length) }
+        }),
+        slices => attempt_some(Call::writev, slices.len().min(MAX_SLICES), |count| {
             // SAFETY: `IoSlice` is guaranteed to have the layout of an iovec; `count` of them are alive, and writev
             // only reads them.
-            check(unsafe { libc::writev(fd.as_raw_fd(), slices.as_ptr().cast(), count) })
-        }
+            unsafe { libc::writev(fd.as_raw_fd(), slices.as_ptr().cast(), count as libc::c_int) }
+        }),
     }
 }
 
@@ -42,12 +45,14 @@ pub fn grow_pipe(fd: BorrowedFd<'_>, len: usize) -> io::Result<bool> {
     {
         let len = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
         // SAFETY: fcntl with this command takes and returns numbers only.
-        let held = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETPIPE_SZ) } as isize)?;
+        let held =
+            attempt(Call::fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETPIPE_SZ) } as isize)?;
         if held >= len as usize {
             return Ok(false);
         }
         // SAFETY: as above.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, len) } as isize).map(|_| true)
+        attempt(Call::fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETPIPE_SZ, len) } as isize)
+            .map(|_| true)
     }
     #[cfg(not(target_os = "linux"))]
     {

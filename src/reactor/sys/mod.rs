@@ -1,12 +1,16 @@
 //! System calls. Together with the other files of this folder, this is the only code in the crate that calls libc.
 //!
-//! Each function makes one system call and returns its result as an `io::Result`. Where a call exists on Linux only,
-//! the portable way stands beside it. A call that a signal has interrupted is repeated, in one place ([`retry`]).
+//! Each function makes one system call and returns its result as an `io::Result`. A call that can fail goes through
+//! `attempt.rs`. Where a call exists on Linux only, the portable way stands beside it. A call that a signal has interrupted is repeated, in one place ([`retry`]).
 //! `WouldBlock` is returned like any other error: what it means is for the caller to say. No decision of a transport
 //! and nothing of Python may live here.
 
 mod addresses;
+mod attempt;
+mod call;
 pub mod datagrams;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod files;
 mod polling;
 pub mod sigpipe;
@@ -19,8 +23,13 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 pub use addresses::{Address, SocketAddress, ipv6_host};
+#[cfg(feature = "faults")]
+pub use call::Call;
 pub use files::{grow_pipe, read, write};
-pub use polling::{PollWaker, is_readable, is_writable, peer_has_ended, poll_fd, poll_now, poll_readiness};
+pub use polling::{
+    PollWaker, before_wait, deregister, is_readable, is_writable, new_poll, peer_has_ended, poll_fd,
+    poll_now, poll_readiness, register, reregister, same_poll,
+};
 #[cfg(target_os = "linux")]
 pub use polling::{epoll_wait, is_wait_replaced};
 pub use sockets::{
@@ -39,11 +48,6 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
-}
-
-/// The result of a system call that returns -1 for an error and sets errno.
-fn check(result: isize) -> io::Result<usize> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. Only `clock.rs` may call this.

@@ -1,16 +1,68 @@
-//! Waiting for readiness, and looking at it: epoll, poll(2), and the fd that interrupts a wait.
+//! Waiting for readiness, and looking at it: epoll, by itself and by mio, poll(2), and the fd that interrupts a wait.
 
 use std::io;
 #[cfg(target_os = "linux")]
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 #[cfg(target_os = "linux")]
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
 
 #[cfg(target_os = "linux")]
-use super::{Library, read, write};
-use super::{check, retry};
+use super::Library;
+use super::attempt::{attempt, attempt_io};
+use super::call::Call;
+use super::retry;
 use crate::reactor::readiness::Readiness;
+
+// ---------------------------------------------------------------------------------------------- mio's poll
+
+/// A new poll.
+pub fn new_poll() -> io::Result<mio::Poll> {
+    attempt_io(Call::epoll_create1, mio::Poll::new)
+}
+
+/// Another way to register with the same poll.
+pub fn same_poll(registry: &mio::Registry) -> io::Result<mio::Registry> {
+    attempt_io(Call::dup, || registry.try_clone())
+}
+
+/// Makes a poll watch `fd`.
+pub fn register(
+    registry: &mio::Registry,
+    fd: RawFd,
+    token: mio::Token,
+    interest: mio::Interest,
+) -> io::Result<()> {
+    attempt_io(Call::epoll_ctl, || registry.register(&mut SourceFd(&fd), token, interest))
+}
+
+/// Changes what a poll watches `fd` for.
+pub fn reregister(
+    registry: &mio::Registry,
+    fd: RawFd,
+    token: mio::Token,
+    interest: mio::Interest,
+) -> io::Result<()> {
+    attempt_io(Call::epoll_ctl, || registry.reregister(&mut SourceFd(&fd), token, interest))
+}
+
+/// Ends the watch of `fd`.
+pub fn deregister(registry: &mio::Registry, fd: RawFd) -> io::Result<()> {
+    attempt_io(Call::epoll_ctl, || registry.deregister(&mut SourceFd(&fd)))
+}
+
+/// To be called before each wait. It does nothing but in builds of the laboratory (see `faults.rs`).
+#[inline(always)]
+pub fn before_wait(poll: &mio::Poll) {
+    #[cfg(feature = "faults")]
+    // SAFETY: the poll owns the fd and outlives the call.
+    super::faults::before_wait(unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) });
+    let _ = poll;
+}
+
+// ---------------------------------------------------------------------------------------------- waiting
 
 /// Waits on an epoll instance for at most `timeout` nanoseconds (`None`: for ever), and calls `ready` for each event.
 ///
@@ -23,22 +75,32 @@ pub fn epoll_wait(
     timeout: Option<u64>,
     mut ready: impl FnMut(mio::Token, Readiness),
 ) -> io::Result<()> {
+    #[cfg(feature = "faults")]
+    if let Some(events) = super::faults::spurious(epoll) {
+        for event in events {
+            ready(mio::Token(event.u64 as usize), epoll_readiness(event.events));
+        }
+        return Ok(());
+    }
     let limit = timeout.map(timespec);
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: `events` is writable for its length. `limit` is null, or points to a timespec that is alive during the
-    // call. There is no signal mask.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_epoll_pwait2,
-            epoll.as_raw_fd(),
-            events.as_mut_ptr(),
-            events.len() as libc::c_int,
-            limit,
-            std::ptr::null::<libc::sigset_t>(),
-            0usize,
-        )
+    let wait = || {
+        // SAFETY: `events` is writable for its length. `limit` is null, or points to a timespec that is alive during
+        // the call. There is no signal mask.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                epoll.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len() as libc::c_int,
+                limit,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        result as isize
     };
-    let count = match check(result as isize) {
+    let count = match attempt(Call::epoll_pwait2, wait) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -109,25 +171,43 @@ impl PollWaker {
     /// A waker whose events carry `token`.
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
-        let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) } as isize)?;
+        let make = || unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) } as isize;
+        let fd = attempt(Call::eventfd, make)?;
         // SAFETY: eventfd has just returned this fd; nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-        registry.register(&mut mio::unix::SourceFd(&fd.as_raw_fd()), token, mio::Interest::READABLE)?;
+        register(registry, fd.as_raw_fd(), token, mio::Interest::READABLE)?;
         Ok(Self(fd))
     }
 
     /// Interrupts the present or the next poll. The fd is watched edge-triggered, so that each write is an event, and
     /// nobody has to read. A full counter is read once to make room.
     pub fn wake(&self) -> io::Result<()> {
-        let mut count = [MaybeUninit::uninit(); 8];
-        let one = || write(self.0.as_fd(), &[io::IoSlice::new(&1_u64.to_ne_bytes())]).map(drop);
-        match one() {
+        match self.add(1) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                read(self.0.as_fd(), &mut count)?;
-                one()
+                self.take()?;
+                self.add(1)
             }
             result => result,
         }
+    }
+
+    /// Adds to the counter.
+    fn add(&self, count: u64) -> io::Result<()> {
+        let (count, length) = (count.to_ne_bytes(), size_of::<u64>());
+        // SAFETY: `count` is readable for its length.
+        let write = || unsafe { libc::write(self.0.as_raw_fd(), count.as_ptr().cast(), length) };
+        retry(|| attempt(Call::write, write)).map(drop)
+    }
+
+    /// Returns the counter and sets it to 0.
+    fn take(&self) -> io::Result<u64> {
+        let mut count = [0; size_of::<u64>()];
+        retry(|| {
+            // SAFETY: `count` is writable for its length.
+            let read = || unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+            attempt(Call::read, read)
+        })?;
+        Ok(u64::from_ne_bytes(count))
     }
 }
 
@@ -163,8 +243,12 @@ pub fn poll_fd(fd: RawFd, interest: Readiness) -> PollFd {
 
 /// Asks poll(2) what is ready now, without waiting. The answers are written into the entries.
 pub fn poll_now(fds: &mut [PollFd]) -> io::Result<()> {
-    // SAFETY: `fds` is a writable array of pollfd during the call.
-    retry(|| check(unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) } as isize)).map(drop)
+    retry(|| {
+        // SAFETY: `fds` is a writable array of pollfd during the call.
+        let look = || unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) } as isize;
+        attempt(Call::poll, look)
+    })
+    .map(drop)
 }
 
 /// What [`poll_now`] has found for one fd. An fd that is closed is ready in no direction: epoll has dropped it, too.
@@ -228,13 +312,9 @@ mod tests {
     fn a_full_counter_wakes_once_more() {
         let poll = mio::Poll::new().expect("poll");
         let waker = PollWaker::new(poll.registry(), mio::Token(1)).expect("waker");
-        let full = (u64::MAX - 1).to_ne_bytes();
-        write(waker.0.as_fd(), &[io::IoSlice::new(&full)]).expect("filled");
+        waker.add(u64::MAX - 1).expect("filled");
         waker.wake().expect("wake");
-        let mut count = [MaybeUninit::uninit(); 8];
-        assert_eq!(read(waker.0.as_fd(), &mut count).expect("read"), 8);
-        // SAFETY: filled in by the read.
-        assert_eq!(count.map(|byte| unsafe { byte.assume_init() }), 1_u64.to_ne_bytes());
+        assert_eq!(waker.take().expect("read"), 1);
     }
 
     #[test]

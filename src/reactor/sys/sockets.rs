@@ -2,22 +2,26 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{MAX_SLICES, SocketAddress, check, retry};
+use super::attempt::{attempt, attempt_some, buffers};
+use super::call::Call;
+use super::{MAX_SLICES, SocketAddress, retry};
 
 /// Receives into `buffer` from a socket. Returns the number of bytes; 0 is the end of the stream. It never blocks, even
 /// if the socket is in blocking mode: another process that shares the open file can have cleared O_NONBLOCK.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     retry(|| {
-        let flags = libc::MSG_DONTWAIT;
-        // SAFETY: `buffer` is writable for its length; the kernel only writes to it.
-        check(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+        attempt_some(Call::recv, buffer.len(), |length| {
+            let flags = libc::MSG_DONTWAIT;
+            // SAFETY: `buffer` is writable for `length` bytes; the kernel only writes to it.
+            unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), length, flags) }
+        })
     })
 }
 
 /// What is known of a stream socket after a read that has not filled its buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShortRead {
     /// The socket is empty: TCP.
     Empties,
@@ -26,6 +30,7 @@ pub enum ShortRead {
     /// here.
     EmptiesUnlessCut,
     /// Nothing: a read ends where a message or a packet ends (SCTP, SOCK_SEQPACKET, the vsock of Hyper-V).
+    #[default]
     SaysNothing,
 }
 
@@ -39,14 +44,17 @@ pub fn recv_stream(
         let count = recv(fd, buffer)?;
         return Ok((count, count == buffer.len() || short == ShortRead::SaysNothing));
     }
-    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 0 };
     // SAFETY: all zeroes are a valid msghdr: null pointers and zero lengths.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = &mut slice;
     message.msg_iovlen = 1;
     let count = retry(|| {
-        // SAFETY: `message` points to one slice, which is `buffer`, writable for its length.
-        check(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) })
+        attempt_some(Call::recvmsg, buffer.len(), |length| {
+            slice.iov_len = length;
+            message.msg_iov = &mut slice;
+            // SAFETY: `message` points to one slice, which is `buffer`, writable for `length` bytes.
+            unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) }
+        })
     })?;
     Ok((count, count == buffer.len() || message.msg_flags & libc::MSG_CTRUNC != 0))
 }
@@ -58,27 +66,33 @@ pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize>
     const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     #[cfg(not(target_os = "linux"))]
     const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+    shrink_buffers(fd, false);
+    let slices = buffers(slices);
     if let [slice] = slices {
         return retry(|| {
-            // SAFETY: the slice is readable for its length.
-            check(unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), slice.len(), FLAGS) })
+            attempt_some(Call::send, slice.len(), |length| {
+                // SAFETY: the slice is readable for `length` bytes.
+                unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), length, FLAGS) }
+            })
         });
     }
     // SAFETY: all zeroes are a valid msghdr: null pointers and zero lengths.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     // `IoSlice` is guaranteed to have the layout of an iovec; sendmsg does not write through it.
     message.msg_iov = slices.as_ptr().cast_mut().cast();
-    message.msg_iovlen = slices.len().min(MAX_SLICES) as _;
     retry(|| {
-        // SAFETY: `message` points to `msg_iovlen` live slices, and to nothing else.
-        check(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, FLAGS) })
+        attempt_some(Call::sendmsg, slices.len().min(MAX_SLICES), |count| {
+            message.msg_iovlen = count as _;
+            // SAFETY: `message` points to `count` live slices, and to nothing else.
+            unsafe { libc::sendmsg(fd.as_raw_fd(), &message, FLAGS) }
+        })
     })
 }
 
 /// Shuts down the sending side: the peer reads the end of the stream once it has read all data.
 pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the call takes no pointers.
-    check(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) } as isize).map(drop)
+    attempt(Call::shutdown, || unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) } as isize).map(drop)
 }
 
 /// Makes a stream socket that is non-blocking and close-on-exec.
@@ -88,24 +102,32 @@ pub fn stream_socket(family: i32, protocol: i32) -> io::Result<OwnedFd> {
     #[cfg(not(target_os = "linux"))]
     const FLAGS: i32 = 0;
     // SAFETY: the call takes no pointers.
-    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | FLAGS, protocol) } as isize)?;
+    let make = || unsafe { libc::socket(family, libc::SOCK_STREAM | FLAGS, protocol) } as isize;
+    let fd = attempt(Call::socket, make)?;
     // SAFETY: socket has just returned this fd; nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     #[cfg(not(target_os = "linux"))]
     set_nonblocking_cloexec(&fd)?;
+    shrink_buffers(fd.as_fd(), true);
     Ok(fd)
+}
+
+/// Does nothing but in builds of the laboratory (see `faults.rs`).
+#[inline(always)]
+fn shrink_buffers(fd: BorrowedFd<'_>, receives: bool) {
+    #[cfg(feature = "faults")]
+    super::faults::shrink(fd.as_raw_fd(), receives);
+    let _ = (fd, receives);
 }
 
 /// Begins to connect a non-blocking socket. It is decided once the socket is writable; [`take_error`] tells how.
 pub fn connect(fd: BorrowedFd<'_>, address: &SocketAddress) -> io::Result<()> {
+    shrink_buffers(fd, true);
     let bytes = address.as_bytes();
+    let length = bytes.len() as libc::socklen_t;
     // SAFETY: `bytes` is a socket address of that length, alive during the call.
-    let result =
-        check(
-            unsafe { libc::connect(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len() as libc::socklen_t) }
-                as isize,
-        );
-    match result.map_err(|error| (error.raw_os_error(), error)) {
+    let make = || unsafe { libc::connect(fd.as_raw_fd(), bytes.as_ptr().cast(), length) } as isize;
+    match attempt(Call::connect, make).map_err(|error| (error.raw_os_error(), error)) {
         // A connect that a signal has interrupted goes on by itself, as in CPython's `socket.connect`.
         Ok(_) | Err((Some(libc::EINPROGRESS | libc::EINTR | libc::EAGAIN), _)) => Ok(()),
         Err((_, error)) => Err(error),
@@ -127,12 +149,15 @@ fn socket_option(fd: RawFd, option: libc::c_int) -> io::Result<libc::c_int> {
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     let place = std::ptr::from_mut(&mut value).cast();
     // SAFETY: the option's value is a writable int of the given size; the kernel checks the fd.
-    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, place, &mut len) } as isize).map(|_| value)
+    let get = || unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, place, &mut len) } as isize;
+    attempt(Call::getsockopt, get).map(|_| value)
 }
 
 /// Takes one connection off a listening socket: its fd, non-blocking and close-on-exec, and the address of the peer.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> {
     let mut address = SocketAddress::empty();
+    // A connection inherits the sizes of the buffers from its listener.
+    shrink_buffers(listener, true);
     let fd = retry(|| {
         address.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         accept_once(listener, &mut address)
@@ -147,61 +172,63 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> 
 fn accept_once(listener: BorrowedFd<'_>, address: &mut SocketAddress) -> io::Result<RawFd> {
     let storage = std::ptr::from_mut(&mut address.storage).cast();
     #[cfg(target_os = "linux")]
-    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
-    let fd = unsafe {
+    let fd = attempt(Call::accept4, || {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        libc::accept4(listener.as_raw_fd(), storage, &mut address.length, flags)
-    };
+        // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+        unsafe { libc::accept4(listener.as_raw_fd(), storage, &mut address.length, flags) as isize }
+    });
     #[cfg(not(target_os = "linux"))]
-    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
-    let fd = unsafe { libc::accept(listener.as_raw_fd(), storage, &mut address.length) };
-    check(fd as isize).map(|fd| fd as RawFd)
+    let fd = attempt(Call::accept, || {
+        // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+        unsafe { libc::accept(listener.as_raw_fd(), storage, &mut address.length) as isize }
+    });
+    fd.map(|fd| fd as RawFd)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn set_nonblocking_cloexec(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: fcntl with these commands takes integers only.
-    unsafe {
-        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) as isize)?;
-        check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) as isize).map(drop)
-    }
+    let commands = [(libc::F_SETFL, libc::O_NONBLOCK), (libc::F_SETFD, libc::FD_CLOEXEC)];
+    commands.into_iter().try_for_each(|(command, flags)| {
+        // SAFETY: fcntl with these commands takes integers only.
+        attempt(Call::fcntl, || unsafe { libc::fcntl(fd.as_raw_fd(), command, flags) } as isize).map(drop)
+    })
 }
 
 /// The socket's own address.
 pub fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddress> {
-    address_by(fd, libc::getsockname)
+    address_by(|storage, length| {
+        // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+        attempt(Call::getsockname, || unsafe { libc::getsockname(fd.as_raw_fd(), storage, length) } as isize)
+    })
 }
 
 /// The address of the peer.
 pub fn peer_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddress> {
-    address_by(fd, libc::getpeername)
+    address_by(|storage, length| {
+        // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
+        attempt(Call::getpeername, || unsafe { libc::getpeername(fd.as_raw_fd(), storage, length) } as isize)
+    })
 }
 
+/// An address that `call` writes into a sockaddr_storage, whose size it is given and changes to that of the address.
 fn address_by(
-    fd: BorrowedFd<'_>,
-    call: unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int,
+    call: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> io::Result<usize>,
 ) -> io::Result<SocketAddress> {
     let mut address = SocketAddress::empty();
     address.length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    let storage = std::ptr::from_mut(&mut address.storage).cast();
-    // SAFETY: `storage` and `length` describe a writable sockaddr_storage.
-    check(unsafe { call(fd.as_raw_fd(), storage, &mut address.length) } as isize)?;
+    call(std::ptr::from_mut(&mut address.storage).cast(), &mut address.length)?;
     Ok(address)
 }
 
 /// Turns Nagle's algorithm off, so that small writes leave at once. The caller knows that this is a TCP socket.
 pub fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the option's value is a live int of the given size.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            std::ptr::from_ref(&on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    } as isize)
+    let (value, length) = (std::ptr::from_ref(&on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+    attempt(Call::setsockopt, || {
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_NODELAY);
+        // SAFETY: the option's value is a live int of the given size.
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value, length) as isize }
+    })
     .map(drop)
 }
 
@@ -259,8 +286,7 @@ mod tests {
         let pair = |kind| {
             let mut fds = [0; 2];
             // SAFETY: `fds` has place for the two numbers that the kernel writes.
-            check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } as isize)
-                .expect("pair");
+            assert_eq!(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }, 0);
             // SAFETY: just made, nobody else knows them.
             fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
         };

@@ -15,7 +15,6 @@ mod writing;
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use pyo3::exceptions::PyOSError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -23,21 +22,20 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::datagram_queue::DatagramQueue;
-use super::flow::Flow;
+use super::flow::{Flow, Queue};
 use super::lifecycle::Phase;
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::protocol;
-use super::sender::Sender;
-use super::shell::{self, Shell, Side, Transport};
+use super::shell::{self, Parts, Shell, Side};
 use super::socket::{File, SocketKind};
+use super::transport::Transport;
 use crate::core::{Kind, LoopCore};
 use crate::py::made::Made;
 use crate::py::new;
 use crate::reactor::sys::datagrams::MAX_DATAGRAM;
 use reading::Received;
-pub use writing::add_raw_methods;
-use writing::{Datagram, Target};
+use writing::{After, Datagram, Target};
 
 /// What asyncio counts for a queued datagram beyond its bytes (`_header_size`).
 const HEADER: usize = 8;
@@ -61,15 +59,6 @@ pub struct Endpoint {
     native: Option<i32>,
 }
 
-impl Deref for DatagramTransport {
-    type Target = Endpoint;
-
-    #[inline(always)]
-    fn deref(&self) -> &Endpoint {
-        &self.0
-    }
-}
-
 impl Deref for Endpoint {
     type Target = Shell<Datagrams>;
 
@@ -80,8 +69,8 @@ impl Deref for Endpoint {
 }
 
 /// What only a datagram transport has.
+#[derive(Default)]
 pub struct Datagrams {
-    outbox: Outbox<DatagramQueue<Datagram>>,
     /// Received, but not delivered yet. Left over only when a callback has paused reading, or left the loop.
     received: VecDeque<Received>,
     peers: Peers<Py<PyAny>>,
@@ -107,16 +96,15 @@ pub struct Datagrams {
 type State = shell::State<Datagrams>;
 
 impl Side for Datagrams {
+    type Queue = DatagramQueue<Datagram>;
+
+    /// What was received and not delivered counts as well, and so does the end of a SOCK_SEQPACKET.
     fn may_have_data(&self) -> bool {
         self.readable || self.ended || !self.received.is_empty()
     }
 
-    fn has_unsent(&self) -> bool {
-        !self.outbox.queue.is_empty()
-    }
-
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.outbox.queue.iter().try_for_each(|datagram| match &datagram.to {
+    fn traverse(state: &State, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        state.outbox.queue.iter().try_for_each(|datagram| match &datagram.to {
             Target::Python(address) => visit.call(address),
             _ => Ok(()),
         })
@@ -125,7 +113,7 @@ impl Side for Datagrams {
 
 impl Transport for DatagramTransport {
     type Side = Datagrams;
-    type Rest = VecDeque<Datagram>;
+    type After = After;
 
     const KIND: Kind = Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd };
 
@@ -133,66 +121,90 @@ impl Transport for DatagramTransport {
         self.0.get().map(|endpoint| &endpoint.shell)
     }
 
-    fn describe(&self, py: Python<'_>) -> String {
-        self.describe_socket(py)
+    /// A call of Python may be needed for a datagram; then `follow` goes on.
+    #[inline]
+    fn send(&self, state: &mut State) -> Option<After> {
+        self.send_all(state)
     }
 
+    fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
+        Self::sent(slf, after)
+    }
+
+    /// Only system calls can be made here, with the state borrowed. What only the socket's own `sendto` could send is
+    /// lost.
+    fn send_rest(&self, state: &mut State) {
+        if self.native.is_some() {
+            state.send_rest();
+        }
+    }
+
+    /// Also lets go of what was received and not delivered, and of the names of the peers.
     fn release(&self, py: Python<'_>, _transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, held) = self.state.with(py, |state| {
-            if self.native.is_some() && state.life.phase() == Phase::Closed {
+            if state.life.phase() == Phase::Closed {
                 // An endpoint without an address could still send after the loss: see `queue`.
-                state.send_rest();
+                self.send_rest(state);
             }
-            let Datagrams { outbox, received, peers, .. } = &mut state.side;
-            let held = (outbox.queue.take(), std::mem::take(received), std::mem::take(peers));
+            let Datagrams { received, peers, .. } = &mut state.side;
+            let held = (state.outbox.queue.take(), std::mem::take(received), std::mem::take(peers));
             (state.file.take(py), held)
         });
         drop(held);
         file.close(py)
     }
 
-    fn give_up(&self, state: &mut State) -> VecDeque<Datagram> {
-        if self.native.is_some() {
-            state.send_rest();
-        }
-        state.side.outbox.queue.take()
+    fn unsent<'py>(&self, py: Python<'py>) -> PyResult<(u32, Vec<Bound<'py, PyAny>>)> {
+        let lost = self.state.with(py, |state| state.life.count_of_lost(state.outbox.lost));
+        Ok((lost, self.copies_of_queued(py)?))
     }
 
-    fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::send_and_follow(slf)
+    /// The endpoint's own address is not in the shell.
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(endpoint) = self.0.get() else {
+            return Ok(());
+        };
+        visit.call(&endpoint.address)?;
+        endpoint.shell.traverse(visit)
     }
-}
 
-/// What a transport is made of: the arguments of `BaseEventLoop._make_datagram_transport`.
-pub struct Parts<'a, 'py> {
-    pub core: &'a Arc<LoopCore>,
-    pub event_loop: &'a Bound<'py, PyAny>,
-    pub sock: &'a Bound<'py, PyAny>,
-    pub protocol: Bound<'py, PyAny>,
-    pub address: Option<Bound<'py, PyAny>>,
-    pub waiter: Option<Bound<'py, PyAny>>,
-    pub extra: Option<Bound<'py, PyDict>>,
+    /// The queue can hold addresses, which are the program's objects.
+    fn clear(&self, py: Python<'_>) {
+        let cleared = self
+            .state
+            .with(py, |state| (state.protocol.take(), state.extra.take(), state.outbox.queue.take()));
+        drop(cleared);
+    }
 }
 
 impl DatagramTransport {
-    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter.
-    pub fn start<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
-        let Parts { core, event_loop, sock, protocol, address, waiter, extra } = parts;
-        let (py, names) = (event_loop.py(), core.names);
+    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter. `address`: the only one
+    /// that `sendto` is to take.
+    pub fn start<'py>(
+        mut parts: Parts<'_, 'py>,
+        sock: &Bound<'py, PyAny>,
+        address: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let (py, core, names) = (sock.py(), parts.core, parts.core.names);
         core.check_closed()?;
-        let made = protocol::connection_made(names, &protocol)?;
+        let made = protocol::connection_made(names, &parts.protocol)?;
         let (kind, plain) = (SocketKind::of(sock)?, sock.get_type().is(names.socket_class.bind(py)));
-        let extra = extra.map_or_else(|| new::dict(py), Ok)?;
+        let extra = parts.extra.take().map_or_else(|| new::dict(py), Ok)?;
         let connected = fill_extra(core, &extra, sock)?;
         let named_peer = extra.as_any().get_item(&names.peername)?.is_truthy()?;
+        parts.extra = Some(extra);
         let address = match address {
             Some(address) if address.is_truthy()? => Some(address.unbind()),
             _ => None,
         };
-        let (file, side) = (File::from_python(sock)?, Datagrams::new(core));
+        let file = File::from_python(sock)?;
+        // Since CPython 3.13 asyncio counts a header for each queued datagram.
+        let queue = DatagramQueue::new(if names.datagram_headers { HEADER } else { 0 });
+        let outbox = Outbox::new(queue, Flow::default(), 1);
+        let side = Datagrams { max_size: MAX_DATAGRAM, ..Datagrams::default() };
         let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
         let endpoint = Endpoint {
-            shell: Shell::new(core, event_loop, Some(&protocol), None, file, Some(&extra), side)?,
+            shell: Shell::new(&parts, file, outbox, side)?,
             address,
             connected,
             named_peer,
@@ -201,28 +213,8 @@ impl DatagramTransport {
         };
         let transport = Bound::new(py, Self(Made::new(endpoint)))?;
         // The kernel reports that it takes more only while something waits for that.
-        Self::reserve_and_start(&transport, made, waiter, false)?;
+        Self::reserve_and_start(&transport, made, parts.waiter, false)?;
         Ok(transport)
-    }
-}
-
-impl Datagrams {
-    /// Since CPython 3.13 asyncio counts a header for each queued datagram.
-    fn new(core: &LoopCore) -> Self {
-        let queue = DatagramQueue::new(if core.names.datagram_headers { HEADER } else { 0 });
-        Self {
-            outbox: Outbox::new(queue, Flow::new(), 1),
-            received: VecDeque::new(),
-            peers: Peers::new(),
-            max_size: MAX_DATAGRAM,
-            readable: false,
-            ended: false,
-            failed: false,
-            watching_writes: false,
-            needs_retry: false,
-            retrying: false,
-            sending: false,
-        }
     }
 }
 

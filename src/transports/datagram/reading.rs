@@ -17,7 +17,7 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::sys::{self, SocketAddress};
 use crate::transports::protocol::{self, Failure};
-use crate::transports::shell::{Side, Transport};
+use crate::transports::transport::Transport;
 
 /// A datagram on its way to the protocol.
 pub(super) struct Received {
@@ -27,6 +27,8 @@ pub(super) struct Received {
     sender: Sender,
 }
 
+/// Whom a datagram is from. The Python form of a new address is made once the datagram is delivered: to make it is a
+/// call of Python.
 enum Sender {
     Known(Py<PyAny>),
     New(Box<SocketAddress>),
@@ -41,10 +43,10 @@ impl DatagramTransport {
             side.readable |= readiness.contains(Readiness::READABLE);
             side.failed |= readiness.contains(Readiness::READ_CLOSED);
             let writable = readiness.contains(Readiness::WRITABLE);
-            side.outbox.blocked &= !writable;
+            state.outbox.blocked &= !writable;
             // What is kept back leaves with what is to follow it.
-            let write = writable && side.has_unsent() && !side.outbox.is_deferred();
-            (state.context.bind(slf.py()).clone(), side.readable, write)
+            let write = writable && state.has_unsent() && !state.outbox.deferred;
+            (state.context.bind(slf.py()).clone(), state.side.readable, write)
         });
         context::run_in(&context, || {
             let received = if read { Self::read(slf) } else { Ok(()) };

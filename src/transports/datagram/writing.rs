@@ -2,34 +2,34 @@
 //! call, and queued while the kernel takes no more. `outbox.rs` decides; the system calls are here, and what follows
 //! from them.
 //!
-//! Every datagram is queued first. `Sender::send` gives the kernel as many as it takes by one sendmmsg after another,
+//! Every datagram is queued first. `send_all` gives the kernel as many as it takes by one sendmmsg after another,
 //! in one borrow of the state. It stops at a datagram that the kernel refuses, because the protocol is to be told of
-//! that, and at one that only the socket's own `sendto` can send. Both are calls of Python, so `follow` makes them
+//! that, and at one that only the socket's own `sendto` can send. Both are calls of Python, so `sent` makes them
 //! outside of the borrow, and then goes on sending.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
-use super::{DatagramTransport, Datagrams, State};
+use super::{DatagramTransport, State};
 use crate::error::{no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
-use crate::py::fastcall::{self, Arguments};
+use crate::py::fastcall::Arguments;
 use crate::py::new::{self, intern};
 use crate::py::sockaddr;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
 use crate::reactor::sys::datagrams::{Outgoing, send_datagrams};
-use crate::transports::datagram_queue::DatagramQueue;
 use crate::transports::lifecycle::Phase;
-use crate::transports::outbox::{Follow, Outbox};
+use crate::transports::outbox::Follow;
 use crate::transports::protocol::Failure;
-use crate::transports::sender::Sender;
-use crate::transports::shell::{Hold, Side, Transport};
+use crate::transports::sender::{Sender, refuse};
+use crate::transports::shell::Hold;
 use crate::transports::socket::would_block;
+use crate::transports::transport::Transport;
 
 /// When to look again whether a peer takes more, in seconds, where the kernel does not say so.
 const RETRY_DELAY: f64 = 0.001;
@@ -50,6 +50,7 @@ pub enum Target {
 }
 
 impl Target {
+    /// As `Clone`, which cannot copy a reference to a Python object: that needs the token.
     fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Peer => Self::Peer,
@@ -102,30 +103,23 @@ pub struct After {
     left: usize,
 }
 
-impl Sender for DatagramTransport {
-    type Queue = DatagramQueue<Datagram>;
-    type After = After;
-
-    const LOST_WRITE: &'static str = "socket.send() raised exception.";
-
-    fn outbox(side: &mut Datagrams) -> &mut Outbox<DatagramQueue<Datagram>> {
-        &mut side.outbox
-    }
-
+impl DatagramTransport {
+    /// Gives the kernel what it takes of the queue. None: nothing follows, as nearly always.
     #[inline]
-    fn send(&self, state: &mut State) -> Option<After> {
+    pub(super) fn send_all(&self, state: &mut State) -> Option<After> {
         if state.side.sending {
             return None;
         }
-        let mut left = state.side.outbox.queue.len();
+        let mut left = state.outbox.queue.count();
         let sent = state.send(self.native.is_some(), &mut left);
-        state.side.outbox.sent(|| self.core.clock.now_ns());
+        state.outbox.sent(|| self.core.clock.now_ns());
         let quiet = matches!(sent, Sent::Done) && state.is_quiet();
         state.side.sending = !quiet;
         (!quiet).then_some(After { sent, left })
     }
 
-    fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
+    /// Does what follows from sending.
+    pub(super) fn sent(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let native = this.native.is_some();
         let After { mut sent, mut left } = after;
@@ -142,7 +136,7 @@ impl Sender for DatagramTransport {
         }
         let signal = this.state.with(py, |state| {
             state.side.sending = false;
-            state.side.outbox.settled(!state.life.drops_writes())
+            state.outbox.settled(!state.life.drops_writes())
         });
         // May write again, and may leave the loop: everything else follows all the same.
         let told = Self::tell_flow(slf, signal);
@@ -153,22 +147,16 @@ impl Sender for DatagramTransport {
 
 impl DatagramTransport {
     /// The method `sendto(data, addr=None)`.
-    fn sendto<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(in crate::transports) fn sendto<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        if args.len() > 2 {
-            let text =
-                format!("sendto() takes from 1 to 2 positional arguments but {} were given", args.len());
-            return Err(PyTypeError::new_err(text));
-        }
-        for (name, _) in args.keywords() {
-            args.check_keyword("sendto", &name.to_string(), &["data", "addr"])?;
-        }
+        args.accept("sendto", &["data", "addr"], 1)?;
         let data = args.required(0, "sendto", "data")?;
         let address = args.optional(1, "addr")?.filter(|address| !address.is_none());
         let Some(data) = Chunk::from_write(&data)? else {
-            let kind = data.get_type().name()?.repr()?;
-            let text = format!("data argument must be a bytes-like object, not {kind}");
-            return Err(PyTypeError::new_err(text));
+            return Err(refuse(&data, "asyncio.selector_events", "_SelectorDatagramTransport", "sendto"));
         };
         let to = this.target(py, address)?;
         Self::queue(slf, Datagram { data, to })?;
@@ -213,11 +201,11 @@ impl DatagramTransport {
             }
             let by_python = this.native.is_none() || datagram.outgoing().is_none();
             let may_wait = !by_python && state.life.phase() != Phase::Lost;
-            let outbox = &mut state.side.outbox;
+            let outbox = &mut state.outbox;
             let now = || core.clock.now_ns();
             let next = outbox.next(datagram.as_ref().len(), may_wait, core.moment(), now);
             match outbox.queue.push(datagram) {
-                Ok(()) => Queued::Done(Self::note_queued(state, next)),
+                Ok(()) => Queued::Done(state.queued(next)),
                 Err(refused) => Queued::NoMemory(refused),
             }
         });
@@ -227,17 +215,17 @@ impl DatagramTransport {
             Queued::Lost(_) if this.address.is_some() => this.lose_write(py),
             // asyncio counts these, and does not warn of them.
             Queued::Lost(_) => {
-                this.state.with(py, |state| state.side.outbox.lose());
+                this.state.with(py, |state| state.outbox.lose());
                 Ok(())
             }
         }
     }
 
     /// What is queued, as `(data, address)`.
-    pub(super) fn queued<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    pub(super) fn copies_of_queued<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let copies: Vec<_> = self.state.with(py, |state| {
             let copy = |datagram: &Datagram| (datagram.as_ref().to_vec(), datagram.to.clone_ref(py));
-            state.side.outbox.queue.iter().map(copy).collect()
+            state.outbox.queue.iter().map(copy).collect()
         });
         let peer = self.extra(py)?.get_item(&self.core.names.peername)?;
         let rows = copies.into_iter().map(|(data, to)| {
@@ -257,11 +245,11 @@ impl DatagramTransport {
         let closed = this.core.closed.load(Relaxed);
         let (action, hold, again, retry) = this.state.with(py, |state| {
             let (action, hold) = state.finish_sending();
+            let (unsent, blocked) = (state.has_unsent(), state.outbox.blocked);
             let side = &mut state.side;
-            let (unsent, blocked) = (side.has_unsent(), side.outbox.blocked);
             let retry = unsent && blocked && side.needs_retry && !side.retrying && !closed;
             side.retrying |= retry;
-            let again = unsent && !blocked && !side.outbox.is_deferred();
+            let again = unsent && !blocked && !state.outbox.deferred;
             (action, hold, state.token.filter(|_| again), retry)
         });
         Self::apply_hold(slf, hold);
@@ -269,10 +257,9 @@ impl DatagramTransport {
             this.core.requeue(py, token, Readiness::WRITABLE);
         }
         if retry {
-            let when = new::float(py, this.core.clock.now() + RETRY_DELAY)?.into_any();
             let context = Some(this.context(py));
             let callback = Callback { callback: slf.getattr(intern!(py, "_retry")?)?, args: &[], context };
-            this.core.call_at(this.event_loop.bind(py), when, callback)?;
+            this.core.call_later(this.event_loop.bind(py), RETRY_DELAY, callback)?;
         }
         Self::perform(slf, action, None)
     }
@@ -280,11 +267,10 @@ impl DatagramTransport {
     /// Has the kernel report that it takes more exactly while something waits for that.
     fn watch_writing(&self, py: Python<'_>) {
         let wanted = self.state.with(py, |state| {
-            let side = &mut state.side;
             // Where the kernel does not report it, each try brings an edge of no use, which would bring the next try.
-            let on = side.outbox.blocked && !side.needs_retry && side.has_unsent();
-            let token = state.token.filter(|_| on != side.watching_writes)?;
-            side.watching_writes = on;
+            let on = state.outbox.blocked && !state.side.needs_retry && state.has_unsent();
+            let token = state.token.filter(|_| on != state.side.watching_writes)?;
+            state.side.watching_writes = on;
             Some((token, if on { Readiness::BOTH } else { Readiness::READABLE }))
         });
         if let Some((token, directions)) = wanted
@@ -314,8 +300,8 @@ impl DatagramTransport {
         };
         if would_block(py, &error) {
             this.state.with(py, |state| {
-                state.side.outbox.queue.put_back(datagram);
-                (state.side.outbox.blocked, state.side.needs_retry) = (true, true);
+                state.outbox.queue.put_back(datagram);
+                (state.outbox.blocked, state.side.needs_retry) = (true, true);
             });
             return Ok(());
         }
@@ -329,10 +315,10 @@ impl DatagramTransport {
 impl State {
     /// Gives the kernel at most `left` datagrams of the queue, as far as it takes them.
     fn send(&mut self, native: bool, left: &mut usize) -> Sent {
-        while *left > 0 && !self.side.outbox.blocked {
+        while *left > 0 && !self.outbox.blocked {
             let sent = match self.file.fd() {
                 Ok(Some(fd)) => {
-                    let batch = self.side.outbox.queue.iter().take(*left);
+                    let batch = self.outbox.queue.iter().take(*left);
                     send_datagrams(fd, batch.map_while(|next| next.outgoing().filter(|_| native)))
                 }
                 Ok(None) => return Sent::Done,
@@ -346,18 +332,18 @@ impl State {
                 }
                 Err(error) => {
                     *left -= 1;
-                    drop(self.side.outbox.queue.pop());
+                    drop(self.outbox.queue.pop());
                     return Sent::Refused(error);
                 }
             };
             *left -= count;
             for _ in 0..count {
-                drop(self.side.outbox.queue.pop());
+                drop(self.outbox.queue.pop());
             }
             if count == 0 {
                 // The next one is for Python's method; or there is none, because an abort has emptied the queue.
                 *left -= 1;
-                return self.side.outbox.queue.pop().map_or(Sent::Done, Sent::ByPython);
+                return self.outbox.queue.pop().map_or(Sent::Done, Sent::ByPython);
             }
         }
         Sent::Done
@@ -365,21 +351,21 @@ impl State {
 
     /// The kernel takes no more. Finds out how to learn that it takes some again.
     fn blocked(&mut self) {
-        self.side.outbox.blocked = true;
+        self.outbox.blocked = true;
         // A UNIX socket that is not connected is writable to epoll however full its peer's queue is. UDP blocks only
         // on its own buffer, and a connected socket is told of its peer.
-        let to_whom = self.side.outbox.queue.iter().next().map(|datagram| &datagram.to);
+        let to_whom = self.outbox.queue.iter().next().map(|datagram| &datagram.to);
         self.side.needs_retry =
             matches!(to_whom, Some(Target::Address(address)) if address.family() == libc::AF_UNIX);
     }
 
     /// Gives the kernel what it takes without asking anybody; whether it fails makes no difference any more.
     pub(super) fn send_rest(&mut self) {
-        let mut left = self.side.outbox.queue.len();
+        let mut left = self.outbox.queue.count();
         loop {
             match self.send(true, &mut left) {
                 Sent::Refused(_) => {}
-                Sent::ByPython(datagram) => return self.side.outbox.queue.put_back(datagram),
+                Sent::ByPython(datagram) => return self.outbox.queue.put_back(datagram),
                 Sent::Done => return,
             }
         }
@@ -387,17 +373,7 @@ impl State {
 
     /// True while nothing follows from a shorter queue.
     fn is_quiet(&self) -> bool {
-        let side = &self.side;
-        let told = !side.outbox.flow.is_paused() && !side.watching_writes;
-        told && !side.has_unsent() && !self.life.is_closing() && self.is_held_rightly()
+        let told = !self.outbox.flow.is_paused() && !self.side.watching_writes;
+        told && !self.has_unsent() && !self.life.is_closing() && self.is_held_rightly()
     }
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { DatagramTransport, &py.get_type::<DatagramTransport>(),
-        sendto("($self, /, data, addr=None)"):
-            "Sends a datagram, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

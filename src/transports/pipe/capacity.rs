@@ -49,6 +49,7 @@ impl Capacity {
 pub struct LargeOne;
 
 impl LargeOne {
+    /// None if enough pipes are large already.
     fn new() -> Option<Self> {
         let more = |count| (count < MOST_LARGE).then_some(count + 1);
         LARGE_ONES.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self)
@@ -56,6 +57,7 @@ impl LargeOne {
 }
 
 impl Drop for LargeOne {
+    /// The pipe is closed: another one may be made large.
     fn drop(&mut self) {
         LARGE_ONES.fetch_sub(1, Relaxed);
     }

@@ -12,56 +12,42 @@ mod reader;
 mod writer;
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
-use pyo3::pyclass::PyClass;
-use pyo3::types::PyDict;
 
+use super::outbox::Outbox;
 use super::protocol;
-use super::shell::{Shell, Side, State, Transport};
+use super::shell::{Parts, Shell, Side, State};
 use super::socket::File;
-use crate::core::{LoopCore, Native};
+use super::transport::Transport;
+use crate::core::Native;
 use crate::py::file_fd::FileFd;
-use crate::py::new::{self, intern};
+use crate::py::made::Made;
 use capacity::Capacity;
 pub use reader::ReadPipeTransport;
-pub use writer::{WritePipeTransport, add_raw_methods};
-
-/// What a pipe transport is made of; the parts are those of `BaseEventLoop._make_read_pipe_transport`.
-pub struct Parts<'a, 'py> {
-    pub core: &'a Arc<LoopCore>,
-    pub event_loop: &'a Bound<'py, PyAny>,
-    pub pipe: Bound<'py, PyAny>,
-    pub fd: RawFd,
-    pub protocol: Bound<'py, PyAny>,
-    /// A future that is completed once `connection_made` was called.
-    pub waiter: Option<Bound<'py, PyAny>>,
-    pub extra: Option<Bound<'py, PyDict>>,
-}
-
-impl Parts<'_, '_> {
-    /// Makes the shell of an end with this side.
-    fn shell<S: Side>(&self, side: S) -> PyResult<Shell<S>> {
-        let extra = self.extra.clone().map_or_else(|| new::dict(self.event_loop.py()), Ok)?;
-        extra.set_item(&self.core.names.pipe, &self.pipe)?;
-        let file = File::Pipe(FileFd::with_number(&self.pipe, self.fd)?);
-        Shell::new(self.core, self.event_loop, Some(&self.protocol), None, file, Some(&extra), side)
-    }
-}
+pub use writer::WritePipeTransport;
 
 /// A pipe transport of either kind.
-trait End: Transport {
+trait End: Transport<Side: Side<Queue: Default>> + Into<PyClassInitializer<Self>> {
+    /// Where the side of this kind of end has the pipe's capacity.
     fn capacity(side: &mut Self::Side) -> &mut Capacity;
 
-    /// Schedules the start of a transport that was just made; `_start_watching` only if there is something to watch.
-    fn start(slf: &Bound<'_, Self>, parts: Parts<'_, '_>, watched: bool) -> PyResult<()> {
-        let (py, shell) = (slf.py(), slf.get().shell());
-        shell.core.check_closed()?;
-        let made = protocol::connection_made(shell.core.names, &parts.protocol)?;
-        let start_watching = || slf.as_any().getattr(intern!(py, "_start_watching")?);
-        shell.start(slf.as_any(), made, watched.then(start_watching).transpose()?, parts.waiter)
+    /// Makes the transport, by `wrap`, and schedules its start; the second step only if there is something to watch.
+    fn make<'py>(
+        parts: Parts<'_, 'py>,
+        (pipe, fd): (&Bound<'py, PyAny>, RawFd),
+        side: Self::Side,
+        watched: bool,
+        wrap: impl FnOnce(Made<Shell<Self::Side>>) -> Self,
+    ) -> PyResult<Bound<'py, Self>> {
+        let (py, core) = (pipe.py(), parts.core);
+        let shell = Shell::new(&parts, File::Pipe(FileFd::with_number(pipe, fd)?), Outbox::default(), side)?;
+        shell.extra(py)?.set_item(&core.names.pipe, pipe)?;
+        let transport = Bound::new(py, wrap(Made::new(shell)))?;
+        core.check_closed()?;
+        let made = protocol::connection_made(core.names, &parts.protocol)?;
+        Self::start(&transport, made, watched, parts.waiter)?;
+        Ok(transport)
     }
 
     /// Has the loop watch `fd` for this end from now on, and call the protocol in a copy of the current context. `fd`:
@@ -90,18 +76,13 @@ trait End: Transport {
     fn let_grow(&self, py: Python<'_>) {
         self.shell().state.with(py, |state| *Self::capacity(&mut state.side) = Capacity::Growing);
     }
+}
 
-    /// The repr. asyncio's names what is being polled (`polled`) where there is a loop and a pipe.
-    fn describe_end(&self, py: Python<'_>, polled: impl FnOnce(&mut State<Self::Side>) -> String) -> String {
-        let shell = self.shell();
-        shell.state.with(py, |state| {
-            let start = shell.describe(<Self as PyClass>::NAME, state);
-            let rest = match (state.file.is_closed(), shell.core.closed.load(Relaxed)) {
-                (true, _) => " closed".to_owned(),
-                (false, true) => " open".to_owned(),
-                (false, false) => polled(state),
-            };
-            format!("{start}{rest}>")
-        })
+/// What `repr()` says of an end beyond its fd: `polled` where there is a loop and a pipe.
+fn describe_rest<S: Side>(state: &State<S>, loop_is_closed: bool, polled: impl FnOnce() -> String) -> String {
+    match (state.file.is_closed(), loop_is_closed) {
+        (true, _) => " closed".to_owned(),
+        (false, true) => " open".to_owned(),
+        (false, false) => polled(),
     }
 }

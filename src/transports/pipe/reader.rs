@@ -6,24 +6,25 @@
 //! stays for good, look level-triggered, as asyncio's is. Pausing costs no system call.
 
 use std::io;
-use std::ops::Deref;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
-use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::capacity::{Capacity, USUAL};
-use super::{End, Parts};
+use super::{End, describe_rest};
 use crate::core::Kind;
 use crate::error::os_error;
+use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::made::Made;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
-use crate::transports::inside::Inside;
+use crate::transports::class::transport_class;
 use crate::transports::protocol;
 use crate::transports::receiving::{self, ReadSize};
-use crate::transports::shell::{self, Shell, Side, Transport};
+use crate::transports::shell::{self, Parts, Shell, Side};
+use crate::transports::transport::Transport;
+use crate::transports::write_queue::WriteQueue;
 
 /// Who calls the protocol, in reports: the method of asyncio's transport.
 const CALLBACK: &str = "ReadPipeTransport._read_ready";
@@ -31,15 +32,6 @@ const CALLBACK: &str = "ReadPipeTransport._read_ready";
 /// The reading end of a pipe and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
 pub struct ReadPipeTransport(Made<Shell<Reading>>);
-
-impl Deref for ReadPipeTransport {
-    type Target = Shell<Reading>;
-
-    #[inline(always)]
-    fn deref(&self) -> &Shell<Reading> {
-        &self.0
-    }
-}
 
 /// What only the reading end has.
 pub struct Reading {
@@ -52,6 +44,8 @@ pub struct Reading {
 type State = shell::State<Reading>;
 
 impl Side for Reading {
+    type Queue = WriteQueue<Chunk>;
+
     fn may_have_data(&self) -> bool {
         self.readable
     }
@@ -59,7 +53,7 @@ impl Side for Reading {
 
 impl Transport for ReadPipeTransport {
     type Side = Reading;
-    type Rest = ();
+    type After = ();
 
     const KIND: Kind = Kind { on_ready: Self::on_ready, flush: |_| Ok(()), owns_fd: |_| true };
 
@@ -67,21 +61,39 @@ impl Transport for ReadPipeTransport {
         self.0.get()
     }
 
-    fn describe(&self, py: Python<'_>) -> String {
-        self.describe_end(py, |state| {
-            let polling = state.token.is_some() && state.life.may_read();
-            String::from(if polling { " polling" } else { " idle" })
-        })
+    /// A reading end has nothing to send.
+    fn send(&self, _state: &mut State) -> Option<()> {
+        None
+    }
+
+    fn follow(_slf: &Bound<'_, Self>, _after: ()) -> PyResult<()> {
+        Ok(())
+    }
+
+    /// A pipe that is not watched yet, or is paused, is idle: the selector of asyncio would not have it.
+    fn describe_rest(state: &State, loop_is_closed: bool) -> String {
+        let polling = state.token.is_some() && state.life.may_read();
+        describe_rest(state, loop_is_closed, || String::from(if polling { " polling" } else { " idle" }))
     }
 
     fn release(&self, py: Python<'_>, _transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         self.close_pipe(py)
     }
 
-    fn give_up(&self, _state: &mut State) {}
+    /// From here on the loop tells of what comes. If the protocol has paused reading in `connection_made`, that begins
+    /// with `resume_reading()`.
+    fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().state.with(slf.py(), |state| state.life.started = true);
+        Self::watch_if_unwatched(slf).map(drop)
+    }
 
+    /// Asks poll(2), as the head of this file says. Also starts to watch a pipe that was paused before it had started.
     fn read_more(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        if Self::watch_if_unwatched(slf)? {
+            // It was paused before it had started.
+            return Ok(());
+        }
         let asked = this.state.with(py, |state| {
             let token = state.more_to_read()?;
             let readable = state.file.open_fd().map(|fd| sys::is_readable(fd.as_raw_fd()));
@@ -111,11 +123,19 @@ impl End for ReadPipeTransport {
 
 impl ReadPipeTransport {
     /// Makes the transport and schedules its start.
-    pub fn open<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
+    pub fn open<'py>(
+        parts: Parts<'_, 'py>,
+        pipe: &Bound<'py, PyAny>,
+        fd: RawFd,
+    ) -> PyResult<Bound<'py, Self>> {
         let side = Reading { capacity: Capacity::Given, readable: false, size: ReadSize::default() };
-        let transport = Bound::new(parts.event_loop.py(), Self(Made::new(parts.shell(side)?)))?;
-        Self::start(&transport, parts, true)?;
-        Ok(transport)
+        Self::make(parts, (pipe, fd), side, true, Self)
+    }
+
+    /// Has the loop watch the pipe, if the transport reads and the loop does not watch it yet; true if it did that.
+    fn watch_if_unwatched(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let watch = slf.get().state.with(slf.py(), |state| state.life.is_reading() && state.token.is_none());
+        if watch { Self::watch(slf, None).map(|()| true) } else { Ok(false) }
     }
 
     /// The loop's call when the kernel reports that there is something to read, or that all writers are gone.
@@ -190,42 +210,7 @@ impl ReadPipeTransport {
     }
 }
 
-#[pymethods]
-impl ReadPipeTransport {
-    /// Ends reading; `connection_lost` is called in the next turn, and the pipe is closed then.
-    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::close_gracefully(slf)
-    }
-
-    /// True once the transport is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
-        self.shell().is_closing(py)
-    }
-
-    /// True if data is being received.
-    fn is_reading(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.life.is_reading())
-    }
-
-    /// Stops receiving: the protocol gets nothing until `resume_reading()`. No data is lost.
-    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::stop_reading(slf)
-    }
-
-    /// Goes on receiving.
-    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
-        if this.state.with(py, |state| state.token.is_some()) {
-            return Self::go_on_reading(slf);
-        }
-        // Paused before it has started.
-        if this.state.with(py, |state| state.life.resume_reading()) {
-            Self::watch(slf, None)?;
-            Self::reporter(slf).debug("%r resumes reading")?;
-        }
-        Ok(())
-    }
-
+transport_class! { ReadPipeTransport(Shell<Reading>) shown as read_pipe_transport, with reads {
     /// How many bytes one read takes at most.
     #[getter]
     fn max_size(&self, py: Python<'_>) -> usize {
@@ -237,87 +222,8 @@ impl ReadPipeTransport {
         self.state.with(py, |state| state.side.size.set_most(size));
     }
 
-    /// Sets the protocol.
-    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.adopt(protocol)
-    }
-
-    /// The protocol; None once `connection_lost` was called.
-    fn get_protocol<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.protocol(py)
-    }
-
-    /// Information about the transport: "pipe", the object that it was made from, or what its maker added.
-    #[pyo3(signature = (name, default=None))]
-    fn get_extra_info<'py>(
-        &self,
-        name: &Bound<'py, PyAny>,
-        default: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(self.extra(name.py())?.get_item(name)?.or(default))
-    }
-
-    /// For the attributes that `_transports.py` adds.
-    fn _inside<'py>(&self, py: Python<'py>) -> PyResult<Inside<'py>> {
-        self.inside(py, 0, Vec::new())
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> String {
-        self.describe(py)
-    }
-
-    /// `isinstance(transport, asyncio.ReadTransport)` asks for this: asyncio's class cannot be a native base.
-    #[getter(__class__)]
-    fn class(&self, py: Python<'_>) -> Py<PyAny> {
-        self.core.names.read_pipe_transport.clone_ref(py)
-    }
-
-    /// asyncio's private name for it, which programs read.
-    #[getter(_paused)]
-    fn is_paused(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| state.life.is_paused())
-    }
-
-    /// asyncio's private name for it, which programs read.
-    #[getter(_closing)]
-    fn closing(&self, py: Python<'_>) -> bool {
-        self.is_closing(py)
-    }
-
-    #[getter(_loop)]
-    fn get_loop(&self, py: Python<'_>) -> Py<PyAny> {
-        self.event_loop.clone_ref(py)
-    }
-
-    /// The second step, after `connection_made`.
-    fn _start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let watch = slf.get().state.with(slf.py(), |state| {
-            state.life.start_reading();
-            state.life.is_reading() && state.token.is_none()
-        });
-        if watch { Self::watch(slf, None) } else { Ok(()) }
-    }
-
     /// The pipe may be made to hold more once it has been full.
     fn _let_grow(&self, py: Python<'_>) {
         self.let_grow(py);
     }
-
-    fn _call_connection_lost(slf: &Bound<'_, Self>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::call_connection_lost(slf, exc)
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.made().map_or(Ok(()), |shell| shell.traverse(&visit))
-    }
-
-    fn __clear__(&self, py: Python<'_>) {
-        drop(self.state.with(py, |state| (state.protocol.take(), state.extra.take())));
-    }
-}
-
-impl Drop for ReadPipeTransport {
-    fn drop(&mut self) {
-        self.dropped();
-    }
-}
+} }

@@ -12,8 +12,8 @@ use super::{State, StreamTransport};
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
+use crate::transports::flow::Queue;
 use crate::transports::protocol::{self, Failure};
-use crate::transports::shell::Side;
 use crate::transports::socket::would_block;
 
 impl StreamTransport {
@@ -66,14 +66,14 @@ impl StreamTransport {
                 sent => sent?,
             };
             self.state.with(py, |state| {
-                let outbox = &mut state.side.outbox;
+                let outbox = &mut state.outbox;
                 // The program may have called abort() in its `send`, which empties the queue.
-                outbox.queue.advance(sent.min(len).min(outbox.queue.len()));
+                outbox.queue.advance(sent.min(len).min(outbox.queue.size()));
                 outbox.blocked = sent < len && !outbox.queue.is_empty();
             });
         }
         let (fd, token) = self.state.with(py, |state| {
-            let waits = state.side.outbox.blocked && state.side.has_unsent();
+            let waits = state.outbox.blocked && state.has_unsent();
             (state.file.number(), state.token.filter(|_| waits))
         });
         if let Some(token) = token
@@ -89,11 +89,11 @@ impl State {
     /// What comes next for `send`; none while another call of it is under way.
     fn begin_send<'py>(&mut self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyBytes>>> {
         let side = &mut self.side;
-        if side.in_send || !side.outbox.has_sendable() || self.life.drops_writes() {
+        if side.in_send || !self.outbox.has_sendable() || self.life.drops_writes() {
             return None;
         }
         // No collection can start here: bytes are not tracked.
-        let data = side.outbox.queue.with_front(|slices| new::bytes(py, &slices[0]));
+        let data = self.outbox.queue.with_front(|slices| new::bytes(py, &slices[0]));
         side.in_send = data.is_ok();
         Some(data)
     }

@@ -1,4 +1,5 @@
-//! What can be asked of a stream transport: its extra information.
+//! What `get_extra_info` of a stream transport answers. A value is made when it is first asked for. Other transports
+//! get theirs when they are made.
 
 use pyo3::prelude::*;
 

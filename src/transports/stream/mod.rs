@@ -3,9 +3,9 @@
 //! Bytes in: `on_ready` -> `read` -> `protocol.data_received`. Bytes out: `write` sends, or keeps back until the loop
 //! calls `flush`.
 //!
-//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made. `class.rs` is Python's view of
-//! it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are served by methods of their own,
-//! `sendfile.rs` and `info.rs` what their names say.
+//! Here are the class, what it has beside the shell (`shell.rs`), and how one is made, with the options of its socket.
+//! `class.rs` is Python's view of it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are
+//! served by methods of their own, `sendfile.rs` and `info.rs` what their names say.
 
 mod by_methods;
 mod class;
@@ -14,43 +14,33 @@ mod reading;
 mod sendfile;
 mod writing;
 
-use std::ops::Deref;
-use std::sync::Arc;
-
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::PyString;
 
 use super::above::{LayerKind, NativeLayer};
 use super::flow::Flow;
+use super::inside;
 use super::outbox::Outbox;
 use super::protocol;
 use super::receiving::ReadSize;
-use super::sender::Sender;
-use super::shell::{self, Shell, Side, Transport};
+use super::shell::{self, Parts, Shell, Side};
 use super::socket::{File, SocketKind};
+use super::transport::Transport;
 use super::write_queue::WriteQueue;
-use crate::core::{Kind, LoopCore};
+use crate::core::Kind;
 use crate::py::bytes::Chunk;
 use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::reactor::sys::{self, ShortRead, SocketAddress};
-pub use writing::add_raw_methods;
+use writing::After;
 
 /// A connected stream socket and its protocol.
 #[pyclass(frozen, dict, weakref, module = "rloop._rloop")]
 pub struct StreamTransport(Made<Shell<Stream>>);
 
-impl Deref for StreamTransport {
-    type Target = Shell<Stream>;
-
-    #[inline(always)]
-    fn deref(&self) -> &Shell<Stream> {
-        &self.0
-    }
-}
-
 /// What only a stream has.
+#[derive(Default)]
 pub struct Stream {
     /// Is the protocol a `BufferedProtocol`?
     buffered: bool,
@@ -60,7 +50,6 @@ pub struct Stream {
     is_unix: bool,
     /// What it means if a read gets less than it asked for.
     short_read: ShortRead,
-    outbox: Outbox<WriteQueue<Chunk>>,
     /// A read may find something: an edge came, and no read since has found the end of what is there.
     readable: bool,
     /// The peer's end of stream, or an error, waits behind the data.
@@ -82,45 +71,33 @@ pub struct Stream {
 type State = shell::State<Stream>;
 
 impl Side for Stream {
+    type Queue = WriteQueue<Chunk>;
+
     fn may_have_data(&self) -> bool {
         self.readable
     }
 
-    fn has_unsent(&self) -> bool {
-        !self.outbox.queue.is_empty()
-    }
-
+    /// A `sendfile` waits for the kernel by means of the transport.
     fn waits(&self) -> bool {
         self.sent_waiter.is_some()
     }
 
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.server)?;
-        visit.call(&self.sent_waiter)
+    fn traverse(state: &State, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&state.side.server)?;
+        visit.call(&state.side.sent_waiter)
     }
 }
 
 impl Stream {
     /// `kind` is what Python says of the socket. The family may be a guess there, for an inherited fd for instance, so
     /// the kernel's is taken.
-    fn new(file: &File, kind: SocketKind, peername: Option<SocketAddress>) -> Self {
-        let mut stream = Self {
-            buffered: false,
-            above: None,
-            is_unix: false,
-            short_read: ShortRead::SaysNothing,
-            outbox: Outbox::new(WriteQueue::new(), Flow::new(), 1),
-            readable: false,
-            read_closed: false,
-            write_watched: true,
-            in_send: false,
-            in_sendfile: false,
-            sent_waiter: None,
-            read_size: ReadSize::default(),
-            server: None,
-            sockname: None,
-            peername,
-        };
+    fn new(
+        file: &File,
+        kind: SocketKind,
+        peername: Option<SocketAddress>,
+        server: Option<Py<PyAny>>,
+    ) -> Self {
+        let mut stream = Self { write_watched: true, server, peername, ..Self::default() };
         stream.look_at_socket(file, kind);
         stream
     }
@@ -147,7 +124,7 @@ impl Stream {
 
 impl Transport for StreamTransport {
     type Side = Stream;
-    type Rest = WriteQueue<Chunk>;
+    type After = After;
 
     const KIND: Kind = Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd };
 
@@ -155,10 +132,22 @@ impl Transport for StreamTransport {
         self.0.get()
     }
 
-    fn describe(&self, py: Python<'_>) -> String {
-        self.describe_socket(py)
+    /// `Outbox::send` makes the system calls; what follows is found out in the same borrow.
+    #[inline]
+    fn send(&self, state: &mut State) -> Option<After> {
+        let result = state.send(&self.core);
+        state.after(result, true)
     }
 
+    fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
+        Self::sent(slf, after)
+    }
+
+    fn send_rest(&self, state: &mut State) {
+        let _ = state.send(&self.core);
+    }
+
+    /// Then the server is told, which may wait for its last connection (`Server.wait_closed`).
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, server) = self.state.with(py, |state| {
             state.side.above = None;
@@ -182,60 +171,61 @@ impl Transport for StreamTransport {
         Ok(())
     }
 
-    fn give_up(&self, state: &mut State) -> WriteQueue<Chunk> {
-        // Whether it fails makes no difference any more.
-        let _ = state.send(&self.core);
-        std::mem::take(&mut state.side.outbox.queue)
-    }
-
-    fn send_queued(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::send_and_follow(slf)
-    }
-
+    /// Whoever waits in `sendfile` gets an exception: nothing will be sent any more.
     fn losing(&self, py: Python<'_>) -> PyResult<()> {
         self.tell_sent_waiter(py)
     }
-}
 
-/// What a transport is made of.
-pub struct Parts<'a, 'py> {
-    pub core: &'a Arc<LoopCore>,
-    pub event_loop: &'a Bound<'py, PyAny>,
-    pub socket: File,
-    pub kind: SocketKind,
-    pub protocol: Bound<'py, PyAny>,
-    /// A future that is completed once `connection_made` was called.
-    pub waiter: Option<Bound<'py, PyAny>>,
-    /// Extra information from the caller.
-    pub extra: Option<Bound<'py, PyDict>>,
-    pub server: Option<Bound<'py, PyAny>>,
-    pub peername: Option<SocketAddress>,
-    /// The connection's own context; None: as asyncio before CPython 3.15, copies of whatever is current.
-    pub context: Option<Bound<'py, PyAny>>,
+    /// Addresses and the socket object are made when they are first asked for. Most connections are never asked.
+    fn find_extra<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        name.cast::<PyString>().map_or(Ok(None), |name| self.make_extra(py, &name.to_string_lossy()))
+    }
+
+    fn unsent<'py>(&self, py: Python<'py>) -> PyResult<(u32, Vec<Bound<'py, PyAny>>)> {
+        let (lost, queued) = self
+            .state
+            .with(py, |state| (state.life.count_of_lost(state.outbox.lost), state.outbox.queue.copies()));
+        Ok((lost, inside::chunks(py, queued)?))
+    }
+
+    /// A future that waits refers to its callbacks, and those may refer to the transport.
+    fn clear(&self, py: Python<'_>) {
+        let cleared = self
+            .state
+            .with(py, |state| (state.protocol.take(), state.extra.take(), state.side.sent_waiter.take()));
+        drop(cleared);
+    }
 }
 
 impl StreamTransport {
-    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter.
-    pub fn start<'py>(parts: Parts<'_, 'py>) -> PyResult<Bound<'py, Self>> {
-        let Parts { core, event_loop, socket, kind, protocol, waiter, extra, server, peername, context } =
-            parts;
-        let (py, server) = (event_loop.py(), server.as_ref());
-        let side = Stream::new(&socket, kind, peername);
-        let shell = Shell::new(core, event_loop, None, context.as_ref(), socket, extra.as_ref(), side)?;
-        let transport = Bound::new(py, Self(Made::new(shell)))?;
+    /// Makes the transport and schedules, in this order: `connection_made`, reading, the waiter. `peername`: if it is
+    /// known already.
+    pub fn start<'py>(
+        parts: Parts<'_, 'py>,
+        socket: File,
+        kind: SocketKind,
+        peername: Option<SocketAddress>,
+        server: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = parts.event_loop.py();
+        let side =
+            Stream::new(&socket, kind, peername, server.as_ref().map(|server| server.clone().unbind()));
+        let outbox = Outbox::new(WriteQueue::default(), Flow::default(), 1);
+        let transport = Bound::new(py, Self(Made::new(Shell::new(&parts, socket, outbox, side)?)))?;
         let this = transport.get();
-        let made = match this.prepare(&transport, &protocol, server) {
+        let made = match this.prepare(&transport, &parts.protocol, server.as_ref()) {
             Ok(made) => made,
             Err(error) => {
                 this.state.with(py, |state| state.file.take(py)).close(py)?;
                 return Err(error);
             }
         };
-        let watch_writing = this.state.with(py, |state| {
-            state.side.server = server.map(|server| server.clone().unbind());
-            state.side.write_watched
-        });
-        Self::reserve_and_start(&transport, made, waiter, watch_writing)?;
+        let watch_writing = this.state.with(py, |state| state.side.write_watched);
+        Self::reserve_and_start(&transport, made, parts.waiter, watch_writing)?;
         Ok(transport)
     }
 

@@ -18,7 +18,7 @@ use crate::reactor::sys;
 use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
-use crate::transports::shell::Transport;
+use crate::transports::transport::Transport;
 
 /// Why a connection ends that cannot be read.
 pub(super) const READ_FAILED: &str = "Fatal read error on socket transport";
@@ -43,7 +43,8 @@ impl StreamTransport {
         // Filled in where it is: it is too large to be moved for each event.
         let mut reading = None;
         let (context, write, unwatch) = this.state.with(py, |state| {
-            let Stream { outbox, readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
+            let outbox = &mut state.outbox;
+            let Stream { readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
             let unblocked = outbox.blocked && readiness.contains(Readiness::WRITABLE);
@@ -128,7 +129,7 @@ impl StreamTransport {
     /// The peer has sent its last byte. The protocol decides whether the connection stays open for writing.
     pub(super) fn read_end(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
         let (py, this) = (slf.py(), slf.get());
-        this.state.with(py, |state| state.life.end_reading());
+        this.state.with(py, |state| state.life.read_ended = true);
         let logged = Self::reporter(slf).debug("%r received EOF").map_err(Failure::from);
         match logged.and_then(|()| protocol::eof_received(this.core.names, &reading.protocol)) {
             Ok(true) => Self::hold(slf),
@@ -137,7 +138,7 @@ impl StreamTransport {
                 if leaves_the_loop(py, &failure.error) {
                     // As on asyncio, the protocol is told once more when the loop runs on.
                     this.state.with(py, |state| {
-                        state.life.go_on_reading();
+                        state.life.read_ended = false;
                         state.side.readable = true;
                     });
                 }
@@ -147,6 +148,7 @@ impl StreamTransport {
         Ok(())
     }
 
+    /// One receive, with the state borrowed. No Python code runs in it: the buffer may be the protocol's own.
     #[inline]
     fn receive(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
         self.state.with(py, |state| state.receive(buffer))

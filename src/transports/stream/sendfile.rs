@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use super::StreamTransport;
 use crate::py::new::intern;
-use crate::transports::shell::Transport;
+use crate::transports::transport::Transport;
 
 impl StreamTransport {
     /// Starts: a future that is completed once everything queued has been sent.
@@ -21,11 +21,12 @@ impl StreamTransport {
 
     /// The kernel has just refused to take more: a future that is completed once it takes some again.
     pub(super) fn wait_writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().state.with(slf.py(), |state| state.side.outbox.blocked = true);
+        slf.get().state.with(slf.py(), |state| state.outbox.blocked = true);
         slf.get().watch_writing(slf.py())?;
         Self::wait_until_sent(slf)
     }
 
+    /// The transport has one future at a time: `sendfile` of a transport runs once at a time, as on asyncio.
     fn wait_until_sent<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let future = this.event_loop.bind(py).call_method0(intern!(py, "create_future")?)?;
@@ -40,7 +41,7 @@ impl StreamTransport {
     pub(super) fn tell_sent_waiter(&self, py: Python<'_>) -> PyResult<()> {
         let (waiter, lost) = self.state.with(py, |state| {
             let lost = state.life.drops_writes();
-            let due = lost || (state.side.outbox.is_clear());
+            let due = lost || (state.outbox.is_clear());
             (if due { state.side.sent_waiter.take() } else { None }, lost)
         });
         let Some(waiter) = waiter else {
@@ -56,6 +57,7 @@ impl StreamTransport {
         Ok(())
     }
 
+    /// Nobody waits any more, so that the loop need not hold the transport for that.
     pub(super) fn end_sendfile(slf: &Bound<'_, Self>) {
         let waiter = slf.get().state.with(slf.py(), |state| {
             state.side.in_sendfile = false;

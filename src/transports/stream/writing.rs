@@ -5,9 +5,9 @@
 //! system call or queues the bytes, and finds out what follows. Nearly always nothing follows. Otherwise `written` does
 //! it outside of the borrow: it tells the protocol, or has the loop call `flush`.
 //!
-//! The way of a flush, and of a kernel that takes more again: `Sender::flush` and `Sender::send_and_follow` borrow the
+//! The way of a flush, and of a kernel that takes more again: `Transport::flush` and `Transport::send_queued` borrow the
 //! state once, in which `State::send` gives the kernel what it takes, and `State::after` finds out what follows. If
-//! something does, `follow` does it, and borrows the state once more: the protocol may have written meanwhile.
+//! something does, `sent` does it, and borrows the state once more: the protocol may have written meanwhile.
 
 use std::io::{self, IoSlice};
 
@@ -16,20 +16,20 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
-use super::{State, Stream, StreamTransport};
+use super::{State, StreamTransport};
 use crate::core::LoopCore;
 use crate::error::{no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
-use crate::py::fastcall::{self, Arguments};
+use crate::py::fastcall::Arguments;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::reactor::token::Token;
-use crate::transports::flow::Signal;
-use crate::transports::outbox::{Follow, Next, Outbox};
+use crate::transports::flow::{Queue, Signal};
+use crate::transports::outbox::{Follow, Next};
 use crate::transports::protocol::Failure;
 use crate::transports::sender::{Sender, refuse};
-use crate::transports::shell::{Hold, NOT_WATCHED, Side, Transport};
-use crate::transports::write_queue::WriteQueue;
+use crate::transports::shell::{Hold, Side};
+use crate::transports::transport::{NOT_WATCHED, Transport};
 
 /// What has become of a write.
 enum Written {
@@ -65,23 +65,9 @@ struct Settled {
     signal: Option<Signal>,
 }
 
-impl Sender for StreamTransport {
-    type Queue = WriteQueue<Chunk>;
-    type After = After;
-
-    const LOST_WRITE: &'static str = "socket.send() raised exception.";
-
-    fn outbox(side: &mut Stream) -> &mut Outbox<WriteQueue<Chunk>> {
-        &mut side.outbox
-    }
-
-    #[inline]
-    fn send(&self, state: &mut State) -> Option<After> {
-        let result = state.send(&self.core);
-        state.after(result, true)
-    }
-
-    fn follow(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
+impl StreamTransport {
+    /// Does what follows from sending.
+    pub(super) fn sent(slf: &Bound<'_, Self>, after: After) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let After { result, by_methods, tell_layer, waits, mut settled } = after;
         let mut sent = result.map_err(|error| os_error(&error));
@@ -112,7 +98,7 @@ impl Sender for StreamTransport {
         }
         let (action, hold, end) = this.state.with(py, |state| {
             let (action, hold) = state.finish_sending();
-            (action, hold, !state.side.has_unsent() && state.life.take_shutdown())
+            (action, hold, !state.has_unsent() && state.life.take_shutdown())
         });
         if end && let Err(error) = this.shutdown_write(py) {
             let text = "Fatal error: shutdown of the sending side failed.";
@@ -125,15 +111,19 @@ impl Sender for StreamTransport {
 
 impl StreamTransport {
     /// The method `write(data)`.
-    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(in crate::transports) fn write<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let data = args.single("write", "data")?;
-        if !data.is_exact_instance_of::<PyBytes>() && Self::write_lent(slf, &data)? {
-            return Ok(slf.py().None().into_bound(slf.py()));
+        if data.is_exact_instance_of::<PyBytes>() || !Self::write_lent(slf, &data)? {
+            let chunk = Chunk::from_write(&data)?;
+            let class = "_SelectorSocketTransport";
+            Self::write_chunk(
+                slf,
+                chunk.ok_or_else(|| refuse(&data, "asyncio.selector_events", class, "write"))?,
+            )?;
         }
-        let Some(chunk) = Chunk::from_write(&data)? else {
-            return Err(refuse(&data, "asyncio.selector_events", "_SelectorSocketTransport"));
-        };
-        Self::write_chunk(slf, chunk)?;
         Ok(slf.py().None().into_bound(slf.py()))
     }
 
@@ -160,7 +150,7 @@ impl StreamTransport {
             Some(Err(error)) => Err(error),
         };
         let after = this.state.with(py, |state| {
-            let queued = rest.and_then(|rest| state.side.outbox.queue.push(rest).map_err(io::Error::from));
+            let queued = rest.and_then(|rest| state.outbox.queue.push(rest).map_err(io::Error::from));
             state.after(queued, true)
         });
         Self::written(slf, Written::Tried(after)).map(|()| true)
@@ -214,17 +204,12 @@ impl StreamTransport {
         Self::written(slf, written)
     }
 
-    /// How many bytes are queued.
-    pub(in crate::transports) fn queued(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.side.outbox.queue.len())
-    }
-
     /// What follows from a write.
     fn written(slf: &Bound<'_, Self>, written: Written) -> PyResult<()> {
         match written {
             Written::Sent(_) | Written::Nothing | Written::Tried(None) => Ok(()),
             Written::Queued(queued) => Self::proceed(slf, queued),
-            Written::Tried(Some(after)) => Self::follow(slf, after),
+            Written::Tried(Some(after)) => Self::sent(slf, after),
             Written::Lost => slf.get().lose_write(slf.py()),
         }
     }
@@ -274,10 +259,10 @@ impl State {
             return Ok(Written::Lost);
         }
         let next = self.next(len, core);
-        let outbox = &mut self.side.outbox;
+        let outbox = &mut self.outbox;
         match next {
             Next::Send if outbox.queue.is_empty() => Ok(self.send_chunk(chunk)),
-            Next::Keep(_) if outbox.is_deferred() => {
+            Next::Keep(_) if outbox.deferred => {
                 outbox.queue.push(chunk).map_err(|_| no_memory())?;
                 Ok(Written::Nothing)
             }
@@ -296,9 +281,9 @@ impl State {
     where
         I: IntoIterator<Item = Chunk, IntoIter: ExactSizeIterator>,
     {
-        self.side.outbox.queue.push_all(chunks).map_err(|_| no_memory())?;
+        self.outbox.queue.push_all(chunks).map_err(|_| no_memory())?;
         if next != Next::Send {
-            return Ok(Written::Queued(StreamTransport::note_queued(self, next)));
+            return Ok(Written::Queued(self.queued(next)));
         }
         let result = self.send(core);
         Ok(Written::Tried(self.after(result, true)))
@@ -313,7 +298,7 @@ impl State {
             return Written::Sent(chunk);
         }
         // If half of it has left, and there is no memory for the rest, the connection is lost.
-        let queued = sent.and_then(|count| Ok(self.side.outbox.queue.push(chunk.skip(count))?));
+        let queued = sent.and_then(|count| Ok(self.outbox.queue.push(chunk.skip(count))?));
         Written::Tried(self.after(queued, true))
     }
 
@@ -323,18 +308,18 @@ impl State {
         if !accepted || data.is_empty() || !matches!(self.file.fd(), Ok(Some(_))) {
             return None;
         }
-        let now = self.side.outbox.sends_at_once(core.moment(), || core.clock.now_ns());
+        let now = self.outbox.sends_at_once(core.moment(), || core.clock.now_ns());
         now.then(|| self.send_slice(data))
     }
 
     /// What follows from sending, of which `result` has come; None: nothing, as nearly always. `tell_layer`: a TLS
     /// layer is to know that the queue is shorter.
-    fn after(&mut self, result: io::Result<()>, tell_layer: bool) -> Option<After> {
+    pub(super) fn after(&mut self, result: io::Result<()>, tell_layer: bool) -> Option<After> {
         let by_methods = self.file.by_methods().is_some();
         let tell_layer = tell_layer && self.side.above.is_some();
         let waits = self.side.waits();
         let settled = if by_methods { Settled::default() } else { self.settle() };
-        let ends = !self.side.has_unsent() && (self.life.is_closing() || self.life.write_ended());
+        let ends = !self.has_unsent() && (self.life.is_closing() || self.life.write_ended());
         let quiet = result.is_ok()
             && settled.watch.is_none()
             && settled.signal.is_none()
@@ -346,12 +331,12 @@ impl State {
     /// What follows from the state of the queue. The answer is given once: to be acted upon by the caller.
     fn settle(&mut self) -> Settled {
         let may_resume = !self.life.drops_writes();
-        Settled { watch: self.watch_if_blocked(), signal: self.side.outbox.settled(may_resume) }
+        Settled { watch: self.watch_if_blocked(), signal: self.outbox.settled(may_resume) }
     }
 
     /// The token, once, if the kernel has refused to take more and does not report yet when it takes some again.
     fn watch_if_blocked(&mut self) -> Option<Token> {
-        let watch = self.side.outbox.blocked && !self.side.write_watched;
+        let watch = self.outbox.blocked && !self.side.write_watched;
         self.side.write_watched |= watch;
         self.token.filter(|_| watch)
     }
@@ -361,14 +346,14 @@ impl State {
     fn next(&mut self, len: usize, core: &LoopCore) -> Next {
         // The socket's own methods, where they are called, are called for each write.
         let may_wait = self.file.by_methods().is_none();
-        self.side.outbox.next(len, may_wait, core.moment(), || core.clock.now_ns())
+        self.outbox.next(len, may_wait, core.moment(), || core.clock.now_ns())
     }
 
     /// Gives the kernel what it takes of `data`; returns how much that is.
     #[inline(always)]
     fn send_slice(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.file.fd()? {
-            Some(fd) => self.side.outbox.taken(sys::send(fd, &[IoSlice::new(data)]), data.len()),
+            Some(fd) => self.outbox.taken(sys::send(fd, &[IoSlice::new(data)]), data.len()),
             // The socket's own `send` is to be called.
             None => Ok(0),
         }
@@ -376,9 +361,9 @@ impl State {
 
     /// Sends bytes that a TLS layer keeps the memory of: what the kernel does not take is copied to the queue.
     fn send_encrypted(&mut self, data: &[u8]) -> io::Result<()> {
-        let sent = if self.side.outbox.is_clear() { self.send_slice(data)? } else { 0 };
+        let sent = if self.outbox.is_clear() { self.send_slice(data)? } else { 0 };
         if sent < data.len() {
-            self.side.outbox.queue.push(Chunk::copy(&data[sent..])?)?;
+            self.outbox.queue.push(Chunk::copy(&data[sent..])?)?;
         }
         Ok(())
     }
@@ -386,7 +371,7 @@ impl State {
     /// Gives the kernel what it takes of the queue.
     #[inline]
     pub(super) fn send(&mut self, core: &LoopCore) -> io::Result<()> {
-        let Self { file, side: Stream { outbox, .. }, .. } = self;
+        let Self { file, outbox, .. } = self;
         match file.fd() {
             Ok(Some(fd)) => {
                 let write = |slices: &[IoSlice<'_>]| sys::send(fd, slices);
@@ -406,13 +391,4 @@ fn chunk_of_line(data: PyResult<Bound<'_, PyAny>>) -> PyResult<Chunk> {
         PyMemoryView::from(&data)?;
     }
     Chunk::from_buffer(&data)
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { StreamTransport, &py.get_type::<StreamTransport>(),
-        write("($self, /, data)"):
-            "Sends bytes, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

@@ -25,6 +25,7 @@ pub struct Ends {
     output_len: AtomicUsize,
 }
 
+/// What the lock guards.
 #[derive(Default)]
 struct Memory {
     /// What was received; the part that was read is left out.
@@ -37,6 +38,7 @@ struct Memory {
 }
 
 impl Ends {
+    /// The only access to the memory. Notes afterwards how many bytes are at each end.
     fn with<R>(&self, access: impl FnOnce(&mut Memory) -> R) -> R {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let result = access(&mut memory);

@@ -1,6 +1,6 @@
 //! How a connection's bytes are encrypted and decrypted, in one of two ways that behave the same.
 //!
-//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`openssl.rs`). The
+//! The direct way calls OpenSSL's own functions on the `SSL*` of the user's `ssl.SSLObject` (`direct.rs`). The
 //! portable way calls the methods of that object, with two `ssl.MemoryBIO` (`portable.rs`). Either way the handshake,
 //! the shutdown and everything else that happens once in a connection is done in Python (`_tls.py`), by methods of the
 //! same object. Nothing here knows of transports.
@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use super::direct::{Connection, Failed};
 use super::ends::Ends;
-use super::openssl::{Connection, Failed, OpenSsl};
 use super::outcome::{Outcome, classes, unless_again};
 use super::portable::Portable;
 use crate::error::no_memory;
 use crate::py::bytes::Target;
 use crate::py::names::names;
 use crate::py::new;
+use crate::py::openssl::{Objects, OpenSsl};
 
 /// Most bytes that OpenSSL can hold of a record: clear bytes, header and what encryption adds (RFC 8446, 5.2; TLS 1.2
 /// allows 2048 bytes more).
@@ -36,20 +37,16 @@ pub struct Engine {
     busy: AtomicBool,
 }
 
+/// How the work is done, decided once for a connection.
 enum Way {
     Direct(Connection),
     Portable(Portable),
 }
 
 impl Engine {
-    /// For an object that was made by `context.wrap_bio(incoming, outgoing)`. `direct`: that way, if it is possible.
-    pub fn new(
-        object: &Bound<'_, PyAny>,
-        context: &Bound<'_, PyAny>,
-        incoming: &Bound<'_, PyAny>,
-        outgoing: &Bound<'_, PyAny>,
-        direct: bool,
-    ) -> Self {
+    /// For these objects of a connection. `direct`: by OpenSSL's own functions, if that is possible.
+    pub fn new(objects: &Objects<'_>, direct: bool) -> Self {
+        let object = &objects[0];
         let (py, ends) = (object.py(), Arc::<Ends>::default());
         let connection = || {
             // A subclass may have methods of its own, which must be called.
@@ -57,15 +54,16 @@ impl Engine {
                 return None;
             }
             let library = OpenSsl::get(py)?;
-            Connection::new(library, library.ssl_of(object, context, incoming, outgoing)?, ends.clone())
+            Connection::new(library, library.ssl_of(objects)?, ends.clone())
         };
         let way = match connection() {
             Some(connection) => Way::Direct(connection),
-            None => Way::Portable(Portable::new(object, incoming, outgoing, ends.clone())),
+            None => Way::Portable(Portable::new(objects, ends.clone())),
         };
         Self { object: object.clone().unbind(), way, ends, busy: AtomicBool::new(false) }
     }
 
+    /// True if OpenSSL's own functions are called.
     pub fn is_direct(&self) -> bool {
         matches!(self.way, Way::Direct(_))
     }
@@ -97,6 +95,8 @@ impl Engine {
         self.ends.input_len() == 0 && !self.may_hold_input(py)
     }
 
+    /// Does OpenSSL itself have something that was received? It reads a record's header first, and keeps what does not
+    /// fit into the reader's buffer.
     fn may_hold_input(&self, py: Python<'_>) -> bool {
         match &self.way {
             Way::Direct(connection) => connection.holds_input(py),

@@ -8,23 +8,23 @@
 //! is a subclass of [`TlsLayer`], and the class of all layers. The model of both is asyncio's `sslproto.SSLProtocol`.
 //!
 //! An error of OpenSSL is raised by `_ssl`, as its own exception, in the engine. `TlsLayer::fail` takes it from there
-//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`, and
-//! the loop's exception handler is told. An error in the handshake goes to whoever waits for the connection.
+//! to `TlsProtocol._fatal_error`, which ends the transport below with it: the program gets it in `connection_lost`.
+//! The loop's exception handler is not told of it, because `ssl.SSLError` is an OSError; it is told of any other
+//! exception. An error in the handshake goes to whoever waits for the connection.
 //!
 //! This file has the layer's state, and the methods by which `TlsProtocol` and transports use it. As in all transports,
 //! a method looks at the state and changes it inside one `state.with`. It calls Python and the engine, which may call
 //! Python, only outside.
 
+mod direct;
 mod ends;
 mod engine;
-mod openssl;
 mod outcome;
 mod portable;
 mod reading;
 mod transport;
 mod writing;
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -34,8 +34,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::above::{LayerKind, NativeLayer};
-use super::flow::Flow;
+use super::flow::{Flow, Queue};
 use super::outbox::Outbox;
+use super::sender::Sender;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
@@ -43,15 +44,15 @@ use crate::error::{leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
-use crate::py::made::Made;
+use crate::py::made::{Made, derefs_to_made};
 use crate::py::new::intern;
+use crate::py::openssl::Objects;
 use engine::Engine;
 use reading::End;
-pub use transport::{TlsTransport, add_raw_methods};
+pub use transport::TlsTransport;
 
-/// Default high-water marks, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_*`).
-const HIGH_WATER_WRITE: i64 = 512 * 1024;
-const HIGH_WATER_READ: i64 = 256 * 1024;
+/// The default high-water mark, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE`).
+const HIGH_WATER: i64 = 512 * 1024;
 
 /// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or
 /// from any phase back to the first, which is also the last.
@@ -70,6 +71,7 @@ pub enum Phase {
 impl Phase {
     const ALL: [Self; 5] = [Self::Unwrapped, Self::Handshake, Self::Wrapped, Self::Flushing, Self::Shutdown];
 
+    /// The transitions that asyncio's `SSLProtocol._set_state` allows.
     fn may_become(self, next: Self) -> bool {
         next == Self::Unwrapped || next as u8 == self as u8 + 1
     }
@@ -98,15 +100,9 @@ pub struct Layer {
     state: LoopCell<State>,
 }
 
-impl Deref for TlsLayer {
-    type Target = Layer;
+derefs_to_made! { TlsLayer => Layer }
 
-    #[inline(always)]
-    fn deref(&self) -> &Layer {
-        &self.0
-    }
-}
-
+/// What changes while the layer lives, and is touched with the interpreter held only.
 struct State {
     /// The transport below. None before `connection_made` and after `connection_lost`.
     lower: Option<Py<PyAny>>,
@@ -121,8 +117,6 @@ struct State {
     end: Option<End>,
     /// What was written and is still to be encrypted. It is blocked while the transport below has paused this layer.
     outbox: Outbox<WriteQueue<Chunk>>,
-    /// The marks of the read buffer, which nothing looks at but the program.
-    read_limits: Flow,
 }
 
 /// How the loop calls layers, which have no fd.
@@ -133,6 +127,7 @@ static LAYER_KIND: LayerKind =
     LayerKind { receive: TlsLayer::receive, queue_shrunk: |layer| TlsLayer::queue_shrunk(layer.cast()?) };
 
 impl TlsLayer {
+    /// The phase, as Python has set it last.
     pub fn phase(&self) -> Phase {
         Phase::ALL.get(self.phase.load(Relaxed) as usize).copied().unwrap_or(Phase::Unwrapped)
     }
@@ -218,7 +213,7 @@ impl TlsLayer {
 
     /// How many bytes wait to be sent, in this layer and in the transport below.
     fn queued(&self, py: Python<'_>) -> usize {
-        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.len())
+        self.queued_below(py) + self.state.with(py, |state| state.outbox.queue.size())
     }
 
     /// How many bytes wait in the transport below. Of one that is no stream of ours it is not known.
@@ -244,24 +239,16 @@ impl TlsLayer {
                 buffered: false,
                 paused: false,
                 end: None,
-                outbox: Outbox::new(WriteQueue::new(), Flow::with_high(HIGH_WATER_WRITE), 0),
-                read_limits: Flow::with_high(HIGH_WATER_READ),
+                outbox: Outbox::new(WriteQueue::default(), Flow::with_high(HIGH_WATER), 0),
             }),
         };
         let base = PyClassInitializer::from(NativeLayer::new(&LAYER_KIND));
         Ok(base.add_subclass(Self(Made::new(layer))))
     }
 
-    /// Gives the layer what it works with. True: it calls OpenSSL's own functions.
-    fn _open(
-        &self,
-        object: &Bound<'_, PyAny>,
-        context: &Bound<'_, PyAny>,
-        incoming: &Bound<'_, PyAny>,
-        outgoing: &Bound<'_, PyAny>,
-        direct: bool,
-    ) -> bool {
-        self.engine.get_or_init(|| Engine::new(object, context, incoming, outgoing, direct)).is_direct()
+    /// Gives the layer the objects that it works with. True: it calls OpenSSL's own functions.
+    fn _open(&self, objects: Objects<'_>, direct: bool) -> bool {
+        self.engine.get_or_init(|| Engine::new(&objects, direct)).is_direct()
     }
 
     #[getter(_state)]
@@ -342,7 +329,7 @@ impl TlsLayer {
         let dropped = self.state.with(py, |state| {
             // asyncio counts the end itself as the first lost write.
             state.outbox.lose();
-            (std::mem::take(&mut state.outbox.queue), state.end.take())
+            (state.outbox.queue.take(), state.end.take())
         });
         drop(dropped);
         self.engine()?.ends().clear();
@@ -364,15 +351,19 @@ impl TlsLayer {
 
     // The methods that the transport below calls. A stream transport calls `receive` instead of `data_received`.
 
+    /// For a transport below that is not ours. Its bytes are copied once more than those of a stream of ours.
     fn data_received(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
         slf.get().engine()?.ends().feed(data).map_err(|_| no_memory())?;
         Self::proceed(slf)
     }
 
+    /// The transport below takes no more: what the program writes waits in clear. The program's protocol is told when
+    /// that is more than the high-water mark.
     fn pause_writing(&self, py: Python<'_>) {
         self.state.with(py, |state| state.outbox.blocked = true);
     }
 
+    /// The transport below takes more: what has waited is encrypted.
     fn resume_writing(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().state.with(slf.py(), |state| state.outbox.blocked = false);
         Self::encrypt(slf, false)

@@ -17,6 +17,7 @@ use crate::py::bytes::{self, Target};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::py::new;
+use crate::py::openssl::Objects;
 use crate::transports::framing::Framing;
 
 /// Most clear bytes of a record (RFC 8446, 5.1).
@@ -33,6 +34,7 @@ pub struct Portable {
     state: LoopCell<State>,
 }
 
+/// What is known of the object's own buffers, which cannot be asked without an exception.
 #[derive(Default)]
 struct State {
     /// How far the object has been given what was received.
@@ -45,12 +47,8 @@ struct State {
 }
 
 impl Portable {
-    pub fn new(
-        object: &Bound<'_, PyAny>,
-        incoming: &Bound<'_, PyAny>,
-        outgoing: &Bound<'_, PyAny>,
-        ends: Arc<Ends>,
-    ) -> Self {
+    /// For these objects of a connection, whatever their classes are.
+    pub fn new([object, _, incoming, outgoing]: &Objects<'_>, ends: Arc<Ends>) -> Self {
         Self {
             object: object.clone().unbind(),
             incoming: incoming.clone().unbind(),

@@ -1,11 +1,9 @@
 //! The transport that a program gets for a TLS connection, as asyncio's `_SSLProtocolTransport`. Its methods are thin:
 //! the layer does the work.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -13,12 +11,10 @@ use super::TlsLayer;
 use crate::core::LoopCore;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
-use crate::py::fastcall::{self, Arguments};
-use crate::py::made::Made;
-use crate::py::new::intern;
-use crate::transports::flow::Flow;
+use crate::py::fastcall::Arguments;
+use crate::py::made::{Made, derefs_to_made};
 use crate::transports::protocol::warn_unclosed;
-use crate::transports::shell::not_implemented;
+use crate::transports::sender::chunk_to_write;
 use crate::transports::water_marks;
 
 /// The transport of a TLS connection.
@@ -35,23 +31,16 @@ pub struct Top {
     closed: AtomicBool,
 }
 
-impl Deref for TlsTransport {
-    type Target = Top;
-
-    #[inline(always)]
-    fn deref(&self) -> &Top {
-        &self.0
-    }
-}
+derefs_to_made! { TlsTransport => Top }
 
 impl TlsTransport {
-    fn write<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
+    /// The method `write(data)`. A write to a transport that was closed twice goes nowhere.
+    pub(in crate::transports) fn write<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Arguments<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let data = args.single("write", "data")?;
-        let Some(chunk) = Chunk::from_write(&data)? else {
-            let kind = data.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("data: expecting a bytes-like instance, got {kind}")));
-        };
+        let chunk = chunk_to_write(args, "asyncio.sslproto", "_SSLProtocolTransport")?;
         if !chunk.as_ref().is_empty() {
             slf.get().on_layer(py, |layer| TlsLayer::write(layer, [chunk]))?;
         }
@@ -81,32 +70,11 @@ impl TlsTransport {
         }
         self.layer(py).map_or(Ok(true), |layer| layer.get().lower_is_closing(py))
     }
-
-    fn set_limits(
-        &self,
-        py: Python<'_>,
-        high: Option<&Bound<'_, PyAny>>,
-        low: Option<&Bound<'_, PyAny>>,
-        flow: fn(&mut super::State) -> &mut Flow,
-    ) -> PyResult<()> {
-        let (high, low) = water_marks::parse(high, low)?;
-        self.on_layer(py, |layer| {
-            layer
-                .get()
-                .state
-                .with(py, |state| flow(state).set_limits(high, low))
-                .map_err(water_marks::refused)
-        })
-    }
-
-    /// (low, high), in bytes.
-    fn limits(&self, py: Python<'_>, flow: fn(&mut super::State) -> &mut Flow) -> PyResult<(usize, usize)> {
-        self.on_layer(py, |layer| Ok(layer.get().state.with(py, |state| flow(state).limits())))
-    }
 }
 
 #[pymethods]
 impl TlsTransport {
+    /// For `TlsProtocol`, which makes its transport when it is made itself.
     #[new]
     fn new(layer: &Bound<'_, TlsLayer>) -> Self {
         Self(Made::new(Top {
@@ -140,16 +108,6 @@ impl TlsTransport {
         failed.map_or(Ok(()), |error| TlsLayer::fail(&layer, error))
     }
 
-    /// Not possible with TLS: raises NotImplementedError, as asyncio does.
-    fn write_eof(&self) -> PyResult<()> {
-        not_implemented()
-    }
-
-    /// False: TLS cannot end one direction alone.
-    fn can_write_eof(&self) -> bool {
-        false
-    }
-
     /// Ends the connection with close_notify once everything queued is sent.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.closed.swap(true, Relaxed) {
@@ -157,17 +115,6 @@ impl TlsTransport {
             return Ok(());
         }
         self.on_layer(py, |layer| layer.call_method0(&self.loop_core.names._start_shutdown).map(drop))
-    }
-
-    /// Ends the connection at once; what is queued is lost.
-    fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        self.force_close(py, None)
-    }
-
-    #[pyo3(name = "_force_close")]
-    fn force_close(&self, py: Python<'_>, exc: Option<Py<PyAny>>) -> PyResult<()> {
-        self.closed.store(true, Relaxed);
-        self.on_layer(py, |layer| layer.call_method1(intern!(py, "_abort")?, (exc,)).map(drop))
     }
 
     /// True once the connection is closing or closed.
@@ -209,8 +156,10 @@ impl TlsTransport {
         high: Option<&Bound<'_, PyAny>>,
         low: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        self.set_limits(py, high, low, |state| &mut state.outbox.flow)?;
+        let (high, low) = water_marks::parse(high, low)?;
         self.on_layer(py, |layer| {
+            let set = layer.get().state.with(py, |state| state.outbox.flow.set_limits(high, low));
+            set.map_err(water_marks::refused)?;
             TlsLayer::queue_grown(layer)?;
             TlsLayer::queue_shrunk(layer)
         })
@@ -218,7 +167,7 @@ impl TlsTransport {
 
     /// (low, high), in bytes.
     fn get_write_buffer_limits(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        self.limits(py, |state| &mut state.outbox.flow)
+        self.on_layer(py, |layer| Ok(layer.get().state.with(py, |state| state.outbox.flow.limits())))
     }
 
     /// How many bytes are queued, here and in the transport below.
@@ -229,66 +178,15 @@ impl TlsTransport {
         })
     }
 
-    /// Sets the marks of the read buffer. It is small whatever they are: while reading is paused nothing is received.
-    #[pyo3(signature = (high=None, low=None))]
-    fn set_read_buffer_limits(
-        &self,
-        py: Python<'_>,
-        high: Option<&Bound<'_, PyAny>>,
-        low: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.set_limits(py, high, low, |state| &mut state.read_limits)
-    }
-
-    /// (low, high), in bytes.
-    fn get_read_buffer_limits(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        self.limits(py, |state| &mut state.read_limits)
-    }
-
     /// How many encrypted bytes wait to be read.
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
         self.on_layer(py, |layer| Ok(layer.get().engine()?.ends().input_len()))
-    }
-
-    /// Information about the connection: that of TLS, then that of the transport below.
-    #[pyo3(signature = (name, default=None))]
-    fn get_extra_info(
-        &self,
-        py: Python<'_>,
-        name: &Bound<'_, PyAny>,
-        default: Option<Py<PyAny>>,
-    ) -> PyResult<Option<Py<PyAny>>> {
-        let Some(layer) = self.layer(py) else {
-            return Ok(default);
-        };
-        TlsLayer::send_kept(&layer)?;
-        let args = (name, default);
-        Ok(Some(layer.call_method1(&self.loop_core.names._get_extra_info, args)?.unbind()))
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let closing = if self.is_over(py)? { " closing" } else { "" };
-        let lower = match self.layer(py).and_then(|layer| layer.get().lower(py)) {
-            Some(lower) => lower.repr()?.to_string(),
-            None => "nothing".to_owned(),
-        };
-        Ok(format!("<TlsTransport{closing} over {lower}>"))
     }
 
     /// `isinstance(transport, asyncio.Transport)` asks for this: asyncio's class cannot be a native base.
     #[getter(__class__)]
     fn class(&self, py: Python<'_>) -> Py<PyAny> {
         self.loop_core.names.tls_transport.clone_ref(py)
-    }
-
-    #[getter(_sendfile_compatible)]
-    fn sendfile_mode(&self, py: Python<'_>) -> Py<PyAny> {
-        self.loop_core.names.sendfile_fallback.clone_ref(py)
-    }
-
-    #[getter(_start_tls_compatible)]
-    fn start_tls_mode(&self) -> bool {
-        true
     }
 
     #[getter(_loop)]
@@ -311,7 +209,7 @@ impl TlsTransport {
         self.closed.load(Relaxed)
     }
 
-    /// Called by the layer when the connection is closing.
+    /// Called when the connection is closing.
     fn _set_closed(&self) {
         self.closed.store(true, Relaxed);
     }
@@ -332,13 +230,4 @@ impl Drop for TlsTransport {
         let py = unsafe { Python::assume_attached() };
         warn_unclosed(py, "<TlsTransport>", || Ok(()));
     }
-}
-
-/// Puts the raw methods on the class.
-pub fn add_raw_methods(py: Python<'_>) -> PyResult<()> {
-    fastcall::raw_methods! { TlsTransport, &py.get_type::<TlsTransport>(),
-        write("($self, /, data)"):
-            "Encrypts and sends bytes, or queues what the kernel does not take. Never blocks.",
-    }
-    Ok(())
 }

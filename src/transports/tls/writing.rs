@@ -1,7 +1,8 @@
 //! Bytes out: what the program writes is encrypted here, and handed to the transport below.
 //!
 //! A write is encrypted at once, and the transport below sends it at once. The outbox may keep a piece back if the
-//! connection writes in pieces. Then the piece shares a record with what the same callback writes next. While the transport below takes no more, and before the handshake is done, writes are queued in clear.
+//! connection writes in pieces. Then the piece shares a record with what the same callback writes next. While the
+//! transport below takes no more, and before the handshake is done, writes are queued in clear.
 //!
 //! The steps are `write` -> `encrypt` -> `encrypt_batch`, which takes chunks out of the outbox and has the engine
 //! encrypt them -> `send_output` -> the transport below. What OpenSSL has to say by itself, for the handshake for
@@ -20,7 +21,7 @@ use crate::py::bytes::Chunk;
 use crate::py::calls;
 use crate::py::context;
 use crate::py::new::{self, intern};
-use crate::transports::flow::Signal;
+use crate::transports::flow::{Queue, Signal};
 use crate::transports::outbox::{Follow, Next};
 use crate::transports::protocol::Reporter;
 use crate::transports::stream::StreamTransport;
@@ -82,7 +83,7 @@ impl TlsLayer {
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let sent = this.state.with(py, |state| {
-            state.outbox.begin_flush();
+            state.outbox.deferred = false;
             state.outbox.queue.is_empty()
         });
         if sent {
@@ -97,7 +98,7 @@ impl TlsLayer {
 
     /// The program asks the transport something: it is to find that everything was sent which the kernel takes.
     pub(super) fn send_kept(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.is_deferred());
+        let kept = slf.get().state.with(slf.py(), |state| state.outbox.asked() && state.outbox.deferred);
         if !kept {
             return Ok(());
         }
@@ -178,7 +179,7 @@ impl TlsLayer {
         let (below, phase) = (this.queued_below(py), this.phase());
         let signal = this.state.with(py, |state| {
             let outbox = &mut state.outbox;
-            let own = outbox.queue.len();
+            let own = outbox.queue.size();
             // What is kept back does not count: the kernel may take all of it.
             let waits = outbox.blocked || phase != Phase::Wrapped || own == 0;
             outbox.flow.grown(if waits { own + below } else { 0 })
@@ -197,6 +198,8 @@ impl TlsLayer {
         Self::tell_flow(slf, signal)
     }
 
+    /// Has the program's protocol pause or resume its writing. asyncio's report of what fails names the transport that
+    /// the program has, and the layer as the protocol.
     fn tell_flow(slf: &Bound<'_, Self>, signal: Option<Signal>) -> PyResult<()> {
         let Some(signal) = signal else {
             return Ok(());
@@ -208,7 +211,7 @@ impl TlsLayer {
             transport: &slf.getattr(intern!(py, "_app_transport")?)?,
             protocol: Some(slf.clone().into_any()),
         };
-        reporter.flow_of(this.protocol(py).as_ref(), signal)
+        reporter.flow(this.protocol(py).as_ref(), signal)
     }
 }
 
@@ -222,7 +225,7 @@ impl State {
             return Ok(None);
         }
         let first = outbox.queue.front_len();
-        if first == outbox.queue.len() || first >= RECORD {
+        if first == outbox.queue.size() || first >= RECORD {
             return Ok(outbox.queue.take_front().map(|(chunk, sent)| chunk.skip(sent)));
         }
         Ok(Some(Chunk::from_vec(outbox.queue.gather(RECORD)?)))

@@ -1,0 +1,216 @@
+"""Each allocation of Python's memory fails in turn, in the scenarios of the faults: a part of the laboratory.
+
+`python lab/allocations.py [--seconds 300] [--seed N] [--scenario tcp ...]`
+
+`_testcapi.set_nomemory` makes the nth allocation fail, or some from the nth on. That may be one of rloop, of asyncio,
+of CPython, or of the scenario itself, so that a case may end in any exception; most end in a MemoryError. What must not
+happen: the process ends, a panic of Rust gets out as an exception, the loop cannot be closed, or the next loop does not
+work. CPython 3.12 and 3.13 crash by themselves under this, and are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import gc
+import json
+import logging
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faults_build
+import faults_world
+from faults_scenarios import SCENARIOS
+
+CASE_LIMIT = 60
+# Cases that one process runs, at most.
+BATCH = 100
+# How many allocations fail in a row.
+WIDTHS = (1, 1, 3, 12)
+# Seconds after which a scenario that waits for something that was lost is given up.
+PATIENCE = 0.3
+
+
+# --- in the process that runs cases ---
+
+
+def count_allocations(name: str) -> int:
+    """After how many allocations a scenario has ended, to a factor of 1.2."""
+    number = 1000.0
+    while number < 1e6 and run_case(name, int(number), 1)["raised"]:
+        number *= 1.2
+    return int(number)
+
+
+def run_case(name: str, start: int, width: int) -> dict[str, Any]:
+    import _testcapi
+
+    import rloop
+    from support.loops import open_files
+
+    files = open_files()
+    raised: set[str] = set()
+    problems: list[str] = []
+    world = faults_world.World()
+    sys.unraisablehook = lambda args: raised.add(type(args.exc_value).__name__)
+    loop = None
+    try:
+        _testcapi.set_nomemory(start, start + width)
+        try:
+            loop = world.loop = rloop.new_event_loop()
+            loop.set_exception_handler(lambda loop, context: raised.add(type(context.get("exception")).__name__))
+            # If the wake-up of a task was what had no memory, nothing else ends this.
+            loop.call_later(PATIENCE, loop.stop)
+            loop.run_until_complete(SCENARIOS[name](world))
+        finally:
+            _testcapi.remove_mem_hooks()
+    except BaseException as error:
+        raised.add(type(error).__name__)
+        del error
+    raised |= {type(error).__name__ for error in world.troubles}
+    # asyncio's own `run_forever` can fail before it forgets which loop runs.
+    asyncio._set_running_loop(None)
+    if loop is not None:
+        loop._thread_id = None  # type: ignore[attr-defined]
+        try:
+            end(world)
+        except Exception as error:
+            problems.append(f"the end: {error!r}")
+        loop.close()
+    del loop, world
+    gc.collect()
+    if "PanicException" in raised:
+        problems.append("a panic")
+    # Not a problem: where a call of a Python function has no memory, CPython may leak its arguments, and their files.
+    left = len(open_files() - files)
+    problems += works(rloop)
+    return {"raised": sorted(raised), "problems": problems, "fired": bool(raised), "left": left}
+
+
+def end(world: faults_world.World) -> None:
+    """Close what the scenario has opened, and let its tasks end."""
+    loop = world.loop
+    while world.closing:
+        try:
+            world.closing.pop()()
+        except (OSError, RuntimeError):
+            pass
+    for peer in world.peers:
+        if peer.transport is not None:
+            getattr(peer.transport, "abort", peer.transport.close)()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    # A stop of the run that has failed may still be in the queue.
+    for _ in range(5):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+def works(rloop: Any) -> Iterator[str]:
+    """Whether a new loop works."""
+    loop = rloop.new_event_loop()
+    try:
+        if loop.run_until_complete(asyncio.sleep(0, 7)) != 7:
+            yield "the next loop does not work"
+    finally:
+        loop.close()
+
+
+def work() -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    faults_world.LIMIT = PATIENCE  # type: ignore[misc]
+    started = False
+    for line in sys.stdin:
+        case = json.loads(line)
+        if not started:
+            # What is made once in a process is made before anything fails.
+            for _ in range(2):
+                run_case(case["scenario"], 1 << 30, 1)
+            started = True
+        print(json.dumps({"begin": case["id"]}), flush=True)
+        faulthandler.dump_traceback_later(CASE_LIMIT, exit=True)
+        if case["start"]:
+            result = run_case(case["scenario"], case["start"], case["width"])
+        else:
+            result = {"problems": [], "count": count_allocations(case["scenario"])}
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps({"id": case["id"], **result}), flush=True)
+
+
+# --- in the process that chooses them ---
+
+
+def cannot_run() -> str | None:
+    if (3, 12) <= sys.version_info < (3, 14):
+        return "CPython 3.12 and 3.13 crash by themselves"
+    try:
+        import _testcapi
+    except ImportError:
+        return "this Python has no _testcapi"
+    return None if hasattr(_testcapi, "set_nomemory") else "this Python has no set_nomemory"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make allocations fail in turn.")
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work()
+        return
+    if why := cannot_run():
+        print(json.dumps({"skipped": why}))
+        return
+    tried, failed = sweep(options)
+    print(*failed, sep="\n")
+    print(json.dumps({"tried": tried, "failed": len(failed)}))
+    sys.exit(1 if failed else 0)
+
+
+def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
+    """Run batches of each scenario in turn until the time is over; how many cases had a failure, and what was wrong."""
+    from faults import Worker
+
+    package = faults_build.build()
+    script = [str(Path(__file__).resolve()), "--worker"]
+    print(f"seed {options.seed}", flush=True)
+    chance = random.Random(options.seed)
+    names = options.scenario or [name for name in SCENARIOS if name != "loop"]
+    counts: dict[str, int] = {}
+    started, tried, failed = time.monotonic(), 0, []
+    while time.monotonic() - started < options.seconds:
+        name = names[len(counts) % len(names)] if len(counts) < len(names) else chance.choice(names)
+        if name not in counts:
+            [counted] = Worker(package, name, script).run([{"id": 0, "scenario": name, "start": 0}])
+            counts[name] = counted.get("count", 20_000)
+            print(f"{name}: about {counts[name]} allocations", flush=True)
+        # Half of them among the first, where most objects are made.
+        starts = [
+            int(counts[name] ** chance.uniform(0, 1)) if chance.random() < 0.5 else chance.randrange(1, counts[name])
+            for _ in range(BATCH)
+        ]
+        cases = [
+            {"id": at, "scenario": name, "start": start, "width": chance.choice(WIDTHS)}
+            for at, start in enumerate(starts)
+        ]
+        for result in Worker(package, name, script).run(cases):
+            tried += result["fired"]
+            if result["problems"]:
+                case = cases[result["id"]] if result["id"] is not None else name
+                failed.append(f"{case}: {'; '.join(result['problems'])}")
+                print("FAILED", failed[-1], flush=True)
+    return tried, failed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Runs the tests on a debug build of CPython: it checks each reference count, that no error is set when a function
+returns a value, and that one is set when it does not. An assertion that fails ends the interpreter.
+
+Debian has such a build as pythonX.Y-dbg. Where RLOOP_PYTHONS leads to other Pythons (see tools/machine.py), those are
+looked at first. Development mode (-X dev) is on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import builds
+
+FOLDER = builds.OUTPUT / "debug_python"
+VERSIONS = ("3.14", "3.13", "3.12", "3.11")
+# The packages of tests/requirements.txt that the tests in these folders import. All are written in Python.
+PACKAGES = ("pytest", "pytest-asyncio", "nest_asyncio", "nest_asyncio2")
+# So many files of tests are run by one interpreter.
+BATCH = 12
+
+
+def find() -> tuple[str, ...] | None:
+    """The command that runs a debug build with all that the tests need."""
+    code = "import sys, ssl, asyncio, venv; sys.gettotalrefcount()"
+    places = [(elsewhere,)] if (elsewhere := os.environ.get("RLOOP_PYTHONS")) else []
+    for place in [*places, ()]:
+        for version in VERSIONS:
+            command = (*place, f"python{version}-dbg")
+            if shutil.which(command[0]) and not subprocess.run([*command, "-c", code], capture_output=True).returncode:
+                return command
+    return None
+
+
+def environment(command: tuple[str, ...]) -> list[str]:
+    """Make an environment that has rloop's tests and their packages. Returns the command of its interpreter."""
+    folder = FOLDER / "venv"
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([*command, "-m", "venv", "--without-pip", folder], check=True)
+    pins = re.findall(r"^[\w-]+==\S+$", (builds.ROOT / "tests" / "requirements.txt").read_text(), re.MULTILINE)
+    wanted = [pin for pin in pins if pin.partition("==")[0] in PACKAGES]
+    [packages] = folder.glob("lib/python*/site-packages")
+    version = packages.parent.name.removeprefix("python")
+    # This interpreter's pip installs for the other one: nothing here has to be compiled.
+    options = ("--quiet", "--disable-pip-version-check", "--target", str(packages), "--python-version", version)
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--only-binary=:all:", *wanted], check=True)
+    return [*command[:-1], str(folder / "bin" / "python")]
+
+
+def build(command: tuple[str, ...]) -> Path:
+    """Build the extension for this interpreter, in its own file system."""
+    target = FOLDER / "target"
+    variables = {"PYO3_BUILD_EXTENSION_MODULE": "1", "PYO3_PYTHON": command[-1], "CARGO_TARGET_DIR": str(target)}
+    cargo = [*command[:-1], "cargo", "build", "--quiet", "--locked", "--lib"]
+    subprocess.run(cargo, cwd=builds.ROOT, env={**os.environ, **variables}, check=True)
+    return target / "debug" / "librloop.so"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("tests", nargs="*", help="files of tests, instead of all")
+    options = parser.parse_args()
+    clock = builds.Clock(options.seconds)
+    command = find()
+    if command is None or shutil.which("cargo") is None:
+        builds.skip("it takes cargo, and a debug build of CPython (Debian: python3.14-dbg)")
+    inside = environment(command)
+    [packages] = (FOLDER / "venv").glob("lib/python*/site-packages")
+    shutil.copytree(builds.ROOT / "python" / "rloop", packages / "rloop", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copy(build(command), packages / "rloop" / "_rloop.so")
+    print(subprocess.run([*inside, "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout)
+    tests = options.tests or builds.test_files()
+    tried = failed = 0
+    for start in range(0, len(tests), BATCH):
+        if clock.is_over():
+            print(f"no time for {len(tests) - start} of {len(tests)} files")
+            break
+        some = tests[start : start + BATCH]
+        ran, wrong, output = builds.pytest(inside, some, clock.left(), {"PYTHONDEVMODE": "1"})
+        if wrong:
+            print(builds.shown(output), flush=True)
+        tried, failed = tried + ran, failed + wrong
+        print(f"{tried} tests, {failed} failed", flush=True)
+    builds.finish(tried, failed or int(not tried))
+
+
+if __name__ == "__main__":
+    main()
