@@ -272,7 +272,8 @@ class Episode:
             coroutine.close()
             return
         for _ in range(most):
-            if task.done() or self.loop.is_closed():
+            # Not the loop's attribute: a call may have replaced that by junk.
+            if task.done() or rloop.Loop.is_closed(self.loop):
                 break
             self.attempt("a turn", self.one_turn)
         if not task.done() and not coroutine.cr_running:

@@ -2,8 +2,8 @@
 bug must find it.
 
 Each bug is a change of one file: the text that is there, and what it becomes. If the text is not there any more, the
-part fails, and the bug has to be planted anew. A bug is found if its part ends with failures and says what it has found.
-A build that fails is no find.
+part fails, and the bug has to be planted anew. A bug is found if its part ends with failures and says what it has
+found. A build that fails is no find.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ BUGS = (
     Bug(
         name="a lost wake-up: the inbox is marked as empty after its lock was given back",
         file="src/reactor/ready.rs",
-        old="        inbox.filled.store(false, Ordering::SeqCst);\n    }\n\n    /// Takes everything out.",
-        new="        drop(sent);\n        inbox.filled.store(false, Ordering::SeqCst);\n    }\n\n    /// Takes everything out.",
+        old="        inbox.filled.store(false, Ordering::SeqCst);\n    }\n",
+        new="        drop(sent);\n        inbox.filled.store(false, Ordering::SeqCst);\n    }\n",
         part=("models.py", "--seconds", "60"),
         evidence="deadlock",
     ),
