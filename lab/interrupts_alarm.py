@@ -6,6 +6,7 @@ Nothing is checked here.
 import contextlib
 import faulthandler
 import signal
+import time
 
 # Seconds after which nothing can come any more, and the loop is left.
 LOST = 10
@@ -20,12 +21,15 @@ class Alarm:
 
     def __init__(self):
         self.interrupts = 0
-        self.error = None
+        self.error: type[BaseException] | None = None
+        self.due = 0.0
         signal.signal(signal.SIGALRM, self.fire)
         # For a loop that hangs where no signal handler is called.
         faulthandler.dump_traceback_later(300, exit=True)
 
     def fire(self, signum, frame):
+        if self.error is Lost and time.monotonic() < self.due:
+            return  # a signal of another thread, which is meant for a run that may be interrupted
         error, self.error = self.error, None
         if error is not None:
             raise error
@@ -33,7 +37,7 @@ class Alarm:
     @contextlib.contextmanager
     def expected(self, seconds, error=KeyboardInterrupt):
         """Within the block the exception comes after so many seconds. If the block ends before, it does not come."""
-        self.error = error
+        self.error, self.due = error, time.monotonic() + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield

@@ -34,9 +34,11 @@ SHORT = 0.002  # seconds that a wait takes at most, without interrupts
 
 
 class Later:
-    """Another thread, which does what it is given after so many seconds."""
+    """Another thread, which does what it is given after so many seconds. Half of the time it interrupts the loop just
+    before or after, so that one poll of the loop finds both."""
 
-    def __init__(self):
+    def __init__(self, seed):
+        self.random = random.Random(seed)
         self.queue: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self.work, daemon=True).start()
 
@@ -45,7 +47,12 @@ class Later:
         while True:
             seconds, action = self.queue.get()
             time.sleep(seconds)
+            when = self.random.randrange(4)
+            if when == 0:
+                os.kill(os.getpid(), signal.SIGALRM)
             action()
+            if when == 1:
+                os.kill(os.getpid(), signal.SIGALRM)
 
 
 def quiet(base: Any) -> Any:
@@ -65,7 +72,7 @@ class Waits:
     def __init__(self, loop, seed):
         self.loop = loop
         self.random = random.Random(seed)
-        self.later = Later()
+        self.later = Later(seed)
         self.executor = ThreadPoolExecutor(1)
         self.stack = contextlib.ExitStack()
         self.left, self.right = self.pair()
