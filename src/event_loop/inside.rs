@@ -111,8 +111,7 @@ impl ReadyHandles {
         let (event_loop, core) = (self.event_loop.bind(py), &self.event_loop.get().core);
         let entry =
             core.pop_from(py, first).ok_or_else(|| PyIndexError::new_err("pop from an empty deque"))?;
-        let handle = as_handle(event_loop, entry)?;
-        Ok(handle)
+        as_handle(event_loop, entry)
     }
 
     /// Adds a handle at one end.

@@ -16,7 +16,7 @@ use crate::py::bytes::Chunk;
 use crate::py::fastcall::Arguments;
 use crate::py::new::{intern, interned};
 
-/// A transport that sends.
+/// What a transport that sends does. Every [`Transport`] has these methods; the reading end of a pipe does not use them.
 pub trait Sender: Transport {
     /// Does what `State::queued` has answered.
     fn proceed(slf: &Bound<'_, Self>, (follow, hold): (Follow, Hold)) -> PyResult<()> {
@@ -70,8 +70,8 @@ pub fn chunk_to_write(args: &Arguments<'_, '_>, module: &str, class: &str) -> Py
     Chunk::from_write(&data)?.ok_or_else(|| refuse(&data, module, class, "write"))
 }
 
-/// The error for what cannot be written, with the text of the running version of Python: that of the method of
-/// asyncio's own transport, which checks the data before it looks at the transport.
+/// The error for data that cannot be written. Its text is that of the running version of Python: asyncio's own method is
+/// called with the data, and refuses it. It does so before it looks at its transport, so that None will do for that.
 #[cold]
 pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str, method: &str) -> PyErr {
     let py = data.py();

@@ -1,9 +1,9 @@
 //! The shell: what all transports over a file hold, whatever they send or receive.
 //!
-//! [`Shell`] has the loop and, in one cell, the [`State`]: the life of the connection, its protocol, the context in
-//! which the protocol is called, the token of its registration, the outbox, and a [`Side`] that only one kind of
-//! transport has. What transports do with all this is in `transport.rs`. The system calls, and what is in a side, are
-//! the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is named here.
+//! [`Shell`] has the loop, and the [`State`] in a cell. The state has everything that changes: the life of the
+//! connection, the protocol and its context, the token of the registration, and the outbox. It also has a [`Side`],
+//! which is what only one kind of transport has. What transports do with all this is in `transport.rs`. The system
+//! calls, and what is in a side, are the business of the kinds (`stream/`, `datagram/`, `pipe/`). No kind is named here.
 
 use std::sync::Arc;
 

@@ -137,8 +137,9 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         })
     }
 
-    /// Has the loop refer to the transport strongly for as long as it waits for anything, and weakly otherwise: one
-    /// that the program has dropped while reading was paused is collected, as on asyncio, and closed by that.
+    /// Makes the loop refer to the transport strongly while the transport waits for something, and weakly otherwise. A
+    /// transport waits for nothing while reading is paused and nothing is left to send. If the program drops it then, it
+    /// is freed and closed, as on asyncio.
     fn hold(slf: &Bound<'_, Self>) {
         let change = slf.get().shell().state.with(slf.py(), State::hold_change);
         Self::apply_hold(slf, change);

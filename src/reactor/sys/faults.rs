@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -224,7 +224,6 @@ pub(super) fn shrink(fd: RawFd, receives: bool) {
 pub(super) fn before_wait(epoll: BorrowedFd<'_>) {
     /// What was owed at the last wait, for each epoll instance.
     static PAID: Mutex<Option<HashMap<RawFd, u64>>> = Mutex::new(None);
-    use std::os::fd::AsRawFd;
     let owed = OWED.load(SeqCst);
     // In the child of a fork the mutex may be locked for ever. Then one report too many does no harm.
     let paid = PAID
@@ -255,7 +254,6 @@ struct Watched {
 
 /// What an epoll instance watches, as the kernel tells it: proc_pid_fdinfo(5).
 fn watched(epoll: BorrowedFd<'_>) -> Vec<Watched> {
-    use std::os::fd::AsRawFd;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", epoll.as_raw_fd()));
     text.unwrap_or_default().lines().filter_map(watched_file).collect()
 }

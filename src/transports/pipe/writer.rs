@@ -141,15 +141,15 @@ impl Transport for WritePipeTransport {
     /// transport is closing.
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let (needed, blocked) = this.state.with(py, |state| {
-            let blocked = state.outbox.blocked && state.has_unsent();
-            (blocked || !state.life.is_closing(), blocked)
+        let needed = this.state.with(py, |state| {
+            let waits_to_send = state.outbox.blocked && state.has_unsent();
+            waits_to_send || !state.life.is_closing()
         });
         let watched = if needed { Self::watch(slf, None) } else { Ok(()) };
         if watched.is_err() {
             // The caller tells of it, as on asyncio. The next write that blocks tries once more, by another number.
             this.state.with(py, |state| state.side.tells_end = false);
-            if let Err(error) = if blocked { Self::watch_blocked(slf) } else { Ok(()) } {
+            if let Err(error) = Self::watch_blocked(slf) {
                 Self::write_failed(slf, error)?;
             }
         }

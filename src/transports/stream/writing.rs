@@ -5,9 +5,10 @@
 //! system call or queues the bytes, and finds out what follows. Nearly always nothing follows. Otherwise `written` does
 //! it outside of the borrow: it tells the protocol, or has the loop call `flush`.
 //!
-//! The way of a flush, and of a kernel that takes more again: `Transport::flush` and `Transport::send_queued` borrow
-//! the state once, in which `State::send` gives the kernel what it takes, and `State::after` finds out what follows. If
-//! something does, `sent` does it, and borrows the state once more: the protocol may have written meanwhile.
+//! What was queued leaves when the loop calls `Transport::flush`, or when the kernel takes more again, by
+//! `Transport::send_queued`. Both borrow the state once. In that borrow, `State::send` gives the kernel what it takes,
+//! and `State::after` finds out whether anything follows. If so, `sent` does it, and borrows the state once more: the
+//! protocol may have written meanwhile.
 
 use std::io::{self, IoSlice};
 
