@@ -131,10 +131,15 @@ def wheel(python: Python) -> Path:
     if (built := next(folder.glob("*.whl"), None)) and built.stat().st_mtime > last_change():
         return built
     say(f"Building the wheel for Python {python.name}")
+    return release(python, ROOT, folder, TARGET / "elsewhere" if python.prefix else TARGET)
+
+
+def release(python: Python, source: Path, folder: Path, target: Path) -> Path:
+    """Build the wheel of a source tree into a folder, where nothing else is left. `target`: where cargo builds."""
     shutil.rmtree(folder, ignore_errors=True)
-    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
-    target = TARGET / "elsewhere" if python.prefix else TARGET
-    run(*maturin(python), "build", *options, "--out", folder, CARGO_TARGET_DIR=str(target))
+    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1], "--out", folder)
+    manifest = ("--manifest-path", source / "Cargo.toml")
+    run(*maturin(python), "build", *options, *manifest, CARGO_TARGET_DIR=str(target))
     [path] = folder.glob("*.whl")
     return path
 
@@ -393,14 +398,10 @@ def bench_compare(revision: str, *arguments: str) -> None:
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     say(f"Building the wheel of {revision}")
-    archive, wheels = folder / "source.tar", folder / "wheels"
+    archive = folder / "source.tar"
     run("git", "archive", "--output", archive, revision)
     run("tar", "-xf", archive, "-C", source)
-    shutil.rmtree(wheels, ignore_errors=True)
-    options = ("--quiet", "--release", "--locked", "--interpreter", python.command[-1])
-    manifest = ("--manifest-path", source / "Cargo.toml")
-    run(*maturin(python), "build", *options, *manifest, "--out", wheels, CARGO_TARGET_DIR=str(folder / "build"))
-    [old] = wheels.glob("*.whl")
+    old = release(python, source, folder / "wheels", folder / "build")
     sides = [venv(f"compare-{name}", python, path)[-1] for name, path in (("old", old), ("new", wheel(python)))]
     say(f"Counting instructions: {revision} and this checkout")
     sys.exit(status_of(*python.command, "benchmarks/compare.py", *sides, *arguments))
