@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import builds
 import faults_build
 import faults_world
 from faults_scenarios import SCENARIOS
@@ -169,12 +170,10 @@ def main() -> None:
         work()
         return
     if why := cannot_run():
-        print(json.dumps({"skipped": why}))
-        return
+        builds.skip(why)
     tried, failed = sweep(options)
     print(*failed, sep="\n")
-    print(json.dumps({"tried": tried, "failed": len(failed)}))
-    sys.exit(1 if failed else 0)
+    builds.finish(tried, len(failed))
 
 
 def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:

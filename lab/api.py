@@ -14,13 +14,14 @@ Each child process plays episodes, and may crash. The seed of the episode that f
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import builds
 
 LAB = Path(__file__).resolve().parent
 # How long one child runs, and how much longer it may take before it hangs.
@@ -67,8 +68,7 @@ def main() -> None:
         number += 1000
         if options.episodes < 1 << 30:
             break
-    print(json.dumps({"tried": tried, "failed": failed}))
-    sys.exit(1 if failed else 0)
+    builds.finish(tried, failed)
 
 
 if __name__ == "__main__":

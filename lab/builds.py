@@ -1,5 +1,5 @@
-"""What several parts of the laboratory need: rloop built in another way, an environment that has this build, and the
-tests run in it. This is no part by itself, and no check lives here.
+"""What several parts of the laboratory need: how a part ends, rloop built in another way, an environment that has this
+build, and the tests run in it. This is no part by itself, and no check lives here.
 
 Each build has a folder of its own below target/lab/, so that no build throws another one's files away.
 """
@@ -34,9 +34,9 @@ def skip(why: str) -> NoReturn:
     sys.exit(0)
 
 
-def finish(tried: int, failed: int) -> NoReturn:
-    """End the part with its result."""
-    print(json.dumps({"tried": tried, "failed": failed}), flush=True)
+def finish(tried: int, failed: int, **more: str) -> NoReturn:
+    """End the part with its result; `more` is shown beside it."""
+    print(json.dumps({"tried": tried, "failed": failed, **more}), flush=True)
     sys.exit(1 if failed else 0)
 
 

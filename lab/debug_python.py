@@ -46,7 +46,7 @@ def environment(command: tuple[str, ...]) -> list[str]:
     wanted = [pin for pin in pins if pin.partition("==")[0] in PACKAGES]
     [packages] = folder.glob("lib/python*/site-packages")
     version = packages.parent.name.removeprefix("python")
-    # This interpreter's pip installs for the other one: nothing here has to be compiled.
+    # The pip of this interpreter can install for the other one, because none of these packages has to be compiled.
     options = ("--quiet", "--disable-pip-version-check", "--target", str(packages), "--python-version", version)
     subprocess.run([sys.executable, "-m", "pip", "install", *options, "--only-binary=:all:", *wanted], check=True)
     return [*command[:-1], str(folder / "bin" / "python")]

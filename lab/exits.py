@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import builds
 import machine
 import task
 
@@ -157,8 +158,7 @@ def main():
             print(f"Python {python.name}: {exited:,} exits, {len(found)} wrong", flush=True)
     for text, number in Counter(wrong).most_common(20):
         print(f"FAILED, {number} times: {text}")
-    print(json.dumps({"tried": tried, "failed": len(wrong), "pythons": ", ".join(python.name for python in pythons)}))
-    sys.exit(bool(wrong))
+    builds.finish(tried, len(wrong), pythons=", ".join(python.name for python in pythons))
 
 
 def others(here):

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import builds
 import faults_build
 from faults_scenarios import SCENARIOS
 from faults_table import AFTER, ERRORS, FOR_EVER, IN_A_ROW, LAST, NEVER_FOR_EVER, PASSING, SHORT
@@ -236,8 +237,7 @@ def main() -> None:
             run_batch(package, batch, tally)
     print(f"how they ended: {dict(tally.ends)}; without their fault: {tally.silent}; no time for: {untried}")
     print(*tally.failed, sep="\n")
-    print(json.dumps({"tried": tally.fired, "failed": len(tally.failed)}))
-    sys.exit(1 if tally.failed else 0)
+    builds.finish(tally.fired, len(tally.failed))
 
 
 if __name__ == "__main__":

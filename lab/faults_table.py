@@ -28,7 +28,7 @@ ERRORS: dict[str, str] = {
     # epoll_create(2)
     "epoll_create1": "EINVAL EMFILE ENFILE ENOMEM",
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
-    # epoll_wait(2); ENOSYS is an older kernel's answer, EPERM a sandbox's.
+    # epoll_wait(2). An older kernel answers ENOSYS, and a sandbox may answer EPERM.
     "epoll_pwait2": "EBADF EFAULT EINTR EINVAL ENOSYS EPERM",
     "eventfd": "EINVAL EMFILE ENFILE ENODEV ENOMEM",
     # fcntl(2), F_GETPIPE_SZ and F_SETPIPE_SZ

@@ -14,7 +14,6 @@ parent's registrations away. So those acts have no counterpart, and the parent w
 """
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -23,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import builds
 from forks_cases import ACTS, PLACES, fits
 
 LAB = Path(__file__).resolve().parent
@@ -66,8 +66,7 @@ def main():
                     print(f"FAILED: {' / '.join(case)}: {wrong}", flush=True)
             rounds += 1
     print(f"{rounds} rounds of {len(cases)} cases")
-    print(json.dumps({"tried": tried, "failed": failed}))
-    sys.exit(bool(failed))
+    builds.finish(tried, failed)
 
 
 SKIPPED = "no time is left"

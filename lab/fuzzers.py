@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import random
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+import builds
 
 LAB = Path(__file__).resolve().parent
 FOLDER = LAB / "fuzz"
@@ -43,11 +43,6 @@ LENGTH, SECONDS, MEMORY = 1024, 10, 1024
 KEPT = 12
 
 
-def platform() -> str:
-    told = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^host: (.*)$", told, re.MULTILINE)[0]
-
-
 def missing() -> str | None:
     """What the machine lacks."""
     if shutil.which("cargo") is None:
@@ -59,7 +54,7 @@ def missing() -> str | None:
 
 def build() -> Path:
     """Builds the targets; returns where they are."""
-    host = platform()
+    host = builds.triple()
     environment = {**os.environ, "RUSTFLAGS": " ".join(FLAGS), "CARGO_TARGET_DIR": str(TARGET / "fuzz")}
     command = ["cargo", "build", "--quiet", "--release", "--locked", "--target", host]
     subprocess.run(command, cwd=FOLDER, env=environment, check=True)
@@ -115,8 +110,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add what is found to the corpus, and minimise it")
     options = parser.parse_args()
     if why := missing():
-        print(json.dumps({"skipped": why}))
-        return
+        builds.skip(why)
     names = options.targets.split(",") if options.targets else NAMES
     seed = options.seed if options.seed is not None else random.randrange(1, 1 << 31)
     folder = build()
@@ -124,8 +118,7 @@ def main() -> None:
     for name in names:
         count, bad = fuzz(folder / name, max(1, options.seconds // len(names)), seed, options.keep)
         tried, failed = tried + count, failed + bad
-    print(json.dumps({"tried": tried, "failed": failed}))
-    sys.exit(1 if failed else 0)
+    builds.finish(tried, failed)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import logging
 import os
 import random
-import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+import builds
+import hostile
 
 LAB = Path(__file__).resolve().parent
 sys.path.append(str(LAB.parent / "tests"))
@@ -61,7 +62,7 @@ async def attack(rounds: Any, first: int, seconds: float, count: int) -> int:
             assert not reports, f"round {number}, {play.__name__}: {reports[:2]}"
             if time.monotonic() > deadline:
                 break
-        tried += number + 1 - first - tried
+        tried = number + 1 - first
         gc.collect()
         now = set(os.listdir("/proc/self/fd"))
         files = files or now
@@ -74,32 +75,15 @@ async def attack(rounds: Any, first: int, seconds: float, count: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Play hostile peers of streams, datagrams and children.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, help="the number of the first round")
-    parser.add_argument("--count", type=int, default=1 << 40, help="how many rounds, at most")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = hostile.options("Play hostile peers of streams, datagrams and children.", "round")
     if options.child:
         child(options)
         return
-    seed = options.seed if options.seed is not None else random.randrange(1 << 40)
-    arguments = ["--seed", str(seed), "--seconds", str(options.seconds), "--count", str(options.count), "--child"]
-    command = [sys.executable, "-X", "faulthandler", __file__, *arguments]
-    tried, why = 0, ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 100)
-        if done.returncode == 0:
-            tried = int(done.stdout)
-        else:
-            why = f"ends with {done.returncode}\n{done.stderr[-3000:]}"
-    except subprocess.TimeoutExpired:
-        why = "hangs"
-    print(f"{tried} rounds from {seed} on")
+    tried, why = hostile.attack(options, options.seconds, 100)
+    print(f"{tried} rounds from {options.seed} on")
     if why:
-        print(f"FAILED, from round {seed} on: {why}")
-    print(json.dumps({"tried": tried, "failed": int(bool(why))}))
-    sys.exit(1 if why else 0)
+        print(f"FAILED, from round {options.seed} on: {why}")
+    builds.finish(tried, int(bool(why)))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import logging
 import os
-import random
 import resource
 import ssl
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+import builds
+import hostile
 
 LAB = Path(__file__).resolve().parent
 sys.path.append(str(LAB.parent / "tests"))
@@ -72,35 +72,20 @@ def child(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Feed TLS layers with mutated streams.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, help="the number of the first stream")
-    parser.add_argument("--count", type=int, default=1 << 40, help="how many streams on each engine, at most")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = hostile.options("Feed TLS layers with mutated streams.", "stream")
     if options.child:
         child(options)
         return
-    seed = options.seed if options.seed is not None else random.randrange(1 << 40)
     tried = failed = 0
     for engine in ENGINES:
-        seconds = options.seconds / len(ENGINES)
-        arguments = ["--seed", str(seed), "--seconds", str(seconds), "--count", str(options.count), "--child"]
-        command = [sys.executable, "-X", "faulthandler", __file__, *arguments]
-        environment = {**os.environ, "RLOOP_TLS_ENGINE": engine}
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 120)
-            why = "" if done.returncode == 0 else f"ends with {done.returncode}\n{done.stderr[-3000:]}"
-        except subprocess.TimeoutExpired:
-            why = "hangs"
+        count, why = hostile.attack(options, options.seconds / len(ENGINES), 120, RLOOP_TLS_ENGINE=engine)
         if why:
             failed += 1
-            print(f"FAILED on {engine}, from stream {seed} on: {why}", flush=True)
+            print(f"FAILED on {engine}, from stream {options.seed} on: {why}", flush=True)
         else:
-            tried += int(done.stdout)
-            print(f"{engine}: {int(done.stdout)} streams from {seed} on", flush=True)
-    print(json.dumps({"tried": tried, "failed": failed}))
-    sys.exit(1 if failed else 0)
+            tried += count
+            print(f"{engine}: {count} streams from {options.seed} on", flush=True)
+    builds.finish(tried, failed)
 
 
 if __name__ == "__main__":

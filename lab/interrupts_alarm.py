@@ -1,12 +1,17 @@
-"""The interrupts of interrupts.py: an interval timer whose handler raises KeyboardInterrupt in this thread.
+"""The interrupts of interrupts.py: an interval timer whose handler raises KeyboardInterrupt in this thread. And the
+course of its two programs, which try one thing after the other until there were enough interrupts.
 
 Nothing is checked here.
 """
 
 import contextlib
 import faulthandler
+import importlib
+import json
+import os
 import signal
 import time
+from collections import Counter
 
 # Seconds after which nothing can come any more, and the loop is left.
 LOST = 10
@@ -68,3 +73,21 @@ def frames(error):
     while trace is not None:
         yield trace.tb_frame
         trace = trace.tb_next
+
+
+def play(make, step, loop_name, seed, count, seconds):
+    """Calls `step` with what `make(loop, seed)` returns, the alarm, and a counter of what was tried, until there were
+    `count` interrupts, the time is over, or it returns what was wrong. Prints the report, and ends the process."""
+    loop = importlib.import_module(loop_name).new_event_loop()
+    reports = []
+    loop.set_exception_handler(lambda loop, context: reports.append(context))
+    subject, alarm = make(loop, int(seed)), Alarm()
+    deadline = time.monotonic() + float(seconds)
+    seen: Counter[str] = Counter()
+    wrong: list[str] = []
+    while alarm.interrupts < int(count) and time.monotonic() < deadline and not wrong:
+        wrong = step(subject, alarm, seen)
+    wrong += [f"exception handler: {context}" for context in reports[:5]]
+    print(json.dumps({"interrupts": alarm.interrupts, "seen": seen, "wrong": wrong}), flush=True)
+    # The threads and files are still there; the end of a busy program is checked elsewhere.
+    os._exit(0)

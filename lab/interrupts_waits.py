@@ -10,8 +10,6 @@ interrupts.
 import asyncio
 import contextlib
 import functools
-import importlib
-import json
 import os
 import queue
 import random
@@ -20,11 +18,10 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from interrupts_alarm import LOST, Alarm, Lost, frames
+from interrupts_alarm import LOST, Lost, frames, play
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
 
@@ -254,26 +251,16 @@ def one(alarm, waits, kind):
         behind()
 
 
-def main(loop_name, seed, count, seconds):
-    loop = importlib.import_module(loop_name).new_event_loop()
-    reports = []
-    loop.set_exception_handler(lambda loop, context: reports.append(context))
-    waits, alarm = Waits(loop, int(seed)), Alarm()
-    deadline = time.monotonic() + float(seconds)
-    seen: Counter[str] = Counter()
-    wrong: list[str] = []
-    while alarm.interrupts < int(count) and time.monotonic() < deadline and not wrong:
-        kind = waits.random.choice(KINDS + FUTURES)
-        try:
-            seen[f"waits for {kind.__name__}"] += 1
-            one(alarm, waits, kind)
-        except Lost:
-            wrong.append(f"{kind.__name__}: the wait never ended, after {alarm.interrupts} interrupts")
-    wrong += [f"exception handler: {context}" for context in reports[:5]]
-    print(json.dumps({"interrupts": alarm.interrupts, "seen": seen, "wrong": wrong}), flush=True)
-    # The threads and files are still there; the end of a busy program is checked elsewhere.
-    os._exit(0)
+def step(waits, alarm, seen):
+    """One wait; returns what was wrong."""
+    kind = waits.random.choice(KINDS + FUTURES)
+    seen[f"waits for {kind.__name__}"] += 1
+    try:
+        one(alarm, waits, kind)
+    except Lost:
+        return [f"{kind.__name__}: the wait never ended, after {alarm.interrupts} interrupts"]
+    return []
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    play(Waits, step, *sys.argv[1:])

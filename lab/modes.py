@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import builds
 import faults_build
 
 LAB = Path(__file__).resolve().parent
@@ -91,8 +91,7 @@ def main() -> None:
         failed += [f"{mode} {test}" for test in failures]
         print(f"{mode} {path}: {passed} passed, {len(failures)} failed", flush=True)
     print(*failed, sep="\n")
-    print(json.dumps({"tried": tried, "failed": len(failed)}))
-    sys.exit(1 if failed else 0)
+    builds.finish(tried, len(failed))
 
 
 if __name__ == "__main__":

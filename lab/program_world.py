@@ -23,7 +23,7 @@ from typing import Any
 from program_connections import Connections
 from program_steps import Do, Program, When
 
-# A program that goes on for longer hangs.
+# A program that takes longer than this counts as hanging.
 LIMIT = 10
 # After so many rounds something happens for ever.
 MOST_ROUNDS = 300

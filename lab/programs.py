@@ -30,6 +30,7 @@ from typing import Any
 LAB = Path(__file__).resolve().parent
 sys.path.append(str(LAB.parent / "tests"))
 
+import builds  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis.errors import Flaky  # noqa: E402
 from program_connections import KINDS, STREAMS  # noqa: E402
@@ -232,8 +233,7 @@ def main() -> None:
         number += 1
         if result["tried"] >= options.programs:
             break
-    print(json.dumps({"tried": tried, "failed": len(failures)}))
-    sys.exit(1 if failures else 0)
+    builds.finish(tried, len(failures))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import builds
 from soak_chart import chart
 from soak_figures import judge, percentiles
 
@@ -267,8 +268,7 @@ def main():
     wrong += judge(rounds)
     for text in wrong:
         print(f"FAILED: {text}", flush=True)
-    print(json.dumps({"tried": rounds[-1]["connections"] if rounds else 0, "failed": len(wrong)}))
-    sys.exit(bool(wrong))
+    builds.finish(rounds[-1]["connections"] if rounds else 0, len(wrong))
 
 
 if __name__ == "__main__":

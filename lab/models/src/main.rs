@@ -94,7 +94,7 @@ impl Loop {
         true
     }
 
-    /// Takes turns until so many entries have come. If a wake-up is lost, this never ends.
+    /// Runs turns of the loop until it has received this number of entries. If a wake-up is lost, this never ends.
     fn receive(&self, count: usize) -> Vec<u32> {
         let (mut ready, mut received) = (ReadyQueue::new(), Vec::new());
         while received.len() < count {
