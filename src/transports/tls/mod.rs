@@ -40,7 +40,7 @@ use super::sender::Sender;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
-use crate::error::{leaves_the_loop, no_memory};
+use crate::error::{Message, leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
@@ -134,7 +134,7 @@ impl TlsLayer {
 
     /// What encrypts and decrypts; an error before `_open`.
     fn engine(&self) -> PyResult<&Engine> {
-        self.engine.get().ok_or_else(|| PyRuntimeError::new_err("the TLS layer is not open"))
+        self.engine.get().ok_or_else(|| PyRuntimeError::new_err(Message("the TLS layer is not open")))
     }
 
     /// The transport below. Unless it is a stream of ours it is called by asyncio's methods.
@@ -268,10 +268,10 @@ impl TlsLayer {
                     _ => Ok(()),
                 }
             }
-            next => Err(PyRuntimeError::new_err(format!(
+            next => Err(PyRuntimeError::new_err(Message(format!(
                 "cannot switch state from {:?} to {next:?}",
                 self.phase()
-            ))),
+            )))),
         }
     }
 
