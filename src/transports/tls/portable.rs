@@ -102,7 +102,9 @@ impl Portable {
                 calls::method(self.object.bind(py), &names(py)?.read, [size.as_any()]).map(Bound::unbind)
             })?;
             let Some(data) = data else {
-                // The object has read all that it had, and there was nothing for the program in it.
+                // The object has read all that it had, and there was nothing for the program in it. It may have
+                // answered.
+                self.collect(py)?;
                 self.state.with(py, |state| (state.ready, state.loose) = (false, false));
                 continue;
             };
