@@ -154,7 +154,8 @@ fn epoll_readiness(flags: u32) -> Readiness {
 #[cfg(target_os = "linux")]
 fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
-        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        // Not `as libc::time_t`: the libc crate has that name marked as deprecated for musl.
+        tv_sec: (ns / 1_000_000_000) as _,
         tv_nsec: (ns % 1_000_000_000) as libc::c_long,
     }
 }
