@@ -237,8 +237,9 @@ def test_an_idle_loop_is_no_stall():
 
 def test_two_watches():
     async def main():
-        block_in_sleep(first)
-        second.begun.wait()
+        # Each of the two gets the messages of both.
+        while len(first.messages) < 2:
+            time.sleep(0.01)
         await until(first.over)
         await until(second.over)
 
