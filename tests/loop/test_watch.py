@@ -369,6 +369,31 @@ def test_the_stack_is_written_while_the_gil_is_kept():
         assert any(line.endswith("in block") for line in lines[2:])
 
 
+def test_a_stall_that_is_over_before_its_report():
+    """The GIL is kept until the turn is over. There is one report, with the stack that was written without the GIL."""
+    result = program("""
+        import ctypes
+        reader, writer = os.pipe()
+        stderr = os.dup(2)
+        # While other threads ask for the GIL, it is not handed over between two bytecodes.
+        sys.setswitchinterval(20)
+        c = ctypes.PyDLL(None)
+        def block():
+            c.dup2(writer, 2)
+            c.read(reader, ctypes.create_string_buffer(100_000), 100_000)
+            c.dup2(stderr, 2)
+        def on_stall(stall):
+            print(stall.task, stall.handle, "in block" in stall.stack, begun.is_set())
+            over.set()
+        logging.basicConfig(format="%(message)s")
+        rloop.watch(0.05, on_stall)
+        rloop.run(main())
+    """)
+    assert (result.returncode, result.stdout) == (0, f"None None {HAS_DUMP} False\n"), result.stderr
+    assert " was blocked for 0." in result.stderr
+    assert ("in block" in result.stderr) is HAS_DUMP
+
+
 def test_by_the_environment():
     result = program(
         """
