@@ -34,10 +34,12 @@ CARGO = ("--quiet", "--locked")
 STRICT = ("--", "-D", "warnings")
 # Cargo's options for the crate with the features that Rust programs use to host Python.
 EMBED = ("--package", "rloop", "--no-default-features", "--features", "tokio")
-# The Rust programs in benchmarks/ and examples/ are workspaces of their own.
+# The Rust programs in benchmarks/, examples/ and lab/ are workspaces of their own.
 BENCHMARKS = ("--manifest-path", "benchmarks/Cargo.toml")
 HOSTS = ("--manifest-path", "examples/Cargo.toml")
-WORKSPACES = ((), BENCHMARKS, HOSTS)
+FUZZERS = ("--manifest-path", "lab/fuzz/Cargo.toml")
+MODELS = ("--manifest-path", "lab/models/Cargo.toml")
+WORKSPACES = ((), BENCHMARKS, HOSTS, FUZZERS, MODELS)
 # Every folder with Python files.
 PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "lab", "tools", "src/embed")
 # What `make build` installs beside rloop: whatever tests, checks and examples need.
@@ -223,7 +225,8 @@ def clippy() -> None:
     for features in ([], ["--no-default-features"]):
         run("cargo", "clippy", *CARGO, "--package", "rloop", *features, *STRICT, **module)
     run("cargo", "clippy", *CARGO, *EMBED, "--lib", "--test", "embed", *STRICT, PYO3_PYTHON=command)
-    for workspace in (BENCHMARKS, HOSTS):
+    fuzzers = [FUZZERS] if machine.has_cpp() else []
+    for workspace in (BENCHMARKS, HOSTS, *fuzzers, MODELS):
         run("cargo", "clippy", *CARGO, *workspace, *STRICT, PYO3_PYTHON=command)
 
 

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyString};
 use super::fastcall::caught;
 use super::new::{self, intern};
 use super::profiling::ProfileFunction;
+use crate::error::Message;
 
 macro_rules! names {
     (
@@ -137,7 +138,10 @@ impl Names {
 
 #[inline]
 fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-    names.cast::<PyDict>()?.get_item(name)?.ok_or_else(|| PyAttributeError::new_err(name.to_string()))
+    names
+        .cast::<PyDict>()?
+        .get_item(name)?
+        .ok_or_else(|| PyAttributeError::new_err(Message(name.to_string())))
 }
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();
@@ -150,5 +154,7 @@ pub fn set_package(py: Python<'_>, package: Package) -> PyResult<()> {
 /// The table. Fails only while the package `rloop` is not imported completely.
 #[inline]
 pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
-    NAMES.get(py).ok_or_else(|| PyRuntimeError::new_err("the package rloop is not imported completely"))
+    NAMES
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err(Message("the package rloop is not imported completely")))
 }

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 
 use super::flow::Signal;
 use crate::core::LoopCore;
-use crate::error::leaves_the_loop;
+use crate::error::{Message, leaves_the_loop};
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
@@ -90,7 +90,7 @@ pub fn get_buffer<'py>(
         };
         let buffer = calls::method(protocol, &names.get_buffer, [hint.as_any()])?;
         if buffer.len()? == 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            return Err(PyRuntimeError::new_err(Message("get_buffer() returned an empty buffer")));
         }
         Ok(buffer)
     };
@@ -177,17 +177,19 @@ impl<'py> Reporter<'_, 'py> {
 
     /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
     pub fn debug(&self, format: &str) -> PyResult<()> {
-        self.log("debug", (format, self.transport), None)
+        self.log("debug", (new::string(self.transport.py(), format)?, self.transport), None)
     }
 
     /// As [`Reporter::debug`], at the level `info`.
     pub fn info(&self, format: &str) -> PyResult<()> {
-        self.log("info", (format, self.transport), None)
+        self.log("info", (new::string(self.transport.py(), format)?, self.transport), None)
     }
 
     /// In debug mode, logs an error that is not reported.
     pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
-        self.log("debug", ("%r: %s", self.transport, message), Some(error))
+        let py = self.transport.py();
+        let (format, message) = (new::string(py, "%r: %s")?, new::string(py, message)?);
+        self.log("debug", (format, self.transport, message), Some(error))
     }
 
     /// `logger.level(*args, exc_info=error)`, in debug mode.

@@ -142,7 +142,7 @@ impl DatagramTransport {
             this.state.with(py, |state| state.side.readable = false);
             return Ok(());
         }
-        let received = socket.call_method1(&this.core.names.recvfrom, (most,));
+        let received = socket.call_method1(&this.core.names.recvfrom, (new::int(py, most)?,));
         match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
             Ok((data, address)) => {
                 let empty = this.sequenced && !data.is_truthy(py)?;
