@@ -35,6 +35,7 @@ PROMISES = {
 DECLARATIONS = {
     "py/audit.rs",
     "py/bytes.rs",
+    "py/calls.rs",
     "py/thread_end.rs",
     "reactor/sys/addresses.rs",
 }
