@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._loop import Loop, run
 from ._metrics import Histogram, Metrics, all_metrics
+from ._openmetrics import openmetrics
 from ._rloop import __version__, new_event_loop
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
 
-__all__ = ("Histogram", "Loop", "Metrics", "__version__", "all_metrics", "new_event_loop", "run")
+__all__ = ("Histogram", "Loop", "Metrics", "__version__", "all_metrics", "new_event_loop", "openmetrics", "run")
 
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
@@ -40,7 +41,7 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Histogram, Loop, Metrics, all_metrics, new_event_loop, run):
+for _public in (Histogram, Loop, Metrics, all_metrics, new_event_loop, openmetrics, run):
     _public.__module__ = __name__
 del _public
 

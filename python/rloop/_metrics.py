@@ -206,13 +206,15 @@ def metrics(loop: EventLoop) -> Metrics:
     return from_figures(figures, time.monotonic_ns())
 
 
-# Every loop that was made in this process and not closed, by its id. Programs may give a loop any hash.
-_open: dict[int, weakref.ref[EventLoop]] = {}
+# Every loop that was made in this process and not closed, with its number, by its id. A program can give its loops a hash of
+# their own.
+_open: dict[int, tuple[int, weakref.ref[EventLoop]]] = {}
+_numbers = itertools.count(1)
 
 
 def opened(loop: EventLoop) -> None:
     """Note a loop that was just made."""
-    _open[id(loop)] = weakref.ref(loop)
+    _open[id(loop)] = (next(_numbers), weakref.ref(loop))
 
 
 def closed(loop: EventLoop) -> None:
@@ -220,12 +222,12 @@ def closed(loop: EventLoop) -> None:
     _open.pop(id(loop), None)
 
 
-def open_loops() -> list[EventLoop]:
-    """Every open loop of this process, oldest first."""
-    loops = [known() for known in list(_open.values())]
-    return [loop for loop in loops if loop is not None and not loop.is_closed()]
+def numbered_loops() -> list[tuple[int, EventLoop]]:
+    """Every open loop of this process, oldest first, each with its number. The first loop of a process has number 1."""
+    loops = [(number, known()) for number, known in list(_open.values())]
+    return [(number, loop) for number, loop in loops if loop is not None and not loop.is_closed()]
 
 
 def all_metrics() -> dict[EventLoop, Metrics]:
     """The figures of every open loop of this process, by loop. Callable from any thread."""
-    return {loop: metrics(loop) for loop in open_loops()}
+    return {loop: metrics(loop) for _, loop in numbered_loops()}
