@@ -206,8 +206,8 @@ def metrics(loop: EventLoop) -> Metrics:
     return from_figures(figures, time.monotonic_ns())
 
 
-# Every loop that was made in this process and not closed, with its number, by its id. A program can give its loops a hash of
-# their own.
+# Every loop that was made in this process and not closed, with its number, by its id. Programs can define the
+# hash of their loops.
 _open: dict[int, tuple[int, weakref.ref[EventLoop]]] = {}
 _numbers = itertools.count(1)
 
