@@ -3,7 +3,8 @@
     asyncio.run(main(), loop_factory=rloop.new_event_loop)
 
 Only the names of the package live here. The loop is in `_loop.py`, on top of the extension module `_rloop`. The event
-loop policies, which asyncio is giving up, are in `_policy.py`. `python -m rloop` says what is installed.
+loop policies, which asyncio is giving up, are in `_policy.py`, the figures of a loop in `_metrics.py`. `python -m
+rloop` says what is installed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ._loop import Loop, run
+from ._metrics import Histogram, Metrics, all_metrics
+from ._openmetrics import openmetrics
 from ._rloop import __version__, new_event_loop
 from ._watch import Stall, Watch, watch, watch_by_environment
 
@@ -20,7 +23,19 @@ if TYPE_CHECKING:
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
 
-__all__ = ("Loop", "Stall", "Watch", "__version__", "new_event_loop", "run", "watch")
+__all__ = (
+    "Histogram",
+    "Loop",
+    "Metrics",
+    "Stall",
+    "Watch",
+    "__version__",
+    "all_metrics",
+    "new_event_loop",
+    "openmetrics",
+    "run",
+    "watch",
+)
 
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
@@ -39,7 +54,7 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Loop, Stall, Watch, new_event_loop, run, watch):
+for _public in (Histogram, Loop, Metrics, Stall, Watch, all_metrics, new_event_loop, openmetrics, run, watch):
     _public.__module__ = __name__
 del _public
 

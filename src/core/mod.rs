@@ -37,6 +37,7 @@ use crate::py::names::{Names, names};
 use crate::py::thread_end;
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
+use crate::reactor::metrics::Figures;
 use crate::reactor::ready::{Inbox, ReadyQueue};
 use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
@@ -95,6 +96,8 @@ pub struct LoopCore {
     waker: Arc<Waker>,
     /// The loop's clock.
     pub clock: Clock,
+    /// What `loop.metrics()` shows. The transports count here, too.
+    pub figures: Arc<Figures>,
     /// True if a subclass, or this loop alone, has its own `time()`. Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
     /// True if `call_later` must call the methods `time` and `call_at`, because they are the program's own.
@@ -164,6 +167,7 @@ impl LoopCore {
             inbox: Inbox::new(),
             waker,
             clock: Clock,
+            figures: Arc::new(Figures::new()),
             custom_time: AtomicBool::new(false),
             timers_by_methods: AtomicBool::new(true),
             waits_by_program: AtomicBool::new(false),

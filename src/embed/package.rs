@@ -23,6 +23,8 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop._getaddrinfo": "_getaddrinfo.py",
     "rloop._loop": "_loop.py",
     "rloop._inside": "_inside.py",
+    "rloop._metrics": "_metrics.py",
+    "rloop._openmetrics": "_openmetrics.py",
     "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",
     "rloop._processes": "_processes.py",

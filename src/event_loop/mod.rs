@@ -29,6 +29,7 @@ use crate::py::cell::LoopCell;
 use crate::py::fastcall;
 use crate::py::made::{Made, derefs_to_made};
 use crate::py::new;
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
@@ -200,6 +201,17 @@ impl EventLoop {
     /// `until_stopped`: the next `_run_once()` runs turns until `stop()` was called. Otherwise it runs one turn.
     fn _begin_run(&self, until_stopped: bool) {
         self.core.until_stopped.store(until_stopped, Relaxed);
+    }
+
+    /// The loop's figures, for `_metrics.py`: see `src/reactor/metrics.rs` for their order.
+    fn _figures(&self, py: Python<'_>) -> Vec<u64> {
+        self.core.read_figures(py)
+    }
+
+    /// Counts a TLS handshake that is over.
+    fn _count_handshake(&self, done: bool) {
+        let figure = if done { Figure::HandshakesDone } else { Figure::HandshakesFailed };
+        self.core.figures.add(figure, 1);
     }
 
     /// Sends what transports keep back.
