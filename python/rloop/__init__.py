@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ._dump import dump
+from ._dump_on import dump_on
 from ._loop import Loop, run
 from ._rloop import __version__, new_event_loop
 from ._watch import Stall, Watch, watch, watch_by_environment
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
 
-__all__ = ("Loop", "Stall", "Watch", "__version__", "dump", "new_event_loop", "run", "watch")
+__all__ = ("Loop", "Stall", "Watch", "__version__", "dump", "dump_on", "new_event_loop", "run", "watch")
 
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
@@ -40,7 +41,7 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Loop, Stall, Watch, dump, new_event_loop, run, watch):
+for _public in (Loop, Stall, Watch, dump, dump_on, new_event_loop, run, watch):
     _public.__module__ = __name__
 del _public
 
