@@ -13,31 +13,39 @@
 
 #![deny(missing_docs)]
 
+// Every module has `cfg(unix)`, so that this sentence is the only error on Windows.
+#[cfg(not(unix))]
+compile_error!(
+    "rloop does not run on Windows: it needs a Unix system, and is made for Linux. On Windows use asyncio's own loop."
+);
+
 // These two are public only so that they can be tested without Python. The API for hosts is `embed`.
+#[cfg(unix)]
 #[doc(hidden)]
 pub mod reactor;
+#[cfg(unix)]
 #[doc(hidden)]
 pub mod transports;
 
-#[cfg(feature = "embed")]
+#[cfg(all(unix, feature = "embed"))]
 pub mod embed;
 
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod core;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod error;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod event_loop;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod handle;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod py;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod run;
 
 /// The extension module `rloop._rloop`. `gil_used`: it needs the GIL, which free-threaded builds of CPython turn on
 /// then.
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 #[pyo3::pymodule(gil_used = true)]
 mod _rloop {
     use pyo3::prelude::*;

@@ -9,10 +9,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::prelude::*;
-#[cfg(feature = "embed")]
-use pyo3::types::PyString;
-
 use crate::core::{Due, Entry, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Handle;
@@ -20,10 +16,12 @@ use crate::py::calls;
 use crate::py::context::{EmptyBatch, EmptyContext};
 use crate::py::exception_handler;
 use crate::py::fastcall::panic_error;
+use crate::py::new;
 use crate::py::thread_end;
 use crate::reactor::Poller;
 use crate::reactor::clock::seconds;
 use crate::reactor::token::Token;
+use pyo3::prelude::*;
 
 /// The longest wait in one poll, in nanoseconds: a day (asyncio's `MAXIMUM_SELECT_TIMEOUT`).
 const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;
@@ -309,7 +307,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
         Entry::Handle(handle) => Some(handle.bind(py).clone().into_any()),
         Entry::Io(token) => core.subject_of(py, *token),
         #[cfg(feature = "embed")]
-        Entry::Job(_) => Some(PyString::new(py, "a callback of the host").into_any()),
+        Entry::Job(_) => new::string(py, "a callback of the host").ok().map(Bound::into_any),
     };
     let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
     // A subclass may have a `__setattr__` of its own. If that raises, the entry must run all the same.
@@ -321,7 +319,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     result.and(noted).and(forgotten)?;
     let limit: f64 = event_loop.getattr(&names.slow_callback_duration)?.extract()?;
     if seconds >= limit {
-        event_loop.call_method1(&names._slow_callback, (subject, seconds))?;
+        event_loop.call_method1(&names._slow_callback, (subject, new::float(py, seconds)?))?;
     }
     Ok(())
 }
@@ -380,11 +378,10 @@ pub fn run_taken(py: Python<'_>, core: &LoopCore, entry: Entry) -> PyResult<()> 
 /// Waits by calling `loop._selector.select`, which the program has replaced.
 #[cold]
 fn wait_by_program(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
-    let seconds = timeout.map(seconds);
-    calls::method(
-        &event_loop.getattr(&core.names._selector)?,
-        &core.names.select,
-        [seconds.into_pyobject(event_loop.py())?.as_any()],
-    )
-    .map(drop)
+    let py = event_loop.py();
+    let seconds = match timeout {
+        Some(timeout) => new::float(py, seconds(timeout))?.into_any(),
+        None => py.None().into_bound(py),
+    };
+    calls::method(&event_loop.getattr(&core.names._selector)?, &core.names.select, [&seconds]).map(drop)
 }

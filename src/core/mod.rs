@@ -28,7 +28,7 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
@@ -243,9 +243,9 @@ impl LoopCore {
     /// `BaseEventLoop._check_thread`, for debug mode.
     pub fn check_thread(&self) -> PyResult<()> {
         if self.is_running() && !self.is_own_thread() {
-            return Err(PyRuntimeError::new_err(
+            return Err(PyRuntimeError::new_err(Message(
                 "Non-thread-safe operation invoked on an event loop other than the current one",
-            ));
+            )));
         }
         Ok(())
     }
@@ -309,5 +309,5 @@ fn is_live(timer: &Py<TimerHandle>) -> bool {
 
 /// The exception for everything that is asked of a closed loop.
 fn closed_error() -> PyErr {
-    PyRuntimeError::new_err("Event loop is closed")
+    PyRuntimeError::new_err(Message("Event loop is closed"))
 }

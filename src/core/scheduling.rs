@@ -220,7 +220,11 @@ impl LoopCore {
         self.names
             .logger
             .bind(py)
-            .call_method(intern!(py, "debug")?, ("The loop could not be woken",), Some(&keywords))
+            .call_method(
+                intern!(py, "debug")?,
+                (new::string(py, "The loop could not be woken")?,),
+                Some(&keywords),
+            )
             .map(drop)
     }
 

@@ -20,4 +20,5 @@ pub mod profiling;
 pub mod references;
 pub mod sockaddr;
 pub mod stack_dump;
+pub mod streams;
 pub mod thread_end;

@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, State};
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::Arguments;
@@ -173,7 +173,7 @@ impl DatagramTransport {
                     && !own.eq(given)?
                 {
                     let text = format!("Invalid address: must be None or {}", own.str()?);
-                    return Err(PyValueError::new_err(text));
+                    return Err(PyValueError::new_err(Message(text)));
                 }
                 Some(own.clone())
             }
@@ -234,7 +234,8 @@ impl DatagramTransport {
                 Target::Address(address) => Some(sockaddr::to_python(py, &address)?),
                 Target::Python(address) => Some(address.into_bound(py)),
             };
-            Ok((new::bytes(py, &data)?, address).into_pyobject(py)?.into_any())
+            let address = address.unwrap_or_else(|| py.None().into_bound(py));
+            Ok(new::tuple(py, [new::bytes(py, &data)?.into_any(), address])?.into_any())
         });
         rows.collect()
     }

@@ -17,6 +17,7 @@ use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::made::Made;
+use crate::py::new::Size;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::class::transport_class;
@@ -213,8 +214,8 @@ impl ReadPipeTransport {
 transport_class! { ReadPipeTransport(Shell<Reading>) shown as read_pipe_transport, with reads {
     /// How many bytes one read takes at most.
     #[getter]
-    fn max_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.side.size.most())
+    fn max_size(&self, py: Python<'_>) -> Size {
+        Size(self.state.with(py, |state| state.side.size.most()))
     }
 
     #[setter]

@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use super::reading::{READ_FAILED, Reading};
 use super::{State, StreamTransport};
-use crate::py::new;
+use crate::py::new::{self, intern};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Queue;
@@ -30,9 +30,9 @@ impl StreamTransport {
             return Ok(());
         }
         let (method, argument) = if reading.buffered {
-            ("recv_into", protocol::get_buffer(names, &reading.protocol, None)?)
+            (intern!(py, "recv_into")?, protocol::get_buffer(names, &reading.protocol, None)?)
         } else {
-            ("recv", new::int(py, most)?.into_any())
+            (intern!(py, "recv")?, new::int(py, most)?.into_any())
         };
         let received = socket.call_method1(method, (argument,)).and_then(|received| {
             let nothing = !received.is_truthy()?;

@@ -19,7 +19,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use super::{State, StreamTransport};
 use crate::core::LoopCore;
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
 use crate::py::fastcall::Arguments;
 use crate::reactor::readiness::Readiness;
@@ -243,10 +243,10 @@ impl State {
     #[cold]
     fn refusal_of_writes(&self, method: &str) -> PyErr {
         if self.life.write_ended() {
-            return PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()"));
+            return PyRuntimeError::new_err(Message(format!("Cannot call {method} after write_eof()")));
         }
         let verb = method.trim_end_matches("()");
-        PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress"))
+        PyRuntimeError::new_err(Message(format!("unable to {verb}; sendfile is in progress")))
     }
 
     /// One write. Err: the program has ended its writing itself.
