@@ -50,7 +50,9 @@ mod run;
 mod _rloop {
     use pyo3::prelude::*;
 
-    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop};
+    use crate::event_loop::{
+        EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+    };
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
     use crate::transports::datagram::DatagramTransport;
@@ -81,6 +83,7 @@ mod _rloop {
         module.add_class::<WritePipeTransport>()?;
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
+        module.add_function(wrap_pyfunction!(relay_once, module)?)?;
         #[cfg(feature = "faults")]
         crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;

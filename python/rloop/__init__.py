@@ -12,6 +12,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ._dump import dump
+from ._dump_on import dump_on
 from ._loop import Loop, run
 from ._metrics import Histogram, Metrics, all_metrics
 from ._openmetrics import openmetrics
@@ -31,6 +33,8 @@ __all__ = (
     "Watch",
     "__version__",
     "all_metrics",
+    "dump",
+    "dump_on",
     "new_event_loop",
     "openmetrics",
     "run",
@@ -54,9 +58,10 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Histogram, Loop, Metrics, Stall, Watch, all_metrics, new_event_loop, openmetrics, run, watch):
+_PUBLIC = (Histogram, Loop, Metrics, Stall, Watch, all_metrics, dump, dump_on, new_event_loop, openmetrics, run, watch)
+for _public in _PUBLIC:
     _public.__module__ = __name__
-del _public
+del _public, _PUBLIC
 
 watch_by_environment()
 del watch_by_environment

@@ -40,6 +40,7 @@ __all__ = [
     "__version__",
     "complete",
     "new_event_loop",
+    "relay_once",
 ]
 
 __version__: str
@@ -478,3 +479,4 @@ def complete(
     outside_tasks: Callable[[], None],
 ) -> None: ...
 def new_event_loop() -> Loop: ...
+def relay_once(reader: int, to: int) -> bool: ...

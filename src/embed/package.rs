@@ -19,6 +19,8 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
     "rloop.__main__": "__main__.py",
     "rloop._base": "_base.py",
+    "rloop._dump": "_dump.py",
+    "rloop._dump_on": "_dump_on.py",
     "rloop._executors": "_executors.py",
     "rloop._getaddrinfo": "_getaddrinfo.py",
     "rloop._loop": "_loop.py",

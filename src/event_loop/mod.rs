@@ -9,6 +9,7 @@
 pub mod faults;
 mod inside;
 mod package;
+mod relay;
 mod scheduling;
 mod sockets;
 mod watcher;
@@ -42,6 +43,7 @@ use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
+pub use relay::relay_once;
 pub use scheduling::add_raw_methods;
 pub use watcher::Watcher;
 

@@ -198,11 +198,11 @@ impl Shared {
             seconds(counted),
             stack.as_deref().unwrap_or("")
         );
-        // If stderr is closed, nobody is told before the GIL is free.
-        _ = std::io::stderr().write_all(text.as_bytes());
         if let Some(stall) = self.found().stalls.get_mut(&number) {
             stall.stack = stack;
         }
+        // If stderr is closed, nobody is told before the GIL is free.
+        _ = std::io::stderr().write_all(text.as_bytes());
     }
 
     fn end(&self, watched: &mut WatchedLoop) {

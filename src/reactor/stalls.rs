@@ -69,10 +69,10 @@ impl Watched {
         let (before, now) = (self.last.thread, sample.thread);
         let step = sample.now.saturating_sub(self.last.now).min(longest_step);
         // The kernel adds to `waited` when the wait ends. A thread that is ready and has not run still waits.
-        let waits = now.is_ready
-            && now.ran == before.ran
-            && now != Scheduling { is_ready: true, ..Default::default() };
-        let counts = if waits { 0 } else { step.saturating_sub(now.waited.saturating_sub(before.waited)) };
+        let waits = now.is_ready && now.ran == before.ran;
+        let blocked = if waits { 0 } else { step.saturating_sub(now.waited.saturating_sub(before.waited)) };
+        // What was waited may belong to earlier steps, of which it was taken off already. Time on a processor counts.
+        let counts = blocked.max(now.ran.saturating_sub(before.ran).min(step));
         self.counted + counts
     }
 }
@@ -135,6 +135,14 @@ mod tests {
         assert_eq!(stalls((0..90).map(|step| at(step, step * (STEP - 1), step))), 0);
         // It does not run at all, and the kernel says so afterwards.
         assert_eq!(stalls((0..90).map(|step| at(step, if step == 89 { 890 } else { 0 }, 1))), 0);
+        // It waits for one step and runs for the next, and the kernel tells of the wait when it is over.
+        let by_turns = |step: u64| at(step, step / 2 * STEP, step.div_ceil(2) * STEP);
+        let counted = |steps: u64| {
+            let mut watched = Watched::default();
+            (0..steps).for_each(|step| _ = watched.look(by_turns(step), u64::MAX, 2 * STEP));
+            watched.counted()
+        };
+        assert_eq!(counted(41), 20 * STEP);
         // It runs all the time.
         assert_eq!(stalls((0..90).map(|step| at(step, 0, step * STEP))), 1);
     }
