@@ -100,7 +100,7 @@ def rust_documentation(function: str, path: str) -> str:
 
 
 def write(folder: Path) -> list[str]:
-    """Write all pages, and the drawings of docs/, into an emptied folder. Returns the pages' names."""
+    """Write all pages, and the drawings and the style sheet of docs/, into an emptied folder. Returns the pages' names."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pages = {name: page(source) for source, name in sources().items()}
@@ -108,8 +108,8 @@ def write(folder: Path) -> list[str]:
     pages["reference.md"] = REFERENCE.format(new_event_loop=native)
     for name, text in pages.items():
         (folder / name).write_text(text)
-    for drawing in (ROOT / "docs").glob("*.svg"):
-        shutil.copy(drawing, folder)
+    for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css"]:
+        shutil.copy(file, folder)
     return list(pages)
 
 
