@@ -384,8 +384,13 @@ def bench(*arguments: str) -> None:
     rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
     inside = venv("bench", python, path, *rivals)
-    run(*inside, "benchmarks/bench.py", *arguments)
+    figures = TARGET / "bench.json"
+    run(*inside, "benchmarks/bench.py", "--json", figures, *arguments)
     if not arguments:
+        # docs/performance.md shows each Python on which the whole was measured in this checkout.
+        shutil.copy(figures, TARGET / f"bench-3.{python.minor}.json")
+        measured = sorted(TARGET.glob("bench-3.*.json"))
+        run(*inside, "benchmarks/published.py", *measured)
         run(*inside, "benchmarks/syscalls.py")
         say("Measuring awaits between Rust and Python beside pyo3-async-runtimes")
         environment = machine.libpython(python)
