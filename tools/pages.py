@@ -7,6 +7,7 @@ docs/, files from elsewhere in the repository, and the reference. The theme and 
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 import shutil
@@ -25,26 +26,13 @@ ELSEWHERE = {
 }
 # The section of the navigation for pages of docs/ that it does not name.
 REST = "In operation"
+# The names of the package that it makes only when they are asked for, and those whose methods are asyncio's.
+ON_DEMAND = ("install", "EventLoopPolicy")
+ONLY_ASYNCIO_METHODS = ("Loop", "EventLoopPolicy")
 REFERENCE = """# API reference
 
 Everything that rloop exports. A loop also has the methods of
 [`asyncio.AbstractEventLoop`](compatibility.md#the-methods-of-a-loop), which Python's documentation describes.
-
-::: rloop.new_event_loop
-
-{new_event_loop}
-
-::: rloop.run
-
-::: rloop.Loop
-    options:
-      members: false
-
-::: rloop.install
-
-::: rloop.EventLoopPolicy
-    options:
-      members: false
 """
 
 
@@ -92,20 +80,43 @@ def page(source: str) -> str:
     return text
 
 
-def rust_documentation(function: str, path: str) -> str:
-    """The documentation of a Python function that is written in Rust. The stub, which has its types, has none."""
-    source = (ROOT / path).read_text()
-    [comment] = re.findall(rf"((?:^ *///.*\n)+)(?:^ *#\[.*\n)*^ *pub fn {function}\b", source, re.MULTILINE)
-    return re.sub(r"^ */// ?", "", comment, flags=re.MULTILINE).strip()
+def rust_documentation(name: str) -> str:
+    """The documentation of a Python function or class that is written in Rust, or nothing if `name` is none.
+
+    The stub has the types of these, and no documentation.
+    """
+    item = rf"((?:^ *///.*\n)+)(?:^ *#\[py(?:function|class).*\n)(?:^ *#\[.*\n)*^ *pub (?:fn|struct) {name}\b"
+    for path in sorted((ROOT / "src").rglob("*.rs")):
+        if found := re.search(item, path.read_text(), re.MULTILINE):
+            return re.sub(r"^ */// ?", "", found[1], flags=re.MULTILINE).strip() + "\n"
+    return ""
+
+
+def exports() -> list[str]:
+    """The names that the package exports, its version aside, in the order of its `__all__`."""
+    tree = ast.parse((ROOT / "python" / "rloop" / "__init__.py").read_text())
+    [names] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return [name for name in (*names, *ON_DEMAND) if name != "__version__"]
+
+
+def reference() -> str:
+    """The page of the API. mkdocstrings puts in what `:::` names, from the stub and the docstrings."""
+    text = REFERENCE
+    for name in exports():
+        options = "    options:\n      members: false\n" if name in ONLY_ASYNCIO_METHODS else ""
+        text += f"\n::: rloop.{name}\n{options}\n{rust_documentation(name)}"
+    return text
 
 
 def write(folder: Path) -> list[str]:
-    """Write all pages, and the drawings and the style sheet of docs/, into an emptied folder. Returns the pages' names."""
+    """Write all pages, drawings and the style sheet into an emptied folder. Returns the names of the pages."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    pages = {name: page(source) for source, name in sources().items()}
-    native = rust_documentation("new_event_loop", "src/event_loop/package.rs")
-    pages["reference.md"] = REFERENCE.format(new_event_loop=native)
+    pages = {name: page(source) for source, name in sources().items()} | {"reference.md": reference()}
     for name, text in pages.items():
         (folder / name).write_text(text)
     for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css"]:
