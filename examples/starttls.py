@@ -25,6 +25,7 @@ class Conversation(asyncio.Protocol):
     def __init__(self, context):
         self.context = context
         self.buffer = bytearray()
+        self.upgrading = False
 
     def connection_made(self, transport):
         # This is called once, with the transport in plain text.
@@ -33,12 +34,16 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data):
         self.buffer += data
+        if not self.upgrading:
+            self.read_lines()
+        if len(self.buffer) > LONGEST:
+            self.transport.abort()
+
+    def read_lines(self):
         while (end := self.buffer.find(b"\n")) >= 0:
             line = self.buffer[:end].decode("ascii", "replace").strip()
             del self.buffer[: end + 1]
             self.command(line)
-        if len(self.buffer) > LONGEST:
-            self.transport.abort()
 
     def command(self, line):
         tls = self.transport.get_extra_info("ssl_object")
@@ -52,7 +57,8 @@ class Conversation(asyncio.Protocol):
             # From here on what arrives belongs to the handshake.
             self.transport.pause_reading()
             self.transport.write(b"220 go ahead\n")
-            self.upgrading = asyncio.create_task(self.upgrade())
+            self.upgrading = True
+            self.task = asyncio.create_task(self.upgrade())
         elif line == "SECRET":
             self.transport.write(f"250 {tls.version()}\n".encode() if tls else b"530 only under TLS\n")
         else:
@@ -66,6 +72,11 @@ class Conversation(asyncio.Protocol):
             )
         except OSError as error:  # a handshake that fails, or takes too long, has closed the connection
             print(f"no TLS: {error!r}", flush=True)
+            return
+        # The first encrypted lines can arrive together with the end of the handshake, which is before start_tls() has
+        # returned the transport to answer them with.
+        self.upgrading = False
+        self.read_lines()
 
 
 async def serve(certificate, key, port):

@@ -35,6 +35,7 @@ __all__ = [
     "Timers",
     "TlsLayer",
     "TlsTransport",
+    "Watcher",
     "WritePipeTransport",
     "__version__",
     "complete",

@@ -54,8 +54,7 @@ class Watch:
     def __init__(self, threshold: float, on_stall: _OnStall | None) -> None:
         self._threshold = threshold
         self._on_stall = on_stall
-        # Stalls that were reported and are not over: what is known of each but for its duration, and who blocks the
-        # loop, as part of a sentence.
+        # Stalls whose end was not reported: what is known of each but for its duration, and the end of the text.
         self._open: dict[int, tuple[Stall, str]] = {}
         # What the watcher has measured of stalls whose loop was not there yet to tell.
         self._measured: dict[int, float] = {}
@@ -103,14 +102,15 @@ class Watch:
         if handle is None:
             # In debug mode.
             handle = getattr(loop, "_current_handle", None)
-        if still != turn:
+        if still == turn:
+            stall = Stall(loop, task, handle, "".join(frames.format()), 0.0)
+            text = _by(stall)
+            logger.warning("%r is blocked%s\n%s", loop, text, stall.stack.rstrip())
+        else:
             # The callback has kept the GIL until it was over. What runs now is something else.
             stall = Stall(loop, None, None, stack or "", 0.0)
-        else:
-            stall = Stall(loop, task, handle, "".join(frames.format()), 0.0)
-        by = _by(stall)
-        self._open[number] = stall, by
-        logger.warning("%r is blocked%s\n%s", loop, by, stall.stack.rstrip() or "(no stack)")
+            text = "\n" + (stall.stack.rstrip() or "(its stack could not be taken)")
+        self._open[number] = stall, text
         try:
             loop.call_soon_threadsafe(self._end_on_loop, number)
         except RuntimeError:
@@ -128,9 +128,9 @@ class Watch:
         known, measured = self._open.pop(number, None), self._measured.pop(number, 0.0)
         if known is None:
             return
-        stall, by = known
+        stall, text = known
         stall = dataclasses.replace(stall, duration=measured if duration is None else duration)
-        logger.warning("%r was blocked for %.3f seconds%s", stall.loop, stall.duration, by)
+        logger.warning("%r was blocked for %.3f seconds%s", stall.loop, stall.duration, text)
         if self._on_stall is not None:
             self._on_stall(stall)
 

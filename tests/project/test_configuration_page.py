@@ -3,6 +3,11 @@
 import pathlib
 import re
 import tomllib
+from typing import Any
+
+import pytest
+
+rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
@@ -30,3 +35,10 @@ def test_environment_variables():
 def test_features_of_the_crate():
     features = tomllib.loads((ROOT / "Cargo.toml").read_text())["features"]
     assert column("Features of the crate") == set(features) - {"default"}
+
+
+def test_exports():
+    """Each name that the package exports is explained on some page. The reference lists them all (test_site.py)."""
+    pages = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    names = {*rloop.__all__, "install", "EventLoopPolicy"} - {"__version__"}
+    assert [name for name in names if not re.search(rf"\brloop\.{name}\b", pages)] == []
