@@ -1,4 +1,4 @@
-"""docs/configuration.md names everything that can be set: environment variables, features of the crate."""
+"""The pages name everything that can be set: environment variables, features of the crate, exports of the package."""
 
 import pathlib
 import re
