@@ -247,6 +247,7 @@ def test() -> None:
         if status := conformance_of(python):
             sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
+    docs()
     say_missing(lacking, "Skipped, because something is missing here")
     say(f"Everything {'else ' if lacking else ''}passed, in {time.monotonic() - started:.0f} s")
 
@@ -417,6 +418,15 @@ def bench_compare(revision: str, *arguments: str) -> None:
     sys.exit(status_of(*python.command, "benchmarks/compare.py", *sides, *arguments))
 
 
+def docs() -> None:
+    """Build the site into target/site. A link or an anchor that leads nowhere is an error (not with --quiet, by which
+    MkDocs does not count its warnings)."""
+    inside = kept_venv("docs", machine.default_python(), ROOT / "tools" / "requirements-docs.txt")
+    say("The site")
+    run(*inside, "-m", "mkdocs", "build", "--strict", NO_MKDOCS_2_WARNING="1")
+    print(f"The site is in {ROOT / 'target' / 'site'}: open index.html", flush=True)
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
     inside = lab_venv()
@@ -449,6 +459,7 @@ def main(arguments: Sequence[str]) -> None:
         "fmt": fmt,
         "lint": lint,
         "demo": demo,
+        "docs": docs,
         "test": test,
         "bench": bench,
         "bench-compare": bench_compare,
@@ -461,7 +472,8 @@ def main(arguments: Sequence[str]) -> None:
     with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
-    machine.check_rust()
+    if arguments[0] != "docs":
+        machine.check_rust()
     tasks[arguments[0]](*arguments[1:])
 
 
