@@ -13,8 +13,10 @@ import asyncio
 import importlib
 import platform
 import re
+import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import rloop
 
@@ -30,6 +32,20 @@ def first_program(page: str) -> str:
         # asyncio.run() has no loop_factory there, and the page says what to call instead.
         source = re.sub(r"^asyncio\.run\((.*), loop_factory=.*$", r"rloop.run(\1)", source, flags=re.MULTILINE)
     return source
+
+
+def watch_reads() -> list[bool]:
+    """A list that is no longer empty once data went through `ssl.SSLObject.read`. Where rloop calls OpenSSL's own
+    functions, it never does."""
+    seen: list[bool] = []
+    read = ssl.SSLObject.read
+
+    def watched(self: ssl.SSLObject, *arguments: Any) -> Any:
+        seen.append(True)
+        return read(self, *arguments)
+
+    ssl.SSLObject.read = watched  # type: ignore[assignment,method-assign]
+    return seen
 
 
 async def talk_over_tls() -> bytes:
@@ -56,11 +72,12 @@ async def talk_over_tls() -> bytes:
 def main(page: str, helpers: str) -> None:
     exec(compile(first_program(Path(page).read_text()), page, "exec"), {"__name__": "__main__"})
     sys.path.append(helpers)
+    reads = watch_reads()
     answer = rloop.run(asyncio.wait_for(talk_over_tls(), LIMIT))
     assert answer == b"x" * 100_000, f"{len(answer)} bytes came back over TLS"
-    print(
-        f"rloop {rloop.__version__} works on Python {platform.python_version()} on {platform.machine()}, over TLS too"
-    )
+    engine = "by the methods of ssl.SSLObject" if reads else "by OpenSSL's functions"
+    where = f"Python {platform.python_version()} on {platform.machine()}"
+    print(f"rloop {rloop.__version__} works on {where}, over TLS too ({engine})")
 
 
 if __name__ == "__main__":
