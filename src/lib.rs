@@ -50,7 +50,7 @@ mod run;
 mod _rloop {
     use pyo3::prelude::*;
 
-    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, complete, new_event_loop};
+    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop};
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
     use crate::transports::datagram::DatagramTransport;
@@ -77,6 +77,7 @@ mod _rloop {
         module.add_class::<Timers>()?;
         module.add_class::<TlsLayer>()?;
         module.add_class::<TlsTransport>()?;
+        module.add_class::<Watcher>()?;
         module.add_class::<WritePipeTransport>()?;
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;

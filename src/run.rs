@@ -207,8 +207,8 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
         };
         // Two writes of the same callback belong together; those of two callbacks do not.
         core.next_callback();
-        if core.debug.load(Relaxed) {
-            run_entry_in_debug_mode(event_loop, core, entry)?;
+        if core.is_observed() {
+            run_entry_observed(event_loop, core, &mut empty, entry)?;
         } else {
             run_entry(py, core, &mut empty, entry)?;
         }
@@ -265,6 +265,39 @@ fn complete(core: &LoopCore, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         return Ok(());
     }
     calls::method(waiter, &core.names.set_result, [waiter.py().None().bind(waiter.py())]).map(drop)
+}
+
+/// As [`run_entry`], in debug mode or while somebody watches the loop.
+#[cold]
+fn run_entry_observed(
+    event_loop: &Bound<'_, PyAny>,
+    core: &LoopCore,
+    empty: &mut EmptyBatch<'_, '_>,
+    entry: Entry,
+) -> PyResult<()> {
+    if core.debug.load(Relaxed) {
+        return run_entry_in_debug_mode(event_loop, core, entry);
+    }
+    let py = event_loop.py();
+    match entry {
+        // As in `run_entry`. A second reference to the handle would keep it from being used again.
+        Entry::Handle(handle) => {
+            let handle = handle.into_bound(py);
+            let result = {
+                let _runs = core.runs(&handle);
+                Handle::run(&handle, empty)
+            };
+            core.recycle(handle);
+            result
+        }
+        Entry::Io(token) => {
+            let subject = core.subject_of(py, token);
+            let _runs = subject.as_ref().map(|subject| core.runs(subject));
+            run_io(py, core, empty, token)
+        }
+        #[cfg(feature = "embed")]
+        Entry::Job(_) => run_entry(py, core, empty, entry),
+    }
 }
 
 /// As [`run_entry`], with what asyncio's debug mode adds: `loop._current_handle`, and a warning about slow callbacks.

@@ -46,7 +46,7 @@ DEVELOPMENT = (
     ROOT / "tests" / "requirements.txt",
     ROOT / "tools" / "requirements-lint.txt",
     ROOT / "examples" / "requirements.txt",
-    ROOT / "examples" / "demo" / "requirements.txt",
+    ROOT / "tests" / "demo" / "requirements.txt",
     ROOT / "lab" / "requirements.txt",
 )
 
@@ -205,11 +205,13 @@ def lint() -> None:
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
     oldest = ".".join(map(str, machine.SUPPORTED[0]))
-    run(*inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/conformance", "tests")
+    run(
+        *inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/(conformance|demo)/", "tests"
+    )
     # These are programs, so their functions need no annotations; mypy checks the bodies of functions without, too.
     # union-attr: the programs know which pipes their children have.
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
-    for folder in ("benchmarks", "examples", "examples/demo", "lab"):
+    for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
@@ -358,7 +360,7 @@ def hosting() -> None:
     run("cargo", "doc", *CARGO, *EMBED, "--no-deps", RUSTDOCFLAGS="-D warnings", **environment)
     say("The same: examples/embed-plain and examples/embed-axum, built and driven")
     run("cargo", "build", *CARGO, *HOSTS, **environment)
-    run(*python.command, "examples/embed_checks.py", TARGET / "debug", **environment)
+    run(*python.command, "tests/embed/host_programs.py", TARGET / "debug", **environment)
 
 
 def demo() -> None:
@@ -369,8 +371,8 @@ def run_demo(*arguments: str) -> None:
     python = machine.default_python()
     path = wheel(python)
     say("The demo: an ASGI application under uvicorn, on rloop and on asyncio")
-    inside = venv("demo", python, path, ROOT / "examples" / "demo" / "requirements.txt")
-    run(*inside, "examples/demo/run.py", *arguments)
+    inside = venv("demo", python, path, ROOT / "tests" / "demo" / "requirements.txt")
+    run(*inside, "tests/demo/run.py", *arguments)
 
 
 def bench(*arguments: str) -> None:
@@ -381,8 +383,13 @@ def bench(*arguments: str) -> None:
     rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
     inside = venv("bench", python, path, *rivals)
-    run(*inside, "benchmarks/bench.py", *arguments)
+    figures = TARGET / "bench.json"
+    run(*inside, "benchmarks/bench.py", "--json", figures, *arguments)
     if not arguments:
+        # docs/performance.md shows each Python on which the whole was measured in this checkout.
+        shutil.copy(figures, TARGET / f"bench-3.{python.minor}.json")
+        measured = sorted(TARGET.glob("bench-3.*.json"))
+        run(*inside, "benchmarks/published.py", *measured)
         run(*inside, "benchmarks/syscalls.py")
         say("Measuring awaits between Rust and Python beside pyo3-async-runtimes")
         environment = machine.libpython(python)
@@ -425,7 +432,7 @@ def lab_venv() -> tuple[str, ...]:
     """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
     path = wheel(python)
-    requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "examples", "lab")]
+    requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "tests/demo", "examples", "lab")]
     inside = kept_venv(f"lab-{python.name}", python, MATURIN, *requirements)
     install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps")
     run(*inside, *install, path)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._loop import Loop, run
 from ._rloop import __version__, new_event_loop
+from ._watch import Stall, Watch, watch, watch_by_environment
 
 if TYPE_CHECKING:
     if sys.version_info < (3, 16):
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
 
-__all__ = ("Loop", "__version__", "new_event_loop", "run")
+__all__ = ("Loop", "Stall", "Watch", "__version__", "new_event_loop", "run", "watch")
 
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
@@ -38,9 +39,12 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Loop, new_event_loop, run):
+for _public in (Loop, Stall, Watch, new_event_loop, run, watch):
     _public.__module__ = __name__
 del _public
+
+watch_by_environment()
+del watch_by_environment
 
 
 def __dir__() -> list[str]:

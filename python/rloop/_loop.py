@@ -26,6 +26,7 @@ from ._processes import ProcessMethods
 from ._report import format_callback
 from ._signals import after_fork_in_child
 from ._sockets import SocketMethods
+from ._stacks import add_loop
 from ._tls import TlsMethods
 from ._unix import UnixMethods
 
@@ -69,6 +70,7 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
 
     def __init__(self) -> None:
         super().__init__()
+        add_loop(self)
         self._is_made = True
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ mod ending;
 mod gathering;
 #[cfg(feature = "embed")]
 mod host;
+pub mod pulse;
 mod registering;
 mod scheduling;
 pub mod scratch;
@@ -45,6 +46,7 @@ use crate::reactor::waker::Waker;
 pub use ending::AtClose;
 #[cfg(feature = "embed")]
 pub use host::{Host, Job};
+use pulse::Pulse;
 use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
@@ -117,6 +119,8 @@ pub struct LoopCore {
     pub stopping: AtomicBool,
     /// True in debug mode.
     pub debug: AtomicBool,
+    /// True in debug mode, and while somebody watches the loop: see [`LoopCore::look_who_observes`].
+    observed: AtomicBool,
     /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
     pub thread_id: AtomicU64,
     /// Counts the polls that have kept the GIL: see [`LoopCore::is_hogging`].
@@ -131,6 +135,8 @@ pub struct LoopCore {
     gather_due: AtomicU64,
     /// The number of the last turn.
     turns: AtomicU32,
+    /// What is kept for those who watch the loop.
+    pub pulse: Pulse,
     /// What is shared with the program that hosts Python.
     #[cfg(feature = "embed")]
     pub host: Host,
@@ -153,7 +159,7 @@ impl LoopCore {
             spare_handles: Vec::new(),
             spare_timers: Vec::new(),
         };
-        Ok(Arc::new(Self {
+        let core = Arc::new(Self {
             state: LoopCell::new(state),
             inbox: Inbox::new(),
             waker,
@@ -170,6 +176,7 @@ impl LoopCore {
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
+            observed: AtomicBool::new(false),
             thread_id: AtomicU64::new(0),
             kept: AtomicU32::new(0),
             kept_since: AtomicU64::new(0),
@@ -177,9 +184,12 @@ impl LoopCore {
             moment: AtomicU64::new(0),
             gather_due: AtomicU64::new(gathering::NOTHING),
             turns: AtomicU32::new(0),
+            pulse: Pulse::new(),
             #[cfg(feature = "embed")]
             host: Host::default(),
-        }))
+        });
+        core.enlist();
+        Ok(core)
     }
 
     // ------------------------------------------------------------------------------------------ threads

@@ -30,8 +30,10 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop._signals": "_signals.py",
     "rloop._sockets": "_sockets.py",
     "rloop._tls": "_tls.py",
+    "rloop._stacks": "_stacks.py",
     "rloop._transports": "_transports.py",
     "rloop._unix": "_unix.py",
+    "rloop._watch": "_watch.py",
 };
 
 static INSTALLED: PyOnceLock<()> = PyOnceLock::new();

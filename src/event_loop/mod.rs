@@ -11,6 +11,7 @@ mod inside;
 mod package;
 mod scheduling;
 mod sockets;
+mod watcher;
 mod watching;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
 pub use scheduling::add_raw_methods;
+pub use watcher::Watcher;
 
 /// The native half of `rloop.Loop`.
 #[pyclass(subclass, frozen, module = "rloop._rloop")]
@@ -434,6 +436,7 @@ impl EventLoop {
     #[setter(_debug)]
     fn set_debug_field(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.core.debug.store(value.is_truthy()?, Relaxed);
+        self.core.look_who_observes();
         Ok(())
     }
 
@@ -449,6 +452,7 @@ impl EventLoop {
     fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
         let core = &slf.get().core;
         core.thread_id.store(value.unwrap_or(0), Relaxed);
+        core.note_thread(slf.py(), core.is_own_thread());
         // Some programs read it from the instance's dictionary, where asyncio has it.
         if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
             let value = value.map(|id| new::int(slf.py(), id as usize)).transpose()?;

@@ -25,6 +25,7 @@ mod poller;
 pub mod readiness;
 pub mod ready;
 mod reporting;
+pub mod stalls;
 pub mod sync;
 pub mod sys;
 pub mod timers;
