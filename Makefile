@@ -52,5 +52,15 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo docs bench bench-compare lab asan soak conformance conformance-left-out conformance-all
+wheels:  ## build, check and try the wheels that are published (PYTHONS="3.11 3.14" ARCH=aarch64 LIBC=musl ARGS=--twice)
+	@$(PYTHON) tools/wheels.py --pythons "$(PYTHONS)" --arch "$(ARCH)" --libc "$(LIBC)" $(ARGS)
+
+targets:  ## type-check the crate for macOS, FreeBSD, musl and aarch64, as far as this machine can
+	@$(PYTHON) tools/targets.py
+
+release-check:  ## whether this checkout could be published as it is (TAG=v0.1.0: as that version)
+	@$(PYTHON) tools/release.py --tag "$(TAG)"
+
+.PHONY: help build check fmt lint test demo docs bench bench-compare lab asan soak conformance conformance-left-out conformance-all \
+  wheels targets release-check
 .DEFAULT_GOAL := help
