@@ -200,6 +200,19 @@ def has_cpp() -> bool:
     return any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++"))
 
 
+def has_standard_library(target: str) -> bool:
+    """Whether Rust's standard library for this target is installed."""
+    look = ["rustc", "--print", "target-libdir", "--target", target]
+    found = subprocess.run(look, cwd=ROOT, capture_output=True, text=True)
+    return found.returncode == 0 and any(Path(found.stdout.strip()).glob("libstd-*"))
+
+
+def has_library_source() -> bool:
+    """Whether the source of Rust's standard library is installed, from which it can be checked for any target."""
+    found = subprocess.run(["rustc", "--print", "sysroot"], cwd=ROOT, capture_output=True, text=True)
+    return (Path(found.stdout.strip()) / "lib/rustlib/src/rust/library/std/Cargo.toml").is_file()
+
+
 def find_faketime() -> list[Path]:
     """Where tests/loop/test_faked_time.py looks for the library, too."""
     places = ("lib/*/faketime", "lib*/faketime", "local/lib/faketime")

@@ -13,8 +13,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyOSError, PyResourceWarning, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::flow::Signal;
+use super::stream_reader::Reader;
 use crate::core::LoopCore;
 use crate::error::{Message, leaves_the_loop};
 use crate::py::calls;
@@ -65,14 +67,17 @@ fn fatal<T>(text: &'static str, result: PyResult<T>) -> Result<T, Failure> {
     result.map_err(|error| Failure::new(text, error))
 }
 
-/// Calls `data_received`.
+/// Calls `data_received`, or does natively what it does with bytes (`stream_reader.rs`).
 #[inline]
 pub fn data_received(
     names: &Names,
     protocol: &Bound<'_, PyAny>,
     data: &Bound<'_, PyAny>,
 ) -> Result<(), Failure> {
-    let told = calls::method(protocol, &names.data_received, [data]).map(drop);
+    let told = match (Reader::of(names, protocol), data.cast_exact::<PyBytes>()) {
+        (Some(reader), Ok(bytes)) if reader.extend(bytes.as_bytes()) => reader.fed(names),
+        _ => calls::method(protocol, &names.data_received, [data]).map(drop),
+    };
     fatal("Fatal error: protocol.data_received() call failed.", told)
 }
 

@@ -39,7 +39,19 @@ async def sequence(made_by=socket.socket, factory=Datagrams):
 
 @pytest.mark.skipif(not HAS_SEQUENCES, reason="no such sockets here")
 @pytest.mark.parametrize("made_by", [socket.socket, Own])
-@pytest.mark.parametrize("sent", [[], [b"one"], [b"one", b"", b"two"], [b"x"] * 40, [b""] * 3 + [b"x"]])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [],
+        [b"one"],
+        [b"one", b"", b"two"],
+        [b"x"] * 40,
+        [b""] * 3 + [b"x"],
+        # More than one receive takes at once, with an empty message wherever the first one ends.
+        [b"x", b""] * 40 + [b"y"],
+        [b""] * 80 + [b"x"],
+    ],
+)
 @pytest.mark.parametrize("half", [False, True])
 async def test_end_of_a_sequence(made_by, sent, half):
     transport, protocol, far = await sequence(made_by)

@@ -38,7 +38,7 @@ async def handle_signal():
 
 async def connect():
     async def answer(reader, writer):
-        writer.write(await reader.read(4))
+        writer.write(await reader.readexactly(4))
         writer.close()
         await writer.wait_closed()
 

@@ -35,14 +35,15 @@ PROMISES = {
 DECLARATIONS = {
     "py/audit.rs",
     "py/bytes.rs",
+    "py/calls.rs",
     "py/thread_end.rs",
     "reactor/sys/addresses.rs",
 }
 
 # Functions of libc that cannot fail, or whose failure has no errno: they need not be made to fail.
 CANNOT_FAIL = (
-    "clock_gettime dlopen dlsym pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset sigismember sigpending "
-    "sigwait"
+    "clock_gettime dlopen dlsym gettid pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset sigfillset "
+    "sigismember sigpending sigwait"
 )
 
 # What asyncio calls of a protocol.

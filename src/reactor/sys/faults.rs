@@ -153,10 +153,18 @@ fn is_read(call: Call) -> bool {
 
 /// The first buffer that is not empty, while every write is cut to one byte; otherwise all.
 pub(super) fn first_buffer<'a, 'b>(slices: &'a [io::IoSlice<'b>]) -> &'a [io::IoSlice<'b>] {
-    match slices.iter().position(|slice| !slice.is_empty()) {
-        Some(at) if modes().one_byte_writes => &slices[at..=at],
-        _ => slices,
+    if modes().one_byte_writes { only_first(slices) } else { slices }
+}
+
+/// The first buffer that is not empty. The caller waits for a report before it writes the others.
+fn only_first<'a, 'b>(slices: &'a [io::IoSlice<'b>]) -> &'a [io::IoSlice<'b>] {
+    let Some(at) = slices.iter().position(|slice| !slice.is_empty()) else {
+        return slices;
+    };
+    if slices[at + 1..].iter().any(|slice| !slice.is_empty()) {
+        OWED.fetch_add(1, SeqCst);
     }
+    &slices[at..=at]
 }
 
 // ---------------------------------------------------------------------------------------------- modes
@@ -322,6 +330,15 @@ mod tests {
         assert_eq!(counted.map(|(_, count)| count), Some(Count { made: 4, failed: 3 }));
         clear();
         assert_eq!(call().expect("made"), 2);
+    }
+
+    #[test]
+    fn a_report_is_owed_for_buffers_that_are_held_back() {
+        let [empty, full] = [io::IoSlice::new(b""), io::IoSlice::new(b"x")];
+        let owed = OWED.load(SeqCst);
+        assert_eq!(only_first(&[empty, full, full]).len(), 1);
+        assert!(OWED.load(SeqCst) > owed);
+        assert_eq!(only_first(&[empty]).len(), 1);
     }
 
     #[test]

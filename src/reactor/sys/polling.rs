@@ -154,7 +154,8 @@ fn epoll_readiness(flags: u32) -> Readiness {
 #[cfg(target_os = "linux")]
 fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
-        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        // Not `as libc::time_t`: the libc crate has that name marked as deprecated for musl.
+        tv_sec: (ns / 1_000_000_000) as _,
         tv_nsec: (ns % 1_000_000_000) as libc::c_long,
     }
 }
@@ -277,14 +278,24 @@ pub fn is_writable(fd: RawFd) -> io::Result<bool> {
     is_ready(fd, Readiness::WRITABLE)
 }
 
-/// True if the peer of a connected socket will send no more. What it has sent before may still be unread.
+/// True if the peer of a connected socket will send no more, and none of the bytes that it has sent is unread. Messages
+/// without a byte may be unread still.
 pub fn peer_has_ended(fd: RawFd) -> bool {
     #[cfg(target_os = "linux")]
     const END: libc::c_short = libc::POLLRDHUP;
     #[cfg(not(target_os = "linux"))]
     const END: libc::c_short = libc::POLLHUP;
     let mut fds = [libc::pollfd { fd, events: END, revents: 0 }];
-    poll_now(&mut fds).is_ok() && fds[0].revents & END != 0
+    // In this order: what is unread can only become less once the peer has ended.
+    poll_now(&mut fds).is_ok() && fds[0].revents & END != 0 && unread(fd) == 0
+}
+
+/// The number of bytes that the kernel holds for reads of `fd`; 0 if it does not tell.
+fn unread(fd: RawFd) -> libc::c_int {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int to a place that is alive during the call. An fd without such a number is refused.
+    let asked = attempt(Call::ioctl, || unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) } as isize);
+    if asked.is_ok() { bytes } else { 0 }
 }
 
 fn is_ready(fd: RawFd, direction: Readiness) -> io::Result<bool> {

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use super::{DatagramTransport, State};
 use crate::error::os_error;
 use crate::py::{context, new, sockaddr};
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::sys::{self, SocketAddress};
@@ -130,34 +131,30 @@ impl DatagramTransport {
         Ok(address)
     }
 
-    /// Receives one datagram by the socket's own method, whose form of the address is the right one. More where an
-    /// empty one may be the end, to see what is behind it.
+    /// Receives one datagram by the socket's own method, whose form of the address is the right one.
     fn receive_by_python(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let Some(socket) = this.python_socket(py) else {
             return Ok(());
         };
         let (fd, most) = this.state.with(py, |state| (state.file.number(), state.side.max_size));
-        for _ in 0..RECEIVE_BATCH {
-            // Another process with the same open file can have cleared O_NONBLOCK: then the call would block.
-            if matches!(sys::is_readable(fd), Ok(false)) {
-                this.state.with(py, |state| state.side.readable = false);
-                return Ok(());
-            }
-            let received = socket.call_method1(&this.core.names.recvfrom, (new::int(py, most)?,));
-            match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
-                Ok((data, address)) => {
-                    let empty = this.sequenced && !data.is_truthy(py)?;
-                    let received = Received { data, empty, sender: Sender::Known(address) };
-                    this.state.with(py, |state| state.side.received.push_back(received));
-                    if !empty || !sys::peer_has_ended(fd) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Self::receive_failed(slf, error),
-            }
+        // Another process with the same open file can have cleared O_NONBLOCK: then the call would block.
+        if matches!(sys::is_readable(fd), Ok(false)) {
+            this.state.with(py, |state| state.side.readable = false);
+            return Ok(());
         }
-        Ok(())
+        let received = socket.call_method1(&this.core.names.recvfrom, (new::int(py, most)?,));
+        match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
+            Ok((data, address)) => {
+                this.core.figures.read(data.bind(py).len()?);
+                this.core.figures.add(Figure::DatagramsReceived, 1);
+                let empty = this.sequenced && !data.is_truthy(py)?;
+                let received = Received { data, empty, sender: Sender::Known(address) };
+                this.state.with(py, |state| state.side.received.push_back(received));
+                Ok(())
+            }
+            Err(error) => Self::receive_failed(slf, error),
+        }
     }
 
     /// What an exception of `recvfrom` means: asyncio tells the protocol of an OSError, and goes on.
@@ -211,6 +208,9 @@ impl State {
         };
         // A short batch has emptied the socket; an error may have come behind it.
         self.side.readable = count == RECEIVE_BATCH || failed;
+        let bytes = (0..count).map(|at| batch.datagram(at).0.len()).sum();
+        self.figures.read(bytes);
+        self.figures.add(Figure::DatagramsReceived, count as u64);
         for at in 0..count {
             let (data, sender) = batch.datagram(at);
             let data = &data[..data.len().min(self.side.max_size)];

@@ -163,6 +163,7 @@ impl ReadPipeTransport {
             Err(error) => Self::read_more(slf).and(Err(error)),
             Ok(Ok((_, 0))) => Self::read_end(slf, protocol),
             Ok(Ok((data, count))) => {
+                this.core.figures.read(count);
                 this.state.with(py, |state| {
                     state.side.size.adapt(count);
                     if count >= USUAL {

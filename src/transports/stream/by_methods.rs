@@ -38,6 +38,10 @@ impl StreamTransport {
             let nothing = !received.is_truthy()?;
             Ok((received, nothing))
         });
+        if let Ok((received, _)) = &received {
+            let count = if reading.buffered { received.extract() } else { received.len() };
+            this.core.figures.read(count.unwrap_or(0));
+        }
         match received {
             Ok((_, true)) => Self::read_end(slf, reading),
             Ok((count, false)) if reading.buffered => {
@@ -65,6 +69,7 @@ impl StreamTransport {
                 Err(error) if would_block(py, &error) => 0,
                 sent => sent?,
             };
+            self.core.figures.wrote(sent);
             self.state.with(py, |state| {
                 let outbox = &mut state.outbox;
                 // The program may have called abort() in its `send`, which empties the queue.
