@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 
 use super::EventLoop;
 use crate::core::pulse::{self, Seen};
-use crate::error::os_error;
+use crate::error::{Message, os_error};
 use crate::py::cell::LoopCell;
 use crate::py::{stack_dump, thread_end};
 use crate::reactor::clock::{Clock, seconds};
@@ -249,7 +249,7 @@ impl Watcher {
     #[new]
     fn new(py: Python<'_>, threshold: f64) -> PyResult<Self> {
         if !(threshold > 0.0 && threshold < 1e9) {
-            return Err(PyValueError::new_err("the threshold must be a positive number of seconds"));
+            return Err(PyValueError::new_err(Message("the threshold must be a positive number of seconds")));
         }
         let shared = Arc::new(Shared {
             threshold: (threshold * 1e9) as u64,
