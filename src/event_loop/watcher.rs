@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::EventLoop;
 use crate::core::pulse::{self, Seen};
 use crate::error::{Message, os_error};
 use crate::py::cell::LoopCell;
-use crate::py::{stack_dump, thread_end};
+use crate::py::{new, stack_dump, thread_end};
 use crate::reactor::clock::{Clock, seconds};
 use crate::reactor::stalls::{Sample, Verdict, Watched};
 use crate::reactor::sys;
@@ -269,9 +270,11 @@ impl Watcher {
     /// What is seen of a loop: its number, which no other loop has, the number of the turn whose callbacks run (0
     /// between two turns), and the handle or transport whose callback runs (None if nobody watches).
     #[staticmethod]
-    fn see<'py>(event_loop: &Bound<'py, EventLoop>) -> (u64, u32, Option<Bound<'py, PyAny>>) {
-        let core = &event_loop.get().core;
-        (core.pulse.number, core.turn(), core.running(event_loop.py()))
+    fn see<'py>(event_loop: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, core) = (event_loop.py(), &event_loop.get().core);
+        let running = core.running(py).unwrap_or_else(|| py.None().into_bound(py));
+        let number = new::int(py, core.pulse.number as usize)?.into_any();
+        new::tuple(py, [number, new::int(py, core.turn() as usize)?.into_any(), running])
     }
 
     /// Waits for the next event and returns it; None once the watcher is stopped.
