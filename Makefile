@@ -19,11 +19,14 @@ fmt:  ## format all Rust and Python code
 lint:  ## check the format, lints and types of all Rust and Python code
 	@$(PYTHON) tools/task.py lint
 
-test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo
+test:  ## check everything: lint, Rust tests, Python tests on every Python there is, sdist, conformance, demo, site
 	@$(PYTHON) tools/task.py test
 
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
 	@$(PYTHON) tools/task.py demo
+
+docs:  ## build the site of docs/ into target/site, and check every link (needs no Rust)
+	@$(PYTHON) tools/task.py docs
 
 bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
@@ -49,5 +52,15 @@ conformance-left-out:  ## run the tests that conformance leaves out, and name th
 conformance-all:  ## run conformance on every Python, and write the table of docs/compatibility.md
 	@$(PYTHON) tools/task.py conformance-all
 
-.PHONY: help build check fmt lint test demo bench bench-compare lab asan soak conformance conformance-left-out conformance-all
+wheels:  ## build, check and try the wheels that are published (PYTHONS="3.11 3.14" ARCH=aarch64 LIBC=musl ARGS=--twice)
+	@$(PYTHON) tools/wheels.py --pythons "$(PYTHONS)" --arch "$(ARCH)" --libc "$(LIBC)" $(ARGS)
+
+targets:  ## type-check the crate for macOS, FreeBSD, musl and aarch64, as far as this machine can
+	@$(PYTHON) tools/targets.py
+
+release-check:  ## whether this checkout could be published as it is (TAG=v0.1.0: as that version)
+	@$(PYTHON) tools/release.py --tag "$(TAG)"
+
+.PHONY: help build check fmt lint test demo docs bench bench-compare lab asan soak conformance conformance-left-out conformance-all \
+  wheels targets release-check
 .DEFAULT_GOAL := help

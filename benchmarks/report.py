@@ -20,6 +20,20 @@ class Samples:
         # Why a loop cannot do what a row measures, by (row, loop).
         self.lacking = {}
 
+    @classmethod
+    def from_json(cls, rows: list[dict]) -> "Samples":
+        """What `as_json` has written."""
+        samples = cls()
+        for one in rows:
+            key = one["row"], one["loop"]
+            if "error" in one:
+                samples.broken[key] = one["error"]
+            elif "lacking" in one:
+                samples.lacking[key] = one["lacking"]
+            else:
+                samples.rounds[key] = one["rounds"]
+        return samples
+
     def median(self, row: str, loop: str, metric: str) -> float | None:
         values = self.values(row, loop, metric)
         return statistics.median(values) if values else None

@@ -4,8 +4,8 @@
 
 `_testcapi.set_nomemory` makes the nth allocation fail, or some from the nth on. That may be one of rloop, of asyncio,
 of CPython, or of the scenario itself, so that a case may end in any exception; most end in a MemoryError. What must not
-happen: the process ends, a panic of Rust gets out as an exception, the loop cannot be closed, or the next loop does not
-work. CPython 3.12 and 3.13 crash by themselves under this, and are skipped.
+happen: the process ends, Rust panics (a panic that is caught counts), the loop cannot be closed, or the next loop does
+not work. CPython 3.12 and 3.13 crash by themselves under this, and are skipped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import time
 import warnings
@@ -31,10 +32,14 @@ import faults_world
 from faults_scenarios import SCENARIOS
 
 CASE_LIMIT = 60
+# The line that begins the errors of a case.
+CASE = "the case"
 # Cases that one process runs, at most.
 BATCH = 100
-# How many allocations fail in a row. From about twelve on, PyO3 has no memory for the exception of a panic, and aborts.
-WIDTHS = (1, 1, 2, 3)
+# How many allocations fail in a row. With twelve, PyO3 would have no memory for the exception of a panic, and abort.
+WIDTHS = (1, 1, 2, 3, 12, 40)
+# How much of a panic is shown: two lines of what it says, then functions of rloop that were running.
+PLACES = 6
 # Seconds after which a scenario that waits for something that was lost is given up.
 PATIENCE = 0.3
 
@@ -137,6 +142,8 @@ def work() -> None:
                 run_case(case["scenario"], 1 << 30, 1)
             started = True
         print(json.dumps({"begin": case["id"]}), flush=True)
+        # So that a panic that is printed belongs to a case.
+        print(f"{CASE} {case['id']}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback_later(CASE_LIMIT, exit=True)
         if case["start"]:
             result = run_case(case["scenario"], case["start"], case["width"])
@@ -181,6 +188,7 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
     from faults import Worker
 
     package = faults_build.build()
+    os.environ.setdefault("RUST_BACKTRACE", "1")
     script = [str(Path(__file__).resolve()), "--worker"]
     print(f"seed {options.seed}", flush=True)
     chance = random.Random(options.seed)
@@ -190,7 +198,8 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
     while time.monotonic() - started < options.seconds:
         name = names[len(counts) % len(names)] if len(counts) < len(names) else chance.choice(names)
         if name not in counts:
-            [counted] = Worker(package, name, script).run([{"id": 0, "scenario": name, "start": 0}])
+            # What follows says only that something was printed.
+            counted, *_ = Worker(package, name, script).run([{"id": 0, "scenario": name, "start": 0}])
             counts[name] = counted.get("count", 20_000)
             print(f"{name}: about {counts[name]} allocations", flush=True)
         # Half of them among the first, where most objects are made.
@@ -202,17 +211,30 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
             {"id": at, "scenario": name, "start": start, "width": chance.choice(WIDTHS)}
             for at, start in enumerate(starts)
         ]
-        for result in Worker(package, name, script).run(cases):
-            if result.get("status") == 0:
-                # A panic of PyO3's for want of memory, which was caught. Each case says what has come of it.
-                print(f"{name}: panics were caught:", *result["problems"], flush=True)
-                continue
-            tried += result["fired"]
-            if result["problems"]:
-                case = cases[result["id"]] if result["id"] is not None else name
-                failed.append(f"{case}: {'; '.join(result['problems'])}")
-                print("FAILED", failed[-1], flush=True)
+        worker = Worker(package, name, script)
+        problems = []
+        for result in worker.run(cases):
+            # Without an error the last result says only that something was printed.
+            if result.get("status") != 0:
+                tried += result["fired"]
+                problems += [(result["id"], problem) for problem in result["problems"]]
+        for at, problem in problems + panics(worker.errors):
+            failed.append(f"{name if at is None else cases[at]}: {problem}")
+            print("FAILED", failed[-1], flush=True)
     return tried, failed
+
+
+def panics(errors: list[bytes]) -> list[tuple[int | None, str]]:
+    """The panics among what a worker has printed: the case, and the message with where it is from in rloop."""
+    case, found = None, []
+    for line in b"".join(errors).decode(errors="replace").splitlines():
+        if line.startswith(CASE):
+            case = int(line.removeprefix(CASE))
+        elif "panicked at" in line:
+            found.append((case, [line]))
+        elif found and (len(found[-1][1]) == 1 or re.search(r"\brloop::", line)):
+            found[-1][1].append(line.strip())
+    return [(case, " / ".join(lines[:PLACES])) for case, lines in found]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def skip(why: str) -> NoReturn:
 
 
 def finish(tried: int, failed: int, **more: str) -> NoReturn:
-    """End the part with its result; `more` is shown beside it."""
+    """End the part with its result; `more` is shown beside it. A part that tried nothing has failed."""
+    failed = failed or int(tried == 0)
     print(json.dumps({"tried": tried, "failed": failed, **more}), flush=True)
     sys.exit(1 if failed else 0)
 
@@ -63,12 +64,26 @@ def cargo(
     )
 
 
-def extension(folder: Path, flags: str, variables: Mapping[str, str], tree: Path = ROOT) -> Path:
-    """Build the extension module for this interpreter with these flags of rustc. The flags hold for all crates of the
-    program, but not for build scripts and macros. Ends the part if the build fails."""
-    variables = {"PYO3_BUILD_EXTENSION_MODULE": "1", "PYO3_PYTHON": sys.executable, "RUSTFLAGS": flags, **variables}
+def extension(
+    folder: Path,
+    flags: str = "",
+    features: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    tree: Path = ROOT,
+) -> Path:
+    """Build the extension module for this interpreter: with these flags of rustc and these features of cargo, by cargo
+    with these environment variables. The flags hold for all crates of the program, but not for build scripts and
+    macros. Debug assertions are on. Returns the library. Ends the part if the build fails."""
+    # Without PYO3_BUILD_EXTENSION_MODULE, the extension would be linked to libpython.
+    variables = {
+        "PYO3_BUILD_EXTENSION_MODULE": "1",
+        "PYO3_PYTHON": sys.executable,
+        "RUSTFLAGS": flags,
+        **(variables or {}),
+    }
     target = triple()
-    built = cargo(("build", "--quiet", "--locked", "--lib", "--target", target), folder, variables, tree=tree)
+    arguments = ["build", "--quiet", "--locked", "--lib", "--target", target, "--features", ",".join(features)]
+    built = cargo(arguments, folder, variables, tree=tree)
     if built.returncode:
         sys.exit(f"{built.stdout}\nthe extension cannot be built")
     return folder / target / "debug" / "librloop.so"

@@ -13,11 +13,15 @@ import socket
 import sys
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
-from faults_world import Datagrams, Peer, Problem, World
+# Where `support` is.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
-from support import certificates
+from faults_world import Datagrams, Peer, Problem, World  # noqa: E402
+
+from support import certificates  # noqa: E402
 
 HOST = "127.0.0.1"
 ROUNDS = 10

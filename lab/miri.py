@@ -32,7 +32,7 @@ def main() -> None:
     print(builds.shown(done.stdout))
     passed = sum(map(int, re.findall(r"(\d+) passed", done.stdout)))
     failed = sum(map(int, re.findall(r"(\d+) failed", done.stdout)))
-    builds.finish(passed + failed, failed or int(done.returncode != 0 or not passed))
+    builds.finish(passed + failed, failed or int(done.returncode != 0))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def left_out(mode: str, path: str) -> Iterator[str]:
 
 def run(package: Path, mode: str, path: str) -> tuple[int, list[str]]:
     """Run a file's tests in a mode: how many have passed, and which have failed."""
-    options = ["-q", "-p", "no:cacheprovider", "-rfE", "--tb=short", f"--rootdir={faults_build.ROOT}"]
+    options = ["-q", "-p", "no:cacheprovider", "-rfE", "--tb=short", f"--rootdir={builds.ROOT}"]
     for test in left_out(mode, path):
         if test == path:
             return 0, []
@@ -51,9 +51,7 @@ def run(package: Path, mode: str, path: str) -> tuple[int, list[str]]:
     command = [sys.executable, "-m", "pytest", *options, path]
     environment = faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop")
     try:
-        ended = subprocess.run(
-            command, cwd=faults_build.ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT
-        )
+        ended = subprocess.run(command, cwd=builds.ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
         return 0, [f"{path}: no end after {LIMIT} s"]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
@@ -74,10 +72,8 @@ def main() -> None:
     parser.add_argument("--folder", action="append", choices=FOLDERS)
     options = parser.parse_args()
     package = faults_build.build()
-    folders = [faults_build.ROOT / "tests" / folder for folder in options.folder or FOLDERS]
-    files = [
-        str(path.relative_to(faults_build.ROOT)) for folder in folders for path in sorted(folder.glob("test_*.py"))
-    ]
+    folders = [builds.ROOT / "tests" / folder for folder in options.folder or FOLDERS]
+    files = [str(path.relative_to(builds.ROOT)) for folder in folders for path in sorted(folder.glob("test_*.py"))]
     units = list(itertools.product(options.mode or MODES, files))
     print(f"seed {options.seed}", flush=True)
     random.Random(options.seed).shuffle(units)

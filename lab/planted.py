@@ -112,7 +112,7 @@ def look_for(bug: Bug, seconds: float) -> tuple[bool, str]:
     """Run the bug's part in the copy. Returns whether the part has found it, and the output."""
     python = Path(sys.executable)
     if bug.installed:
-        library = builds.extension(FOLDER / "installed", "", {}, TREE)
+        library = builds.extension(FOLDER / "installed", tree=TREE)
         python = builds.environment_with(library, FOLDER / "venv", TREE)
     command = [str(python), str(TREE / "lab" / bug.part[0]), *bug.part[1:]]
     variables = {**os.environ, "CARGO_TARGET_DIR": str(FOLDER / "target"), "PYTHONPATH": str(TREE / "tests")}

@@ -4,18 +4,56 @@ use std::io;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PySystemExit};
 use pyo3::prelude::*;
+use pyo3::{PyErrArguments, ffi};
 
 /// The exception for an error of the system: an OSError with errno and its text, of which Python chooses the subclass
 /// by errno (PEP 3151). A MemoryError if a `try_reserve` has failed.
 pub fn os_error(error: &io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
         let no_room = error.kind() == io::ErrorKind::OutOfMemory;
-        return if no_room { no_memory() } else { PyOSError::new_err(error.to_string()) };
+        return if no_room { no_memory() } else { PyOSError::new_err(Message(error.to_string())) };
     };
     // `std` adds the number to the text of strerror(3).
     let text = error.to_string();
     let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
-    PyOSError::new_err((errno, text.to_owned()))
+    PyOSError::new_err(Errno(errno, text.to_owned()))
+}
+
+/// The text of an exception. Where there is no memory for the text, the exception has none; a `str` in its place would
+/// make PyO3 panic.
+pub struct Message<T>(pub T);
+
+impl<T: AsRef<str> + Send + Sync + 'static> PyErrArguments for Message<T> {
+    fn arguments(self, py: Python<'_>) -> Py<PyAny> {
+        // SAFETY: a new reference or null.
+        unsafe { or_none(py, text(self.0.as_ref())) }
+    }
+}
+
+/// The errno and the text of an OSError, as [`Message`].
+pub struct Errno(pub i32, pub String);
+
+impl PyErrArguments for Errno {
+    fn arguments(self, py: Python<'_>) -> Py<PyAny> {
+        // SAFETY: the format takes an int and a reference, which may be null and is taken over. Returned is a new
+        // reference or null.
+        unsafe { or_none(py, ffi::Py_BuildValue(c"(iN)".as_ptr(), self.0, text(&self.1))) }
+    }
+}
+
+/// A new `str`, or null with an exception set. To be called with the interpreter held.
+unsafe fn text(text: &str) -> *mut ffi::PyObject {
+    // SAFETY: CPython copies the text before it returns; a `str` of Rust is UTF-8 and never longer than isize::MAX.
+    unsafe { ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t) }
+}
+
+/// Takes over a new reference; None instead of null, and of the exception that is set then.
+///
+/// # Safety
+/// `object` is a new reference, or null with an exception set.
+unsafe fn or_none(py: Python<'_>, object: *mut ffi::PyObject) -> Py<PyAny> {
+    // SAFETY: the caller's promise.
+    unsafe { Bound::from_owned_ptr_or_err(py, object) }.map_or_else(|_| py.None(), Bound::unbind)
 }
 
 /// The exception if there is no memory. Rust's usual ways to allocate end the process then. So whatever grows with what

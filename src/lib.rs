@@ -13,36 +13,46 @@
 
 #![deny(missing_docs)]
 
+// Every module has `cfg(unix)`, so that this sentence is the only error on Windows.
+#[cfg(not(unix))]
+compile_error!(
+    "rloop does not run on Windows: it needs a Unix system, and is made for Linux. On Windows use asyncio's own loop."
+);
+
 // These two are public only so that they can be tested without Python. The API for hosts is `embed`.
+#[cfg(unix)]
 #[doc(hidden)]
 pub mod reactor;
+#[cfg(unix)]
 #[doc(hidden)]
 pub mod transports;
 
-#[cfg(feature = "embed")]
+#[cfg(all(unix, feature = "embed"))]
 pub mod embed;
 
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod core;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod error;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod event_loop;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod handle;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod py;
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 mod run;
 
 /// The extension module `rloop._rloop`. `gil_used`: it needs the GIL, which free-threaded builds of CPython turn on
 /// then.
-#[cfg(feature = "python")]
+#[cfg(all(unix, feature = "python"))]
 #[pyo3::pymodule(gil_used = true)]
 mod _rloop {
     use pyo3::prelude::*;
 
-    use crate::event_loop::{EventLoop, Poll, ReadyHandles, Timers, complete, new_event_loop};
+    use crate::event_loop::{
+        EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+    };
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
     use crate::transports::datagram::DatagramTransport;
@@ -69,9 +79,11 @@ mod _rloop {
         module.add_class::<Timers>()?;
         module.add_class::<TlsLayer>()?;
         module.add_class::<TlsTransport>()?;
+        module.add_class::<Watcher>()?;
         module.add_class::<WritePipeTransport>()?;
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
+        module.add_function(wrap_pyfunction!(relay_once, module)?)?;
         #[cfg(feature = "faults")]
         crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;

@@ -9,10 +9,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::prelude::*;
-#[cfg(feature = "embed")]
-use pyo3::types::PyString;
-
 use crate::core::{Due, Entry, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Handle;
@@ -20,10 +16,13 @@ use crate::py::calls;
 use crate::py::context::{EmptyBatch, EmptyContext};
 use crate::py::exception_handler;
 use crate::py::fastcall::panic_error;
+use crate::py::new;
 use crate::py::thread_end;
 use crate::reactor::Poller;
 use crate::reactor::clock::seconds;
+use crate::reactor::metrics::Figure;
 use crate::reactor::token::Token;
+use pyo3::prelude::*;
 
 /// The longest wait in one poll, in nanoseconds: a day (asyncio's `MAXIMUM_SELECT_TIMEOUT`).
 const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;
@@ -31,6 +30,7 @@ const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;
 /// Runs turns until `stop()` was called. The turn in which it is called is completed.
 pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let _running = thread_end::running(event_loop.py());
+    let _measured = Measured::begin(core);
     loop {
         turn(event_loop, core)?;
         if core.stopping.load(Relaxed) {
@@ -42,7 +42,24 @@ pub fn run_until_stopped(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyRe
 /// Runs one turn.
 pub fn run_turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     let _running = thread_end::running(event_loop.py());
+    let _measured = Measured::begin(core);
     turn(event_loop, core)
+}
+
+/// While it lives, the time that passes is counted as the loop's.
+struct Measured<'a>(&'a LoopCore);
+
+impl<'a> Measured<'a> {
+    fn begin(core: &'a LoopCore) -> Self {
+        core.figures.run_begins(core.clock.now_ns());
+        Self(core)
+    }
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        self.0.figures.run_ends(self.0.clock.now_ns());
+    }
 }
 
 /// One turn: poll, queue timers, run entries, send what was kept back. Where a step fails, those that others rely on
@@ -59,8 +76,11 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
         }
     }
     core.begin_turn();
-    let queued = queue_due_timers(event_loop, core);
-    let result = queued.and_then(|()| run_ready(event_loop, core));
+    // The only reading of the clock in a turn that has not waited.
+    let now = core.figures.woken_at().unwrap_or_else(|| core.clock.now_ns());
+    core.figures.turn_begins(now);
+    let queued = queue_due_timers(event_loop, core, now);
+    let result = queued.and_then(|()| run_ready(event_loop, core, now));
     // Also when an exception leaves the loop: on asyncio, each write would have been sent by now.
     core.end_turn();
     if core.gathers() { result.and(send_gathered(event_loop, core, true)) } else { result }
@@ -154,25 +174,35 @@ fn before_waiting(
 fn wait(py: Python<'_>, core: &LoopCore, mut poller: Poller, timeout: Option<u64>) -> io::Result<()> {
     let result = match timeout {
         Some(0) if !core.is_hogging() => poller.wait(timeout),
-        _ => {
+        Some(0) => {
             core.note_gil_release();
             py.detach(|| poller.wait(timeout))
         }
+        _ => {
+            core.note_gil_release();
+            core.figures.wait_begins(core.clock.now_ns());
+            // From the moment when the kernel has something on, the loop is not idle, though it may wait for the GIL.
+            let (result, now) = py.detach(|| (poller.wait(timeout), core.clock.now_ns()));
+            core.figures.wait_ends(now);
+            result
+        }
     };
+    core.figures.add(Figure::Polls, 1);
     core.put_poller(py, poller);
     result
 }
 
-/// Queues the timers that are due, earliest first.
+/// Queues the timers that are due at `now`, a reading of the clock, earliest first.
 #[inline]
-fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    if core.has_timers(event_loop.py()) { queue_timers(event_loop, core) } else { Ok(()) }
+fn queue_due_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore, now: u64) -> PyResult<()> {
+    if core.has_timers(event_loop.py()) { queue_timers(event_loop, core, now) } else { Ok(()) }
 }
 
 /// The same when there are timers.
-fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
+fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore, now: u64) -> PyResult<()> {
     let py = event_loop.py();
-    let now = core.now_ns(event_loop)?;
+    // A program's own clock may stand still, or run ahead of ours.
+    let now = if core.custom_time.load(Relaxed) { core.now_ns(event_loop)? } else { now };
     let mut garbage = Vec::new();
     let queued = core.queue_due(py, now, &mut garbage);
     core.discard(py, garbage);
@@ -180,10 +210,18 @@ fn queue_timers(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> 
 }
 
 /// Runs the entries that are in the queue now, and none that they add.
-fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
-    let mut left = core.ready_count(event_loop.py());
-    while left > 0 {
-        match catch_unwind(AssertUnwindSafe(|| run_entries(event_loop, core, &mut left))) {
+fn run_ready(event_loop: &Bound<'_, PyAny>, core: &LoopCore, now: u64) -> PyResult<()> {
+    let ready = core.begin_batch(event_loop.py(), now);
+    let mut left = ready;
+    let result = run_batch(event_loop, core, &mut left);
+    core.figures.add(Figure::Callbacks, (ready - left) as u64);
+    result
+}
+
+/// Runs entries until `left` is 0, also when one of them panics, or until one of them makes the loop end.
+fn run_batch(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize) -> PyResult<()> {
+    while *left > 0 {
+        match catch_unwind(AssertUnwindSafe(|| run_entries(event_loop, core, left))) {
             Ok(result) => result?,
             // The entry that has panicked is gone. The others follow.
             Err(payload) => {
@@ -207,8 +245,8 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
         };
         // Two writes of the same callback belong together; those of two callbacks do not.
         core.next_callback();
-        if core.debug.load(Relaxed) {
-            run_entry_in_debug_mode(event_loop, core, entry)?;
+        if core.is_observed() {
+            run_entry_observed(event_loop, core, &mut empty, entry)?;
         } else {
             run_entry(py, core, &mut empty, entry)?;
         }
@@ -267,6 +305,39 @@ fn complete(core: &LoopCore, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
     calls::method(waiter, &core.names.set_result, [waiter.py().None().bind(waiter.py())]).map(drop)
 }
 
+/// As [`run_entry`], in debug mode or while somebody watches the loop.
+#[cold]
+fn run_entry_observed(
+    event_loop: &Bound<'_, PyAny>,
+    core: &LoopCore,
+    empty: &mut EmptyBatch<'_, '_>,
+    entry: Entry,
+) -> PyResult<()> {
+    if core.debug.load(Relaxed) {
+        return run_entry_in_debug_mode(event_loop, core, entry);
+    }
+    let py = event_loop.py();
+    match entry {
+        // As in `run_entry`. A second reference to the handle would keep it from being used again.
+        Entry::Handle(handle) => {
+            let handle = handle.into_bound(py);
+            let result = {
+                let _runs = core.runs(&handle);
+                Handle::run(&handle, empty)
+            };
+            core.recycle(handle);
+            result
+        }
+        Entry::Io(token) => {
+            let subject = core.subject_of(py, token);
+            let _runs = subject.as_ref().map(|subject| core.runs(subject));
+            run_io(py, core, empty, token)
+        }
+        #[cfg(feature = "embed")]
+        Entry::Job(_) => run_entry(py, core, empty, entry),
+    }
+}
+
 /// As [`run_entry`], with what asyncio's debug mode adds: `loop._current_handle`, and a warning about slow callbacks.
 #[cold]
 fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry: Entry) -> PyResult<()> {
@@ -276,7 +347,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
         Entry::Handle(handle) => Some(handle.bind(py).clone().into_any()),
         Entry::Io(token) => core.subject_of(py, *token),
         #[cfg(feature = "embed")]
-        Entry::Job(_) => Some(PyString::new(py, "a callback of the host").into_any()),
+        Entry::Job(_) => new::string(py, "a callback of the host").ok().map(Bound::into_any),
     };
     let handle = subject.as_ref().filter(|subject| subject.cast::<Handle>().is_ok());
     // A subclass may have a `__setattr__` of its own. If that raises, the entry must run all the same.
@@ -288,7 +359,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     result.and(noted).and(forgotten)?;
     let limit: f64 = event_loop.getattr(&names.slow_callback_duration)?.extract()?;
     if seconds >= limit {
-        event_loop.call_method1(&names._slow_callback, (subject, seconds))?;
+        event_loop.call_method1(&names._slow_callback, (subject, new::float(py, seconds)?))?;
     }
     Ok(())
 }
@@ -330,13 +401,15 @@ pub fn find_for_program(
     let sent = send_gathered(event_loop, core, true);
     let busy = core.begin_program_wait(py);
     let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };
-    sent.and_then(|()| find(event_loop, core, timeout))
+    let found = sent.and_then(|()| find(event_loop, core, timeout));
+    core.figures.program_goes_on();
+    found
 }
 
 /// Queues what [`find_for_program`] has found, and the timers that are due.
 pub fn queue_found(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     core.queue_found(event_loop.py())?;
-    queue_due_timers(event_loop, core)
+    queue_due_timers(event_loop, core, core.clock.now_ns())
 }
 
 /// Runs an entry that a program has taken out of the queue.
@@ -347,11 +420,10 @@ pub fn run_taken(py: Python<'_>, core: &LoopCore, entry: Entry) -> PyResult<()> 
 /// Waits by calling `loop._selector.select`, which the program has replaced.
 #[cold]
 fn wait_by_program(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) -> PyResult<()> {
-    let seconds = timeout.map(seconds);
-    calls::method(
-        &event_loop.getattr(&core.names._selector)?,
-        &core.names.select,
-        [seconds.into_pyobject(event_loop.py())?.as_any()],
-    )
-    .map(drop)
+    let py = event_loop.py();
+    let seconds = match timeout {
+        Some(timeout) => new::float(py, seconds(timeout))?.into_any(),
+        None => py.None().into_bound(py),
+    };
+    calls::method(&event_loop.getattr(&core.names._selector)?, &core.names.select, [&seconds]).map(drop)
 }

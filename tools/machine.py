@@ -158,11 +158,14 @@ def missing() -> list[str]:
 
 def missing_for_lint() -> list[str]:
     checks = {"fmt": ("rustfmt", "the format of the Rust code"), "clippy": ("clippy", "the lints of the Rust code")}
-    return [
+    lacking = [
         f"cargo {command} (rustup component add {component}): {skipped}"
         for command, (component, skipped) in checks.items()
         if not has_cargo(command)
     ]
+    if not has_cpp():
+        lacking.append("a C++ compiler: the lints of lab/fuzz, which builds libFuzzer")
+    return lacking
 
 
 def has_asyncio_tests(python: Python) -> bool:
@@ -190,6 +193,24 @@ def has_cargo(command: str) -> bool:
         return not subprocess.run(["cargo", command, "--version"], cwd=ROOT, capture_output=True).returncode
     except OSError:
         return False
+
+
+def has_cpp() -> bool:
+    """Whether there is a C++ compiler."""
+    return any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++"))
+
+
+def has_standard_library(target: str) -> bool:
+    """Whether Rust's standard library for this target is installed."""
+    look = ["rustc", "--print", "target-libdir", "--target", target]
+    found = subprocess.run(look, cwd=ROOT, capture_output=True, text=True)
+    return found.returncode == 0 and any(Path(found.stdout.strip()).glob("libstd-*"))
+
+
+def has_library_source() -> bool:
+    """Whether the source of Rust's standard library is installed, from which it can be checked for any target."""
+    found = subprocess.run(["rustc", "--print", "sysroot"], cwd=ROOT, capture_output=True, text=True)
+    return (Path(found.stdout.strip()) / "lib/rustlib/src/rust/library/std/Cargo.toml").is_file()
 
 
 def find_faketime() -> list[Path]:

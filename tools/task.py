@@ -34,10 +34,12 @@ CARGO = ("--quiet", "--locked")
 STRICT = ("--", "-D", "warnings")
 # Cargo's options for the crate with the features that Rust programs use to host Python.
 EMBED = ("--package", "rloop", "--no-default-features", "--features", "tokio")
-# The Rust programs in benchmarks/ and examples/ are workspaces of their own.
+# The Rust programs in benchmarks/, examples/ and lab/ are workspaces of their own.
 BENCHMARKS = ("--manifest-path", "benchmarks/Cargo.toml")
 HOSTS = ("--manifest-path", "examples/Cargo.toml")
-WORKSPACES = ((), BENCHMARKS, HOSTS)
+FUZZERS = ("--manifest-path", "lab/fuzz/Cargo.toml")
+MODELS = ("--manifest-path", "lab/models/Cargo.toml")
+WORKSPACES = ((), BENCHMARKS, HOSTS, FUZZERS, MODELS)
 # Every folder with Python files.
 PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "lab", "tools", "src/embed")
 # What `make build` installs beside rloop: whatever tests, checks and examples need.
@@ -46,7 +48,7 @@ DEVELOPMENT = (
     ROOT / "tests" / "requirements.txt",
     ROOT / "tools" / "requirements-lint.txt",
     ROOT / "examples" / "requirements.txt",
-    ROOT / "examples" / "demo" / "requirements.txt",
+    ROOT / "tests" / "demo" / "requirements.txt",
     ROOT / "lab" / "requirements.txt",
 )
 
@@ -205,11 +207,13 @@ def lint() -> None:
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
     oldest = ".".join(map(str, machine.SUPPORTED[0]))
-    run(*inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/conformance", "tests")
+    run(
+        *inside, "-m", "mypy", "--strict", "--python-version", oldest, "--exclude", "tests/(conformance|demo)/", "tests"
+    )
     # These are programs, so their functions need no annotations; mypy checks the bodies of functions without, too.
     # union-attr: the programs know which pipes their children have.
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
-    for folder in ("benchmarks", "examples", "examples/demo", "lab"):
+    for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
     run(*inside, "-m", "mypy.stubtest", "rloop")
 
@@ -221,7 +225,8 @@ def clippy() -> None:
     for features in ([], ["--no-default-features"]):
         run("cargo", "clippy", *CARGO, "--package", "rloop", *features, *STRICT, **module)
     run("cargo", "clippy", *CARGO, *EMBED, "--lib", "--test", "embed", *STRICT, PYO3_PYTHON=command)
-    for workspace in (BENCHMARKS, HOSTS):
+    fuzzers = [FUZZERS] if machine.has_cpp() else []
+    for workspace in (BENCHMARKS, HOSTS, *fuzzers, MODELS):
         run("cargo", "clippy", *CARGO, *workspace, *STRICT, PYO3_PYTHON=command)
 
 
@@ -242,6 +247,7 @@ def test() -> None:
         if status := conformance_of(python):
             sys.exit(status)
     run_demo("--seconds", "0.3", "--rounds", "1")
+    docs()
     say_missing(lacking, "Skipped, because something is missing here")
     say(f"Everything {'else ' if lacking else ''}passed, in {time.monotonic() - started:.0f} s")
 
@@ -358,7 +364,7 @@ def hosting() -> None:
     run("cargo", "doc", *CARGO, *EMBED, "--no-deps", RUSTDOCFLAGS="-D warnings", **environment)
     say("The same: examples/embed-plain and examples/embed-axum, built and driven")
     run("cargo", "build", *CARGO, *HOSTS, **environment)
-    run(*python.command, "examples/embed_checks.py", TARGET / "debug", **environment)
+    run(*python.command, "tests/embed/host_programs.py", TARGET / "debug", **environment)
 
 
 def demo() -> None:
@@ -369,8 +375,8 @@ def run_demo(*arguments: str) -> None:
     python = machine.default_python()
     path = wheel(python)
     say("The demo: an ASGI application under uvicorn, on rloop and on asyncio")
-    inside = venv("demo", python, path, ROOT / "examples" / "demo" / "requirements.txt")
-    run(*inside, "examples/demo/run.py", *arguments)
+    inside = venv("demo", python, path, ROOT / "tests" / "demo" / "requirements.txt")
+    run(*inside, "tests/demo/run.py", *arguments)
 
 
 def bench(*arguments: str) -> None:
@@ -381,8 +387,13 @@ def bench(*arguments: str) -> None:
     rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
     say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
     inside = venv("bench", python, path, *rivals)
-    run(*inside, "benchmarks/bench.py", *arguments)
+    figures = TARGET / "bench.json"
+    run(*inside, "benchmarks/bench.py", "--json", figures, *arguments)
     if not arguments:
+        # docs/performance.md shows each Python on which the whole was measured in this checkout.
+        shutil.copy(figures, TARGET / f"bench-3.{python.minor}.json")
+        measured = sorted(TARGET.glob("bench-3.*.json"))
+        run(*inside, "benchmarks/published.py", *measured)
         run(*inside, "benchmarks/syscalls.py")
         say("Measuring awaits between Rust and Python beside pyo3-async-runtimes")
         environment = machine.libpython(python)
@@ -407,6 +418,15 @@ def bench_compare(revision: str, *arguments: str) -> None:
     sys.exit(status_of(*python.command, "benchmarks/compare.py", *sides, *arguments))
 
 
+def docs() -> None:
+    """Build the site into target/site. A link or an anchor that leads nowhere is an error (not with --quiet, by which
+    MkDocs does not count its warnings)."""
+    inside = kept_venv("docs", machine.default_python(), ROOT / "tools" / "requirements-docs.txt")
+    say("The site")
+    run(*inside, "-m", "mkdocs", "build", "--strict", NO_MKDOCS_2_WARNING="1")
+    print(f"The site is in {ROOT / 'target' / 'site'}: open index.html", flush=True)
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
     inside = lab_venv()
@@ -425,7 +445,7 @@ def lab_venv() -> tuple[str, ...]:
     """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
     path = wheel(python)
-    requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "examples", "lab")]
+    requirements = [ROOT / folder / "requirements.txt" for folder in ("tests", "tests/demo", "examples", "lab")]
     inside = kept_venv(f"lab-{python.name}", python, MATURIN, *requirements)
     install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", "--no-deps")
     run(*inside, *install, path)
@@ -439,6 +459,7 @@ def main(arguments: Sequence[str]) -> None:
         "fmt": fmt,
         "lint": lint,
         "demo": demo,
+        "docs": docs,
         "test": test,
         "bench": bench,
         "bench-compare": bench_compare,
@@ -451,7 +472,8 @@ def main(arguments: Sequence[str]) -> None:
     with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
-    machine.check_rust()
+    if arguments[0] != "docs":
+        machine.check_rust()
     tasks[arguments[0]](*arguments[1:])
 
 

@@ -3,7 +3,8 @@
     asyncio.run(main(), loop_factory=rloop.new_event_loop)
 
 Only the names of the package live here. The loop is in `_loop.py`, on top of the extension module `_rloop`. The event
-loop policies, which asyncio is giving up, are in `_policy.py`. `python -m rloop` says what is installed.
+loop policies, which asyncio is giving up, are in `_policy.py`, the figures of a loop in `_metrics.py`. `python -m
+rloop` says what is installed.
 """
 
 from __future__ import annotations
@@ -11,15 +12,34 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ._dump import dump
+from ._dump_on import dump_on
 from ._loop import Loop, run
+from ._metrics import Histogram, Metrics, all_metrics
+from ._openmetrics import openmetrics
 from ._rloop import __version__, new_event_loop
+from ._watch import Stall, Watch, watch, watch_by_environment
 
 if TYPE_CHECKING:
     if sys.version_info < (3, 16):
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
 
-__all__ = ("Loop", "__version__", "new_event_loop", "run")
+__all__ = (
+    "Histogram",
+    "Loop",
+    "Metrics",
+    "Stall",
+    "Watch",
+    "__version__",
+    "all_metrics",
+    "dump",
+    "dump_on",
+    "new_event_loop",
+    "openmetrics",
+    "run",
+    "watch",
+)
 
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
@@ -38,9 +58,13 @@ if not TYPE_CHECKING:
 
 
 # Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-for _public in (Loop, new_event_loop, run):
+_PUBLIC = (Histogram, Loop, Metrics, Stall, Watch, all_metrics, dump, dump_on, new_event_loop, openmetrics, run, watch)
+for _public in _PUBLIC:
     _public.__module__ = __name__
-del _public
+del _public, _PUBLIC
+
+watch_by_environment()
+del watch_by_environment
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _rloop, _transports
+from . import _metrics, _rloop, _transports
 from ._executors import ExecutorMethods
 from ._getaddrinfo import GetaddrinfoMethods
 from ._inside import InsideMethods, outside_tasks
@@ -26,6 +26,7 @@ from ._processes import ProcessMethods
 from ._report import format_callback
 from ._signals import after_fork_in_child
 from ._sockets import SocketMethods
+from ._stacks import add_loop
 from ._tls import TlsMethods
 from ._unix import UnixMethods
 
@@ -69,7 +70,9 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
 
     def __init__(self) -> None:
         super().__init__()
+        add_loop(self)
         self._is_made = True
+        _metrics.opened(self)
 
     def __repr__(self) -> str:
         kind = type(self)
@@ -116,8 +119,16 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
             self._signals.close()
         finally:
             self._release()
+            _metrics.closed(self)
 
     # ---------------------------------------------------------------------------------------- reports
+
+    def metrics(self) -> _metrics.Metrics:
+        """Return the figures of this loop, from its making until now. Callable from any thread, and once it is closed.
+
+        `later - earlier` has the figures of the span between two readings. docs/metrics.md explains each of them.
+        """
+        return _metrics.metrics(self)
 
     def _callback_failed(self, handle: _rloop.Handle, exc: BaseException) -> None:
         """Called by a handle whose callback has raised (`asyncio.Handle._run`)."""

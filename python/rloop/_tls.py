@@ -235,6 +235,7 @@ class TlsProtocol(_rloop.TlsLayer, protocols.Protocol):
 
     def _handshake_done(self, error: Exception | None) -> None:
         self._stop_timer()
+        self._loop._count_handshake(error is None)  # type: ignore[attr-defined]
         if error is not None:
             self._state = UNWRAPPED
             if isinstance(error, ssl.CertificateError):

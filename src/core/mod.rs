@@ -10,6 +10,7 @@ mod ending;
 mod gathering;
 #[cfg(feature = "embed")]
 mod host;
+pub mod pulse;
 mod registering;
 mod scheduling;
 pub mod scratch;
@@ -27,7 +28,7 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::handle::{Handle, TimerHandle};
 use crate::py::cell::LoopCell;
 use crate::py::context::EmptyContext;
@@ -36,6 +37,7 @@ use crate::py::names::{Names, names};
 use crate::py::thread_end;
 use crate::reactor::Reactor;
 use crate::reactor::clock::Clock;
+use crate::reactor::metrics::Figures;
 use crate::reactor::ready::{Inbox, ReadyQueue};
 use crate::reactor::sys::datagrams::ReceiveBatch;
 use crate::reactor::timers::TimerHeap;
@@ -45,6 +47,7 @@ use crate::reactor::waker::Waker;
 pub use ending::AtClose;
 #[cfg(feature = "embed")]
 pub use host::{Host, Job};
+use pulse::Pulse;
 use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
@@ -93,6 +96,8 @@ pub struct LoopCore {
     waker: Arc<Waker>,
     /// The loop's clock.
     pub clock: Clock,
+    /// What `loop.metrics()` shows. The transports count here, too.
+    pub figures: Arc<Figures>,
     /// True if a subclass, or this loop alone, has its own `time()`. Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
     /// True if `call_later` must call the methods `time` and `call_at`, because they are the program's own.
@@ -117,6 +122,8 @@ pub struct LoopCore {
     pub stopping: AtomicBool,
     /// True in debug mode.
     pub debug: AtomicBool,
+    /// True in debug mode, and while somebody watches the loop: see [`LoopCore::look_who_observes`].
+    observed: AtomicBool,
     /// `threading.get_ident()` of the thread that runs the loop; 0 while none does.
     pub thread_id: AtomicU64,
     /// Counts the polls that have kept the GIL: see [`LoopCore::is_hogging`].
@@ -131,6 +138,8 @@ pub struct LoopCore {
     gather_due: AtomicU64,
     /// The number of the last turn.
     turns: AtomicU32,
+    /// What is kept for those who watch the loop.
+    pub pulse: Pulse,
     /// What is shared with the program that hosts Python.
     #[cfg(feature = "embed")]
     pub host: Host,
@@ -153,11 +162,12 @@ impl LoopCore {
             spare_handles: Vec::new(),
             spare_timers: Vec::new(),
         };
-        Ok(Arc::new(Self {
+        let core = Arc::new(Self {
             state: LoopCell::new(state),
             inbox: Inbox::new(),
             waker,
             clock: Clock,
+            figures: Arc::new(Figures::new()),
             custom_time: AtomicBool::new(false),
             timers_by_methods: AtomicBool::new(true),
             waits_by_program: AtomicBool::new(false),
@@ -170,6 +180,7 @@ impl LoopCore {
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
+            observed: AtomicBool::new(false),
             thread_id: AtomicU64::new(0),
             kept: AtomicU32::new(0),
             kept_since: AtomicU64::new(0),
@@ -177,9 +188,12 @@ impl LoopCore {
             moment: AtomicU64::new(0),
             gather_due: AtomicU64::new(gathering::NOTHING),
             turns: AtomicU32::new(0),
+            pulse: Pulse::new(),
             #[cfg(feature = "embed")]
             host: Host::default(),
-        }))
+        });
+        core.enlist();
+        Ok(core)
     }
 
     // ------------------------------------------------------------------------------------------ threads
@@ -233,9 +247,9 @@ impl LoopCore {
     /// `BaseEventLoop._check_thread`, for debug mode.
     pub fn check_thread(&self) -> PyResult<()> {
         if self.is_running() && !self.is_own_thread() {
-            return Err(PyRuntimeError::new_err(
+            return Err(PyRuntimeError::new_err(Message(
                 "Non-thread-safe operation invoked on an event loop other than the current one",
-            ));
+            )));
         }
         Ok(())
     }
@@ -299,5 +313,5 @@ fn is_live(timer: &Py<TimerHandle>) -> bool {
 
 /// The exception for everything that is asked of a closed loop.
 fn closed_error() -> PyErr {
-    PyRuntimeError::new_err("Event loop is closed")
+    PyRuntimeError::new_err(Message("Event loop is closed"))
 }

@@ -54,7 +54,7 @@ impl LoopCore {
         if self.is_own_thread() {
             self.push(py, entry)?;
         } else {
-            match self.inbox.send(entry) {
+            match self.inbox.send(entry, || self.clock.now_ns()) {
                 Ok(()) => self.wake(py)?,
                 Err(Refused::Closed(_)) => return Err(closed_error()),
                 Err(Refused::NoMemory(_)) => return Err(no_memory()),
@@ -191,7 +191,7 @@ impl LoopCore {
     /// if the loop is closed or there is no memory.
     #[cfg(feature = "embed")]
     pub fn send(&self, entry: Entry) -> Result<(), Refused<Entry>> {
-        self.inbox.send(entry)?;
+        self.inbox.send(entry, || self.clock.now_ns())?;
         self.wake_quietly();
         Ok(())
     }
@@ -220,7 +220,11 @@ impl LoopCore {
         self.names
             .logger
             .bind(py)
-            .call_method(intern!(py, "debug")?, ("The loop could not be woken",), Some(&keywords))
+            .call_method(
+                intern!(py, "debug")?,
+                (new::string(py, "The loop could not be woken")?,),
+                Some(&keywords),
+            )
             .map(drop)
     }
 

@@ -13,6 +13,7 @@ use super::{Entry, FdCallbacks, LoopCore, Source, is_live};
 use crate::error::no_memory;
 use crate::handle::TimerHandle;
 use crate::reactor::Poller;
+use crate::reactor::metrics::Figure;
 use crate::reactor::token::Token;
 
 impl LoopCore {
@@ -28,10 +29,23 @@ impl LoopCore {
     }
 
     /// How many entries are ready.
-    #[inline]
     pub fn ready_count(&self, py: Python<'_>) -> usize {
         self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
+            state.ready.len()
+        })
+    }
+
+    /// How many entries are about to run, in a turn that has begun at `now`. They are noted in the figures.
+    #[inline]
+    pub fn begin_batch(&self, py: Python<'_>, now: u64) -> usize {
+        self.state.with(py, |state| {
+            state.ready.receive(&self.inbox);
+            if let Some(posted) = state.ready.take_posted() {
+                self.figures.delayed(now.saturating_sub(posted));
+            }
+            self.figures.set(Figure::FdsRegistered, state.reactor.fd_count() as u64);
+            self.figures.ready(state.ready.len());
             state.ready.len()
         })
     }
@@ -75,7 +89,10 @@ impl LoopCore {
     /// True if there are timers, dead ones included.
     #[inline]
     pub fn has_timers(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| !state.timers.is_empty())
+        self.state.with(py, |state| {
+            self.figures.set(Figure::TimersCancelled, state.timers.cancelled());
+            !state.timers.is_empty()
+        })
     }
 
     /// Queues the timers that are due at `now`, earliest first. Dead timers are put into `garbage`.
@@ -85,9 +102,14 @@ impl LoopCore {
             loop {
                 // Room first: a timer that has been taken out and finds no room would be lost.
                 state.ready.reserve(1)?;
-                let Some(timer) = state.timers.pop_due(now, is_live, garbage) else {
+                let Some((deadline, timer)) = state.timers.pop_due(now, is_live, garbage) else {
                     return Ok(());
                 };
+                self.figures.add(Figure::TimersFired, 1);
+                // A deadline of 0 is one before the clock's beginning, which says nothing of when it could have run.
+                if deadline != 0 {
+                    self.figures.delayed(now - deadline);
+                }
                 timer.get().unschedule();
                 drop(state.ready.push(Entry::Handle(timer.into_bound(py).into_super().unbind())));
             }
@@ -127,7 +149,7 @@ impl LoopCore {
     #[inline]
     pub fn put_poller(&self, py: Python<'_>, poller: Poller) {
         // Before anything else: a wake-up from here on needs no system call.
-        self.waker.unpark();
+        self.awake();
         self.state.with(py, |state| state.reactor.put_poller(poller));
     }
 
@@ -149,7 +171,9 @@ impl LoopCore {
     /// Notes that the loop is awake and looks at its inbox next: that answers every wake-up so far.
     #[inline]
     pub fn awake(&self) {
-        self.waker.unpark();
+        if self.waker.unpark() {
+            self.figures.add(Figure::Wakeups, 1);
+        }
     }
 
     /// Announces that the loop is about to block. False if it must not, because another thread has left an entry, or
@@ -162,7 +186,7 @@ impl LoopCore {
 
     /// Begins the wait of a turn that the program runs by itself. True if the wait must not block.
     pub fn begin_program_wait(&self, py: Python<'_>) -> bool {
-        self.waker.unpark();
+        self.awake();
         self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
             !state.ready.is_empty() || !state.reactor.found_fds().is_empty() || self.stopping.load(SeqCst)
@@ -176,5 +200,17 @@ impl LoopCore {
             found.push((-1, true, false));
         }
         found
+    }
+
+    // ------------------------------------------------------------------------------------------ figures
+
+    /// The figures as they are now, in the order of `reactor/metrics.rs`: those that change outside of a turn are
+    /// brought up to date first.
+    pub fn read_figures(&self, py: Python<'_>) -> Vec<u64> {
+        self.state.with(py, |state| {
+            self.figures.set(Figure::FdsRegistered, state.reactor.fd_count() as u64);
+            self.figures.set(Figure::TimersCancelled, state.timers.cancelled());
+        });
+        self.figures.read_all()
     }
 }

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{Entry, LoopCore, is_live};
-use crate::error::no_memory;
+use crate::error::{Message, no_memory};
 use crate::handle::{Handle, TimerHandle};
 use crate::reactor::clock::deadline_ns;
 
@@ -79,7 +79,7 @@ impl LoopCore {
         let py = timer.py();
         self.check_closed()?;
         if !timer.as_super().get().belongs_to(event_loop) || timer.get().is_scheduled() {
-            return Err(PyValueError::new_err("not a timer of this loop, or scheduled already"));
+            return Err(PyValueError::new_err(Message("not a timer of this loop, or scheduled already")));
         }
         let deadline = deadline_ns(timer.get().seconds(py));
         let refused = self.state.with(py, |state| state.timers.push(deadline, timer.clone().unbind()));

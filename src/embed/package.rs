@@ -19,10 +19,14 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
     "rloop.__main__": "__main__.py",
     "rloop._base": "_base.py",
+    "rloop._dump": "_dump.py",
+    "rloop._dump_on": "_dump_on.py",
     "rloop._executors": "_executors.py",
     "rloop._getaddrinfo": "_getaddrinfo.py",
     "rloop._loop": "_loop.py",
     "rloop._inside": "_inside.py",
+    "rloop._metrics": "_metrics.py",
+    "rloop._openmetrics": "_openmetrics.py",
     "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",
     "rloop._processes": "_processes.py",
@@ -30,8 +34,10 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop._signals": "_signals.py",
     "rloop._sockets": "_sockets.py",
     "rloop._tls": "_tls.py",
+    "rloop._stacks": "_stacks.py",
     "rloop._transports": "_transports.py",
     "rloop._unix": "_unix.py",
+    "rloop._watch": "_watch.py",
 };
 
 static INSTALLED: PyOnceLock<()> = PyOnceLock::new();

@@ -15,8 +15,10 @@ use pyo3::types::{PyIterator, PyList};
 
 use super::EventLoop;
 use crate::core::{Entry, LoopCore};
+use crate::error::Message;
 use crate::handle::{Callback, Handle, TimerHandle};
 use crate::py::cell::LoopCell;
+use crate::py::new;
 use crate::py::new::intern;
 use crate::run;
 
@@ -109,8 +111,9 @@ impl ReadyHandles {
     /// Takes an entry from one end.
     fn take<'py>(&self, py: Python<'py>, first: bool) -> PyResult<Bound<'py, Handle>> {
         let (event_loop, core) = (self.event_loop.bind(py), &self.event_loop.get().core);
-        let entry =
-            core.pop_from(py, first).ok_or_else(|| PyIndexError::new_err("pop from an empty deque"))?;
+        let entry = core
+            .pop_from(py, first)
+            .ok_or_else(|| PyIndexError::new_err(Message("pop from an empty deque")))?;
         as_handle(event_loop, entry)
     }
 
@@ -124,7 +127,10 @@ impl ReadyHandles {
                 Pending::handle(event_loop, What::Foreign(handle.clone().unbind()))?
             }
             Err(_) => {
-                return Err(PyTypeError::new_err(format!("a handle is required, not {}", handle.repr()?)));
+                return Err(PyTypeError::new_err(Message(format!(
+                    "a handle is required, not {}",
+                    handle.repr()?
+                ))));
             }
         };
         if let Ok(timer) = handle.cast::<TimerHandle>() {
@@ -157,7 +163,7 @@ impl ReadyHandles {
 
     /// Every handle, as a list: reading methods work on that copy.
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.handles(py)?)
+        new::list(py, self.handles(py)?.into_iter().map(Bound::into_any))
     }
 }
 
@@ -179,7 +185,7 @@ impl ReadyHandles {
         let list = self.list(py)?;
         let index = if index < 0 { index + list.len() as isize } else { index };
         let index = usize::try_from(index).ok().filter(|&index| index < list.len());
-        list.get_item(index.ok_or_else(|| PyIndexError::new_err("deque index out of range"))?)
+        list.get_item(index.ok_or_else(|| PyIndexError::new_err(Message("deque index out of range")))?)
     }
 
     /// A program asks this before it calls `remove()`.
@@ -230,7 +236,7 @@ impl ReadyHandles {
     fn remove(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, core) = (handle.py(), &self.event_loop.get().core);
         self.handles(py)?;
-        let missing = || PyValueError::new_err("deque.remove(x): x not in deque");
+        let missing = || PyValueError::new_err(Message("deque.remove(x): x not in deque"));
         core.remove_ready(handle).map(drop).ok_or_else(missing)
     }
 

@@ -9,8 +9,10 @@
 pub mod faults;
 mod inside;
 mod package;
+mod relay;
 mod scheduling;
 mod sockets;
+mod watcher;
 mod watching;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::py::cell::LoopCell;
 use crate::py::fastcall;
 use crate::py::made::{Made, derefs_to_made};
 use crate::py::new;
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::run;
@@ -40,7 +43,9 @@ use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
+pub use relay::relay_once;
 pub use scheduling::add_raw_methods;
+pub use watcher::Watcher;
 
 /// The native half of `rloop.Loop`.
 #[pyclass(subclass, frozen, module = "rloop._rloop")]
@@ -198,6 +203,17 @@ impl EventLoop {
     /// `until_stopped`: the next `_run_once()` runs turns until `stop()` was called. Otherwise it runs one turn.
     fn _begin_run(&self, until_stopped: bool) {
         self.core.until_stopped.store(until_stopped, Relaxed);
+    }
+
+    /// The loop's figures, for `_metrics.py`: see `src/reactor/metrics.rs` for their order.
+    fn _figures(&self, py: Python<'_>) -> Vec<u64> {
+        self.core.read_figures(py)
+    }
+
+    /// Counts a TLS handshake that is over.
+    fn _count_handshake(&self, done: bool) {
+        let figure = if done { Figure::HandshakesDone } else { Figure::HandshakesFailed };
+        self.core.figures.add(figure, 1);
     }
 
     /// Sends what transports keep back.
@@ -434,6 +450,7 @@ impl EventLoop {
     #[setter(_debug)]
     fn set_debug_field(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.core.debug.store(value.is_truthy()?, Relaxed);
+        self.core.look_who_observes();
         Ok(())
     }
 
@@ -449,6 +466,7 @@ impl EventLoop {
     fn set_thread_id_field(slf: &Bound<'_, Self>, value: Option<u64>) -> PyResult<()> {
         let core = &slf.get().core;
         core.thread_id.store(value.unwrap_or(0), Relaxed);
+        core.note_thread(slf.py(), core.is_own_thread());
         // Some programs read it from the instance's dictionary, where asyncio has it.
         if let Some(names) = slf.getattr_opt(&core.names.__dict__)? {
             let value = value.map(|id| new::int(slf.py(), id as usize)).transpose()?;

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 
 use super::EventLoop;
+use crate::error::Message;
 use crate::handle::{Callback, Time};
 use crate::py::fastcall::{self, Arguments};
 use crate::py::new::{self, intern};
@@ -68,7 +69,7 @@ impl EventLoop {
         let context = args.only_keyword("call_later", core.names.context.bind(py), &["delay", "callback"])?;
         // asyncio's text. To add None to the time would give another one.
         if delay.is_none() {
-            return Err(PyTypeError::new_err("delay must not be None"));
+            return Err(PyTypeError::new_err(Message("delay must not be None")));
         }
         if core.timers_by_methods.load(Relaxed) {
             return Self::call_later_by_methods(slf, args, &delay, &callback);
@@ -117,7 +118,7 @@ impl EventLoop {
             args.only_keyword("call_at", core.names.context.bind(slf.py()), &["when", "callback"])?;
         // asyncio's text, as in `call_later`.
         if when.is_none() {
-            return Err(PyTypeError::new_err("when cannot be None"));
+            return Err(PyTypeError::new_err(Message("when cannot be None")));
         }
         Self::check_call(slf, &callback, "call_at", true)?;
         let callback = Callback { callback, args: args.from(2), context };
@@ -207,7 +208,9 @@ fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
 /// Puts the raw methods on `class`, which is `EventLoop` or a subclass.
 pub fn add_raw_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
     if !class.is_subclass_of::<EventLoop>()? {
-        return Err(PyTypeError::new_err(format!("a subclass of EventLoop is required, not {class}")));
+        return Err(PyTypeError::new_err(Message(format!(
+            "a subclass of EventLoop is required, not {class}"
+        ))));
     }
     fastcall::raw_methods! { EventLoop, class,
         call_soon("($self, /, callback, *args, context=None)"):

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyInt};
 
 use super::EventLoop;
 use crate::core::LoopCore;
-use crate::error::os_error;
+use crate::error::{Message, os_error};
 use crate::py::bytes::{self, readable};
 use crate::py::calls;
 use crate::reactor::readiness::Readiness;
@@ -81,7 +81,7 @@ impl EventLoop {
         }
         let buffer = PyUntypedBuffer::get(data)?;
         if !buffer.is_c_contiguous() {
-            return Err(PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
+            return Err(PyBufferError::new_err(Message("memoryview: underlying buffer is not C-contiguous")));
         }
         let fd = fd_of(&self.core, sock)?;
         // SAFETY: no Python code runs while the slice lives, and the GIL is held.

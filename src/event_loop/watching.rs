@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use super::EventLoop;
+use crate::error::Message;
 use crate::handle::Callback;
 use crate::py::fastcall::Arguments;
 use crate::py::new;
@@ -61,7 +62,7 @@ impl EventLoop {
         let fd: i64 = if file.is_instance_of::<PyInt>() {
             file.extract()?
         } else {
-            let invalid = || PyValueError::new_err(format!("Invalid file object: {}", repr(file)));
+            let invalid = || PyValueError::new_err(Message(format!("Invalid file object: {}", repr(file))));
             let number = file.call_method0(&self.core.names.fileno).map_err(|_| invalid())?;
             number.extract().map_err(|_| invalid())?
         };
@@ -73,7 +74,7 @@ impl EventLoop {
         }
         match i32::try_from(fd) {
             Ok(fd) if fd >= 0 => Ok(fd),
-            _ => Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}"))),
+            _ => Err(PyValueError::new_err(Message(format!("Invalid file descriptor: {fd}")))),
         }
     }
 
@@ -81,11 +82,11 @@ impl EventLoop {
     pub(super) fn refuse_fd_of_transport(&self, file: &Bound<'_, PyAny>, fd: i32) -> PyResult<()> {
         match self.core.owner_of(file.py(), fd) {
             // Two who read the same fd would take each other's bytes.
-            Some(transport) => Err(PyRuntimeError::new_err(format!(
+            Some(transport) => Err(PyRuntimeError::new_err(Message(format!(
                 "File descriptor {} is used by transport {}",
                 repr(file),
                 repr(&transport)
-            ))),
+            )))),
             None => Ok(()),
         }
     }

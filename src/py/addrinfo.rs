@@ -8,6 +8,7 @@ use pyo3::types::{PyInt, PyList, PyString};
 
 use crate::py::audit;
 use crate::py::names::Names;
+use crate::py::new;
 use crate::reactor::sys;
 
 /// Flags that change nothing if host and port are numbers (RFC 3493).
@@ -50,17 +51,25 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
     let (socket_family, address) = match (address, family) {
         (Some(IpAddr::V4(_)), 0 | libc::AF_INET) => {
             // `std` parses only the usual spelling, which is also the one that libc returns.
-            (&names.af_inet, (host, question.port).into_pyobject(py)?.into_any())
+            (&names.af_inet, new::tuple(py, [host.clone().into_any(), question.port.clone()])?)
         }
         (Some(IpAddr::V6(v6)), 0 | libc::AF_INET6) => {
-            (&names.af_inet6, (sys::ipv6_host(&v6), question.port, 0, 0).into_pyobject(py)?.into_any())
+            let [host, zero] =
+                [new::string(py, &sys::ipv6_host(&v6))?.into_any(), new::int(py, 0)?.into_any()];
+            (&names.af_inet6, new::tuple(py, [host, question.port.clone(), zero.clone(), zero])?)
         }
         _ => return Ok(None),
     };
     audit::getaddrinfo(question.host, question.port, family, kind, protocol)?;
     let canonical_name = names.empty.bind(py);
-    let info = (socket_family, socket_kind, its_protocol, canonical_name, address).into_pyobject(py)?;
-    PyList::new(py, [info]).map(Some)
+    let info = [
+        socket_family.bind(py).clone(),
+        socket_kind.bind(py).clone(),
+        new::int(py, its_protocol as usize)?.into_any(),
+        canonical_name.clone().into_any(),
+        address.into_any(),
+    ];
+    new::list(py, [new::tuple(py, info)?.into_any()]).map(Some)
 }
 
 /// The number that CPython's argument parser reads from an object: an int, or an instance of a subclass such as an

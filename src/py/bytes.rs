@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use super::new::{self, intern};
+use crate::error::Message;
 
 // Public in CPython's C API, but not declared by PyO3.
 unsafe extern "C" {
@@ -172,7 +173,9 @@ impl Chunk {
         // SAFETY: the function only looks at the type of a live object.
         if unsafe { ffi::PyObject_CheckBuffer(data.as_ptr()) } == 0 {
             let kind = data.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("a bytes-like object is required, not '{kind}'")));
+            return Err(PyTypeError::new_err(Message(format!(
+                "a bytes-like object is required, not '{kind}'"
+            ))));
         }
         // SAFETY: the function returns a new reference, or null with an exception set. It copies buffers that are not
         // contiguous, too, and does not call the object's own `__bytes__`.
@@ -219,9 +222,9 @@ impl Writable {
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut *view, ffi::PyBUF_WRITABLE) } < 0 {
             PyErr::fetch(object.py());
             let kind = object.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
+            return Err(PyTypeError::new_err(Message(format!(
                 "get_buffer() must return a read-write bytes-like object, not {kind}"
-            )));
+            ))));
         }
         Ok(Self(view))
     }

@@ -7,6 +7,11 @@ use pyo3::types::PyString;
 
 use super::fastcall::Raised;
 
+// Exported by CPython, but not declared by PyO3.
+unsafe extern "C" {
+    fn _PyObject_GetMethod(object: Object, name: Object, method: *mut Object) -> std::ffi::c_int;
+}
+
 type Object = *mut ffi::PyObject;
 
 /// The largest number of arguments of [`method`].
@@ -47,4 +52,18 @@ pub fn method<'py, const N: usize>(
         let result = ffi::PyObject_VectorcallMethod(name.as_ptr(), args, count, no_keywords);
         Bound::from_owned_ptr_or_err(py, result)
     }
+}
+
+/// True if `object.name()` would call exactly `function`, which the object's class defines: neither the class nor the
+/// object itself has something else by that name.
+#[inline]
+pub fn is_method(object: &Bound<'_, PyAny>, name: &Py<PyString>, function: &Py<PyAny>) -> bool {
+    let mut found = std::ptr::null_mut();
+    // SAFETY: both references are alive. CPython puts null or a new reference into `found`. It returns 1 if that is a
+    // function of the class, and 0 if it is anything else.
+    let (is_function, found) = unsafe {
+        let is_function = _PyObject_GetMethod(object.as_ptr(), name.as_ptr(), &mut found);
+        (is_function == 1, Bound::from_owned_ptr_or_err(object.py(), found))
+    };
+    is_function && found.is_ok_and(|found| found.as_ptr() == function.as_ptr())
 }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 
-use crate::error::no_memory;
+use crate::error::{Message, no_memory};
 
 /// The C function of a raw method.
 pub type RawMethod = unsafe extern "C" fn(
@@ -138,7 +138,7 @@ pub fn panic_error(payload: Box<dyn Any + Send>) -> PyErr {
     if text == "PyObject pointer is null" {
         return no_memory();
     }
-    PyRuntimeError::new_err(format!("rloop: internal error: {text}"))
+    PyRuntimeError::new_err(Message(format!("rloop: internal error: {text}")))
 }
 
 /// Runs `body`. A panic becomes an exception, as in a raw method. In an ordinary method it would become a
@@ -187,7 +187,9 @@ impl<'a, 'py> Arguments<'a, 'py> {
     #[inline]
     pub fn required(&self, at: usize, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.optional(at, name)?.ok_or_else(|| {
-            PyTypeError::new_err(format!("{method}() missing required positional argument: '{name}'"))
+            PyTypeError::new_err(Message(format!(
+                "{method}() missing required positional argument: '{name}'"
+            )))
         })
     }
 
@@ -213,7 +215,9 @@ impl<'a, 'py> Arguments<'a, 'py> {
     fn too_many(&self, method: &str, least: usize, most: usize) -> PyErr {
         let (least, most, given) = (least + 1, most + 1, self.positional + 1);
         let takes = if least < most { format!("from {least} to {most}") } else { most.to_string() };
-        PyTypeError::new_err(format!("{method}() takes {takes} positional arguments but {given} were given"))
+        PyTypeError::new_err(Message(format!(
+            "{method}() takes {takes} positional arguments but {given} were given"
+        )))
     }
 
     /// The argument at index `at`, given by position or by name, if it is given.
@@ -279,7 +283,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
             Some(_) => format!("{method}() got multiple values for argument '{name}'"),
             None => format!("{method}() got an unexpected keyword argument '{name}'"),
         };
-        Err(PyTypeError::new_err(problem))
+        Err(PyTypeError::new_err(Message(problem)))
     }
 
     /// The keywords with their values.

@@ -5,6 +5,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::new::intern;
+use crate::error::Message;
 
 /// ImportError in a subinterpreter. Isolated subinterpreters are refused by CPython itself. Others, as mod_wsgi has
 /// them, would share classes and other objects with the main interpreter, and destroy them when they end.
@@ -13,9 +14,9 @@ pub fn refuse_subinterpreter(_py: Python<'_>) -> PyResult<()> {
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
         return Ok(());
     }
-    Err(PyImportError::new_err(
+    Err(PyImportError::new_err(Message(
         "rloop does not support subinterpreters: it can be imported in the main interpreter only",
-    ))
+    )))
 }
 
 /// RuntimeError if the GIL is off. Importing the module turns it on, unless the program forbids that (PYTHON_GIL=0) or
@@ -29,6 +30,6 @@ pub fn require_gil(py: Python<'_>) -> PyResult<()> {
     if enabled {
         Ok(())
     } else {
-        Err(PyRuntimeError::new_err("rloop needs the GIL, which is disabled in this process"))
+        Err(PyRuntimeError::new_err(Message("rloop needs the GIL, which is disabled in this process")))
     }
 }

@@ -19,4 +19,6 @@ pub mod openssl;
 pub mod profiling;
 pub mod references;
 pub mod sockaddr;
+pub mod stack_dump;
+pub mod streams;
 pub mod thread_end;

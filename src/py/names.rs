@@ -9,6 +9,8 @@ use pyo3::types::{PyDict, PyString};
 use super::fastcall::caught;
 use super::new::{self, intern};
 use super::profiling::ProfileFunction;
+use super::streams::Streams;
+use crate::error::Message;
 
 macro_rules! names {
     (
@@ -28,6 +30,8 @@ macro_rules! names {
             $(pub $given: Py<PyAny>,)*
             /// Where to see whether a profiler is set.
             pub profile_function: ProfileFunction,
+            /// asyncio's streams. None if they are not as they are known.
+            pub streams: Option<Streams>,
             /// The empty string.
             pub empty: Py<PyString>,
             /// The string "loop", which cannot be the name of a field.
@@ -56,6 +60,7 @@ macro_rules! names {
                     loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
                     profile_function: ProfileFunction::find(py),
+                    streams: Streams::find(py)?,
                     own_writelines: py.version_info() >= (3, 12),
                     datagram_headers: py.version_info() >= (3, 13),
                     threadsafe_handle: py
@@ -74,13 +79,13 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, buffer_updated, call_at, _call_eof_received, call_exception_handler,
-        _callback_failed, close, connection_lost, connection_made, context, _current_handle, data_received,
-        datagram_received, _detach, detach, __dict__, done, eof_received, error_received, exception,
-        _fatal_error, fileno, get_buffer, getpeername, getsockname, is_closing, message,
-        name, pause_reading, pause_writing, peername, pending, pipe, _proceed, protocol, read, recvfrom,
+        _buffer, _callback_failed, cancelled, close, connection_lost, connection_made, context, _current_handle, data_received,
+        datagram_received, _detach, detach, __dict__, done, _eof, eof_received, error_received, exception,
+        _fatal_error, fileno, get_buffer, getpeername, getsockname, is_closing, _limit, message,
+        name, pause_reading, pause_writing, _paused, peername, pending, pipe, _proceed, protocol, read, recvfrom,
         resume_reading, resume_writing, select, _selector, send, sendto, set_result, setblocking,
         _slow_callback, slow_callback_duration, socket, sockname, _start_shutdown, _thread_id, time,
-        transport, write,
+        _transport, transport, _waiter, write,
     }
     package {
         /// `rloop.Loop`
@@ -137,7 +142,10 @@ impl Names {
 
 #[inline]
 fn of_module<'py>(names: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-    names.cast::<PyDict>()?.get_item(name)?.ok_or_else(|| PyAttributeError::new_err(name.to_string()))
+    names
+        .cast::<PyDict>()?
+        .get_item(name)?
+        .ok_or_else(|| PyAttributeError::new_err(Message(name.to_string())))
 }
 
 static NAMES: PyOnceLock<Names> = PyOnceLock::new();
@@ -150,5 +158,7 @@ pub fn set_package(py: Python<'_>, package: Package) -> PyResult<()> {
 /// The table. Fails only while the package `rloop` is not imported completely.
 #[inline]
 pub fn names(py: Python<'_>) -> PyResult<&'static Names> {
-    NAMES.get(py).ok_or_else(|| PyRuntimeError::new_err("the package rloop is not imported completely"))
+    NAMES
+        .get(py)
+        .ok_or_else(|| PyRuntimeError::new_err(Message("the package rloop is not imported completely")))
 }

@@ -6,7 +6,7 @@ use std::ffi::c_char;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 /// Takes over the new reference that a function of CPython has returned, or the exception that it has set.
 ///
@@ -55,6 +55,45 @@ pub fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyFloat>> {
 pub fn int(py: Python<'_>, value: usize) -> PyResult<Bound<'_, PyInt>> {
     // SAFETY: a new reference or null.
     unsafe { owned(py, ffi::PyLong_FromSize_t(value)) }
+}
+
+/// A number of bytes that a method returns: an `int`.
+#[derive(Default)]
+pub struct Size(pub usize);
+
+impl<'py> IntoPyObject<'py> for Size {
+    type Target = PyInt;
+    type Output = Bound<'py, PyInt>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyInt>> {
+        int(py, self.0)
+    }
+}
+
+/// A `list` of `items`.
+pub fn list<'py, I>(py: Python<'py>, items: I) -> PyResult<Bound<'py, PyList>>
+where
+    I: IntoIterator<Item = Bound<'py, PyAny>>,
+{
+    // SAFETY: a new reference or null.
+    let list: Bound<'_, PyList> = unsafe { owned(py, ffi::PyList_New(0))? };
+    items.into_iter().try_for_each(|item| list.append(item))?;
+    Ok(list)
+}
+
+/// A `str` of what is a file name to the system (PEP 383).
+pub fn file_name<'py>(py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    // SAFETY: as in `bytes`. Bytes that are not valid in the encoding become lone surrogates.
+    unsafe {
+        owned(
+            py,
+            ffi::PyUnicode_DecodeFSDefaultAndSize(
+                name.as_ptr().cast::<c_char>(),
+                name.len() as ffi::Py_ssize_t,
+            ),
+        )
+    }
 }
 
 /// A `tuple` of `items`.

@@ -1,6 +1,5 @@
 //! Socket addresses as objects of Python, in the forms of the `socket` module. No name is looked up here.
 
-use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyString, PyTuple};
 
@@ -22,11 +21,10 @@ pub fn to_python<'py>(py: Python<'py>, address: &SocketAddress) -> PyResult<Boun
         }
         // An abstract name is bytes, a path is decoded as a file name is (PEP 383).
         Address::Unix(path) if path.first() == Some(&0) => Ok(new::bytes(py, &path)?.into_any()),
-        Address::Unix(path) => {
-            use std::os::unix::ffi::OsStringExt;
-            Ok(std::ffi::OsString::from_vec(path).into_pyobject(py)?.cast_into::<PyString>()?.into_any())
+        Address::Unix(path) => Ok(new::file_name(py, &path)?.into_any()),
+        Address::Other(family) => {
+            Ok(new::tuple(py, [number(family as u32)?, new::bytes(py, b"")?.into_any()])?.into_any())
         }
-        Address::Other(family) => (family, new::bytes(py, b"")?).into_bound_py_any(py),
     }
 }
 

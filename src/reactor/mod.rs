@@ -20,11 +20,13 @@
 //! register themselves cannot be registered here; their owners are called in the child's next turn, and do it again.
 
 pub mod clock;
+pub mod metrics;
 pub mod moment;
 mod poller;
 pub mod readiness;
 pub mod ready;
 mod reporting;
+pub mod stalls;
 pub mod sync;
 pub mod sys;
 pub mod timers;
@@ -297,6 +299,12 @@ impl<S> Reactor<S> {
     /// The live registration of an fd number.
     pub fn token_of(&self, fd: RawFd) -> Option<Token> {
         self.tokens.get(&fd).copied()
+    }
+
+    /// How many files are registered.
+    #[inline]
+    pub fn fd_count(&self) -> usize {
+        self.tokens.len()
     }
 
     /// The owner of a registration.

@@ -18,11 +18,13 @@ fn is_large<T>(queue: &VecDeque<T>) -> bool {
 /// The entries that are to run, in order.
 pub struct ReadyQueue<T> {
     queue: VecDeque<T>,
+    /// When the earliest entry was posted that has come through the inbox since [`ReadyQueue::take_posted`].
+    posted: Option<u64>,
 }
 
 impl<T> ReadyQueue<T> {
     pub fn new() -> Self {
-        Self { queue: VecDeque::new() }
+        Self { queue: VecDeque::new(), posted: None }
     }
 
     /// Adds an entry at the end. Gives it back if there is no memory.
@@ -97,6 +99,7 @@ impl<T> ReadyQueue<T> {
 
     fn receive_from(&mut self, inbox: &Inbox<T>) {
         let mut sent = inbox.lock();
+        self.posted = self.posted.or(Some(sent.posted));
         if self.queue.is_empty() {
             std::mem::swap(&mut self.queue, &mut sent.queue);
         } else if self.queue.try_reserve(sent.queue.len()).is_ok() {
@@ -109,6 +112,13 @@ impl<T> ReadyQueue<T> {
             sent.queue = VecDeque::new();
         }
         inbox.filled.store(false, Ordering::SeqCst);
+    }
+
+    /// When the earliest entry was posted that has come through the inbox since the last call of this. None if none
+    /// has.
+    #[inline]
+    pub fn take_posted(&mut self) -> Option<u64> {
+        self.posted.take()
     }
 
     /// Takes everything out.
@@ -143,13 +153,15 @@ pub enum Refused<T> {
 
 struct Sent<T> {
     queue: VecDeque<T>,
+    /// When the first entry of `queue` was left, by the clock of the senders.
+    posted: u64,
     closed: bool,
 }
 
 impl<T> Inbox<T> {
     pub fn new() -> Self {
         Self {
-            sent: Mutex::new(Sent { queue: VecDeque::new(), closed: false }),
+            sent: Mutex::new(Sent { queue: VecDeque::new(), posted: 0, closed: false }),
             filled: AtomicBool::new(false),
         }
     }
@@ -158,14 +170,18 @@ impl<T> Inbox<T> {
         !self.filled.load(Ordering::SeqCst)
     }
 
-    /// Leaves `entry` for the loop, or gives it back. The caller wakes the loop afterwards.
-    pub fn send(&self, entry: T) -> Result<(), Refused<T>> {
+    /// Leaves `entry` for the loop, or gives it back. The caller wakes the loop afterwards. `now` is asked for the time
+    /// if the inbox was empty.
+    pub fn send(&self, entry: T, now: impl FnOnce() -> u64) -> Result<(), Refused<T>> {
         let mut sent = self.lock();
         if sent.closed {
             return Err(Refused::Closed(entry));
         }
         if sent.queue.len() == sent.queue.capacity() && sent.queue.try_reserve(1).is_err() {
             return Err(Refused::NoMemory(entry));
+        }
+        if sent.queue.is_empty() {
+            sent.posted = now();
         }
         sent.queue.push_back(entry);
         self.filled.store(true, Ordering::SeqCst);
@@ -207,11 +223,12 @@ mod tests {
         let inbox = Inbox::new();
         let mut ready = ReadyQueue::new();
         ready.push(1).expect("memory");
-        inbox.send(2).expect("open");
+        inbox.send(2, || 7).expect("open");
         ready.receive(&inbox);
         ready.push(3).expect("memory");
         assert_eq!(ready.drain(), [1, 2, 3]);
         assert!(inbox.is_empty());
+        assert_eq!((ready.take_posted(), ready.take_posted()), (Some(7), None));
     }
 
     #[test]
@@ -229,9 +246,9 @@ mod tests {
     #[test]
     fn closed_inbox_gives_the_entry_back() {
         let inbox = Inbox::new();
-        inbox.send(1).expect("open");
+        inbox.send(1, || 7).expect("open");
         assert_eq!(inbox.close(), [1]);
-        assert_eq!(inbox.send(2), Err(Refused::Closed(2)));
+        assert_eq!(inbox.send(2, || 7), Err(Refused::Closed(2)));
         assert!(inbox.is_empty());
     }
 
@@ -241,7 +258,9 @@ mod tests {
         let senders: Vec<_> = (0..4)
             .map(|sender| {
                 let inbox = inbox.clone();
-                std::thread::spawn(move || (0..10_000).for_each(|n| inbox.send((sender, n)).expect("open")))
+                std::thread::spawn(move || {
+                    (0..10_000).for_each(|n| inbox.send((sender, n), || 7).expect("open"))
+                })
             })
             .collect();
         let mut ready = ReadyQueue::new();
@@ -263,7 +282,7 @@ mod tests {
         let inbox = Inbox::new();
         let mut ready = ReadyQueue::new();
         (0..200_000_u64).for_each(|n| ready.push(n).expect("memory"));
-        (0..200_000_u64).for_each(|n| inbox.send(n).expect("open"));
+        (0..200_000_u64).for_each(|n| inbox.send(n, || 7).expect("open"));
         ready.receive(&inbox);
         assert_eq!(ready.len(), 400_000);
         assert_eq!(inbox.lock().queue.capacity(), 0);
@@ -276,7 +295,7 @@ mod tests {
         ready.shrink();
         assert_eq!(ready.queue.capacity(), 0);
         // The inbox's memory is not copied, and does not stay with either.
-        (0..200_000_u64).for_each(|n| inbox.send(n).expect("open"));
+        (0..200_000_u64).for_each(|n| inbox.send(n, || 7).expect("open"));
         ready.receive(&inbox);
         assert_eq!((ready.len(), inbox.lock().queue.capacity()), (200_000, 0));
     }

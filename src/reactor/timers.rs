@@ -20,6 +20,8 @@ pub struct TimerHeap<T> {
     sequence: u64,
     /// How many timers in `heap` are dead. Whoever cancels one adds to it.
     dead: Arc<AtomicUsize>,
+    /// How many dead timers have left `heap`.
+    swept: u64,
 }
 
 struct Timer<T> {
@@ -30,7 +32,7 @@ struct Timer<T> {
 
 impl<T> TimerHeap<T> {
     pub fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0, dead: Arc::default() }
+        Self { heap: BinaryHeap::new(), sequence: 0, dead: Arc::default(), swept: 0 }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -68,17 +70,22 @@ impl<T> TimerHeap<T> {
                 return Some(timer.deadline);
             }
             garbage.extend(self.heap.pop().map(|timer| timer.owner));
-            self.dead.fetch_sub(1, Relaxed);
+            self.sweep(1);
         }
         None
     }
 
-    /// Takes out the earliest live timer, if it is due at `now`. Dead timers before it are put into `garbage`.
-    pub fn pop_due(&mut self, now: u64, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) -> Option<T> {
+    /// Takes out the earliest live timer and its deadline, if it is due at `now`. Dead timers before it are put into `garbage`.
+    pub fn pop_due(
+        &mut self,
+        now: u64,
+        is_live: impl Fn(&T) -> bool,
+        garbage: &mut Vec<T>,
+    ) -> Option<(u64, T)> {
         if self.next_deadline(is_live, garbage)? > now {
             return None;
         }
-        self.heap.pop().map(|timer| timer.owner)
+        self.heap.pop().map(|timer| (timer.deadline, timer.owner))
     }
 
     /// True when more than half of the heap is dead.
@@ -103,8 +110,20 @@ impl<T> TimerHeap<T> {
             }
         }
         self.heap = BinaryHeap::from(timers);
-        self.dead.store(0, Relaxed);
+        self.sweep(self.dead.load(Relaxed));
         self.shrink();
+    }
+
+    /// Notes that so many dead timers have left the heap.
+    fn sweep(&mut self, count: usize) {
+        self.dead.fetch_sub(count, Relaxed);
+        self.swept += count as u64;
+    }
+
+    /// How many timers have ever been cancelled while they were in the heap.
+    #[inline]
+    pub fn cancelled(&self) -> u64 {
+        self.swept + self.dead.load(Relaxed) as u64
     }
 
     /// How many timers are alive.
@@ -137,14 +156,14 @@ impl<T> TimerHeap<T> {
         };
         let owner = removed?.owner;
         if !is_live(&owner) {
-            self.dead.fetch_sub(1, Relaxed);
+            self.sweep(1);
         }
         Some(owner)
     }
 
     /// Takes everything out.
     pub fn drain(&mut self) -> Vec<T> {
-        self.dead.store(0, Relaxed);
+        self.sweep(self.dead.load(Relaxed));
         std::mem::take(&mut self.heap).into_iter().map(|timer| timer.owner).collect()
     }
 
@@ -188,7 +207,12 @@ mod tests {
     use std::rc::Rc;
 
     fn drain_due(timers: &mut TimerHeap<u32>, now: u64) -> Vec<u32> {
-        std::iter::from_fn(|| timers.pop_due(now, |_| true, &mut Vec::new())).collect()
+        std::iter::from_fn(|| timers.pop_due(now, |_| true, &mut Vec::new()))
+            .map(|(deadline, owner)| {
+                assert!(deadline <= now);
+                owner
+            })
+            .collect()
     }
 
     #[test]
@@ -271,6 +295,7 @@ mod tests {
         }
         assert_eq!((compactions, garbage.len(), timers.heap.len()), (1, 501, 499));
         timers.compact(|flag| flag.get(), &mut garbage);
-        assert_eq!((garbage.len(), timers.drain().len()), (600, 400));
+        assert_eq!((garbage.len(), timers.cancelled()), (600, 600));
+        assert_eq!(timers.drain().len(), 400);
     }
 }

@@ -83,11 +83,10 @@ impl Waker {
         self.state.compare_exchange(AWAKE, PARKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Announces that the loop is awake and is about to look at its inbox. That answers every wake-up so far.
-    pub fn unpark(&self) {
-        if self.state.load(Ordering::SeqCst) != AWAKE {
-            self.state.swap(AWAKE, Ordering::SeqCst);
-        }
+    /// Announces that the loop is awake and is about to look at its inbox. That answers every wake-up so far. True if
+    /// there was one since the last call.
+    pub fn unpark(&self) -> bool {
+        self.state.load(Ordering::SeqCst) != AWAKE && self.state.swap(AWAKE, Ordering::SeqCst) == NOTIFIED
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
             let (waker, inbox) = (waker.clone(), inbox.clone());
             std::thread::spawn(move || {
                 for n in 0..COUNT {
-                    inbox.send(n).expect("open");
+                    inbox.send(n, || 0).expect("open");
                     waker.wake().expect("wake");
                 }
             })

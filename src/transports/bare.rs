@@ -9,6 +9,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
 use super::socket::{File, SocketKind};
+use crate::error::Errno;
 use crate::error::os_error;
 use crate::py::cell::LoopCell;
 use crate::py::{audit, sockaddr};
@@ -84,7 +85,7 @@ impl BareSocket {
         let error = self.fd.with(py, |fd| fd.as_ref().map_or(Ok(0), |fd| sys::take_error(fd.as_fd())));
         match error.map_err(|error| os_error(&error))? {
             0 => Ok(()),
-            error => Err(PyOSError::new_err((error, format!("Connect call failed {}", address.str()?)))),
+            error => Err(PyOSError::new_err(Errno(error, format!("Connect call failed {}", address.str()?)))),
         }
     }
 }

@@ -59,8 +59,8 @@ macro_rules! transport_class {
                 self.inside(py, self.unsent(py)?)
             }
 
-            fn __repr__(&self, py: Python<'_>) -> String {
-                self.describe(py)
+            fn __repr__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyString>> {
+                $crate::py::new::string(py, &self.describe(py))
             }
 
             /// `isinstance(transport, asyncio.Transport)` asks for this.
@@ -147,14 +147,14 @@ macro_rules! transport_class {
             }
 
             /// (low, high), in bytes.
-            fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-                self.state.with(py, |state| state.outbox.flow.limits())
+            fn get_write_buffer_limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
+                $crate::transports::water_marks::limits(py, self.state.with(py, |state| state.outbox.flow.limits()))
             }
 
             /// How many bytes are queued. For datagrams, since Python 3.13, with 8 for the header of each.
-            fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+            fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<$crate::py::new::Size> {
                 Self::send_kept(slf)?;
-                Ok(slf.get().queued(slf.py()))
+                Ok($crate::py::new::Size(slf.get().queued(slf.py())))
             }
 
             /// asyncio's private name for it, which programs read.

@@ -25,6 +25,7 @@ use crate::py::context;
 use crate::py::exception_handler;
 use crate::py::file_fd::FileFd;
 use crate::py::new::intern;
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, SocketAddress};
 use crate::reactor::token::Token;
@@ -133,10 +134,11 @@ impl Listener {
             match fd.and_then(sys::accept) {
                 Ok((fd, peer)) => {
                     this.failures.store(0, Relaxed);
+                    this.core.figures.add(Figure::Accepts, 1);
                     result = this.accepted(py, fd, peer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => match error.raw_os_error().unwrap_or_default() {
+                Err(error) => match this.count_failure(&error) {
                     // The next connection is accepted. If many in a row have failed so, this error stays, too.
                     errno
                         if OF_THIS_CONNECTION.contains(&errno)
@@ -159,6 +161,12 @@ impl Listener {
         // The batch is full, or SystemExit has ended it early: the rest follows in the next turn.
         this.go_on(py);
         result
+    }
+
+    /// Counts an accept that has failed. Returns the number of the error.
+    fn count_failure(&self, error: &io::Error) -> i32 {
+        self.core.figures.add(Figure::AcceptErrors, 1);
+        error.raw_os_error().unwrap_or_default()
     }
 
     /// False once the server was closed. A connection's factory, which is the program's code, may have done that.

@@ -6,7 +6,8 @@
 //! - What a stream knows of a layer on it: `above`.
 //! - What all transports share. `shell` holds the parts of a transport. `transport` starts and ends it, reads on and
 //!   sends. `sender` is for the transports that send. `class` has the methods that Python sees. `protocol` alone calls
-//!   protocols, and reports their exceptions. `socket` is the file under a transport. `receiving` is the memory that
+//!   protocols, and reports their exceptions; `stream_reader` does natively what asyncio's protocol of streams does
+//!   with bytes. `socket` is the file under a transport. `receiving` is the memory that
 //!   bytes are received into. `water_marks` reads the marks that a program sets, and `inside` serves programs that look
 //!   at private attributes of asyncio's transports.
 //! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
@@ -50,6 +51,8 @@ pub mod shell;
 pub mod socket;
 #[cfg(feature = "python")]
 pub mod stream;
+#[cfg(feature = "python")]
+mod stream_reader;
 #[cfg(feature = "python")]
 pub mod tls;
 #[cfg(feature = "python")]

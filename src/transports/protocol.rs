@@ -13,10 +13,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyOSError, PyResourceWarning, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::flow::Signal;
+use super::stream_reader::Reader;
 use crate::core::LoopCore;
-use crate::error::leaves_the_loop;
+use crate::error::{Message, leaves_the_loop};
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
@@ -65,14 +67,17 @@ fn fatal<T>(text: &'static str, result: PyResult<T>) -> Result<T, Failure> {
     result.map_err(|error| Failure::new(text, error))
 }
 
-/// Calls `data_received`.
+/// Calls `data_received`, or does natively what it does with bytes (`stream_reader.rs`).
 #[inline]
 pub fn data_received(
     names: &Names,
     protocol: &Bound<'_, PyAny>,
     data: &Bound<'_, PyAny>,
 ) -> Result<(), Failure> {
-    let told = calls::method(protocol, &names.data_received, [data]).map(drop);
+    let told = match (Reader::of(names, protocol), data.cast_exact::<PyBytes>()) {
+        (Some(reader), Ok(bytes)) if reader.extend(bytes.as_bytes()) => reader.fed(names),
+        _ => calls::method(protocol, &names.data_received, [data]).map(drop),
+    };
     fatal("Fatal error: protocol.data_received() call failed.", told)
 }
 
@@ -90,7 +95,7 @@ pub fn get_buffer<'py>(
         };
         let buffer = calls::method(protocol, &names.get_buffer, [hint.as_any()])?;
         if buffer.len()? == 0 {
-            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            return Err(PyRuntimeError::new_err(Message("get_buffer() returned an empty buffer")));
         }
         Ok(buffer)
     };
@@ -177,17 +182,19 @@ impl<'py> Reporter<'_, 'py> {
 
     /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
     pub fn debug(&self, format: &str) -> PyResult<()> {
-        self.log("debug", (format, self.transport), None)
+        self.log("debug", (new::string(self.transport.py(), format)?, self.transport), None)
     }
 
     /// As [`Reporter::debug`], at the level `info`.
     pub fn info(&self, format: &str) -> PyResult<()> {
-        self.log("info", (format, self.transport), None)
+        self.log("info", (new::string(self.transport.py(), format)?, self.transport), None)
     }
 
     /// In debug mode, logs an error that is not reported.
     pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
-        self.log("debug", ("%r: %s", self.transport, message), Some(error))
+        let py = self.transport.py();
+        let (format, message) = (new::string(py, "%r: %s")?, new::string(py, message)?);
+        self.log("debug", (format, self.transport, message), Some(error))
     }
 
     /// `logger.level(*args, exc_info=error)`, in debug mode.

@@ -12,9 +12,10 @@ use super::outbox::Follow;
 use super::shell::Hold;
 use super::transport::Transport;
 use super::water_marks;
+use crate::error::Message;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::Arguments;
-use crate::py::new::{intern, interned};
+use crate::py::new::{self, intern, interned};
 
 /// What a transport that sends does. Every [`Transport`] has these methods; the reading end of a pipe does not use them.
 pub trait Sender: Transport {
@@ -36,7 +37,11 @@ pub trait Sender: Transport {
     fn lose_write(&self, py: Python<'_>) -> PyResult<()> {
         let shell = self.shell();
         if shell.state.with(py, |state| state.outbox.lose()) {
-            shell.core.names.logger.call_method1(py, intern!(py, "warning")?, (Self::LOST_WRITE,))?;
+            shell.core.names.logger.call_method1(
+                py,
+                intern!(py, "warning")?,
+                (new::string(py, Self::LOST_WRITE)?,),
+            )?;
         }
         Ok(())
     }
@@ -86,6 +91,8 @@ pub fn refuse(data: &Bound<'_, PyAny>, module: &str, class: &str, method: &str) 
             error
         }
         // With `python -O` the pipe of asyncio checks nothing here, and fails in a later call.
-        _ => PyTypeError::new_err(format!("a bytes-like object is required, not {}", data.get_type())),
+        _ => {
+            PyTypeError::new_err(Message(format!("a bytes-like object is required, not {}", data.get_type())))
+        }
     }
 }

@@ -22,6 +22,7 @@ use crate::handle::Callback;
 use crate::py::cell::LoopCell;
 use crate::py::context;
 use crate::py::new;
+use crate::reactor::metrics::{Figure, Figures};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 
@@ -53,6 +54,10 @@ pub struct State<S: Side> {
     pub extra: Option<Py<PyDict>>,
     /// What is still to be sent. The reading end of a pipe has one too, in which there never is anything.
     pub outbox: Outbox<S::Queue>,
+    /// The loop's figures, in which system calls and bytes are counted.
+    pub figures: Arc<Figures>,
+    /// How many bytes of the queue are counted there.
+    counted: usize,
     /// What only one kind of transport has.
     pub side: S,
 }
@@ -107,6 +112,8 @@ impl<S: Side> Shell<S> {
             token: None,
             held: true,
             outbox,
+            figures: core.figures.clone(),
+            counted: 0,
             side,
         };
         Ok(Self {
@@ -204,6 +211,17 @@ impl<S: Side> Shell<S> {
 }
 
 impl<S: Side> State<S> {
+    /// Counts what is queued, in place of what was queued before. To be called when the kernel has taken what it takes.
+    #[inline]
+    pub fn count_queued(&mut self) {
+        let size = if self.outbox.queue.is_empty() { 0 } else { self.outbox.queue.size() };
+        if size != self.counted {
+            self.figures.add(Figure::BytesQueued, size as u64);
+            self.figures.subtract(Figure::BytesQueued, self.counted as u64);
+            self.counted = size;
+        }
+    }
+
     /// Is there something that was written and not sent?
     #[inline]
     pub fn has_unsent(&self) -> bool {
@@ -241,7 +259,12 @@ impl<S: Side> State<S> {
     /// `Sender::proceed`.
     pub fn queued(&mut self, next: Next) -> (Follow, Hold) {
         // What leaves now, or when the loop calls `flush`, is no reason to hold the transport: the loop does so anyway.
-        let hold = if next == Next::Wait { self.hold_change() } else { None };
+        let hold = if next == Next::Wait {
+            self.count_queued();
+            self.hold_change()
+        } else {
+            None
+        };
         (self.outbox.queued(next), hold)
     }
 
@@ -260,5 +283,12 @@ impl<S: Side> State<S> {
             _ => " closing",
         };
         format!("<{name}{life} fd={}", self.file.number())
+    }
+}
+
+/// A transport that is dropped with something in its queue has it counted no more.
+impl<S: Side> Drop for State<S> {
+    fn drop(&mut self) {
+        self.figures.subtract(Figure::BytesQueued, self.counted as u64);
     }
 }

@@ -15,10 +15,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString};
 
 use crate::core::LoopCore;
-use crate::error::leaves_the_loop;
+use crate::error::{Message, leaves_the_loop};
 use crate::py::file_fd::FileFd;
 use crate::py::names::{Names, names};
-use crate::py::new::intern;
+use crate::py::new::{self, intern};
 
 /// Family, type and protocol, as in `socket.socket(...)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,7 +252,7 @@ pub struct Lent<'py> {
 impl<'py> Lent<'py> {
     /// The socket, for as long as it is lent.
     pub fn object(&self) -> PyResult<&Bound<'py, PyAny>> {
-        self.object.as_ref().ok_or_else(|| PyRuntimeError::new_err("the socket has an owner"))
+        self.object.as_ref().ok_or_else(|| PyRuntimeError::new_err(Message("the socket has an owner")))
     }
 
     /// The object owns the fd from here on: whoever had it before must forget it.
@@ -285,7 +285,8 @@ pub fn python_socket<'py>(
 ) -> PyResult<Lent<'py>> {
     let SocketKind { family, kind, protocol } = kind;
     let class = core.names.socket_class.bind(py);
-    let object = class.call_method1(intern!(py, "__new__")?, (class, family, kind, protocol, fd))?;
+    let fd = new::int(py, fd as usize)?;
+    let object = class.call_method1(intern!(py, "__new__")?, (class, family, kind, protocol, &fd))?;
     let lent = Lent { object: Some(object.clone()), names: core.names };
     object.call_method1(intern!(py, "__init__")?, (family, kind, protocol, fd))?;
     // As asyncio's, which come from a non-blocking accept: `gettimeout()` is 0.

@@ -302,7 +302,9 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
         let (action, rest) = this.shell().state.with(slf.py(), |state| {
             let rest = (!state.life.drops_writes()).then(|| {
                 this.send_rest(state);
-                state.outbox.queue.take()
+                let rest = state.outbox.queue.take();
+                state.count_queued();
+                rest
             });
             (state.life.on(Event::Fail), rest)
         });

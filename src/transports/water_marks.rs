@@ -3,8 +3,10 @@
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::py::new::intern;
+use crate::error::Message;
+use crate::py::new::{self, intern};
 
 /// The arguments of `set_write_buffer_limits`: any number, as in asyncio.
 pub fn parse(
@@ -29,9 +31,14 @@ fn refusal_of_marks(
     Ok(transport.call_method1(intern!(py, "_set_write_buffer_limits")?, (high, low)).err())
 }
 
+/// What `get_write_buffer_limits()` returns: (low, high), in bytes.
+pub fn limits(py: Python<'_>, (low, high): (usize, usize)) -> PyResult<Bound<'_, PyTuple>> {
+    new::tuple(py, [new::int(py, low)?.into_any(), new::int(py, high)?.into_any()])
+}
+
 /// The error for marks (high, low) that [`Flow::set_limits`](super::flow::Flow::set_limits) refuses.
 pub fn refused((high, low): (i64, i64)) -> PyErr {
-    PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
+    PyValueError::new_err(Message(format!("high ({high}) must be >= low ({low}) must be >= 0")))
 }
 
 /// A mark in whole bytes. One beyond the range of i64 is taken for the largest or the smallest i64.

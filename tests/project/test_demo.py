@@ -1,4 +1,4 @@
-"""What the demo prints about its measurements (examples/demo/result.py). No server runs here."""
+"""What the demo prints about its measurements (tests/demo/result.py). No server runs here."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-DEMO = str(pathlib.Path(__file__).resolve().parents[2] / "examples" / "demo")
+DEMO = str(pathlib.Path(__file__).resolve().parents[1] / "demo")
 
 
 @pytest.fixture

@@ -189,3 +189,12 @@ def test_no_registry_is_promised():
     for page in (README, (ROOT / "docs" / "embedding.md").read_text()):
         assert not re.search(r"^\s*(pip|uv|uv pip|poetry|pdm) (install|add) +[\"']?rloop\b", page, re.MULTILINE)
         assert not re.search(r'rloop = (\{ version = )?"\d', page)
+
+
+def test_figures_are_those_of_the_performance_page():
+    """No figure is written twice in two ways: each row is one of the table of docs/performance.md."""
+    [section] = re.findall(r"^## Figures\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    promised = (ROOT / "docs" / "performance.md").read_text().splitlines()
+    assert len(rows) == 7
+    assert [row for row in rows if row not in promised] == []

@@ -86,7 +86,7 @@ def test_nothing_missing_is_not_said(task, capsys):
 
 def test_test_says_what_it_skips_at_both_ends_and_skips_it(task, machine, python, monkeypatch, capsys):
     """Every step only prints its name, so that the output shows the order."""
-    steps = ["lint", "hosting", "python_tests", "source_distribution", "conformance_of", "run_demo"]
+    steps = ["lint", "hosting", "python_tests", "source_distribution", "conformance_of", "run_demo", "docs"]
     for step in steps:
         monkeypatch.setattr(task, step, lambda *_, step=step: print(step))
     monkeypatch.setattr(task, "venv", lambda *_: ("python",))
@@ -95,7 +95,7 @@ def test_test_says_what_it_skips_at_both_ends_and_skips_it(task, machine, python
     task.test()
     output = capsys.readouterr().out
     assert output.index("Missing here") < output.index("lint")
-    assert output.index("run_demo") < output.index("Skipped, because")
+    assert output.index("run_demo") < output.index("docs") < output.index("Skipped, because")
     assert output.count("asyncio's own tests") == 2
     assert output.count("a shared library of Python 3.11.7") == 2
     assert "source_distribution" in output
@@ -237,3 +237,10 @@ def test_minimum_of_rust_is_the_same_everywhere():
     [needed] = re.findall(r'^rust-version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
     for name in ("README.md", "CONTRIBUTING.md", "Makefile", "docs/embedding.md"):
         assert f"Rust {needed}" in (ROOT / name).read_text(), name
+
+
+def test_the_site_is_built_so_that_a_broken_link_fails(task, python, monkeypatch):
+    """With --quiet MkDocs would not count its warnings."""
+    monkeypatch.setattr(task, "kept_venv", lambda *_: ("python",))
+    task.docs()
+    assert task.ran == [("python", "-m", "mkdocs", "build", "--strict")]

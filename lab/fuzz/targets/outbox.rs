@@ -107,7 +107,7 @@ impl Transport {
             0..=2 => {
                 let count = 1 + input.small();
                 let data: Vec<u8> = (0..count).map(|n| (self.accepted.len() + n) as u8).collect();
-                self.write(&data, call % 10 > 0);
+                self.write(&data, !call.is_multiple_of(10));
             }
             3 => self.write(&vec![7; 200 * (1 + input.small())], true),
             4 => {

@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
                 model.push_front(number);
             }
             3 | 4 => {
-                let result = inbox.send(number);
+                let result = inbox.send(number, || 0);
                 assert_eq!(result, if closed { Err(Refused::Closed(number)) } else { Ok(()) });
                 if !closed {
                     sent.push_back(number);

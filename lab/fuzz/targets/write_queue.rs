@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
                     Some((chunk, sent)) => {
                         assert_eq!(chunk.len() - sent, front);
                         assert_eq!(model.drain(..front).as_slice(), &chunk[sent..]);
-                        if input.small() % 2 == 0 {
+                        if input.small().is_multiple_of(2) {
                             // What was left of it goes back, as a TLS layer does with what was not encrypted.
                             model.splice(..0, chunk[sent..].iter().copied());
                             queue.put_back(chunk[sent..].to_vec());

@@ -86,7 +86,7 @@ impl Loop {
 
     /// `LoopCore::send`. False if the loop is closed.
     fn send(&self, entry: u32) -> bool {
-        match self.inbox.send(entry) {
+        match self.inbox.send(entry, || 0) {
             Ok(()) => self.waker.wake().expect("the second try at least"),
             Err(Refused::Closed(_)) => return false,
             Err(Refused::NoMemory(_)) => unreachable!("there is memory"),

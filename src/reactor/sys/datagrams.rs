@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::attempt::{attempt, attempt_some};
+use super::attempt::attempt;
+#[cfg(target_os = "linux")]
+use super::attempt::attempt_some;
 use super::call::Call;
 use super::{SocketAddress, retry, uninit_slice};
 

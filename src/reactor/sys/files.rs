@@ -4,7 +4,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::attempt::{attempt, attempt_some, buffers};
+#[cfg(target_os = "linux")]
+use super::attempt::attempt;
+use super::attempt::{attempt_some, buffers};
 use super::call::Call;
 use super::{MAX_SLICES, retry, sigpipe};
 

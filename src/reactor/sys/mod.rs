@@ -15,6 +15,7 @@ mod files;
 mod polling;
 pub mod sigpipe;
 mod sockets;
+mod threads;
 
 use std::collections::TryReserveError;
 use std::io;
@@ -36,6 +37,7 @@ pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
     shutdown_write, stream_socket, take_error,
 };
+pub use threads::{Scheduling, block_signals, scheduling_of, thread_number};
 
 /// The largest number of buffers that one vectored call takes (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
@@ -87,6 +89,13 @@ pub fn watch_forks() {
     // SAFETY: `forked` only adds to an atomic variable, which is allowed in the child of a fork. It stays loaded for as
     // long as the process lives. The call fails only if there is no memory; then forks are not counted.
     ONCE.call_once(|| unsafe { _ = libc::pthread_atfork(None, None, Some(forked)) });
+}
+
+/// Has `before` called before each fork of this process, and `after` after it, in the parent and in the child, all on
+/// the thread that forks. If there is no memory for that, they are not called.
+pub fn around_forks(before: extern "C" fn(), after: extern "C" fn()) {
+    // SAFETY: the functions stay loaded for as long as the process lives.
+    _ = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
 }
 
 // ---------------------------------------------------------------------------------------------- libraries

@@ -154,7 +154,8 @@ fn epoll_readiness(flags: u32) -> Readiness {
 #[cfg(target_os = "linux")]
 fn timespec(ns: u64) -> libc::timespec {
     libc::timespec {
-        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        // Not `as libc::time_t`: the libc crate has that name marked as deprecated for musl.
+        tv_sec: (ns / 1_000_000_000) as _,
         tv_nsec: (ns % 1_000_000_000) as libc::c_long,
     }
 }
@@ -293,8 +294,8 @@ pub fn peer_has_ended(fd: RawFd) -> bool {
 fn unread(fd: RawFd) -> libc::c_int {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes an int to a place that is alive during the call. An fd without such a number is refused.
-    unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
-    bytes
+    let asked = attempt(Call::ioctl, || unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) } as isize);
+    if asked.is_ok() { bytes } else { 0 }
 }
 
 fn is_ready(fd: RawFd, direction: Readiness) -> io::Result<bool> {

@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, Endpoint};
+use crate::py::new::Size;
 use crate::transports::class::transport_class;
 use crate::transports::sender::Sender;
 use crate::transports::transport::Transport;
@@ -17,8 +18,8 @@ transport_class! { DatagramTransport(Endpoint) shown as datagram_transport, with
 
     /// How many bytes of a datagram are received at most.
     #[getter]
-    fn max_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.side.max_size)
+    fn max_size(&self, py: Python<'_>) -> Size {
+        Size(self.state.with(py, |state| state.side.max_size))
     }
 
     #[setter]

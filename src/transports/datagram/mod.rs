@@ -147,7 +147,9 @@ impl Transport for DatagramTransport {
                 self.send_rest(state);
             }
             let Datagrams { received, peers, .. } = &mut state.side;
-            let held = (state.outbox.queue.take(), std::mem::take(received), std::mem::take(peers));
+            let (received, peers) = (std::mem::take(received), std::mem::take(peers));
+            let held = (state.outbox.queue.take(), received, peers);
+            state.count_queued();
             (state.file.take(py), held)
         });
         drop(held);

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use super::{DatagramTransport, State};
 use crate::error::os_error;
 use crate::py::{context, new, sockaddr};
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::datagrams::{RECEIVE_BATCH, ReceiveBatch};
 use crate::reactor::sys::{self, SocketAddress};
@@ -142,9 +143,11 @@ impl DatagramTransport {
             this.state.with(py, |state| state.side.readable = false);
             return Ok(());
         }
-        let received = socket.call_method1(&this.core.names.recvfrom, (most,));
+        let received = socket.call_method1(&this.core.names.recvfrom, (new::int(py, most)?,));
         match received.and_then(|received| received.extract::<(Py<PyAny>, Py<PyAny>)>()) {
             Ok((data, address)) => {
+                this.core.figures.read(data.bind(py).len()?);
+                this.core.figures.add(Figure::DatagramsReceived, 1);
                 let empty = this.sequenced && !data.is_truthy(py)?;
                 let received = Received { data, empty, sender: Sender::Known(address) };
                 this.state.with(py, |state| state.side.received.push_back(received));
@@ -205,6 +208,9 @@ impl State {
         };
         // A short batch has emptied the socket; an error may have come behind it.
         self.side.readable = count == RECEIVE_BATCH || failed;
+        let bytes = (0..count).map(|at| batch.datagram(at).0.len()).sum();
+        self.figures.read(bytes);
+        self.figures.add(Figure::DatagramsReceived, count as u64);
         for at in 0..count {
             let (data, sender) = batch.datagram(at);
             let data = &data[..data.len().min(self.side.max_size)];

@@ -14,12 +14,13 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{DatagramTransport, State};
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::fastcall::Arguments;
 use crate::py::new::{self, intern};
 use crate::py::sockaddr;
+use crate::reactor::metrics::Figure;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::SocketAddress;
 use crate::reactor::sys::datagrams::{Outgoing, send_datagrams};
@@ -113,6 +114,7 @@ impl DatagramTransport {
         let mut left = state.outbox.queue.count();
         let sent = state.send(self.native.is_some(), &mut left);
         state.outbox.sent(|| self.core.clock.now_ns());
+        state.count_queued();
         let quiet = matches!(sent, Sent::Done) && state.is_quiet();
         state.side.sending = !quiet;
         (!quiet).then_some(After { sent, left })
@@ -136,6 +138,7 @@ impl DatagramTransport {
         }
         let signal = this.state.with(py, |state| {
             state.side.sending = false;
+            state.count_queued();
             state.outbox.settled(!state.life.drops_writes())
         });
         // May write again, and may leave the loop: everything else follows all the same.
@@ -173,7 +176,7 @@ impl DatagramTransport {
                     && !own.eq(given)?
                 {
                     let text = format!("Invalid address: must be None or {}", own.str()?);
-                    return Err(PyValueError::new_err(text));
+                    return Err(PyValueError::new_err(Message(text)));
                 }
                 Some(own.clone())
             }
@@ -234,7 +237,8 @@ impl DatagramTransport {
                 Target::Address(address) => Some(sockaddr::to_python(py, &address)?),
                 Target::Python(address) => Some(address.into_bound(py)),
             };
-            Ok((new::bytes(py, &data)?, address).into_pyobject(py)?.into_any())
+            let address = address.unwrap_or_else(|| py.None().into_bound(py));
+            Ok(new::tuple(py, [new::bytes(py, &data)?.into_any(), address])?.into_any())
         });
         rows.collect()
     }
@@ -296,6 +300,8 @@ impl DatagramTransport {
             Target::Address(_) => return Ok(()),
         };
         let Err(error) = sent else {
+            this.core.figures.wrote(datagram.as_ref().len());
+            this.core.figures.add(Figure::DatagramsSent, 1);
             return Ok(());
         };
         if would_block(py, &error) {
@@ -337,8 +343,13 @@ impl State {
                 }
             };
             *left -= count;
+            let mut bytes = 0;
             for _ in 0..count {
-                drop(self.outbox.queue.pop());
+                bytes += self.outbox.queue.pop().map_or(0, |datagram| datagram.as_ref().len());
+            }
+            if count > 0 {
+                self.figures.wrote(bytes);
+                self.figures.add(Figure::DatagramsSent, count as u64);
             }
             if count == 0 {
                 // The next one is for Python's method; or there is none, because an abort has emptied the queue.

@@ -17,6 +17,7 @@ use crate::error::os_error;
 use crate::py::bytes::Chunk;
 use crate::py::context;
 use crate::py::made::Made;
+use crate::py::new::Size;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::class::transport_class;
@@ -162,6 +163,7 @@ impl ReadPipeTransport {
             Err(error) => Self::read_more(slf).and(Err(error)),
             Ok(Ok((_, 0))) => Self::read_end(slf, protocol),
             Ok(Ok((data, count))) => {
+                this.core.figures.read(count);
                 this.state.with(py, |state| {
                     state.side.size.adapt(count);
                     if count >= USUAL {
@@ -213,8 +215,8 @@ impl ReadPipeTransport {
 transport_class! { ReadPipeTransport(Shell<Reading>) shown as read_pipe_transport, with reads {
     /// How many bytes one read takes at most.
     #[getter]
-    fn max_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.side.size.most())
+    fn max_size(&self, py: Python<'_>) -> Size {
+        Size(self.state.with(py, |state| state.side.size.most()))
     }
 
     #[setter]

@@ -62,9 +62,15 @@ impl Side for Writing {
 impl State {
     /// Gives the kernel what it takes of the queue.
     fn send(&mut self, now: impl FnOnce() -> u64) -> io::Result<()> {
-        let Self { file, outbox, side: Writing { capacity, by_record, .. }, .. } = self;
-        let write = |slices: &[IoSlice<'_>]| sys::write(file.open_fd()?, slices);
-        outbox.send(*by_record, write, || capacity.grow(file.open_fd()), now)
+        let Self { file, outbox, figures, side: Writing { capacity, by_record, .. }, .. } = self;
+        let write = |slices: &[IoSlice<'_>]| {
+            let written = sys::write(file.open_fd()?, slices);
+            figures.wrote_some(&written);
+            written
+        };
+        let sent = outbox.send(*by_record, write, || capacity.grow(file.open_fd()), now);
+        self.count_queued();
+        sent
     }
 
     /// Has the kernel refused to take more of a file that is not watched yet?

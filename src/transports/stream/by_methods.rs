@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use super::reading::{READ_FAILED, Reading};
 use super::{State, StreamTransport};
-use crate::py::new;
+use crate::py::new::{self, intern};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
 use crate::transports::flow::Queue;
@@ -30,14 +30,18 @@ impl StreamTransport {
             return Ok(());
         }
         let (method, argument) = if reading.buffered {
-            ("recv_into", protocol::get_buffer(names, &reading.protocol, None)?)
+            (intern!(py, "recv_into")?, protocol::get_buffer(names, &reading.protocol, None)?)
         } else {
-            ("recv", new::int(py, most)?.into_any())
+            (intern!(py, "recv")?, new::int(py, most)?.into_any())
         };
         let received = socket.call_method1(method, (argument,)).and_then(|received| {
             let nothing = !received.is_truthy()?;
             Ok((received, nothing))
         });
+        if let Ok((received, _)) = &received {
+            let count = if reading.buffered { received.extract() } else { received.len() };
+            this.core.figures.read(count.unwrap_or(0));
+        }
         match received {
             Ok((_, true)) => Self::read_end(slf, reading),
             Ok((count, false)) if reading.buffered => {
@@ -65,6 +69,7 @@ impl StreamTransport {
                 Err(error) if would_block(py, &error) => 0,
                 sent => sent?,
             };
+            self.core.figures.wrote(sent);
             self.state.with(py, |state| {
                 let outbox = &mut state.outbox;
                 // The program may have called abort() in its `send`, which empties the queue.

@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 use super::{State, Stream, StreamTransport};
+use crate::py::new::Size;
 use crate::transports::class::transport_class;
 use crate::transports::sender::Sender;
 use crate::transports::shell::Shell;
@@ -42,8 +43,8 @@ transport_class! { StreamTransport(Shell<Stream>) shown as stream_transport, wit
 
     /// How many bytes one read takes at most.
     #[getter]
-    fn max_size(&self, py: Python<'_>) -> usize {
-        self.state.with(py, |state| state.side.read_size.most())
+    fn max_size(&self, py: Python<'_>) -> Size {
+        Size(self.state.with(py, |state| state.side.read_size.most()))
     }
 
     #[setter]

@@ -14,6 +14,8 @@ mod reading;
 mod sendfile;
 mod writing;
 
+use std::sync::Arc;
+
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -32,6 +34,7 @@ use crate::core::Kind;
 use crate::py::bytes::Chunk;
 use crate::py::made::Made;
 use crate::py::new::intern;
+use crate::reactor::metrics::{Figure, Figures};
 use crate::reactor::sys::{self, ShortRead, SocketAddress};
 use writing::After;
 
@@ -64,8 +67,26 @@ pub struct Stream {
     sent_waiter: Option<Py<PyAny>>,
     read_size: ReadSize,
     server: Option<Py<PyAny>>,
+    /// Counts the connection as open.
+    open: Option<Open>,
     sockname: Option<SocketAddress>,
     peername: Option<SocketAddress>,
+}
+
+/// One connection that is open, in the loop's figures, for as long as this lives.
+struct Open(Arc<Figures>);
+
+impl Open {
+    fn new(figures: Arc<Figures>) -> Self {
+        figures.add(Figure::ConnectionsOpen, 1);
+        Self(figures)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.subtract(Figure::ConnectionsOpen, 1);
+    }
 }
 
 type State = shell::State<Stream>;
@@ -150,7 +171,7 @@ impl Transport for StreamTransport {
     /// Then the server is told, which may wait for its last connection (`Server.wait_closed`).
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, server) = self.state.with(py, |state| {
-            state.side.above = None;
+            (state.side.above, state.side.open) = (None, None);
             (state.file.take(py), state.side.server.take())
         });
         let closed = file.close(py);
@@ -226,6 +247,9 @@ impl StreamTransport {
         };
         let watch_writing = this.state.with(py, |state| state.side.write_watched);
         Self::reserve_and_start(&transport, made, parts.waiter, watch_writing)?;
+        this.core.figures.add(Figure::ConnectionsMade, 1);
+        let open = Open::new(this.core.figures.clone());
+        this.state.with(py, |state| state.side.open = Some(open));
         Ok(transport)
     }
 

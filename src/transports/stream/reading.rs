@@ -164,6 +164,7 @@ impl State {
         let received = sys::recv_stream(fd, buffer, self.side.short_read);
         match &received {
             Ok((count, more)) => {
+                self.figures.read(*count);
                 // With the peer's end behind the data there is more to see, however much came.
                 self.side.readable = *more || self.side.read_closed;
                 self.side.read_size.adapt(*count);

@@ -5,6 +5,7 @@ use pyo3::exceptions::{PyConnectionError, PyRuntimeError};
 use pyo3::prelude::*;
 
 use super::StreamTransport;
+use crate::error::Message;
 use crate::py::new::intern;
 use crate::transports::transport::Transport;
 
@@ -13,7 +14,7 @@ impl StreamTransport {
     pub(super) fn begin_sendfile<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         if this.state.with(py, |state| std::mem::replace(&mut state.side.in_sendfile, true)) {
-            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+            return Err(PyRuntimeError::new_err(Message("Empty waiter is already set")));
         }
         Self::send_queued(slf)?;
         Self::wait_until_sent(slf)
@@ -51,7 +52,7 @@ impl StreamTransport {
         if !lost {
             self.core.names.set_result_unless_cancelled.bind(py).call1((waiter, py.None()))?;
         } else if !waiter.call_method0(intern!(py, "done")?)?.is_truthy()? {
-            let error = PyConnectionError::new_err("Connection is closed by peer");
+            let error = PyConnectionError::new_err(Message("Connection is closed by peer"));
             waiter.call_method1(intern!(py, "set_exception")?, (error.into_value(py),))?;
         }
         Ok(())

@@ -19,7 +19,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use super::{State, StreamTransport};
 use crate::core::LoopCore;
-use crate::error::{no_memory, os_error};
+use crate::error::{Message, no_memory, os_error};
 use crate::py::bytes::{Chunk, join, readable};
 use crate::py::fastcall::Arguments;
 use crate::reactor::readiness::Readiness;
@@ -243,10 +243,10 @@ impl State {
     #[cold]
     fn refusal_of_writes(&self, method: &str) -> PyErr {
         if self.life.write_ended() {
-            return PyRuntimeError::new_err(format!("Cannot call {method} after write_eof()"));
+            return PyRuntimeError::new_err(Message(format!("Cannot call {method} after write_eof()")));
         }
         let verb = method.trim_end_matches("()");
-        PyRuntimeError::new_err(format!("unable to {verb}; sendfile is in progress"))
+        PyRuntimeError::new_err(Message(format!("unable to {verb}; sendfile is in progress")))
     }
 
     /// One write. Err: the program has ended its writing itself.
@@ -331,6 +331,7 @@ impl State {
 
     /// What follows from the state of the queue. The answer is given once: to be acted upon by the caller.
     fn settle(&mut self) -> Settled {
+        self.count_queued();
         let may_resume = !self.life.drops_writes();
         Settled { watch: self.watch_if_blocked(), signal: self.outbox.settled(may_resume) }
     }
@@ -354,7 +355,11 @@ impl State {
     #[inline(always)]
     fn send_slice(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.file.fd()? {
-            Some(fd) => self.outbox.taken(sys::send(fd, &[IoSlice::new(data)]), data.len()),
+            Some(fd) => {
+                let sent = sys::send(fd, &[IoSlice::new(data)]);
+                self.figures.wrote_some(&sent);
+                self.outbox.taken(sent, data.len())
+            }
             // The socket's own `send` is to be called.
             None => Ok(0),
         }
@@ -372,10 +377,14 @@ impl State {
     /// Gives the kernel what it takes of the queue.
     #[inline]
     pub(super) fn send(&mut self, core: &LoopCore) -> io::Result<()> {
-        let Self { file, outbox, .. } = self;
+        let Self { file, outbox, figures, .. } = self;
         match file.fd() {
             Ok(Some(fd)) => {
-                let write = |slices: &[IoSlice<'_>]| sys::send(fd, slices);
+                let write = |slices: &[IoSlice<'_>]| {
+                    let sent = sys::send(fd, slices);
+                    figures.wrote_some(&sent);
+                    sent
+                };
                 outbox.send(false, write, || false, || core.clock.now_ns())
             }
             Err(error) if outbox.has_sendable() => Err(error),

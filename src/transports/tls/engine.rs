@@ -6,7 +6,7 @@
 //! same object. Nothing here knows of transports.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -35,6 +35,8 @@ pub struct Engine {
     /// which OpenSSL calls in the middle of its work, or by another thread, which runs while `_ssl` has let go of the
     /// interpreter. It is told to come again.
     busy: AtomicBool,
+    /// How many bytes OpenSSL has answered by itself while it read: new keys of TLS 1.3 are answered by new keys.
+    answers: AtomicUsize,
 }
 
 /// How the work is done, decided once for a connection.
@@ -60,7 +62,13 @@ impl Engine {
             Some(connection) => Way::Direct(connection),
             None => Way::Portable(Portable::new(objects, ends.clone())),
         };
-        Self { object: object.clone().unbind(), way, ends, busy: AtomicBool::new(false) }
+        Self {
+            object: object.clone().unbind(),
+            way,
+            ends,
+            busy: AtomicBool::new(false),
+            answers: AtomicUsize::new(0),
+        }
     }
 
     /// True if OpenSSL's own functions are called.
@@ -113,7 +121,8 @@ impl Engine {
     /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code may run meanwhile: the
     /// methods of the `ssl.SSLObject`, and callbacks of the user's SSLContext.
     pub fn read(&self, py: Python<'_>, buffer: Target<'_>) -> PyResult<Outcome> {
-        self.alone(|| match &self.way {
+        let before = self.ends.output_len();
+        let outcome = self.alone(|| match &self.way {
             Way::Direct(connection) => connection.read(py, buffer).or_else(|Failed| {
                 // OpenSSL can do nothing but fail on this connection from now on. So `_ssl` meets the same error, and
                 // makes its exception of it.
@@ -121,7 +130,24 @@ impl Engine {
                 unless_again(py, read).map(|_| Outcome::Again)
             }),
             Way::Portable(portable) => portable.read(py, buffer),
-        })
+        });
+        let answered = self.ends.output_len().saturating_sub(before);
+        if answered > 0 {
+            self.answers.fetch_add(answered, Relaxed);
+        }
+        outcome
+    }
+
+    /// True if more than `limit` bytes of what OpenSSL has answered by itself may still wait to be sent. `waits` tells
+    /// how many bytes wait at all.
+    pub fn answers_exceed(&self, limit: usize, waits: impl FnOnce() -> usize) -> bool {
+        let answers = self.answers.load(Relaxed);
+        if answers <= limit {
+            return false;
+        }
+        let rest = answers.min(waits());
+        self.answers.store(rest, Relaxed);
+        rest > limit
     }
 
     /// Encrypts the beginning of `data`, which must not be empty. After [`Outcome::Again`] the same data must be

@@ -40,7 +40,7 @@ use super::sender::Sender;
 use super::stream::StreamTransport;
 use super::write_queue::WriteQueue;
 use crate::core::{CoreRef, Kind, LoopCore};
-use crate::error::{leaves_the_loop, no_memory};
+use crate::error::{Message, leaves_the_loop, no_memory};
 use crate::handle::Callback;
 use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
@@ -97,6 +97,8 @@ pub struct Layer {
     /// A call is scheduled that reads what is left of what was received. Until it is made, the transport below receives
     /// nothing more.
     reads_on: AtomicBool,
+    /// Nothing more is received before the transport below has sent more: see `owes_answers`.
+    owes: AtomicBool,
     state: LoopCell<State>,
 }
 
@@ -123,8 +125,14 @@ struct State {
 static KIND: Kind = Kind { flush: TlsLayer::flush, ..Kind::NOTHING };
 
 /// How the stream transport below calls layers.
-static LAYER_KIND: LayerKind =
-    LayerKind { receive: TlsLayer::receive, queue_shrunk: |layer| TlsLayer::queue_shrunk(layer.cast()?) };
+static LAYER_KIND: LayerKind = LayerKind {
+    receive: TlsLayer::receive,
+    queue_shrunk: |layer| {
+        let layer = layer.cast::<TlsLayer>()?;
+        // Also when the program's protocol leaves the loop: nothing else has the transport below receive again.
+        TlsLayer::queue_shrunk(layer).and(layer.get().sent_below(layer.py()))
+    },
+};
 
 impl TlsLayer {
     /// The phase, as Python has set it last.
@@ -134,7 +142,7 @@ impl TlsLayer {
 
     /// What encrypts and decrypts; an error before `_open`.
     fn engine(&self) -> PyResult<&Engine> {
-        self.engine.get().ok_or_else(|| PyRuntimeError::new_err("the TLS layer is not open"))
+        self.engine.get().ok_or_else(|| PyRuntimeError::new_err(Message("the TLS layer is not open")))
     }
 
     /// The transport below. Unless it is a stream of ours it is called by asyncio's methods.
@@ -233,6 +241,7 @@ impl TlsLayer {
             engine: OnceLock::new(),
             phase: AtomicU8::new(Phase::Unwrapped as u8),
             reads_on: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
             state: LoopCell::new(State {
                 lower: None,
                 protocol: None,
@@ -268,10 +277,10 @@ impl TlsLayer {
                     _ => Ok(()),
                 }
             }
-            next => Err(PyRuntimeError::new_err(format!(
+            next => Err(PyRuntimeError::new_err(Message(format!(
                 "cannot switch state from {:?} to {next:?}",
                 self.phase()
-            ))),
+            )))),
         }
     }
 

@@ -14,6 +14,7 @@ use super::ends::Ends;
 use super::outcome::{Outcome, unless_again};
 use crate::error::no_memory;
 use crate::py::bytes::{self, Target};
+use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::py::new;
@@ -96,9 +97,14 @@ impl Portable {
                 }
             }
             let size = buffer.len().min(RECORD);
-            let data = unless_again(py, self.object.call_method1(py, &names(py)?.read, (size,)))?;
+            let data = unless_again(py, {
+                let size = new::int(py, size)?;
+                calls::method(self.object.bind(py), &names(py)?.read, [size.as_any()]).map(Bound::unbind)
+            })?;
             let Some(data) = data else {
-                // The object has read all that it had, and there was nothing for the program in it.
+                // The object has read all that it had, and there was nothing for the program in it. It may have
+                // answered.
+                self.collect(py)?;
                 self.state.with(py, |state| (state.ready, state.loose) = (false, false));
                 continue;
             };

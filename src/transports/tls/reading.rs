@@ -21,6 +21,10 @@ use crate::py::new::{self, intern};
 use crate::transports::above::{Receive, Received};
 use crate::transports::protocol::{self, Failure};
 
+/// Nothing more is received while more bytes than this wait to be sent of what OpenSSL has answered by itself. The new
+/// keys of TLS 1.3 take 27 bytes.
+const MOST_ANSWERS: usize = 64 * 1024;
+
 /// How a series of reads has ended. `Done` means that the buffer is full, so that there may be more to read.
 pub(super) type End = PyResult<Outcome>;
 
@@ -33,6 +37,10 @@ impl TlsLayer {
         let (py, this) = (slf.py(), slf.get());
         let ends = this.engine()?.ends();
         if this.phase() == Phase::Wrapped && this.is_behind()? {
+            return Ok(Received::Later);
+        }
+        if this.phase().carries_data() && this.owes_answers(py)? {
+            this.owes.store(true, Relaxed);
             return Ok(Received::Later);
         }
         let mut buffer = this.core.tls_io.with(py, TlsIo::take_input).map_err(|_| no_memory())?;
@@ -64,6 +72,22 @@ impl TlsLayer {
     /// True if there is something left to read of what was received.
     fn is_behind(&self) -> PyResult<bool> {
         Ok(self.reads_on.load(Relaxed) || self.engine()?.ends().input_len() > 0)
+    }
+
+    /// True if too much of what OpenSSL has answered by itself waits in the transport below. A peer that asks for
+    /// answers and never reads would have them pile up. What the program has written does not count: two programs that
+    /// both write before they read would wait for each other.
+    fn owes_answers(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.engine()?.answers_exceed(MOST_ANSWERS, || self.queued_below(py)))
+    }
+
+    /// The transport below has sent some of its bytes: if that was waited for, it receives again.
+    pub(super) fn sent_below(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.owes.load(Relaxed) || self.owes_answers(py)? {
+            return Ok(());
+        }
+        self.owes.store(false, Relaxed);
+        self.receive_on(py)
     }
 
     /// Has a stream transport receive again that was told [`Received::Later`], unless there is still something left to

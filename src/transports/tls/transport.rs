@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::TlsLayer;
 use crate::core::LoopCore;
@@ -13,6 +14,7 @@ use crate::py::bytes::Chunk;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall::Arguments;
 use crate::py::made::{Made, derefs_to_made};
+use crate::py::new::Size;
 use crate::transports::protocol::warn_unclosed;
 use crate::transports::sender::chunk_to_write;
 use crate::transports::water_marks;
@@ -166,15 +168,17 @@ impl TlsTransport {
     }
 
     /// (low, high), in bytes.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        self.on_layer(py, |layer| Ok(layer.get().state.with(py, |state| state.outbox.flow.limits())))
+    fn get_write_buffer_limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let limits =
+            |layer: &Bound<'_, TlsLayer>| Ok(layer.get().state.with(py, |state| state.outbox.flow.limits()));
+        water_marks::limits(py, self.on_layer(py, limits)?)
     }
 
     /// How many bytes are queued, here and in the transport below.
-    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+    fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<Size> {
         self.on_layer(py, |layer| {
             TlsLayer::send_kept(layer)?;
-            Ok(layer.get().queued(py))
+            Ok(Size(layer.get().queued(py)))
         })
     }
 

@@ -72,7 +72,7 @@ impl TlsLayer {
     #[cold]
     fn lose_write(&self, py: Python<'_>) -> PyResult<()> {
         if self.state.with(py, |state| state.outbox.lose()) {
-            let text = "SSL connection is closed";
+            let text = new::string(py, "SSL connection is closed")?;
             self.core.names.logger.call_method1(py, intern!(py, "warning")?, (text,))?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 """The demo: one ASGI application under uvicorn, on rloop and on asyncio side by side.
 
-`python examples/demo/run.py [--loops rloop,asyncio] [--seconds 0.25] [--rounds 12]`
+`python tests/demo/run.py [--loops rloop,asyncio] [--seconds 0.25] [--rounds 12]`
 
 It starts a server process for each loop and checks the answers of each. Then it measures the servers with the same
 client, in turn, for a short time each. Then it stops each server in the middle of an answer. It prints a table, and the

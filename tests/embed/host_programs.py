@@ -1,6 +1,7 @@
-"""Checks the two programs that host Python, embed-plain and embed-axum. `make test` builds them and runs this.
+"""Checks the two programs of examples/ that host Python, embed-plain and embed-axum. `make test` builds them and runs
+this.
 
-    embed_checks.py FOLDER      FOLDER: where cargo has put the programs
+    host_programs.py FOLDER      FOLDER: where cargo has put the programs
 
 Each program must start, say where it listens, answer several clients at the same time, and end cleanly when its
 standard input ends. This file uses the standard library only.

@@ -1,0 +1,207 @@
+"""What is published of the benchmark: docs/performance.svg, and the tables at the head of docs/performance.md.
+
+    python benchmarks/published.py target/bench.json [another file ...]
+
+Each file is what bench.py has written on one version of Python. The chart shows the last of them. Nothing is measured
+here, and no figure is written by hand.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+from dataclasses import dataclass
+from html import escape
+
+import echo
+import loops
+import tls
+import transfers
+from report import Samples
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGE, CHART = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
+BEGIN, END = "<!-- figures: begin, by benchmarks/published.py -->", "<!-- figures: end -->"
+# What the others are shown relative to.
+REFERENCE = "asyncio"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the benchmark that is published: its title, and where bench.py keeps it."""
+
+    title: str
+    section: str
+    row: str
+    metric: str = "cpu_us"
+    # What the measured figure is divided by, to be in microseconds.
+    scale: float = 1.0
+
+
+def _echo(title: str, section: str, kind: str, size: int) -> Row:
+    return Row(title, section, str(echo.Config(kind, size, 32)))
+
+
+def _tls(title: str, kind: str, size: int) -> Row:
+    return Row(title, "tls", str(tls.Echo(kind, size)))
+
+
+def _step(figure: str) -> Row:
+    return Row(f"`{figure}`", "inprocess", figure, "cpu_ns", 1000)
+
+
+KIB = 1024
+ROWS = (
+    _echo("TCP 1 KiB", "tcp", "protocol", KIB),
+    _echo("TCP 10 KiB", "tcp", "protocol", 10 * KIB),
+    _echo("TCP 100 KiB", "tcp", "protocol", 100 * KIB),
+    _echo("`BufferedProtocol` 1 KiB", "tcp", "buffered", KIB),
+    _echo("streams 1 KiB", "tcp", "streams", KIB),
+    _echo("streams 100 KiB", "tcp", "streams", 100 * KIB),
+    _echo("UNIX 1 KiB", "unix", "unix", KIB),
+    _echo("UDP 1 KiB", "udp", "udp", KIB),
+    _echo("`sock_*` 1 KiB", "sock", "sock", KIB),
+    _tls("TLS 1 KiB", "protocol", KIB),
+    _tls("TLS 100 KiB", "protocol", 100 * KIB),
+    _tls("TLS streams 1 KiB", "streams", KIB),
+    *(Row(f"{row}, a MiB", "transfers", row, "cpu_ns", 1000) for row in transfers.BULK),
+    *(_step(figure) for figure in ("call_soon", "sleep_zero", "create_task", "timer_cancel", "timer_fire")),
+    *(_step(figure) for figure in ("threadsafe_other", "wait_for", "run_in_executor")),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What bench.py has measured on one Python."""
+
+    header: dict[str, str]
+    sections: dict[str, Samples]
+
+    @classmethod
+    def read(cls, path: str) -> "Run":
+        everything = json.loads(pathlib.Path(path).read_text())
+        sections = {name: Samples.from_json(rows) for name, rows in everything["sections"].items()}
+        return cls(everything["header"], sections)
+
+    def loops(self) -> list[str]:
+        """The loops that this run has measured, rloop first."""
+        return [name for name in loops.NAMES if f"{name} (" in self.header["loops"]]
+
+    def rows(self) -> list[Row]:
+        """The published rows that this run has, in the order of ROWS."""
+        return [row for row in ROWS if self.microseconds(row, "rloop") is not None]
+
+    def microseconds(self, row: Row, loop: str) -> float | None:
+        samples = self.sections.get(row.section)
+        median = samples.median(row.row, loop, row.metric) if samples else None
+        return None if median is None else median / row.scale
+
+    def relative(self, row: Row, loop: str) -> float | None:
+        """The loop's CPU time relative to that of asyncio: the median of the ratios of the rounds."""
+        ratios = self.sections[row.section].ratios(row.row, loop, row.metric, base=REFERENCE)
+        return statistics.median(ratios) if ratios else None
+
+    def to_best(self, row: Row) -> float | None:
+        """rloop's CPU time relative to that of the best of the others, as the bars judge it."""
+        ratios = self.sections[row.section].ratios_to_best(row.row, "rloop", row.metric)
+        return statistics.median(ratios) if ratios else None
+
+
+def page(runs: list[Run]) -> str:
+    """The text between the marks of the page: a table for each Python."""
+    return "\n\n".join(part for run in runs for part in table(run))
+
+
+def table(run: Run) -> list[str]:
+    names = run.loops()
+    head = ["CPU, us", *names, "rloop / best other"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    behind = []
+    for row in run.rows():
+        figures = [run.microseconds(row, name) for name in names]
+        ratio = run.to_best(row)
+        cells = ["-" if figure is None else f"{figure:.3g}" for figure in figures]
+        lines.append(f"| {' | '.join([row.title, *cells, '-' if ratio is None else f'{ratio:.2f}'])} |")
+        if ratio is not None and ratio > 1:
+            behind.append(f"{row.title} ({ratio:.2f})")
+    measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
+    said = f"Not ahead here: {', '.join(behind)}." if behind else "rloop is ahead on each of these rows."
+    return [
+        f"**{run.header['Python']}** beside {run.header['loops']}; {measured}.",
+        "\n".join(lines),
+        said,
+    ]
+
+
+WIDTH, LABELS, BAR, GAP, LEGEND = 880, 190, 9, 10, 62
+COLOURS = {
+    "rloop": "#d1495b",
+    "asyncio": "#9aa5b1",
+    "uvloop": "#1f6fb2",
+    "aiofastnet": "#8a5a9e",
+    "zuvloop": "#3c8d40",
+}
+
+
+def chart(run: Run) -> str:
+    """The text of the SVG: for each row a bar a loop, whose length is its CPU time relative to asyncio's."""
+    names, rows = run.loops(), run.rows()
+    block = len(names) * BAR + GAP
+    height = LEGEND + len(rows) * block + 20
+    unit = (WIDTH - LABELS - 60) / max(1.0, *(run.relative(row, name) or 0 for row in rows for name in names))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        f'font-size="12" role="img"><title>CPU time relative to asyncio, {escape(run.header["Python"])}</title>'
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="12" y="22" font-size="14" font-weight="bold">CPU time relative to asyncio, '
+        f"{escape(run.header['Python'])}; shorter is better</text>",
+        *legend(names),
+    ]
+    for number, row in enumerate(rows):
+        top = LEGEND + number * block
+        parts.append(
+            f'<text x="{LABELS - 10}" y="{top + block / 2:.0f}" text-anchor="end">'
+            f"{escape(row.title.replace('`', ''))}</text>"
+        )
+        parts += bars(run, row, names, top, unit)
+    x = LABELS + unit
+    parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{LEGEND - 4}" y2="{height - 16}" stroke="#555"/></svg>\n')
+    return "\n".join(parts)
+
+
+def legend(names: list[str]):
+    for number, name in enumerate(names):
+        x = LABELS + number * 110
+        yield f'<rect x="{x}" y="36" width="12" height="12" fill="{COLOURS[name]}"/>'
+        yield f'<text x="{x + 17}" y="46">{name}</text>'
+
+
+def bars(run: Run, row: Row, names: list[str], top: int, unit: float):
+    for number, name in enumerate(names):
+        value = run.relative(row, name)
+        if value is None:
+            continue
+        y, length = top + number * BAR, value * unit
+        yield f'<rect x="{LABELS}" y="{y}" width="{length:.1f}" height="{BAR - 1}" fill="{COLOURS[name]}"/>'
+        yield f'<text x="{LABELS + length + 4:.1f}" y="{y + BAR - 1}" font-size="9">{value:.2f}</text>'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", metavar="FILE", help="what bench.py has written on one Python")
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="the page that shows the tables (%(default)s)")
+    parser.add_argument("--chart", type=pathlib.Path, default=CHART, help="the chart (%(default)s)")
+    options = parser.parse_args()
+    runs = [Run.read(file) for file in options.files]
+    before, _, rest = options.page.read_text().partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        sys.exit(f"{options.page} lacks the marks between which the figures stand")
+    options.page.write_text(f"{before}{BEGIN}\n{page(runs)}\n{END}{after}")
+    options.chart.write_text(chart(runs[-1]))
+    print(f"written: {options.page}, {options.chart}")
+
+
+if __name__ == "__main__":
+    main()

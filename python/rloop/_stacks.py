@@ -1,0 +1,40 @@
+"""The stack of a thread, seen from another one, as text; and the loops that a program has open.
+
+How a stack is taken without the GIL is in `src/py/stack_dump.rs`. Nothing is reported here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import weakref
+from typing import TYPE_CHECKING
+
+from . import _rloop
+
+if TYPE_CHECKING:
+    from ._base import LoopBase
+
+# Every loop of the process, by its number, for as long as it exists.
+loops: weakref.WeakValueDictionary[int, LoopBase] = weakref.WeakValueDictionary()
+
+
+def add_loop(loop: LoopBase) -> None:
+    """Have the loop found in `loops`."""
+    loops[_rloop.Watcher.see(loop)[0]] = loop
+
+
+def stack_of(thread_id: int | None) -> traceback.StackSummary:
+    """The stack of a thread, the most recent call last. Empty if there is no such thread.
+
+    No frame is kept, because whoever drops the last reference to one runs the finalizers of its variables. And no
+    source line is read yet: the thread goes on as soon as this one lets go of the GIL.
+    """
+    frame = None if thread_id is None else sys._current_frames().get(thread_id)
+    stack = []
+    while frame is not None:
+        code = frame.f_code
+        stack.append(traceback.FrameSummary(code.co_filename, frame.f_lineno, code.co_name, lookup_line=False))
+        frame = frame.f_back
+    stack.reverse()
+    return traceback.StackSummary.from_list(stack)

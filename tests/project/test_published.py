@@ -1,0 +1,91 @@
+"""What benchmarks/published.py makes of the figures of the benchmark. Nothing is measured here."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
+MARKS = "<!-- figures: begin, by benchmarks/published.py -->", "<!-- figures: end -->"
+# CPU us of three rounds on a machine that becomes slower: rloop is ahead over TCP, and behind over UDP.
+TCP, UDP = "protocol       1 KiB   32 conns", "udp            1 KiB   32 conns"
+ROUNDS = {
+    "tcp": {TCP: {"rloop": (4, 5, 6), "asyncio": (8, 10, 12), "uvloop": (5, 6, 7)}},
+    "udp": {UDP: {"rloop": (6, 6, 6), "asyncio": (12, 12, 12), "uvloop": (5, 5, 5)}},
+}
+HEADER = {
+    "Python": "CPython 3.11.7",
+    "loops": "rloop (0.1.0), asyncio (standard library), uvloop (0.23.0)",
+    "rounds": "3",
+}
+
+
+def published(*arguments):
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A file of figures, a page with marks, and where the chart goes."""
+    sections = {
+        section: [
+            {"row": row, "loop": loop, "rounds": [{"cpu_us": value} for value in values]}
+            for row, loops in rows.items()
+            for loop, values in loops.items()
+        ]
+        for section, rows in ROUNDS.items()
+    }
+    figures, page, chart = tmp_path / "bench.json", tmp_path / "page.md", tmp_path / "chart.svg"
+    figures.write_text(json.dumps({"header": HEADER, "sections": sections}))
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    return figures, page, chart
+
+
+def test_the_page_shows_medians_and_the_ratio_to_the_best(files):
+    figures, page, chart = files
+    done = published("published.py", str(figures), "--page", str(page), "--chart", str(chart))
+    assert (done.returncode, done.stderr) == (0, "")
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| TCP 1 KiB | 5 | 10 | 6 | 0.83 |" in text
+    assert "| UDP 1 KiB | 6 | 12 | 5 | 1.20 |" in text
+    assert "Not ahead here: UDP 1 KiB (1.20)." in text
+
+
+def test_the_chart_is_relative_to_asyncio(files):
+    figures, page, chart = files
+    assert published("published.py", str(figures), "--page", str(page), "--chart", str(chart)).returncode == 0
+    texts = [element.text for element in xml.etree.ElementTree.fromstring(chart.read_text()).iter() if element.text]
+    assert {"TCP 1 KiB", "UDP 1 KiB", "rloop", "uvloop"} <= set(texts)
+    assert [text for text in texts if text.replace(".", "").isdigit()] == [
+        "0.50",
+        "1.00",
+        "0.60",
+        "0.50",
+        "1.00",
+        "0.42",
+    ]
+
+
+def test_a_page_without_marks_is_left_alone(files):
+    figures, page, chart = files
+    page.write_text("no marks")
+    done = published("published.py", str(figures), "--page", str(page), "--chart", str(chart))
+    assert done.returncode != 0 and "lacks the marks" in done.stderr
+    assert page.read_text() == "no marks" and not chart.exists()
+
+
+def test_what_is_published_is_measured():
+    """Each published row is one that bench.py measures without options."""
+    program = """
+import echo, inprocess, published, tls, transfers
+known = {section: {str(row) for row in rows[0]} for section, rows in echo.SECTIONS.items()}
+known |= {"tls": set(map(str, tls.DEFAULT)), "inprocess": set(inprocess.NAMES), "transfers": set(transfers.NAMES)}
+print(*(row.title for row in published.ROWS if row.row not in known[row.section]), sep=", ")
+"""
+    done = published("-c", program)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
