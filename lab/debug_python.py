@@ -2,8 +2,8 @@
 returns a value, and that one is set when it does not. An assertion that fails ends the interpreter.
 
 Debian has such a build as pythonX.Y-dbg. Where RLOOP_PYTHONS leads to other Pythons (see tools/machine.py), those are
-looked at first. Development mode (-X dev) is on, but not in the programs that tests start: it would report what these
-leave unclosed on purpose.
+looked at first. Development mode is off: it would turn on the debug
+mode of every loop, in which some calls raise other errors. A debug build checks its memory without it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
             print(f"no time for {len(tests) - start} of {len(tests)} files")
             break
         some = tests[start : start + BATCH]
-        ran, wrong, output = builds.pytest([*inside, "-X", "dev"], some, clock.left(), {"PYTHONWARNINGS": FILTERS})
+        ran, wrong, output = builds.pytest(inside, some, clock.left(), {"PYTHONWARNINGS": FILTERS})
         if wrong:
             print(builds.shown(output), flush=True)
         tried, failed = tried + ran, failed + wrong
