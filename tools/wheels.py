@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -169,7 +170,12 @@ def try_elsewhere(path: Path, python: Python, runner: str) -> None:
     version = f"{python.minor[0]}.{python.minor[1]}"
     only = ("--only-binary", ":all:", "--python-version", version, "--target", folder)
     run(*pip, *only, *test_requirements())
-    run(*inside, "-P", "-m", "pytest", *PYTEST, *SMOKE, PYTHONPATH=str(folder))
+    # This machine cannot start the interpreter by its own path, as tests do that need a child. They get a program.
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(inside)} "$@"\n')
+    program.chmod(0o755)
+    code = f"import sys, pytest; sys.executable = {str(program)!r}; sys.exit(pytest.main())"
+    run(*inside, "-P", "-c", code, *PYTEST, *SMOKE, PYTHONPATH=str(folder))
 
 
 def test_requirements() -> list[str]:
