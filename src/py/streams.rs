@@ -170,7 +170,7 @@ impl Streams {
             wakeup_waiter,
             property: property.unbind(),
             reference_name: new::interned(py, "_stream_reader_wr")?.unbind(),
-            watchers: Watchers::find(py)?,
+            watchers: Watchers::find(py),
             classes_are_original: AtomicBool::new(false),
         }))
     }
