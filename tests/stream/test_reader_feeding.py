@@ -1,8 +1,8 @@
 """What becomes of received bytes in asyncio's `StreamReader`: its buffer, who waits, the limit, the end.
 
-On Python 3.11 rloop does the work of `data_received` and `feed_data` natively where nobody can tell the difference. Here are the
-programs that could: they subclass, replace methods, watch calls, or change the reader. test_streams.py has what most
-programs do.
+On Python 3.11 rloop does the work of `data_received` and `feed_data` natively where nobody can tell the difference.
+Here are the programs that could: they subclass, replace methods, watch calls, or change the reader. test_streams.py has
+what most programs do.
 """
 
 import asyncio
