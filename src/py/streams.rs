@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use pyo3::exceptions::{PyAttributeError, PyTypeError};
+use pyo3::exceptions::PyAttributeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType, PyWeakrefReference};
@@ -23,6 +23,7 @@ pub struct Streams {
     wakeup_waiter: Function,
     /// The property `StreamReaderProtocol._stream_reader`, which calls `stream_reader`.
     property: Py<PyAny>,
+    /// The attribute with the weak reference that the property resolves.
     reference_name: Py<PyString>,
     watchers: Watchers,
     /// What was found when the versions of the classes were last compared.
@@ -34,6 +35,7 @@ pub struct Streams {
 struct Class {
     class: Py<PyType>,
     seen: AtomicU32,
+    /// The addresses of the functions by which attributes of instances are read and written, as they were at first.
     getattr: usize,
     setattr: usize,
 }
@@ -96,10 +98,9 @@ impl Function {
     ) -> PyResult<Option<Self>> {
         let module = py.import("asyncio.streams")?;
         let code = function.getattr("__code__")?;
-        let mut used = code.getattr("co_names")?.extract::<BTreeSet<String>>()?;
-        used.remove("_eof");
-        let known = function.getattr("__globals__")?.is(module.dict())
-            && used.iter().map(String::as_str).eq(names.iter().copied());
+        let used = code.getattr("co_names")?.extract::<Vec<String>>()?;
+        let used: BTreeSet<_> = used.iter().map(String::as_str).filter(|name| *name != "_eof").collect();
+        let known = function.getattr("__globals__")?.is(module.dict()) && used.iter().eq(names);
         let name = new::interned(py, name)?.unbind();
         Ok(known.then(|| Self { name, function: function.clone().unbind(), code: code.unbind() }))
     }
@@ -126,17 +127,13 @@ impl Streams {
             return Ok(None);
         }
         match Self::look(py) {
-            Err(error)
-                if error.is_instance_of::<PyAttributeError>(py)
-                    || error.is_instance_of::<PyTypeError>(py) =>
-            {
-                Ok(None)
-            }
+            Err(error) if error.is_instance_of::<PyAttributeError>(py) => Ok(None),
             other => other,
         }
     }
 
-    /// The names of each function are in the order of the alphabet.
+    /// As [`Streams::find`], but with an error where something is missing. The names that a function uses are in the
+    /// order of a `BTreeSet`.
     fn look(py: Python<'_>) -> PyResult<Option<Self>> {
         let module = py.import("asyncio.streams")?;
         let (protocol, reader) = (module.getattr("StreamReaderProtocol")?, module.getattr("StreamReader")?);
@@ -173,7 +170,7 @@ impl Streams {
             wakeup_waiter,
             property: property.unbind(),
             reference_name: new::interned(py, "_stream_reader_wr")?.unbind(),
-            watchers: Watchers::find(py)?,
+            watchers: Watchers::find(py),
             classes_are_original: AtomicBool::new(false),
         }))
     }

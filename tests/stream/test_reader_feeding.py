@@ -1,8 +1,8 @@
 """What becomes of received bytes in asyncio's `StreamReader`: its buffer, who waits, the limit, the end.
 
-rloop does the work of `data_received` and `feed_data` natively where nobody can tell the difference. Here are the
-programs that could: they subclass, replace methods, watch calls, or change the reader. test_streams.py has what most
-programs do.
+On Python 3.11 rloop does the work of `data_received` and `feed_data` natively where nobody can tell the difference.
+Here are the programs that could: they subclass, replace methods, watch calls, or change the reader. test_streams.py has
+what most programs do.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import contextvars
 import gc
 import sys
 import threading
+import traceback
 
 import pytest
 
@@ -329,6 +330,30 @@ async def test_buffer_that_is_exported(loop_errors):
             await pair.writer.wait_closed()
     assert isinstance(loop_errors[0]["exception"], BufferError)
     loop_errors.clear()
+
+
+def test_python_frames_of_a_read(loop, loop_name):
+    """rloop wakes who waits without a frame of asyncio's streams; only a waiter that looks at the stack sees that."""
+    frames = []
+
+    class Waiter:
+        def cancelled(self):
+            return False
+
+        def set_result(self, result):
+            frames.extend(frame.name for frame in traceback.extract_stack())
+
+    async def main():
+        async with Pair() as pair:
+            pair.reader._waiter = Waiter()
+            await pair.receives(b"data")
+            assert bytes(pair.reader._buffer) == b"data"
+
+    before = sys.gettrace(), sys.getprofile()
+    loop.run_until_complete(main())
+    assert "set_result" in frames
+    watched = before != (None, None)
+    assert ("feed_data" in frames) is (loop_name == "asyncio" or watched or sys.version_info >= (3, 12))
 
 
 async def test_buffer_of_another_type():
