@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from . import _doctor, _launch
+from . import _doctor
 
 
 def main() -> int:
     arguments = sys.argv[1:]
     if arguments in ([], ["doctor"]):
         return _doctor.main()
+    from . import _launch
+
     return _launch.main(arguments)
 
 

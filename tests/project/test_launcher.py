@@ -1,6 +1,6 @@
 """`python -m rloop PROGRAM`: the program runs as without rloop, but on rloop's loop. rloop only.
 
-What child processes inherit is in test_launcher_children.py, what `python -m rloop` alone prints in test_doctor.py.
+What child processes inherit is in test_launcher_children.py, what `python -m rloop` alone prints in test_readme.py.
 """
 
 import os
@@ -233,12 +233,11 @@ def test_debug(tmp_path):
     assert "debug=True" in run(tmp_path, RUNNING + "asyncio.run(main())", "--debug")
 
 
-def test_variables_that_options_set(tmp_path):
-    source = "import os; print(os.environ.get('RLOOP_WATCH'), os.environ.get('RLOOP_PUBLISH'))"
-    clean = {"RLOOP_WATCH": "5", "RLOOP_PUBLISH": ""}
-    assert run(tmp_path, source, environ=clean) == "5 \n"
-    assert run(tmp_path, source, "--watch", "0.25", environ=clean) == "0.25 \n"
-    assert run(tmp_path, source, "--publish", "--watch=1", environ=clean) == "1 1\n"
+def test_watch(tmp_path):
+    source = "import os; print(os.environ.get('RLOOP_WATCH'))"
+    assert run(tmp_path, source, environ={"RLOOP_WATCH": "5"}) == "5\n"
+    assert run(tmp_path, source, "--watch", "0.25", environ={"RLOOP_WATCH": "5"}) == "0.25\n"
+    assert run(tmp_path, source, "--watch=1") == "1\n"
 
 
 def test_as_uvloop(tmp_path):
@@ -329,7 +328,7 @@ def test_package_in_the_current_directory_only(tmp_path):
 def test_help(tmp_path):
     done = start(tmp_path, *LAUNCHER, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--debug", "--watch SECONDS", "--publish", "--as-uvloop", "--no-children"):
+    for option in ("--debug", "--watch SECONDS", "--as-uvloop", "--no-children"):
         assert f"  {option} " in done.stdout or f"  {option}\n" in done.stdout
 
 
