@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import MutableMapping
+from typing import NoReturn
 
 from . import _switch
 
@@ -97,6 +98,12 @@ def is_positive(seconds: str) -> bool:
         return False
 
 
+def start(words: list[str]) -> NoReturn:
+    """Replace this process by a Python with these arguments."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *words])
+
+
 def main(arguments: list[str]) -> int:
     """Start the program. Returns only if that is not possible, or there is none: with an exit status."""
     head, program = split(arguments)
@@ -114,5 +121,4 @@ def main(arguments: list[str]) -> int:
         print(f"python -m rloop: {wrong}", file=sys.stderr)
         return 2
     wish(options, os.environ)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *found, *program])
+    start([*found, *program])

@@ -50,9 +50,7 @@ def start(folder, *words, options=(), environ=None, text=None):
     """Run Python in `folder`; `words` are its arguments."""
     environ = {**os.environ, **(environ or {})}
     command = [sys.executable, *options, *words]
-    return subprocess.run(
-        command, cwd=folder, env=environ, input=text, capture_output=True, text=True, timeout=LIMIT
-    )
+    return subprocess.run(command, cwd=folder, env=environ, input=text, capture_output=True, text=True, timeout=LIMIT)
 
 
 def run(folder, source, *options, environ=None):

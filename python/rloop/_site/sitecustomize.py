@@ -12,7 +12,7 @@ _folder = os.path.dirname(os.path.abspath(__file__))
 # Without this folder, `sys.path` is what it would be without rloop, and the import below finds the user's module.
 sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != _folder]
 try:
-    if sys.version_info >= (3, 11):
+    if sys.version_info >= (3, 11):  # noqa: UP036
         import importlib.util
 
         # By its path: importing the package `rloop` would import asyncio, which this Python may never need.
