@@ -50,7 +50,3 @@ def main() -> int:
     for what, text in lines.items():
         print(f"{what + ':':<10}{text}")
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -105,7 +105,10 @@ def start(words: list[str]) -> NoReturn:
 
 
 def main(arguments: list[str]) -> int:
-    """Start the program. Returns only if that is not possible, or there is none: with an exit status."""
+    """Start the program, which takes the place of this process. If that is not possible, return an exit status.
+
+    Raises SystemExit if the command line is wrong, and for `--help`.
+    """
     head, program = split(arguments)
     reader = parser()
     options = reader.parse_args(head)

@@ -74,7 +74,7 @@ impl Both {
                 let now = input.small() as u64;
                 let due = self.heap.pop_due(now, is_live, &mut self.garbage);
                 let expected = self.first_live().filter(|(key, _)| key.0 <= now).map(|(key, _)| *key);
-                assert_eq!(due.map(|timer| timer.0), expected.map(|key| key.1));
+                assert_eq!(due.map(|(_, timer)| timer.0), expected.map(|key| key.1));
                 expected.map(|key| self.model.remove(&key));
                 self.throw_away();
             }
