@@ -89,7 +89,7 @@ def test_instruments_of_opentelemetry(loop):
         provider.shutdown()
     found = {}
     for metric in scope.metrics:
-        points = [point for point in metric.data.data_points if dict(point.attributes) == own(loop)]
+        points = [point for point in metric.data.data_points if dict(point.attributes or {}) == own(loop)]
         found[metric.name] = ([point.value for point in points], metric.unit)
     metrics = loop.metrics()
     for field in dataclasses.fields(metrics):

@@ -183,8 +183,8 @@ async def transfer(loop, size, **tls):
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls.get("server"))
     port = server.sockets[0].getsockname()[1]
-    name = {"server_hostname": "localhost"} if tls else {}
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls.get("client"), **name)
+    name = "localhost" if tls else None
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls.get("client"), server_hostname=name)
     writer.write(bytes(size))
     await reader.readexactly(size)
     metrics = loop.metrics()
@@ -406,7 +406,7 @@ def test_quantiles_of_known_values():
     with pytest.raises(ValueError, match="share"):
         histogram.quantile(1.5)
     with pytest.raises(TypeError):
-        histogram - 1
+        histogram - 1  # type: ignore[operator]
 
 
 def test_bounds_of_buckets():

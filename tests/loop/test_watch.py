@@ -364,7 +364,7 @@ def test_the_stack_is_written_while_the_gil_is_kept():
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert re.fullmatch(r"rloop: a callback has blocked loop 1 for [\d.]+ seconds, and keeps the GIL", lines[1])
-    assert lines[0] == f"True {HAS_DUMP}"
+    assert lines[0] == "True True"
     if HAS_DUMP:
         assert any(line.endswith("in block") for line in lines[2:])
 
@@ -384,16 +384,23 @@ def test_a_stall_that_is_over_before_its_report():
             c.dup2(stderr, 2)
         def on_stall(stall):
             print(stall.task, stall.handle, "in block" in stall.stack, begun.is_set())
-            over.set()
-        async def both():
+            if stall.task is stall.handle is None and not told.done():
+                told.set_result(None)
+        async def main():
+            global told
             # What a method does when it is called first may let go of the GIL.
             await asyncio.sleep(0.001)
-            await main()
+            told = asyncio.get_running_loop().create_future()
+            # It is the last callback of its turn: no Python code follows, which could let go of the GIL.
+            asyncio.get_running_loop().call_soon(block)
+            await told
         logging.basicConfig(format="%(message)s")
         rloop.watch(0.05, on_stall)
-        rloop.run(both())
+        rloop.run(main())
     """)
-    assert (result.returncode, result.stdout) == (0, f"None None {HAS_DUMP} False\n"), result.stderr
+    assert result.returncode == 0, result.stderr
+    # A loaded machine may have other stalls.
+    assert result.stdout.splitlines().count(f"None None {HAS_DUMP} False") == 1, result.stdout + result.stderr
     assert " was blocked for 0." in result.stderr
     assert ("in block" in result.stderr) is HAS_DUMP
 

@@ -67,7 +67,7 @@ async def test_replaced_method_of_the_reader(monkeypatch, method, where):
         calls.append(args)
         return original(self, *args)
 
-    reader_class = asyncio.StreamReader
+    reader_class: type[asyncio.StreamReader] = asyncio.StreamReader
     if where == "subclass":
         reader_class = type("Reader", (asyncio.StreamReader,), {method: replacement})
     async with Pair(reader_class=reader_class) as pair:
@@ -190,7 +190,7 @@ async def test_profile_function_sees_the_calls():
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is new in Python 3.12")
 @pytest.mark.parametrize("scope", ["everywhere", "one function", "another thread"])
 async def test_monitoring_tool_sees_the_calls(scope):
-    monitoring = sys.monitoring
+    monitoring = sys.monitoring  # type: ignore[attr-defined]
     tool = next(tool for tool in range(6) if monitoring.get_tool(tool) is None)
     event = monitoring.events.PY_START
     calls = []
