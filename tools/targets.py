@@ -6,6 +6,7 @@ library for it, or that library's source. What is built for other systems is in 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import sys
 
 import machine
 from machine import ROOT
-from task import CARGO, TARGET, run, say, status_of
+from task import CARGO, TARGET, run, say
 
 TARGETS = (
     "aarch64-apple-darwin",
@@ -24,13 +25,17 @@ TARGETS = (
 # rloop refuses this one, by a sentence that has to be the only error.
 REFUSED = "x86_64-pc-windows-msvc"
 REFUSAL = "rloop does not run on Windows"
+# How long the installation of a standard library may take.
+INSTALL_SECONDS = 90
 FEATURES = (("--no-default-features",), ("--features", "tokio"))
 
 
 def bring_standard_library(target: str) -> bool:
     """Whether Rust's standard library for this target is there. It is installed if packages may be installed."""
     if not machine.has_standard_library(target) and machine.may_install() and shutil.which("rustup"):
-        status_of("rustup", "target", "add", target)
+        # Without a network it is given up, and the target is skipped.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["rustup", "target", "add", target], timeout=INSTALL_SECONDS)
     return machine.has_standard_library(target)
 
 
