@@ -158,12 +158,25 @@ def test_the_library_is_installed_only_if_that_is_allowed(machine, tools, monkey
     targets = tools("targets")
     ran = []
     monkeypatch.setattr(machine, "has_standard_library", lambda target: bool(ran))
-    monkeypatch.setattr(targets, "status_of", lambda *command: ran.append(command))
+    monkeypatch.setattr(targets.subprocess, "run", lambda command, **options: ran.append(command))
     monkeypatch.setattr(targets.shutil, "which", lambda name: name)
     assert not targets.bring_standard_library("x86_64-unknown-freebsd")
     monkeypatch.setenv("RLOOP_INSTALL", "1")
     assert targets.bring_standard_library("x86_64-unknown-freebsd")
-    assert ran == [("rustup", "target", "add", "x86_64-unknown-freebsd")]
+    assert ran == [["rustup", "target", "add", "x86_64-unknown-freebsd"]]
+
+
+def test_an_installation_that_takes_too_long_is_given_up(machine, tools, monkeypatch):
+    targets = tools("targets")
+
+    def never_ends(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(machine, "has_standard_library", lambda target: False)
+    monkeypatch.setattr(targets.subprocess, "run", never_ends)
+    monkeypatch.setattr(targets.shutil, "which", lambda name: name)
+    monkeypatch.setenv("RLOOP_INSTALL", "1")
+    assert not targets.bring_standard_library("x86_64-unknown-freebsd")
 
 
 @pytest.mark.parametrize(
