@@ -9,6 +9,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
+use pyo3::prelude::*;
+
 use crate::core::{Due, Entry, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Handle;
@@ -22,7 +24,6 @@ use crate::reactor::Poller;
 use crate::reactor::clock::seconds;
 use crate::reactor::metrics::Figure;
 use crate::reactor::token::Token;
-use pyo3::prelude::*;
 
 /// The longest wait in one poll, in nanoseconds: a day (asyncio's `MAXIMUM_SELECT_TIMEOUT`).
 const MAX_TIMEOUT: u64 = 24 * 3600 * 1_000_000_000;

@@ -9,18 +9,25 @@ rloop` says what is installed.
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ._dump import dump
-from ._dump_on import dump_on
 from ._loop import Loop, run
-from ._metrics import Histogram, Metrics, all_metrics
-from ._openmetrics import openmetrics
 from ._rloop import __version__, new_event_loop
-from ._watch import Stall, Watch, watch, watch_by_environment
 
 if TYPE_CHECKING:
+    from ._dump import dump as dump
+    from ._dump_on import dump_on as dump_on
+    from ._metrics import Histogram as Histogram
+    from ._metrics import Metrics as Metrics
+    from ._metrics import all_metrics as all_metrics
+    from ._openmetrics import openmetrics as openmetrics
+    from ._watch import Stall as Stall
+    from ._watch import Watch as Watch
+    from ._watch import watch as watch
+
     if sys.version_info < (3, 16):
         from ._policy import EventLoopPolicy as EventLoopPolicy
         from ._policy import install as install
@@ -41,30 +48,44 @@ __all__ = (
     "watch",
 )
 
+# The module of each name that most programs never use. It is imported when somebody asks for the name.
+_MODULES = {
+    "Histogram": "_metrics",
+    "Metrics": "_metrics",
+    "Stall": "_watch",
+    "Watch": "_watch",
+    "all_metrics": "_metrics",
+    "dump": "_dump",
+    "dump_on": "_dump_on",
+    "openmetrics": "_openmetrics",
+    "watch": "_watch",
+}
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
 # not when they are looked at: `inspect` and `help()` look at every name.
-_POLICY_NAMES = frozenset({"EventLoopPolicy", "install"}) if sys.version_info < (3, 16) else frozenset()
+if sys.version_info < (3, 16):
+    _MODULES |= {"EventLoopPolicy": "_policy", "install": "_policy"}
 
 
 # Type checkers do not see this: with it, they would accept every misspelt name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name not in _POLICY_NAMES:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import _policy
-
-        return getattr(_policy, name)
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
 
 
-# Pickle, documentation and error messages name these by the package, and not by the module that they are in.
-_PUBLIC = (Histogram, Loop, Metrics, Stall, Watch, all_metrics, dump, dump_on, new_event_loop, openmetrics, run, watch)
-for _public in _PUBLIC:
+# Pickle, documentation and error messages name these by the package, and not by the module that they are in. The
+# modules of the other names do the same.
+for _public in (Loop, new_event_loop, run):
     _public.__module__ = __name__
-del _public, _PUBLIC
+del _public
 
-watch_by_environment()
-del watch_by_environment
+if os.environ.get("RLOOP_WATCH"):
+    from ._watch import watch_by_environment
+
+    watch_by_environment()
+    del watch_by_environment
 
 
 def __dir__() -> list[str]:

@@ -119,3 +119,6 @@ def _name(coroutine: Any) -> str:
 def _repr(value: Any) -> str:
     """The repr, cut if it is long. A program's own `__repr__` may raise."""
     return _short.repr(value)
+
+
+dump.__module__ = "rloop"

@@ -63,3 +63,6 @@ def _start_in_child() -> None:
         _start(sig)
         for fd in pipe:
             os.close(fd)
+
+
+dump_on.__module__ = "rloop"

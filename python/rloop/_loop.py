@@ -18,7 +18,7 @@ from asyncio import base_events, constants
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _metrics, _rloop, _transports
+from . import _rloop, _transports
 from ._executors import ExecutorMethods
 from ._getaddrinfo import GetaddrinfoMethods
 from ._inside import InsideMethods, outside_tasks
@@ -32,6 +32,8 @@ from ._unix import UnixMethods
 
 if TYPE_CHECKING:
     import ssl
+
+    from ._metrics import Metrics
 
 _T = TypeVar("_T")
 
@@ -72,7 +74,6 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
         super().__init__()
         add_loop(self)
         self._is_made = True
-        _metrics.opened(self)
 
     def __repr__(self) -> str:
         kind = type(self)
@@ -119,15 +120,16 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
             self._signals.close()
         finally:
             self._release()
-            _metrics.closed(self)
 
     # ---------------------------------------------------------------------------------------- reports
 
-    def metrics(self) -> _metrics.Metrics:
+    def metrics(self) -> Metrics:
         """Return the figures of this loop, from its making until now. Callable from any thread, and once it is closed.
 
         `later - earlier` has the figures of the span between two readings. docs/metrics.md explains each of them.
         """
+        from . import _metrics
+
         return _metrics.metrics(self)
 
     def _callback_failed(self, handle: _rloop.Handle, exc: BaseException) -> None:

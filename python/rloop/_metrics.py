@@ -11,8 +11,9 @@ import dataclasses
 import itertools
 import math
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
+
+from ._stacks import open_loops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,28 +207,9 @@ def metrics(loop: EventLoop) -> Metrics:
     return from_figures(figures, time.monotonic_ns())
 
 
-# Every loop that was made in this process and not closed, with its number, by its id. Programs can define the
-# hash of their loops.
-_open: dict[int, tuple[int, weakref.ref[EventLoop]]] = {}
-_numbers = itertools.count(1)
-
-
-def opened(loop: EventLoop) -> None:
-    """Note a loop that was just made."""
-    _open[id(loop)] = (next(_numbers), weakref.ref(loop))
-
-
-def closed(loop: EventLoop) -> None:
-    """Forget a loop that was closed."""
-    _open.pop(id(loop), None)
-
-
-def numbered_loops() -> list[tuple[int, EventLoop]]:
-    """Every open loop of this process, oldest first, each with its number. The first loop of a process has number 1."""
-    loops = [(number, known()) for number, known in list(_open.values())]
-    return [(number, loop) for number, loop in loops if loop is not None and not loop.is_closed()]
-
-
 def all_metrics() -> dict[EventLoop, Metrics]:
     """The figures of every open loop of this process, by loop. Callable from any thread."""
-    return {loop: metrics(loop) for _, loop in numbered_loops()}
+    return {loop: metrics(loop) for _, loop in open_loops()}
+
+
+Histogram.__module__ = Metrics.__module__ = all_metrics.__module__ = "rloop"

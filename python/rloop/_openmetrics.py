@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from . import _metrics
+from ._stacks import open_loops
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,7 +109,7 @@ class Family:
 
 def _read() -> list[tuple[tuple[str, str], _metrics.Metrics]]:
     pid = str(os.getpid())
-    return [((pid, str(number)), _metrics.metrics(loop)) for number, loop in _metrics.numbered_loops()]
+    return [((pid, str(number)), _metrics.metrics(loop)) for number, loop in open_loops()]
 
 
 def families() -> Iterator[Family]:
@@ -188,3 +189,6 @@ def observe(instrument: Instrument) -> list[tuple[tuple[str, str], float]]:
                 value /= 1e9
         observed.append((labels, value))
     return observed
+
+
+openmetrics.__module__ = "rloop"

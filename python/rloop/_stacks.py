@@ -24,6 +24,11 @@ def add_loop(loop: LoopBase) -> None:
     loops[_rloop.Watcher.see(loop)[0]] = loop
 
 
+def open_loops() -> list[tuple[int, LoopBase]]:
+    """Every open loop of this process, oldest first, each with its number. The first loop of a process has number 1."""
+    return sorted((item for item in list(loops.items()) if not item[1].is_closed()), key=lambda item: item[0])
+
+
 def stack_of(thread_id: int | None) -> traceback.StackSummary:
     """The stack of a thread, the most recent call last. Empty if there is no such thread.
 

@@ -192,3 +192,6 @@ def _stop_all() -> None:
 def _start_in_child() -> None:
     for watch in _watches:
         watch._start_in_child()
+
+
+Stall.__module__ = Watch.__module__ = watch.__module__ = "rloop"

@@ -44,7 +44,6 @@ impl LoopCore {
             if let Some(posted) = state.ready.take_posted() {
                 self.figures.delayed(now.saturating_sub(posted));
             }
-            self.figures.set(Figure::FdsRegistered, state.reactor.fd_count() as u64);
             self.figures.ready(state.ready.len());
             state.ready.len()
         })
@@ -89,10 +88,7 @@ impl LoopCore {
     /// True if there are timers, dead ones included.
     #[inline]
     pub fn has_timers(&self, py: Python<'_>) -> bool {
-        self.state.with(py, |state| {
-            self.figures.set(Figure::TimersCancelled, state.timers.cancelled());
-            !state.timers.is_empty()
-        })
+        self.state.with(py, |state| !state.timers.is_empty())
     }
 
     /// Queues the timers that are due at `now`, earliest first. Dead timers are put into `garbage`.
@@ -204,8 +200,8 @@ impl LoopCore {
 
     // ------------------------------------------------------------------------------------------ figures
 
-    /// The figures as they are now, in the order of `reactor/metrics.rs`: those that change outside of a turn are
-    /// brought up to date first.
+    /// The figures as they are now, in the order of `reactor/metrics.rs`. Two of them are known elsewhere, and are
+    /// looked up only here.
     pub fn read_figures(&self, py: Python<'_>) -> Vec<u64> {
         self.state.with(py, |state| {
             self.figures.set(Figure::FdsRegistered, state.reactor.fd_count() as u64);

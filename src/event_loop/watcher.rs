@@ -28,8 +28,8 @@ use crate::reactor::sys;
 const LOOKS: u64 = 10;
 /// The shortest time between two looks, in nanoseconds.
 const SHORTEST_STEP: u64 = 1_000_000;
-/// How long Python's thread waits for the GIL at least before it counts as kept, in nanoseconds: four times the usual
-/// switch interval, after which running Python code lets go of it.
+/// The shortest time, in nanoseconds, for which Python's thread waits for the GIL before a callback counts as one that
+/// keeps it. Running Python code lets go of the GIL after a switch interval; this is four times the usual one.
 const SHORTEST_GRACE: u64 = 20_000_000;
 
 /// Watches every loop of the process, until `stop()`.
@@ -189,9 +189,9 @@ impl Shared {
         if thread_state == 0 {
             return;
         }
-        // SAFETY: the thread state belongs to a thread that is in the middle of a turn, and so alive. The turn has
-        // lasted for the whole threshold, and for a longer time than running Python code keeps the GIL, nobody else
-        // has got it: so a function that keeps it is under way.
+        // SAFETY: the thread state belongs to a thread that is in the middle of a turn, so it is alive. The turn has
+        // lasted for the whole threshold. Since then Python's thread has waited for the GIL, for longer than running
+        // Python code keeps it. So the loop's thread is inside a C function that keeps the GIL, and runs no Python code.
         let stack = unsafe { stack_dump::stack_of(thread_state) };
         let text = format!(
             "rloop: a callback has blocked loop {} for {:.3} seconds, and keeps the GIL\n{}",
@@ -202,7 +202,7 @@ impl Shared {
         if let Some(stall) = self.found().stalls.get_mut(&number) {
             stall.stack = stack;
         }
-        // If stderr is closed, nobody is told before the GIL is free.
+        // If stderr is closed, nothing is written here. The report in the log comes when the GIL is free.
         _ = std::io::stderr().write_all(text.as_bytes());
     }
 
@@ -267,8 +267,9 @@ impl Watcher {
         Ok(Self { shared, thread: LoopCell::new(Some(thread)) })
     }
 
-    /// What is seen of a loop: its number, which no other loop has, the number of the turn whose callbacks run (0
-    /// between two turns), and the handle or transport whose callback runs (None if nobody watches).
+    /// What is seen of a loop, as a tuple of three. First the number of the loop; no other loop of the process has it.
+    /// Then the number of the turn whose callbacks run; it is 0 between two turns. Last the handle or transport whose
+    /// callback runs; it is None if nobody watches.
     #[staticmethod]
     fn see<'py>(event_loop: &Bound<'py, EventLoop>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, core) = (event_loop.py(), &event_loop.get().core);

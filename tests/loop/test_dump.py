@@ -20,6 +20,21 @@ def dumped():
     return file.getvalue()
 
 
+def dumped_while_it_waits(waits):
+    """What is written while the task "waiter" runs `waits(future)`, whose future is not done."""
+
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(waits(future), name="waiter")
+        await asyncio.sleep(0)
+        text = dumped()
+        future.set_result(None)
+        await task
+        return text
+
+    return rloop.run(main())
+
+
 def test_a_task_that_waits():
     async def inner(future):
         await future
@@ -27,16 +42,7 @@ def test_a_task_that_waits():
     async def outer(future):
         await inner(future)
 
-    async def main():
-        future = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(outer(future), name="waiter")
-        await asyncio.sleep(0)
-        text = dumped()
-        future.set_result(None)
-        await task
-        return text
-
-    text = rloop.run(main())
+    text = dumped_while_it_waits(outer)
     lines = text[text.index("waiter: ") :].splitlines()
     assert "outer" in lines[0]
     assert re.fullmatch(r" +.*test_dump\.py:\d+ in outer", lines[1])
@@ -51,21 +57,11 @@ def test_an_asynchronous_generator():
         yield 1
         await future
 
-    async def main():
-        future = asyncio.get_running_loop().create_future()
+    async def read(future):
+        async for _ in numbers(future):
+            pass
 
-        async def read():
-            async for _ in numbers(future):
-                pass
-
-        task = asyncio.create_task(read())
-        await asyncio.sleep(0)
-        text = dumped()
-        future.set_result(None)
-        await task
-        return text
-
-    text = rloop.run(main())
+    text = dumped_while_it_waits(read)
     assert re.search(r"in read\n", text) and "waits for " in text
 
 

@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import rloop
-from rloop import _metrics, _openmetrics
+from rloop import _metrics, _openmetrics, _stacks
 from rloop.contrib import opentelemetry, prometheus
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -34,7 +34,7 @@ def loop():
 
 def own(loop):
     """The labels of this loop's samples."""
-    number = next(number for number, known in _metrics.numbered_loops() if known is loop)
+    number = next(number for number, known in _stacks.open_loops() if known is loop)
     return {"pid": str(os.getpid()), "loop": str(number)}
 
 

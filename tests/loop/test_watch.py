@@ -418,7 +418,7 @@ def test_by_the_environment():
 
 @pytest.mark.parametrize("value", ["", "0"])
 def test_off_by_the_environment(value):
-    result = program("print(rloop._watch._watches, threading.active_count())", RLOOP_WATCH=value)
+    result = program("import rloop._watch; print(rloop._watch._watches, threading.active_count())", RLOOP_WATCH=value)
     assert (result.returncode, result.stdout, result.stderr) == (0, "[] 1\n", "")
 
 

@@ -151,40 +151,26 @@ async def test_attribute_access_of_a_class(monkeypatch):
         assert bytes(pair.reader._buffer) == b"firstsecond"
 
 
-async def test_trace_function_sees_the_calls():
+@pytest.mark.parametrize(
+    ("get", "set_"), [(sys.gettrace, sys.settrace), (sys.getprofile, sys.setprofile)], ids=["trace", "profile"]
+)
+async def test_function_that_watches_sees_the_calls(get, set_):
     calls = []
 
-    def trace(frame, event, arg):
-        calls.append(frame.f_code.co_name)
-
-    async with Pair() as pair:
-        await pair.receives(b"first")
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            await pair.receives(b"second")
-        finally:
-            sys.settrace(before)
-        assert [name for name in calls if name in ("data_received", "feed_data")] == ["data_received", "feed_data"]
-        assert bytes(pair.reader._buffer) == b"firstsecond"
-
-
-async def test_profile_function_sees_the_calls():
-    calls = []
-
-    def profile(frame, event, arg):
+    def watch(frame, event, arg):
         if event == "call":
             calls.append(frame.f_code.co_name)
 
     async with Pair() as pair:
         await pair.receives(b"first")
-        before = sys.getprofile()
-        sys.setprofile(profile)
+        before = get()
+        set_(watch)
         try:
             await pair.receives(b"second")
         finally:
-            sys.setprofile(before)
+            set_(before)
         assert [name for name in calls if name in ("data_received", "feed_data")] == ["data_received", "feed_data"]
+        assert bytes(pair.reader._buffer) == b"firstsecond"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is new in Python 3.12")
