@@ -22,8 +22,6 @@ const FLAGS: u64 = 7;
 
 /// How to read a stack in the running version: offsets in bytes.
 pub struct MemoryStack {
-    /// `/proc/self/mem`
-    memory: File,
     frame: u64,
     previous: u64,
     executable: u64,
@@ -47,9 +45,8 @@ pub struct MemoryStack {
 impl MemoryStack {
     /// From the table at the beginning of `_PyRuntime`. None in another version, and in a build without the GIL.
     pub fn find(runtime: usize) -> Option<Self> {
-        let memory = File::open("/proc/self/mem").ok()?;
         let mut table = [0; 8 * 81];
-        memory.read_exact_at(&mut table, runtime as u64).ok()?;
+        memory()?.read_exact_at(&mut table, runtime as u64).ok()?;
         let at = |index: usize| u64::from_ne_bytes(std::array::from_fn(|byte| table[8 * index + byte]));
         if at(0) != COOKIE || at(2) != 0 {
             return None;
@@ -62,7 +59,6 @@ impl MemoryStack {
             _ => return None,
         };
         Some(Self {
-            memory,
             frame: at(thread + 4),
             previous: at(frame + 1),
             executable: at(frame + 2),
@@ -86,39 +82,57 @@ impl MemoryStack {
     /// The stack of the thread with this `PyThreadState`, in the form in which `faulthandler` writes it. None if it
     /// cannot be read.
     pub fn of(&self, thread_state: usize) -> Option<String> {
+        Reader { at: self, memory: memory()? }.stack(thread_state as u64)
+    }
+}
+
+/// The memory of this process. It is opened each time: an open file stays that of the process that has opened it, also
+/// in the child of a fork.
+fn memory() -> Option<File> {
+    File::open("/proc/self/mem").ok()
+}
+
+/// One reading.
+struct Reader<'a> {
+    at: &'a MemoryStack,
+    memory: File,
+}
+
+impl Reader<'_> {
+    fn stack(&self, thread_state: u64) -> Option<String> {
         let mut text = "Stack (most recent call first):\n".to_owned();
-        let mut frame = self.word(thread_state as u64 + self.frame)?;
+        let mut frame = self.word(thread_state + self.at.frame)?;
         for _ in 0..MOST_FRAMES {
             if frame == 0 {
                 return Some(text);
             }
-            let owner = self.read::<1>(frame + self.owner)?[0];
-            if owner < self.not_python {
+            let owner = self.read::<1>(frame + self.at.owner)?[0];
+            if owner < self.at.not_python {
                 self.write_frame(frame, &mut text)?;
             }
-            frame = self.word(frame + self.previous)?;
+            frame = self.word(frame + self.at.previous)?;
         }
         text.push_str("  ...\n");
         Some(text)
     }
 
     fn write_frame(&self, frame: u64, text: &mut String) -> Option<()> {
-        let code = self.word(frame + self.executable)? & !FLAGS;
-        if self.word(code + self.class)? != &raw const ffi::PyCode_Type as u64 {
+        let code = self.word(frame + self.at.executable)? & !FLAGS;
+        if self.word(code + self.at.class)? != &raw const ffi::PyCode_Type as u64 {
             return None;
         }
-        let file = self.text(self.word(code + self.file)?)?;
-        let name = self.text(self.word(code + self.name)?)?;
-        let first = i32::from_ne_bytes(self.read(code + self.first_line)?);
-        let lines = self.bytes(self.word(code + self.lines)?)?;
-        let instruction = self.word(frame + self.instruction)?.checked_sub(code + self.instructions)?;
+        let file = self.text(self.word(code + self.at.file)?)?;
+        let name = self.text(self.word(code + self.at.name)?)?;
+        let first = i32::from_ne_bytes(self.read(code + self.at.first_line)?);
+        let lines = self.bytes(self.word(code + self.at.lines)?)?;
+        let instruction = self.word(frame + self.at.instruction)?.checked_sub(code + self.at.instructions)?;
         let line = line_at(&lines, first, instruction).map_or("???".to_owned(), |line| line.to_string());
         writeln!(text, "  File \"{file}\", line {line} in {name}").ok()
     }
 
     /// A `str` of Python.
     fn text(&self, object: u64) -> Option<String> {
-        let state = u32::from_ne_bytes(self.read(object + self.text_state)?);
+        let state = u32::from_ne_bytes(self.read(object + self.at.text_state)?);
         // Two bits say how it is interned, three how many bytes a character has. One bit each says that the characters
         // follow the object, and that they are ASCII.
         let (width, is_compact, is_ascii) =
@@ -126,9 +140,9 @@ impl MemoryStack {
         if !is_compact || ![1, 2, 4].contains(&width) {
             return None;
         }
-        let len = usize::try_from(self.word(object + self.text_len)?).ok()?;
+        let len = usize::try_from(self.word(object + self.at.text_len)?).ok()?;
         // Text that is not ASCII has a pointer and a length more.
-        let start = object + self.ascii + if is_ascii { 0 } else { 16 };
+        let start = object + self.at.ascii + if is_ascii { 0 } else { 16 };
         let data = self.many(start, len.min(LONGEST_NAME) * width)?;
         let character = |bytes: &[u8]| {
             let code = bytes.iter().rev().fold(0, |code, &byte| code << 8 | u32::from(byte));
@@ -139,8 +153,8 @@ impl MemoryStack {
 
     /// A `bytes` of Python.
     fn bytes(&self, object: u64) -> Option<Vec<u8>> {
-        let len = usize::try_from(self.word(object + self.bytes_len)?).ok()?;
-        if len > LONGEST_TABLE { None } else { self.many(object + self.bytes, len) }
+        let len = usize::try_from(self.word(object + self.at.bytes_len)?).ok()?;
+        if len > LONGEST_TABLE { None } else { self.many(object + self.at.bytes, len) }
     }
 
     fn many(&self, address: u64, len: usize) -> Option<Vec<u8>> {
