@@ -33,6 +33,8 @@ pub type Hold = Option<(Token, bool)>;
 pub struct Shell<S: Side> {
     pub core: Arc<LoopCore>,
     pub event_loop: Py<PyAny>,
+    /// When the transport was made, in nanoseconds of the loop's clock.
+    pub made_at: u64,
     pub state: LoopCell<State<S>>,
 }
 
@@ -119,6 +121,7 @@ impl<S: Side> Shell<S> {
         Ok(Self {
             core: Arc::clone(core),
             event_loop: (*event_loop).clone().unbind(),
+            made_at: core.clock.now_ns(),
             state: LoopCell::new(state),
         })
     }
