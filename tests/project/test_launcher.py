@@ -362,3 +362,15 @@ def test_split(arguments, ours, program):
 )
 def test_interpreter_options(orig_argv, options):
     assert _launch.interpreter_options(["rloop", "a", "b"], orig_argv) == options
+
+
+# --- programs of others ---
+
+
+def test_pytest(tmp_path):
+    test = RUNNING + "def test_loop():\n    asyncio.run(main())\n"
+    (tmp_path / "test_app.py").write_text(test)
+    done = start(tmp_path, *LAUNCHER, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert LOOP in done.stdout
+    assert "1 passed" in done.stdout
