@@ -119,7 +119,7 @@ def write(folder: Path) -> list[str]:
     pages = {name: page(source) for source, name in sources().items()} | {"reference.md": reference()}
     for name, text in pages.items():
         (folder / name).write_text(text)
-    for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css"]:
+    for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css", ROOT / "docs" / "grafana.json"]:
         shutil.copy(file, folder)
     return list(pages)
 
