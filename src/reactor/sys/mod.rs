@@ -13,6 +13,7 @@ pub mod datagrams;
 pub mod faults;
 mod files;
 mod polling;
+mod read_buf;
 pub mod sigpipe;
 mod sockets;
 mod threads;
@@ -33,6 +34,7 @@ pub use polling::{
 };
 #[cfg(target_os = "linux")]
 pub use polling::{epoll_wait, is_wait_replaced};
+pub use read_buf::ReadBuf;
 pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
     shutdown_write, stream_socket, take_error,
