@@ -1,6 +1,6 @@
 """The tests of rloop while every system call is awkward: a part of the laboratory.
 
-`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...]`
+`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...] [tests/tls/test_end.py ...]`
 
 A mode of the build with the cargo feature `faults` holds for the whole test process: each read gets one byte, each
 write sends one byte (but for each 64th), sockets have the smallest buffers that the kernel allows, or waits wake up
@@ -29,7 +29,7 @@ LAB = Path(__file__).resolve().parent
 MODES = ("one-byte-reads", "one-byte-writes", "tiny-buffers", "spurious-wake-ups")
 FOLDERS = ("loop", "stream", "unix", "tls", "datagram", "pipe", "process", "sock")
 # Seconds for one file in one mode.
-LIMIT = 300
+LIMIT = 600
 
 
 def left_out(mode: str, path: str) -> Iterator[str]:
@@ -52,7 +52,8 @@ def run(package: Path, mode: str, path: str) -> tuple[int, list[str]]:
     environment = faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop")
     try:
         ended = subprocess.run(command, cwd=builds.ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        print((late.stdout or b"")[-20_000:].decode(errors="replace"), flush=True)
         return 0, [f"{path}: no end after {LIMIT} s"]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
     passed = re.search(r"(\d+) passed", ended.stdout)
@@ -70,11 +71,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--folder", action="append", choices=FOLDERS)
+    parser.add_argument("tests", nargs="*", help="files of tests, instead of all")
     options = parser.parse_args()
     package = faults_build.build()
     folders = [builds.ROOT / "tests" / folder for folder in options.folder or FOLDERS]
     files = [str(path.relative_to(builds.ROOT)) for folder in folders for path in sorted(folder.glob("test_*.py"))]
-    units = list(itertools.product(options.mode or MODES, files))
+    units = list(itertools.product(options.mode or MODES, options.tests or files))
     print(f"seed {options.seed}", flush=True)
     random.Random(options.seed).shuffle(units)
     started, tried, failed = time.monotonic(), 0, []
