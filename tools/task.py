@@ -441,6 +441,13 @@ def soak(hours: str = "1") -> None:
     sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
 
 
+def reach(*arguments: str) -> None:
+    """Run the tests in strict, poor and closed surroundings. Arguments are those of lab/reach.py."""
+    inside = lab_venv()
+    say("The tests in other surroundings")
+    sys.exit(status_of(*inside, "lab/reach.py", *arguments))
+
+
 def lab_venv() -> tuple[str, ...]:
     """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
@@ -465,11 +472,12 @@ def main(arguments: Sequence[str]) -> None:
         "bench-compare": bench_compare,
         "lab": lab,
         "soak": soak,
+        "reach": reach,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "reach", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     if arguments[0] != "docs":
