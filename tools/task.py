@@ -215,7 +215,7 @@ def lint() -> None:
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
-    run(*inside, "-m", "mypy.stubtest", "rloop")
+    run(*inside, "-m", "mypy.stubtest", "rloop", "--mypy-config-file", "pyproject.toml")
 
 
 def clippy() -> None:
