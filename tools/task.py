@@ -203,7 +203,7 @@ def lint() -> None:
     run(*inside, "-m", "ruff", "format", "--check", *PYTHON_FOLDERS)
     run(*inside, "-m", "ruff", "check", *PYTHON_FOLDERS)
     say("Python: types, and the stub against the built extension")
-    run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools")
+    run(*inside, "-m", "mypy", "--strict", "python/rloop", "python/rloop_pytest", "tools")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
     oldest = ".".join(map(str, machine.SUPPORTED[0]))
@@ -215,7 +215,7 @@ def lint() -> None:
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
-    run(*inside, "-m", "mypy.stubtest", "rloop")
+    run(*inside, "-m", "mypy.stubtest", "rloop", "--mypy-config-file", "pyproject.toml")
 
 
 def clippy() -> None:
