@@ -28,6 +28,7 @@ __all__ = [
     "Handle",
     "Listener",
     "Poll",
+    "Publisher",
     "ReadPipeTransport",
     "ReadyHandles",
     "StreamTransport",
@@ -458,6 +459,11 @@ class TlsTransport(asyncio.Transport):
     def _set_closed(self) -> None: ...
 
 @final
+class Publisher:
+    def __new__(cls, fd: int, start: int) -> Self: ...
+    def stop(self) -> None: ...
+    def forget(self) -> None: ...
+
 class Watcher:
     def __new__(cls, threshold: float) -> Self: ...
     @staticmethod
