@@ -13,19 +13,20 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 use super::new::{self, intern};
 use crate::error::Message;
+use crate::reactor::sys::ReadBuf;
 
 // Public in CPython's C API, but not declared by PyO3.
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
 }
 
-/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `fill` returns the number of bytes, all of
-/// which it must have initialised. No garbage collection can start in here, because the collector does not track bytes.
-pub fn fill_new<E>(
+/// Makes a `bytes` of what `fill` puts into a buffer of `capacity` bytes. Returns also what `fill` returns. No garbage
+/// collection can start in here, because the collector does not track bytes.
+pub fn fill_new<T, E>(
     py: Python<'_>,
     capacity: usize,
-    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
-) -> PyResult<Result<(Bound<'_, PyBytes>, usize), E>> {
+    fill: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>,
+) -> PyResult<Result<(Bound<'_, PyBytes>, T), E>> {
     // SAFETY: without a source CPython allocates `capacity` bytes that are not initialised, or raises MemoryError.
     // Nobody else has the object until it is returned. Resizing may move it, and drops our reference if it fails.
     unsafe {
@@ -34,18 +35,19 @@ pub fn fill_new<E>(
             return Err(PyErr::fetch(py));
         }
         let start = ffi::PyBytes_AsString(object).cast::<MaybeUninit<u8>>();
-        let filled = match fill(std::slice::from_raw_parts_mut(start, capacity)) {
-            Ok(filled) => filled,
+        let mut buffer = ReadBuf::new(std::slice::from_raw_parts_mut(start, capacity));
+        let result = match fill(&mut buffer) {
+            Ok(result) => result,
             Err(error) => {
                 ffi::Py_DECREF(object);
                 return Ok(Err(error));
             }
         };
-        debug_assert!(filled <= capacity);
+        let filled = buffer.filled().len();
         if filled < capacity && _PyBytes_Resize(&mut object, filled as ffi::Py_ssize_t) < 0 {
             return Err(PyErr::fetch(py));
         }
-        Ok(Ok((Bound::from_owned_ptr(py, object).cast_into_unchecked(), filled)))
+        Ok(Ok((Bound::from_owned_ptr(py, object).cast_into_unchecked(), result)))
     }
 }
 
