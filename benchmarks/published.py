@@ -11,9 +11,11 @@ import json
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import arrivals
 import echo
 import loops
 import tls
@@ -71,6 +73,16 @@ ROWS = (
 )
 
 
+# How long an answer, a timer or a callback takes at a given load. These are shown in a table of their own, and not in
+# the chart.
+DELAYS = tuple(
+    Row(f"{load.title}: {title}", section, str(load), metric)
+    for section, (default, _, _) in arrivals.SECTIONS.items()
+    for load in default
+    for metric, title in (arrivals.DELAYS if section == "delays" else arrivals.RESPONSES).items()
+)
+
+
 @dataclass(frozen=True)
 class Run:
     """What bench.py has measured on one Python."""
@@ -88,9 +100,9 @@ class Run:
         """The loops that this run has measured, rloop first."""
         return [name for name in loops.NAMES if f"{name} (" in self.header["loops"]]
 
-    def rows(self) -> list[Row]:
-        """The published rows that this run has, in the order of ROWS."""
-        return [row for row in ROWS if self.microseconds(row, "rloop") is not None]
+    def rows(self, published: Sequence[Row] = ROWS) -> list[Row]:
+        """The published rows that this run has, in their order."""
+        return [row for row in published if self.microseconds(row, "rloop") is not None]
 
     def microseconds(self, row: Row, loop: str) -> float | None:
         samples = self.sections.get(row.section)
@@ -103,35 +115,38 @@ class Run:
         return statistics.median(ratios) if ratios else None
 
     def to_best(self, row: Row) -> float | None:
-        """rloop's CPU time relative to that of the best of the others, as the bars judge it."""
+        """rloop's figure relative to that of the best of the others, as the bars judge it."""
         ratios = self.sections[row.section].ratios_to_best(row.row, "rloop", row.metric)
         return statistics.median(ratios) if ratios else None
 
 
 def page(runs: list[Run]) -> str:
-    """The text between the marks of the page: a table for each Python."""
-    return "\n\n".join(part for run in runs for part in table(run))
+    """The text between the marks of the page: the tables for each Python."""
+    return "\n\n".join(part for run in runs for part in tables(run))
 
 
-def table(run: Run) -> list[str]:
+def tables(run: Run) -> list[str]:
+    measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
+    parts = [f"**{run.header['Python']}** beside {run.header['loops']}; {measured}."]
+    for title, rows in (("CPU, us", run.rows()), ("response time or delay, us", run.rows(DELAYS))):
+        parts += table(run, title, rows) if rows else []
+    return parts
+
+
+def table(run: Run, title: str, rows: list[Row]) -> list[str]:
     names = run.loops()
-    head = ["CPU, us", *names, "rloop / best other"]
+    head = [title, *names, "rloop / best other"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     behind = []
-    for row in run.rows():
+    for row in rows:
         figures = [run.microseconds(row, name) for name in names]
         ratio = run.to_best(row)
-        cells = ["-" if figure is None else f"{figure:.3g}" for figure in figures]
+        cells = ["-" if figure is None else f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}" for figure in figures]
         lines.append(f"| {' | '.join([row.title, *cells, '-' if ratio is None else f'{ratio:.2f}'])} |")
         if ratio is not None and ratio > 1:
             behind.append(f"{row.title} ({ratio:.2f})")
-    measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
     said = f"Not ahead here: {', '.join(behind)}." if behind else "rloop is ahead on each of these rows."
-    return [
-        f"**{run.header['Python']}** beside {run.header['loops']}; {measured}.",
-        "\n".join(lines),
-        said,
-    ]
+    return ["\n".join(lines), said]
 
 
 WIDTH, LABELS, BAR, GAP, LEGEND = 880, 190, 9, 10, 62
@@ -141,6 +156,8 @@ COLOURS = {
     "uvloop": "#1f6fb2",
     "aiofastnet": "#8a5a9e",
     "zuvloop": "#3c8d40",
+    "rsloop": "#d08c2f",
+    loops.OTHER_RLOOP: "#5c5346",
 }
 
 

@@ -56,6 +56,23 @@ def test_the_page_shows_medians_and_the_ratio_to_the_best(files):
     assert "Not ahead here: UDP 1 KiB (1.20)." in text
 
 
+def test_delays_have_a_table_of_their_own(files):
+    figures, page, chart = files
+    everything = json.loads(figures.read_text())
+    everything["sections"]["load"] = [
+        {"row": "protocol  300 us of work, 70%", "loop": loop, "rounds": [{"p50_us": median, "p99_us": tail}]}
+        for loop, median, tail in (("rloop", 400, 2000), ("asyncio", 800, 4000), ("uvloop", 500, 1600))
+    ]
+    figures.write_text(json.dumps(everything))
+    assert published("published.py", str(figures), "--page", str(page), "--chart", str(chart)).returncode == 0
+    before, _, delays = page.read_text().partition("| response time or delay, us |")
+    assert "TCP 1 KiB" in before and "TCP 1 KiB" not in delays
+    assert "| protocol, 300 us of work, 70% load: response time, median | 400 | 800 | 500 | 0.80 |" in delays
+    assert "| protocol, 300 us of work, 70% load: response time, p99 | 2000 | 4000 | 1600 | 1.25 |" in delays
+    assert "Not ahead here: protocol, 300 us of work, 70% load: response time, p99 (1.25)." in delays
+    assert "300 us" not in chart.read_text()
+
+
 def test_the_chart_is_relative_to_asyncio(files):
     figures, page, chart = files
     assert published("published.py", str(figures), "--page", str(page), "--chart", str(chart)).returncode == 0
