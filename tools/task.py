@@ -206,7 +206,7 @@ def lint() -> None:
     run(*inside, "-m", "ruff", "format", "--check", *PYTHON_FOLDERS)
     run(*inside, "-m", "ruff", "check", *PYTHON_FOLDERS)
     say("Python: types, and the stub against the built extension")
-    run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools")
+    run(*inside, "-m", "mypy", "--strict", "python/rloop", "python/rloop_pytest", "tools")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
     oldest = ".".join(map(str, machine.SUPPORTED[0]))
@@ -218,7 +218,7 @@ def lint() -> None:
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
-    run(*inside, "-m", "mypy.stubtest", "rloop")
+    run(*inside, "-m", "mypy.stubtest", "rloop", "--mypy-config-file", "pyproject.toml")
 
 
 def clippy() -> None:
@@ -455,6 +455,13 @@ def soak(hours: str = "1") -> None:
     sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
 
 
+def reach(*arguments: str) -> None:
+    """Run the tests in strict, poor and closed surroundings. Arguments are those of lab/reach.py."""
+    inside = lab_venv()
+    say("The tests in other surroundings")
+    sys.exit(status_of(*inside, "lab/reach.py", *arguments))
+
+
 def lab_venv() -> tuple[str, ...]:
     """The environment of the laboratory, with the wheel of today."""
     python = machine.default_python()
@@ -479,11 +486,12 @@ def main(arguments: Sequence[str]) -> None:
         "bench-compare": bench_compare,
         "lab": lab,
         "soak": soak,
+        "reach": reach,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "reach", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     if arguments[0] != "docs":

@@ -32,6 +32,8 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop._pipes": "_pipes.py",
     "rloop._policy": "_policy.py",
     "rloop._processes": "_processes.py",
+    "rloop._publish": "_publish.py",
+    "rloop._published": "_published.py",
     "rloop._report": "_report.py",
     "rloop._signals": "_signals.py",
     "rloop._sockets": "_sockets.py",

@@ -9,6 +9,7 @@
 pub mod faults;
 mod inside;
 mod package;
+mod publisher;
 mod relay;
 mod scheduling;
 mod sockets;
@@ -44,6 +45,7 @@ use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
+pub use publisher::Publisher;
 pub use relay::relay_once;
 pub use scheduling::add_raw_methods;
 pub use watcher::Watcher;
@@ -210,8 +212,8 @@ impl EventLoop {
     }
 
     /// The loop's figures, for `_metrics.py`: see `src/reactor/metrics.rs` for their order.
-    fn _figures(&self, py: Python<'_>) -> Vec<u64> {
-        self.core.read_figures(py)
+    fn _figures(&self) -> Vec<u64> {
+        self.core.read_figures(self.core.clock.now_ns())
     }
 
     /// Counts a TLS handshake that is over.

@@ -14,25 +14,29 @@ use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 use super::cell::LoopCell;
 use super::new::{self, intern};
 use crate::error::Message;
+use crate::reactor::sys::ReadBuf;
 
 // Public in CPython's C API, but not declared by PyO3.
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
 }
 
-/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `fill` returns the number of bytes, all of
-/// which it must have initialised. No garbage collection can start in here, because the collector does not track bytes.
-pub fn fill_new<E>(
+/// Makes a `bytes` of what `fill` puts into a buffer of `capacity` bytes. Returns also what `fill` returns. No garbage
+/// collection can start in here, because the collector does not track bytes.
+pub fn fill_new<T, E>(
     py: Python<'_>,
     capacity: usize,
-    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
-) -> PyResult<Result<(Bound<'_, PyBytes>, usize), E>> {
-    // SAFETY: nobody else has the object until it is returned.
+    fill: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>,
+) -> PyResult<Result<(Bound<'_, PyBytes>, T), E>> {
+    // SAFETY: nobody else has the object until it is returned, and what is not filled is cut off before.
     unsafe {
         let bytes = new_uninit(py, capacity)?;
-        let start = ffi::PyBytes_AsString(bytes.as_ptr()).cast::<MaybeUninit<u8>>();
-        match fill(std::slice::from_raw_parts_mut(start, capacity)) {
-            Ok(filled) => Ok(Ok((cut(bytes, filled)?, filled))),
+        let mut buffer = ReadBuf::new(memory_of(&bytes));
+        match fill(&mut buffer) {
+            Ok(result) => {
+                let filled = buffer.filled().len();
+                Ok(Ok((cut(bytes, filled)?, result)))
+            }
             Err(error) => Ok(Err(error)),
         }
     }
@@ -54,6 +58,16 @@ unsafe fn new_uninit(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyBytes>
 fn size(bytes: &Bound<'_, PyBytes>) -> usize {
     // SAFETY: a `bytes`.
     unsafe { ffi::PyBytes_Size(bytes.as_ptr()) as usize }
+}
+
+/// Its bytes, for writing to them.
+///
+/// # Safety
+/// Nobody else has the object, and its hash was not computed.
+#[allow(clippy::mut_from_ref, reason = "the interpreter owns the memory, not the reference")]
+unsafe fn memory_of<'a>(bytes: &'a Bound<'_, PyBytes>) -> &'a mut [MaybeUninit<u8>] {
+    // SAFETY: a `bytes` has as many bytes as it says. Nobody else reads or writes them meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(bytes.as_ptr()).cast(), size(bytes)) }
 }
 
 /// The same `bytes` with only its first `filled` bytes.
@@ -88,11 +102,11 @@ impl Spare {
 
     /// As [`fill_new`]. Where there is no memory for the copy, what was received is not lost: it is given away in the
     /// `bytes` that it is in.
-    pub fn fill<'py, E>(
+    pub fn fill<'py, T, E>(
         &self,
         py: Python<'py>,
         capacity: usize,
-        fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+        fill: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>,
     ) -> PyResult<Result<Bound<'py, PyBytes>, E>> {
         if capacity == 0 || capacity > Self::MOST {
             return Ok(fill_new(py, capacity, fill)?.map(|(bytes, _)| bytes));
@@ -104,25 +118,18 @@ impl Spare {
             None => unsafe { new_uninit(py, capacity)? },
         };
         // SAFETY: nobody else has this object: it was made here or in an earlier call, and never given away. So nobody
-        // sees that its bytes change, and it has no hash that was computed from them. There are `capacity` bytes.
-        let memory = unsafe {
-            let start = ffi::PyBytes_AsString(bytes.as_ptr()).cast::<MaybeUninit<u8>>();
-            std::slice::from_raw_parts_mut(start, capacity)
-        };
-        let filled = match fill(memory) {
-            Ok(filled) => filled,
-            Err(error) => {
-                self.keep(bytes);
-                return Ok(Err(error));
-            }
-        };
-        if filled < capacity.min(Self::LARGE) {
-            // SAFETY: `fill` has initialised the first `filled` bytes.
-            let received = unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<u8>(), filled) };
-            if let Ok(copy) = new::bytes(py, received) {
-                self.keep(bytes);
-                return Ok(Ok(copy));
-            }
+        // sees that its bytes change, and it has no hash that was computed from them.
+        let mut buffer = ReadBuf::new(unsafe { memory_of(&bytes) });
+        if let Err(error) = fill(&mut buffer) {
+            self.keep(bytes);
+            return Ok(Err(error));
+        }
+        let filled = buffer.filled().len();
+        if filled < capacity.min(Self::LARGE)
+            && let Ok(copy) = new::bytes(py, buffer.filled())
+        {
+            self.keep(bytes);
+            return Ok(Ok(copy));
         }
         // SAFETY: nobody else has the object, and `filled` is not more than its size.
         unsafe { cut(bytes, filled).map(Ok) }

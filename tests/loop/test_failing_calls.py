@@ -55,7 +55,8 @@ def test_datagrams_one_by_one(child, calls, error):
         print({{type(error).__name__ for error in protocol.errors}})
         client.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == ["True [] []", "{'ConnectionRefusedError'}"]
@@ -74,7 +75,8 @@ async def main():
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
         print(await asyncio.wait_for(process.wait(), 15))
 
-asyncio.Runner(loop_factory=new_event_loop).run(main())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
 """,
     )
     assert lines == ["7", "-9"]
@@ -111,7 +113,8 @@ async def main():
     server.close()
     await server.wait_closed()
 
-asyncio.Runner(loop_factory=new_event_loop).run(main())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
 """,
     )
     assert lines == ["True True", f"{{'Error: socket.accept() failed'}} {{'{name}'}}"]
