@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 
 import arrivals
 import bars
@@ -264,7 +265,8 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, []
 
 
-SECTIONS = {section: functools.partial(run_echo, section=section) for section in echo.SECTIONS} | {
+SECTIONS: dict[str, Callable[..., tuple[report.Samples, list[dict]]]] = {
+    **{section: functools.partial(run_echo, section=section) for section in echo.SECTIONS},
     "tls": run_tls,
     **{section: functools.partial(run_arrivals, section=section) for section in arrivals.SECTIONS},
     "transfers": run_transfers,

@@ -31,7 +31,7 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
             raise RuntimeError("a process can have only one of the two packages with the name rloop")
         sys.path.insert(0, str(PUBLISHED))
         module = importlib.import_module("rloop")
-        if PUBLISHED not in pathlib.Path(module.__file__).parents:
+        if PUBLISHED not in pathlib.Path(module.__file__ or "").parents:
             raise ImportError(f"it is not in {PUBLISHED}")
         return module.new_event_loop()
     module = importlib.import_module(name)
