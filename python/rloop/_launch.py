@@ -16,9 +16,11 @@ from typing import NoReturn
 from . import _switch
 
 USAGE = """python -m rloop [options] (FILE | -m MODULE | -c CODE | -) [ARGUMENTS]
-       python -m rloop [doctor]"""
+       python -m rloop [doctor]
+       python -m rloop top [PID]"""
 
-DESCRIPTION = """Run a Python program with rloop as its event loop. Without a program: tell what is in use (doctor)."""
+DESCRIPTION = """Run a Python program with rloop as its event loop. Without a program: tell what is in use (doctor).
+`top` shows what the loops of the processes do that publish their figures."""
 
 AROUND = "start a program by `python -m rloop PROGRAM`: a profiler or debugger around that would see nothing of it"
 

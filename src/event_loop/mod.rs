@@ -415,6 +415,17 @@ impl EventLoop {
         addrinfo::of_literal(self.core.names, &question)
     }
 
+    /// What asyncio's `_ensure_resolved` returns for an address literal. None for all other addresses.
+    fn _resolved<'py>(
+        &self,
+        address: &Bound<'py, PyAny>,
+        family: &Bound<'py, PyAny>,
+        kind: &Bound<'py, PyAny>,
+        protocol: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        addrinfo::resolved(self.core.names, address, family, kind, protocol)
+    }
+
     /// Drops all that the loop holds: the last step of `close()`.
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);

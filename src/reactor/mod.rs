@@ -98,7 +98,7 @@ pub struct Reactor<S> {
     /// None while somebody waits on the poll, so that others can register fds meanwhile.
     poller: Option<Poller>,
     /// None once the reactor is closed.
-    registry: Option<mio::Registry>,
+    registry: Option<sys::Own<mio::Registry>>,
     slots: Slots<Registration<S>>,
     /// Invariant: holds exactly the live tokens that have an fd, by that fd.
     tokens: HashMap<RawFd, Token>,
@@ -122,7 +122,7 @@ impl<S> Reactor<S> {
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
             poller: Some(Poller::new(poll)?),
-            registry: Some(registry),
+            registry: Some(sys::Own::new(registry)),
             slots: Slots::new(),
             tokens: HashMap::new(),
             fd_count: Arc::default(),
@@ -173,7 +173,7 @@ impl<S> Reactor<S> {
         let foreign =
             self.slots.tokens().filter(|(_, registration)| registration.active && registration.fd < 0);
         poller.found.extend(foreign.map(|(token, _)| (token, Readiness::NONE)));
-        (self.poller, self.registry) = (Some(poller), Some(registry));
+        (self.poller, self.registry) = (Some(poller), Some(sys::Own::new(registry)));
         self.forks = sys::forks();
         Ok(())
     }

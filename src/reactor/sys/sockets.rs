@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::attempt::{attempt, attempt_some, buffers};
 use super::call::Call;
-use super::{MAX_SLICES, ReadBuf, SocketAddress, retry};
+use super::{MAX_SLICES, ReadBuf, SEND_FLAGS, SocketAddress, retry, sigpipe};
 
 /// Receives into what is left of `buffer` from a socket. Returns the number of bytes; 0 is the end of the stream. It
 /// never blocks, even if the socket is in blocking mode: another process that shares the open file can have cleared
@@ -71,17 +71,14 @@ pub fn recv_stream(
 /// Sends the buffers, one after the other, as far as the kernel takes them. Returns the number of bytes. It never
 /// blocks and never raises SIGPIPE.
 pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    #[cfg(target_os = "linux")]
-    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    #[cfg(not(target_os = "linux"))]
-    const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+    sigpipe::silence(fd);
     shrink_buffers(fd, false);
     let slices = buffers(slices);
     if let [slice] = slices {
         return retry(|| {
             attempt_some(Call::send, slice.len(), |length| {
                 // SAFETY: the slice is readable for `length` bytes.
-                unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), length, FLAGS) }
+                unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), length, SEND_FLAGS) }
             })
         });
     }
@@ -93,7 +90,7 @@ pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize>
         attempt_some(Call::sendmsg, slices.len().min(MAX_SLICES), |count| {
             message.msg_iovlen = count as _;
             // SAFETY: `message` points to `count` live slices, and to nothing else.
-            unsafe { libc::sendmsg(fd.as_raw_fd(), &message, FLAGS) }
+            unsafe { libc::sendmsg(fd.as_raw_fd(), &message, SEND_FLAGS) }
         })
     })
 }
