@@ -28,7 +28,7 @@ demo:  ## serve an ASGI application on rloop and on asyncio, check every answer,
 docs:  ## build the site of docs/ into target/site, and check every link (needs no Rust)
 	@$(PYTHON) tools/task.py docs
 
-bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
+bench:  ## measure rloop beside asyncio, uvloop and other loops (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
 bench-compare:  ## count the instructions of this checkout and of a commit: REV=main~3 (ARGS='--only call_soon')

@@ -1,6 +1,6 @@
 """The tests of rloop while every system call is awkward: a part of the laboratory.
 
-`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...]`
+`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...] [tests/tls/test_end.py ...]`
 
 A mode of the build with the cargo feature `faults` holds for the whole test process: each read gets one byte, each
 write sends one byte (but for each 64th), sockets have the smallest buffers that the kernel allows, or waits wake up
@@ -29,7 +29,7 @@ LAB = Path(__file__).resolve().parent
 MODES = ("one-byte-reads", "one-byte-writes", "tiny-buffers", "spurious-wake-ups")
 FOLDERS = ("loop", "stream", "unix", "tls", "datagram", "pipe", "process", "sock")
 # Seconds for one file in one mode.
-LIMIT = 300
+LIMIT = 600
 
 
 def left_out(mode: str, path: str) -> Iterator[str]:
@@ -53,7 +53,8 @@ def run(mode: str, path: str, environment: Mapping[str, str], before: Sequence[s
     command = [*before, sys.executable, "-m", "pytest", *options, path]
     try:
         ended = subprocess.run(command, cwd=builds.ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        print((late.stdout or b"")[-20_000:].decode(errors="replace"), flush=True)
         return 0, [f"{path}: no end after {LIMIT} s"]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
     passed = re.search(r"(\d+) passed", ended.stdout)
@@ -103,6 +104,7 @@ def options_of(description: str, modes: Sequence[str], folders: Sequence[str]) -
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     parser.add_argument("--mode", action="append", choices=modes, help="this one; all if not given; may be repeated")
     parser.add_argument("--folder", action="append", choices=folders, help="of tests/; all if not given")
+    parser.add_argument("tests", nargs="*", help="files of tests, instead of whole folders")
     return parser.parse_args()
 
 
@@ -113,7 +115,7 @@ def main() -> None:
     def run_one(mode: str, path: str) -> tuple[int, list[str]]:
         return run(mode, path, faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop"))
 
-    files = test_files(options.folder or FOLDERS)
+    files = options.tests or test_files(options.folder or FOLDERS)
     figures = run_all(run_one, options.mode or MODES, files, options.seconds, options.seed)
     builds.finish(sum(tried for tried, _ in figures.values()), sum(failed for _, failed in figures.values()))
 

@@ -149,6 +149,10 @@ class ProcessMethods(PipeMethods):
         self._children[pidfd] = transport
 
     def _child_exited(self, pidfd: int, transport: SubprocessTransport) -> None:
+        with contextlib.suppress(OSError):  # is raised again below
+            # A poll may wake up without a reason. To take the status of a child that still runs would block the loop.
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                return
         self.remove_reader(pidfd)
         del self._children[pidfd]
         try:

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod metrics;
 pub mod moment;
 mod poller;
+pub mod publishing;
 pub mod readiness;
 pub mod ready;
 mod reporting;
@@ -37,6 +38,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[cfg(feature = "embed")]
 pub use mio::Registry;
@@ -100,6 +102,8 @@ pub struct Reactor<S> {
     slots: Slots<Registration<S>>,
     /// Invariant: holds exactly the live tokens that have an fd, by that fd.
     tokens: HashMap<RawFd, Token>,
+    /// How many there are in `tokens`, for threads without the GIL.
+    fd_count: Arc<AtomicUsize>,
     /// Level-triggered registrations that were reported in this turn.
     fired: Vec<Token>,
     /// How many active registrations are not [`Mode::Internal`].
@@ -121,6 +125,7 @@ impl<S> Reactor<S> {
             registry: Some(sys::Own::new(registry)),
             slots: Slots::new(),
             tokens: HashMap::new(),
+            fd_count: Arc::default(),
             fired: Vec::new(),
             watched: 0,
             waker: waker.clone(),
@@ -207,6 +212,7 @@ impl<S> Reactor<S> {
         });
         if fd != NO_FD {
             self.tokens.insert(fd, token);
+            self.fd_count.store(self.tokens.len(), Relaxed);
         }
         token
     }
@@ -281,6 +287,7 @@ impl<S> Reactor<S> {
         }
         if self.tokens.get(&registration.fd) == Some(&token) {
             self.tokens.remove(&registration.fd);
+            self.fd_count.store(self.tokens.len(), Relaxed);
         }
         Some(registration.source)
     }
@@ -288,6 +295,7 @@ impl<S> Reactor<S> {
     /// Forgets every registration and closes the poll. The owners are given back.
     pub fn close(&mut self) -> Vec<S> {
         self.tokens.clear();
+        self.fd_count.store(0, Relaxed);
         self.fired.clear();
         self.watched = 0;
         (self.poller, self.registry) = (None, None);
@@ -301,10 +309,9 @@ impl<S> Reactor<S> {
         self.tokens.get(&fd).copied()
     }
 
-    /// How many files are registered.
-    #[inline]
-    pub fn fd_count(&self) -> usize {
-        self.tokens.len()
+    /// How many files are registered, for any thread to read at any time.
+    pub fn fd_count(&self) -> &Arc<AtomicUsize> {
+        &self.fd_count
     }
 
     /// The owner of a registration.

@@ -14,6 +14,7 @@ pub mod faults;
 mod files;
 mod own;
 mod polling;
+mod read_buf;
 pub mod sigpipe;
 mod sockets;
 mod threads;
@@ -35,6 +36,7 @@ pub use polling::{
 };
 #[cfg(target_os = "linux")]
 pub use polling::{epoll_wait, is_wait_replaced};
+pub use read_buf::ReadBuf;
 pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
     shutdown_write, stream_socket, take_error,
@@ -63,9 +65,21 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. Only `clock.rs` may call this.
 pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// The time by the calendar as the kernel stamps files with it.
+pub fn calendar_ns() -> u64 {
+    #[cfg(target_os = "linux")]
+    return clock_ns(libc::CLOCK_REALTIME_COARSE);
+    #[cfg(not(target_os = "linux"))]
+    return clock_ns(libc::CLOCK_REALTIME);
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec for the duration of the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(clock, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
