@@ -117,10 +117,14 @@ ECHO_BARS = {
     "udp": [_echo("UDP", "udp", 0.8)],
     "sock": [_echo("sock_*", "sock", 0.3)],
 }
-ARRIVAL_BARS = [
-    Bar(f"median response at {arrivals.LOAD:.0%} load, {row.milliseconds:g} ms of work", str(row), "p50_us", 1.0, BEST)
-    for row in arrivals.ROWS
-]
+ARRIVAL_BARS = {
+    section: [
+        Bar(f"{load}: {what}", str(load), metric, 1.0, BEST)
+        for load in default
+        for metric, what in (arrivals.DELAYS if section == "delays" else arrivals.RESPONSES).items()
+    ]
+    for section, (default, _, _) in arrivals.SECTIONS.items()
+}
 TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 TLS_BARS = _tls()
 INPROCESS_BARS = [

@@ -23,7 +23,7 @@ from ._executors import ExecutorMethods
 from ._getaddrinfo import GetaddrinfoMethods
 from ._inside import InsideMethods, outside_tasks
 from ._processes import ProcessMethods
-from ._report import format_callback
+from ._report import format_callback, source_traceback
 from ._signals import after_fork_in_child
 from ._sockets import SocketMethods
 from ._stacks import add_loop
@@ -218,6 +218,7 @@ _rloop.complete(
     read_pipe_transport=_transports.ReadPipeTransport,
     write_pipe_transport=_transports.WritePipeTransport,
     format_callback=format_callback,
+    source_traceback=source_traceback,
     outside_tasks=outside_tasks,
 )
 

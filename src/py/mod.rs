@@ -11,6 +11,7 @@ pub mod context;
 pub mod exception_handler;
 pub mod fastcall;
 pub mod file_fd;
+pub mod frames;
 pub mod interpreter;
 pub mod made;
 pub mod names;

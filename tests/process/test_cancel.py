@@ -255,6 +255,20 @@ async def test_without_pidfd_or_thread(no_pidfd, monkeypatch):
     assert await lowest_fd() == before
 
 
+async def test_poll_that_reports_a_running_child():
+    """The loop goes on, and waits for the child as before."""
+    skip_on_asyncio("has no such callback")
+    transport, protocol = await start(["sleep", "60"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    loop = asyncio.get_running_loop()
+    [pidfd] = loop._children
+    loop._child_exited(pidfd, transport)
+    assert transport.get_returncode() is None
+    transport.kill()
+    assert await protocol.exited == -signal.SIGKILL
+    await protocol.lost
+    transport.close()
+
+
 async def test_too_many_open_files():
     """No file is left for some call of the start. Either that is an error and nothing is left behind, or the child
     runs.
