@@ -52,6 +52,7 @@ mod _rloop {
 
     use crate::event_loop::{
         EventLoop, Poll, Publisher, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+        resolved,
     };
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
@@ -85,6 +86,7 @@ mod _rloop {
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
         module.add_function(wrap_pyfunction!(relay_once, module)?)?;
+        module.add_function(wrap_pyfunction!(resolved, module)?)?;
         #[cfg(feature = "faults")]
         crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;

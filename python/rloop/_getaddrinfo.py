@@ -9,6 +9,7 @@ import socket
 from asyncio import base_events
 from typing import TYPE_CHECKING, Any
 
+from . import _rloop
 from ._base import LoopBase
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class GetaddrinfoMethods(LoopBase):
             and socket.inet_pton is _inet_pton
             and base_events._ipaddr_info is _ipaddr_info  # type: ignore[attr-defined]
         ):
-            resolved = self._resolved(address, family, type, proto)
+            resolved = _rloop.resolved(address, family, type, proto)
             if resolved is not None:
                 return resolved
         return await super()._ensure_resolved(address, family=family, type=type, proto=proto, flags=flags, loop=loop)

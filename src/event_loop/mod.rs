@@ -11,6 +11,7 @@ mod inside;
 mod package;
 mod publisher;
 mod relay;
+mod resolving;
 mod scheduling;
 mod sockets;
 mod watcher;
@@ -47,6 +48,7 @@ pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
 pub use publisher::Publisher;
 pub use relay::relay_once;
+pub use resolving::resolved;
 pub use scheduling::add_raw_methods;
 pub use watcher::Watcher;
 
@@ -413,17 +415,6 @@ impl EventLoop {
         }
         let question = Question { host, port, family, kind, protocol, flags };
         addrinfo::of_literal(self.core.names, &question)
-    }
-
-    /// What asyncio's `_ensure_resolved` returns for an address literal. None for all other addresses.
-    fn _resolved<'py>(
-        &self,
-        address: &Bound<'py, PyAny>,
-        family: &Bound<'py, PyAny>,
-        kind: &Bound<'py, PyAny>,
-        protocol: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<Bound<'py, PyList>>> {
-        addrinfo::resolved(self.core.names, address, family, kind, protocol)
     }
 
     /// Drops all that the loop holds: the last step of `close()`.

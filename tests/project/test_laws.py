@@ -43,7 +43,7 @@ DECLARATIONS = {
 # Functions of libc that cannot fail, or whose failure has no errno: they need not be made to fail.
 CANNOT_FAIL = (
     "FD_ISSET FD_SET clock_gettime dlopen dlsym gettid pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset "
-    "sigfillset sigismember sigpending sigwait"
+    "sigfillset sigismember sigpending sigwait strerror_r"
 )
 
 # What asyncio calls of a protocol.

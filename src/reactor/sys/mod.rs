@@ -83,6 +83,17 @@ fn clock_ns(clock: libc::clockid_t) -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// The text of strerror(3) for the number of an error, without the number that `io::Error` adds to it.
+pub fn error_text(errno: i32) -> String {
+    let mut text: [libc::c_char; 128] = [0; 128];
+    // SAFETY: strerror_r writes at most as many characters as it is told, so that the last one stays NUL.
+    let text = unsafe {
+        libc::strerror_r(errno, text.as_mut_ptr(), text.len() - 1);
+        std::ffi::CStr::from_ptr(text.as_ptr())
+    };
+    text.to_string_lossy().into_owned()
+}
+
 /// Memory for `len` values, which are not initialised. An error if there is not so much memory; Rust's usual ways to
 /// allocate end the process then.
 pub fn uninit_slice<T>(len: usize) -> Result<Box<[MaybeUninit<T>]>, TryReserveError> {
@@ -139,5 +150,19 @@ impl Library {
     pub fn symbol(&self, name: &std::ffi::CStr) -> Option<std::ptr::NonNull<libc::c_void>> {
         // SAFETY: the handle is never closed, and `name` ends in NUL.
         std::ptr::NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The standard library's text of each number, and of one that no system has, begins with ours.
+    #[test]
+    fn the_text_of_an_error_is_that_of_strerror() {
+        for errno in (1..140).chain([9999]) {
+            let expected = format!("{} (os error {errno})", error_text(errno));
+            assert_eq!(io::Error::from_raw_os_error(errno).to_string(), expected);
+        }
     }
 }
