@@ -79,11 +79,6 @@ impl EventLoop {
     }
 }
 
-/// The direction that Python calls `write`.
-fn direction(write: bool) -> Readiness {
-    if write { Readiness::WRITABLE } else { Readiness::READABLE }
-}
-
 impl EventLoop {
     /// What the transports of this loop are made of.
     fn parts<'a, 'py>(
@@ -368,12 +363,12 @@ impl EventLoop {
         write: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let fd = slf.get().fd_of(sock)?;
-        Self::wait(slf, sock, fd, direction(write))
+        Self::wait(slf, sock, fd, watching::direction(write))
     }
 
     /// Takes back a future of `_wait` that nobody waits for any more.
     fn _stop_waiting(&self, sock: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>, write: bool) -> PyResult<()> {
-        self.stop_waiting(sock, future, direction(write))
+        self.stop_waiting(sock, future, watching::direction(write))
     }
 
     /// Receives up to `n` bytes, or returns the future of `_wait` if there is nothing yet. It never blocks, even if the
