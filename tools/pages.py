@@ -113,7 +113,7 @@ def reference() -> str:
 
 
 def write(folder: Path) -> list[str]:
-    """Write all pages, drawings, the style sheet and the dashboard into an emptied folder. Returns the names of the pages."""
+    """Write pages, drawings, style sheet and dashboard into an emptied folder. Returns the names of the pages."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pages = {name: page(source) for source, name in sources().items()} | {"reference.md": reference()}

@@ -180,14 +180,17 @@ def test_plain_text_is_drawn_again_and_obeys_keys(tmp_path):
     folder = tmp_path / "path"
     folder.mkdir()
     with process(BLOCKED) as first, process(IDLE) as second, terminal(**without_rich(folder)) as view:
-        low, high = sorted([first.pid, second.pid])
-        view.read_until("\x1b[?1049h", "BUSY", f"> {str(low).rjust(5)}", f"  {str(high).rjust(5)}", top_screen.KEYS)
+        # The column is as wide as the longer number.
+        low, high = (
+            str(pid).rjust(max(3, len(str(max(first.pid, second.pid))))) for pid in sorted([first.pid, second.pid])
+        )
+        view.read_until("\x1b[?1049h", "BUSY", f"> {low}", f"  {high}", top_screen.KEYS)
         view.press("\x1b[B")
-        view.read_until(f"> {str(high).rjust(5)}")
+        view.read_until(f"> {high}")
         view.press("k")
-        view.read_until(f"> {str(low).rjust(5)}")
+        view.read_until(f"> {low}")
         first.kill()
-        view.read_until(f"> {str(second.pid).rjust(5)}", top_screen.KEYS)
+        view.read_until(f"> {str(second.pid).rjust(3)}", top_screen.KEYS)
         second.kill()
         view.read_until("No process of yours publishes its figures")
         view.press("q")
