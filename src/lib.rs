@@ -51,7 +51,7 @@ mod _rloop {
     use pyo3::prelude::*;
 
     use crate::event_loop::{
-        EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+        EventLoop, Poll, Publisher, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
     };
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
@@ -72,6 +72,7 @@ mod _rloop {
         module.add_class::<Handle>()?;
         module.add_class::<Listener>()?;
         module.add_class::<Poll>()?;
+        module.add_class::<Publisher>()?;
         module.add_class::<ReadPipeTransport>()?;
         module.add_class::<ReadyHandles>()?;
         module.add_class::<StreamTransport>()?;

@@ -45,13 +45,18 @@ def _loop_lines(number: int, loop: Any) -> Iterator[str]:
         ("tasks", _task_lines(loop)),
         ("timers", _timer_lines(loop)),
         ("files", _file_lines(loop)),
-        ("children", [f"{child!r}" for child in list(loop._children.values())]),
+        ("children", _child_lines(loop)),
         ("executor", _executor_lines(loop)),
     ):
         rows = list(lines)
         if rows:
             yield f"  {title}:"
             yield from (f"    {row}" for row in rows)
+
+
+def _child_lines(loop: Loop) -> Iterator[str]:
+    for children in (loop._children, loop._children_of_threads):
+        yield from map(repr, list(children.values()))
 
 
 def _stack_lines(loop: Loop) -> Iterator[str]:

@@ -94,6 +94,8 @@ class ProcessMethods(PipeMethods):
         super().__init__()
         # The pidfd of each child that the loop waits for, with the child's transport.
         self._children: dict[int, SubprocessTransport] = {}
+        # The pid of each child that a thread waits for, with the child's transport.
+        self._children_of_threads: dict[int, SubprocessTransport] = {}
 
     async def _make_subprocess_transport(
         self,
@@ -136,6 +138,7 @@ class ProcessMethods(PipeMethods):
             # This is not Linux, or a sandbox forbids it, or there are too many open files.
             name = f"rloop-waitpid-{pid}"
             threading.Thread(target=self._wait_in_thread, args=(pid, transport), name=name, daemon=True).start()
+            self._children_of_threads[pid] = transport
 
     def _watch_pidfd(self, pidfd: int, transport: SubprocessTransport) -> None:
         try:
@@ -169,6 +172,7 @@ class ProcessMethods(PipeMethods):
     def _reap(self, transport: SubprocessTransport, kind: int, number: int) -> None:
         """Take the status of a child that has exited, and tell its transport."""
         proc = transport._proc
+        self._children_of_threads.pop(proc.pid, None)
         try:
             returncode = _take_status(kind, number, proc.pid)
         except ChildProcessError:
@@ -185,6 +189,8 @@ class ProcessMethods(PipeMethods):
     def _forget_children(self) -> None:
         """Called when the loop is closed. Children that still run are reaped by a daemon thread."""
         running: dict[int, subprocess.Popen[bytes]] = {}
+        # Their threads reap these.
+        self._children_of_threads.clear()
         while self._children:
             pidfd, transport = self._children.popitem()
             self.remove_reader(pidfd)

@@ -14,6 +14,7 @@ from asyncio.constants import _SendfileMode
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextvars import Context
 from socket import AddressFamily, SocketKind, socket
+from types import CodeType
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeAlias, TypeVar, TypeVarTuple, final
 
 from _typeshed import FileDescriptorLike, ReadableBuffer
@@ -28,6 +29,7 @@ __all__ = [
     "Handle",
     "Listener",
     "Poll",
+    "Publisher",
     "ReadPipeTransport",
     "ReadyHandles",
     "StreamTransport",
@@ -257,6 +259,7 @@ class EventLoop:
         protocol: int,
         flags: int,
     ) -> list[_AddressInfo] | None: ...
+    def _resolved(self, address: Any, family: int, kind: int, protocol: int) -> list[tuple[Any, ...]] | None: ...
     def _release(self) -> None: ...
 
 # A socket that no Python object stands for.
@@ -458,6 +461,12 @@ class TlsTransport(asyncio.Transport):
     def _set_closed(self) -> None: ...
 
 @final
+class Publisher:
+    def __new__(cls, fd: int, start: int) -> Self: ...
+    def stop(self) -> None: ...
+    def forget(self) -> None: ...
+
+@final
 class Watcher:
     def __new__(cls, threshold: float) -> Self: ...
     @staticmethod
@@ -476,6 +485,7 @@ def complete(
     read_pipe_transport: type,
     write_pipe_transport: type,
     format_callback: Callable[[object, Any, bool], str],
+    source_traceback: Callable[[list[tuple[CodeType, int | None, dict[str, Any]]], int], traceback.StackSummary],
     outside_tasks: Callable[[], None],
 ) -> None: ...
 def new_event_loop() -> Loop: ...

@@ -9,6 +9,7 @@
 pub mod faults;
 mod inside;
 mod package;
+mod publisher;
 mod relay;
 mod scheduling;
 mod sockets;
@@ -26,6 +27,7 @@ use crate::core::{CoreRef, LoopCore};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
+use crate::py::bytes::Spare;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall;
 use crate::py::made::{Made, derefs_to_made};
@@ -43,6 +45,7 @@ use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
+pub use publisher::Publisher;
 pub use relay::relay_once;
 pub use scheduling::add_raw_methods;
 pub use watcher::Watcher;
@@ -60,6 +63,8 @@ pub struct Fields {
     /// `{"loop": self}`, the keywords that futures are made with. It is made for the first future, and kept until the
     /// loop is closed.
     future_keywords: LoopCell<Option<Py<PyDict>>>,
+    /// What `sock_recv` receives into.
+    spare_bytes: Spare,
 }
 
 derefs_to_made! { EventLoop => Fields }
@@ -104,6 +109,7 @@ impl EventLoop {
             core: LoopCore::new(py)?,
             task_factory: LoopCell::new(None),
             future_keywords: LoopCell::new(None),
+            spare_bytes: Spare::default(),
         })))
     }
 
@@ -206,8 +212,8 @@ impl EventLoop {
     }
 
     /// The loop's figures, for `_metrics.py`: see `src/reactor/metrics.rs` for their order.
-    fn _figures(&self, py: Python<'_>) -> Vec<u64> {
-        self.core.read_figures(py)
+    fn _figures(&self) -> Vec<u64> {
+        self.core.read_figures(self.core.clock.now_ns())
     }
 
     /// Counts a TLS handshake that is over.
@@ -409,10 +415,22 @@ impl EventLoop {
         addrinfo::of_literal(self.core.names, &question)
     }
 
+    /// What asyncio's `_ensure_resolved` returns for an address literal. None for all other addresses.
+    fn _resolved<'py>(
+        &self,
+        address: &Bound<'py, PyAny>,
+        family: &Bound<'py, PyAny>,
+        kind: &Bound<'py, PyAny>,
+        protocol: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        addrinfo::resolved(self.core.names, address, family, kind, protocol)
+    }
+
     /// Drops all that the loop holds: the last step of `close()`.
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.future_keywords.with(py, Option::take));
+        self.spare_bytes.clear(py);
     }
 
     /// True from `stop()` on. `BaseEventLoop.run_forever` looks at it after each `_run_once()`, and resets it at the

@@ -216,8 +216,8 @@ impl<S: Side> State<S> {
     pub fn count_queued(&mut self) {
         let size = if self.outbox.queue.is_empty() { 0 } else { self.outbox.queue.size() };
         if size != self.counted {
-            self.figures.add(Figure::BytesQueued, size as u64);
-            self.figures.subtract(Figure::BytesQueued, self.counted as u64);
+            // As one change: other threads read it at any time.
+            self.figures.add(Figure::BytesQueued, (size as u64).wrapping_sub(self.counted as u64));
             self.counted = size;
         }
     }

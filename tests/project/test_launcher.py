@@ -238,6 +238,18 @@ def test_watch(tmp_path):
     assert run(tmp_path, source, "--watch=1") == "1\n"
 
 
+def test_publish(tmp_path):
+    source = """
+    import asyncio, os, rloop
+
+    async def main():
+        print(rloop.read_published(os.getpid()).pid == os.getpid())
+
+    asyncio.run(main())
+    """
+    assert run(tmp_path, source, "--publish", environ={"XDG_RUNTIME_DIR": str(tmp_path)}) == "True\n"
+
+
 def test_as_uvloop(tmp_path):
     source = """
     import asyncio, sys, uvloop, uvloop.loop

@@ -12,7 +12,9 @@ pub mod datagrams;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod files;
+mod own;
 mod polling;
+mod read_buf;
 pub mod sigpipe;
 mod sockets;
 mod threads;
@@ -27,12 +29,14 @@ pub use addresses::{Address, SocketAddress, ipv6_host};
 #[cfg(feature = "faults")]
 pub use call::Call;
 pub use files::{grow_pipe, read, write};
+pub use own::Own;
 pub use polling::{
     PollWaker, before_wait, deregister, is_readable, is_writable, new_poll, peer_has_ended, poll_fd,
     poll_now, poll_readiness, register, reregister, same_poll,
 };
 #[cfg(target_os = "linux")]
 pub use polling::{epoll_wait, is_wait_replaced};
+pub use read_buf::ReadBuf;
 pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
     shutdown_write, stream_socket, take_error,
@@ -41,6 +45,13 @@ pub use threads::{Scheduling, block_signals, scheduling_of, thread_number};
 
 /// The largest number of buffers that one vectored call takes (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
+
+/// The flags of every send: it never blocks, and raises no SIGPIPE. macOS has no flag for that, but an option of the
+/// socket ([`sigpipe::silence`]).
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -54,9 +65,21 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. Only `clock.rs` may call this.
 pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// The time by the calendar as the kernel stamps files with it.
+pub fn calendar_ns() -> u64 {
+    #[cfg(target_os = "linux")]
+    return clock_ns(libc::CLOCK_REALTIME_COARSE);
+    #[cfg(not(target_os = "linux"))]
+    return clock_ns(libc::CLOCK_REALTIME);
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec for the duration of the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(clock, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
