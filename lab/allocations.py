@@ -32,7 +32,7 @@ import faults_build
 import faults_world
 from faults_scenarios import SCENARIOS
 
-CASE_LIMIT = 30
+CASE_LIMIT = 60
 # The line that begins the errors of a case.
 CASE = "the case"
 # Cases that one process runs, at most. So few that each scenario has its turn within the part's time.
@@ -57,6 +57,8 @@ def count_allocations(name: str) -> int:
     """After how many allocations a scenario has ended, to a factor of 1.2."""
     number = 1000.0
     while number < 1e6 and run_case(name, int(number), 1)["raised"]:
+        # The limit is for one run of the scenario, and begins anew.
+        faulthandler.dump_traceback_later(CASE_LIMIT, exit=True)
         number *= 1.2
     return int(number)
 
