@@ -25,6 +25,9 @@ test:  ## check everything: lint, Rust tests, Python tests on every Python there
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
 	@$(PYTHON) tools/task.py demo
 
+frameworks:  ## start each server and framework of docs/frameworks.md on rloop, and write the table of that page
+	@$(PYTHON) tools/task.py frameworks
+
 docs:  ## build the site of docs/ into target/site, and check every link (needs no Rust)
 	@$(PYTHON) tools/task.py docs
 
@@ -64,6 +67,6 @@ targets:  ## type-check the crate for macOS, FreeBSD, musl and aarch64, as far a
 release-check:  ## whether this checkout could be published as it is (TAG=v0.1.0: as that version)
 	@$(PYTHON) tools/release.py --tag "$(TAG)"
 
-.PHONY: help build check fmt lint test demo docs bench bench-compare lab asan soak reach conformance conformance-left-out conformance-all \
-  wheels targets release-check
+.PHONY: help build check fmt lint test demo frameworks docs bench bench-compare lab asan soak reach conformance \
+  conformance-left-out conformance-all wheels targets release-check
 .DEFAULT_GOAL := help

@@ -131,6 +131,7 @@ INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
     _scheduling("call_soon_chained", 3.5),
     _scheduling("call_soon_args", 1.5),
+    _scheduling("call_soon_debug", 2.0),
     _scheduling("threadsafe_own", 1.5),
     _scheduling("threadsafe_other", 1.5),
     _scheduling("threadsafe_4_threads", 1.5),

@@ -200,8 +200,9 @@ def chart(run: Run) -> str:
 
 
 def legend(names: list[str]):
+    step = min(110, (WIDTH - LABELS) // len(names))
     for number, name in enumerate(names):
-        x = LABELS + number * 110
+        x = LABELS + number * step
         yield f'<rect x="{x}" y="36" width="12" height="12" fill="{COLOURS[name]}"/>'
         yield f'<text x="{x + 17}" y="46">{name}</text>'
 

@@ -3,8 +3,8 @@
     python tools/first_minute.py target/dist/rloop-...whl
 
 Each command really runs, in an empty folder and in an empty virtual environment, with the wheel that is given. It is
-printed behind a `$`, with what it has written, but for the last part of the kernel's version. The Python that runs this file has to be the one that the wheel is for.
-A command that fails ends the program with its output. `make wheels` makes wheels.
+printed behind a `$`, with what it has written, but for the last part of the kernel's version. The Python that runs this
+file has to be the one that the wheel is for. A command that fails ends the program with its output.
 """
 
 from __future__ import annotations

@@ -441,6 +441,16 @@ def docs() -> None:
     print(f"The site is in {ROOT / 'target' / 'site'}: open index.html", flush=True)
 
 
+def frameworks() -> None:
+    """Run every snippet of docs/frameworks.md, and write the table of that page."""
+    python = machine.default_python()
+    path = wheel(python)
+    inside = kept_venv(f"frameworks-{python.name}", python)
+    run(*inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", path)
+    say("Servers and frameworks on rloop")
+    run(*inside, "tests/frameworks/run.py")
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
     inside = lab_venv()
@@ -480,6 +490,7 @@ def main(arguments: Sequence[str]) -> None:
         "fmt": fmt,
         "lint": lint,
         "demo": demo,
+        "frameworks": frameworks,
         "docs": docs,
         "test": test,
         "bench": bench,

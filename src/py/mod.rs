@@ -14,6 +14,7 @@ pub mod file_fd;
 pub mod frames;
 pub mod interpreter;
 pub mod made;
+pub mod memory_stack;
 pub mod names;
 pub mod new;
 pub mod openssl;

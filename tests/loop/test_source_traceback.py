@@ -33,6 +33,8 @@ def module(tmp_path):
     path = tmp_path / "made_for_this_test.py"
     path.write_text("def make(loop):\n    return loop.call_soon(int)  # as it was\n")
     made = types.ModuleType("made_for_this_test")
+    # Since Python 3.15, `linecache` warns of a module with a spec that does not tell its loader.
+    del made.__spec__
     exec(compile(path.read_text(), str(path), "exec"), made.__dict__)
     made.path = path
     yield made
