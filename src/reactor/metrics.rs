@@ -119,6 +119,7 @@ impl Figures {
     }
 
     /// Subtracts from a gauge.
+    #[inline(always)]
     pub fn subtract(&self, figure: Figure, less: u64) {
         self.set(figure, self.get(figure).wrapping_sub(less));
     }
@@ -220,12 +221,14 @@ impl Figures {
     /// Notes what the phase that ends has lasted.
     #[inline]
     fn leave(&self, now: u64) {
-        match self.get(Figure::Phase) {
-            phase::BUSY => self.turn.record(now.saturating_sub(self.get(Figure::Since))),
-            phase::IDLE => self.add(Figure::Idle, now),
+        let phase = self.get(Figure::Phase);
+        if phase == phase::BUSY {
+            self.turn.record(now.saturating_sub(self.get(Figure::Since)));
+        } else if phase == phase::IDLE {
+            self.add(Figure::Idle, now);
+        } else if phase == phase::STOPPED {
             // A program that polls by itself, or has a second run inside the first, does without `run_begins`.
-            phase::STOPPED => self.subtract(Figure::Busy, now),
-            _ => {}
+            self.subtract(Figure::Busy, now);
         }
     }
 
