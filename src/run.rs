@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
-use crate::core::{Due, Entry, LoopCore, Native};
+use crate::core::{Due, Entry, Look, LoopCore, Native};
 use crate::error::os_error;
 use crate::handle::Handle;
 use crate::py::calls;
@@ -78,23 +78,31 @@ fn turn(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<()> {
     }
     core.begin_turn();
     // The only reading of the clock in a turn that has not waited.
-    let now = core.figures.woken_at().unwrap_or_else(|| core.clock.now_ns());
-    core.figures.turn_begins(now);
+    let now = core.figures.turn_begins(|| core.clock.now_ns());
     let queued = queue_due_timers(event_loop, core, now);
     let result = queued.and_then(|()| run_ready(event_loop, core, now));
     // Also when an exception leaves the loop: on asyncio, each write would have been sent by now.
     core.end_turn();
-    if core.gathers() { result.and(send_gathered(event_loop, core, true)) } else { result }
+    if core.gathers() {
+        return result.and(send_gathered(event_loop, core, true));
+    }
+    // A result without an error is not copied.
+    result?;
+    Ok(())
 }
 
 /// For how many nanoseconds the poll may wait. `None`: until something happens.
 #[inline]
 fn poll_timeout(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Option<u64>> {
     core.awake();
-    if core.is_busy(event_loop.py()) { Ok(Some(0)) } else { time_to_next(event_loop, core) }
+    match core.look(event_loop.py()) {
+        Look::Ready => Ok(Some(0)),
+        Look::Nothing => Ok(core.stopping.load(Relaxed).then_some(0)),
+        Look::Timers => time_to_next(event_loop, core),
+    }
 }
 
-/// The same if there may be nothing to run, or if dead timers are to be thrown out.
+/// The same when there are timers.
 fn time_to_next(event_loop: &Bound<'_, PyAny>, core: &LoopCore) -> PyResult<Option<u64>> {
     let py = event_loop.py();
     let deadline = loop {
@@ -144,9 +152,10 @@ fn find(event_loop: &Bound<'_, PyAny>, core: &LoopCore, timeout: Option<u64>) ->
         core.names.outside_tasks.call0(py)?;
     }
     match polled {
-        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(os_error(&error)),
-        _ => signals,
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(os_error(&error)),
+        _ => signals?,
     }
+    Ok(())
 }
 
 /// The last steps of a loop that is about to block. Returns the timeout of the poll, which may have to be 0 now.
@@ -172,7 +181,7 @@ fn before_waiting(
 }
 
 /// Waits, with a poller that was taken out of the reactor, and puts it back.
-fn wait(py: Python<'_>, core: &LoopCore, mut poller: Poller, timeout: Option<u64>) -> io::Result<()> {
+fn wait(py: Python<'_>, core: &LoopCore, mut poller: Box<Poller>, timeout: Option<u64>) -> io::Result<()> {
     let result = match timeout {
         Some(0) if !core.is_hogging() => poller.wait(timeout),
         Some(0) => {
@@ -267,7 +276,8 @@ fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, en
             let result = Handle::run(&handle, empty);
             // Also after an exception: the handle has run and is not needed any more.
             core.recycle(handle);
-            result
+            result?;
+            Ok(())
         }
         Entry::Io(token) => run_io(py, core, empty, token),
         #[cfg(feature = "embed")]

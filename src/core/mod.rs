@@ -52,6 +52,7 @@ use scratch::Scratch;
 pub use scratch::{Buffer, TlsIo};
 pub use sources::{Due, FdCallbacks, Kind, Native};
 use sources::{Idle, Source};
+pub use turn::Look;
 
 /// How many polls come between two looks at how long the loop has kept the GIL.
 const POLLS_BETWEEN_LOOKS: u32 = 64;

@@ -16,15 +16,33 @@ use crate::reactor::Poller;
 use crate::reactor::metrics::Figure;
 use crate::reactor::token::Token;
 
+/// What [`LoopCore::look`] has found.
+pub enum Look {
+    /// Entries are ready: the poll must not wait.
+    Ready,
+    /// No entry is ready, and there is no timer.
+    Nothing,
+    /// [`LoopCore::next_deadline`] is to be asked: there are timers.
+    Timers,
+}
+
 impl LoopCore {
     // ------------------------------------------------------------------------------------------ the ready queue
 
-    /// True if entries are ready, so that the poll need not wait; also false if the dead timers are to be thrown out.
+    /// What decides how long the poll may wait.
     #[inline]
-    pub fn is_busy(&self, py: Python<'_>) -> bool {
+    pub fn look(&self, py: Python<'_>) -> Look {
         self.state.with(py, |state| {
             state.ready.receive(&self.inbox);
-            !state.ready.is_empty() && !state.timers.is_mostly_dead()
+            if state.timers.is_mostly_dead() {
+                Look::Timers
+            } else if !state.ready.is_empty() {
+                Look::Ready
+            } else if state.timers.is_empty() {
+                Look::Nothing
+            } else {
+                Look::Timers
+            }
         })
     }
 
@@ -131,7 +149,7 @@ impl LoopCore {
     /// Takes the poll out, to wait on it; [`LoopCore::put_poller`] follows. `None` if somebody else has it. `idle`: the
     /// loop may be about to sleep, and gives back the memory of its last burst.
     #[inline]
-    pub fn take_poller(&self, py: Python<'_>, idle: bool) -> Option<Poller> {
+    pub fn take_poller(&self, py: Python<'_>, idle: bool) -> Option<Box<Poller>> {
         self.state.with(py, |state| {
             if idle {
                 state.ready.shrink();
@@ -143,7 +161,7 @@ impl LoopCore {
 
     /// Puts the poll back.
     #[inline]
-    pub fn put_poller(&self, py: Python<'_>, poller: Poller) {
+    pub fn put_poller(&self, py: Python<'_>, poller: Box<Poller>) {
         // Before anything else: a wake-up from here on needs no system call.
         self.awake();
         self.state.with(py, |state| state.reactor.put_poller(poller));

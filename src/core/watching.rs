@@ -107,7 +107,13 @@ impl LoopCore {
     }
 
     /// Ends the registrations that nobody waits for. True if there were any: dropping them may have run finalizers.
+    #[inline]
     pub fn end_lingering(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| !state.lingering.is_empty()) && self.end_these(py)
+    }
+
+    /// The same when there may be any.
+    fn end_these(&self, py: Python<'_>) -> bool {
         let ended: Vec<Source> = self.state.with(py, |state| {
             let reactor = &mut state.reactor;
             let unwanted = |token: &Token| {

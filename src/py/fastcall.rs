@@ -184,9 +184,17 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 
     /// The argument at index `at`, given by position or by name. If it is missing, the error is that of Python.
-    #[inline]
+    #[inline(always)]
     pub fn required(&self, at: usize, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        self.optional(at, name)?.ok_or_else(|| {
+        match self.at(at) {
+            Some(value) => Ok(value),
+            None => self.required_by_name(method, name),
+        }
+    }
+
+    #[cold]
+    fn required_by_name(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.keyword(name)?.ok_or_else(|| {
             PyTypeError::new_err(Message(format!(
                 "{method}() missing required positional argument: '{name}'"
             )))
@@ -194,8 +202,16 @@ impl<'a, 'py> Arguments<'a, 'py> {
     }
 
     /// The argument of a method that takes one argument, whose name is `name`.
-    #[inline]
+    #[inline(always)]
     pub fn single(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        match self.at(0) {
+            Some(value) if self.values.len() == 1 => Ok(value),
+            _ => self.single_by_name(method, name),
+        }
+    }
+
+    #[cold]
+    fn single_by_name(&self, method: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
         self.accept(method, &[name], 1)?;
         self.required(0, method, name)
     }
@@ -207,6 +223,11 @@ impl<'a, 'py> Arguments<'a, 'py> {
         if self.positional > parameters.len() {
             return Err(self.too_many(method, required, parameters.len()));
         }
+        if self.names.is_none() { Ok(()) } else { self.check_keywords(method, parameters) }
+    }
+
+    #[cold]
+    fn check_keywords(&self, method: &str, parameters: &[&str]) -> PyResult<()> {
         self.keywords().try_for_each(|(name, _)| self.check_keyword(method, &name.to_string(), parameters))
     }
 
@@ -223,12 +244,18 @@ impl<'a, 'py> Arguments<'a, 'py> {
     /// The argument at index `at`, given by position or by name, if it is given.
     #[inline]
     pub fn optional(&self, at: usize, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.from(at).first() {
-            // SAFETY: a borrowed reference that the caller keeps alive.
-            Some(&value) => Ok(Some(unsafe { Bound::from_borrowed_ptr(self.py, value) })),
+        match self.at(at) {
+            Some(value) => Ok(Some(value)),
             None if self.names.is_none() => Ok(None),
             None => self.keyword(name),
         }
+    }
+
+    /// The positional argument at index `at`.
+    #[inline(always)]
+    fn at(&self, at: usize) -> Option<Bound<'py, PyAny>> {
+        // SAFETY: a borrowed reference that the caller keeps alive.
+        self.from(at).first().map(|&value| unsafe { Bound::from_borrowed_ptr(self.py, value) })
     }
 
     #[cold]

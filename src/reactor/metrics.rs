@@ -180,52 +180,55 @@ impl Figures {
     }
 
     /// The loop is about to wait in its poll.
+    #[inline]
     pub fn wait_begins(&self, now: u64) {
         self.leave(now);
         self.subtract(Figure::Idle, now);
         self.enter(phase::IDLE, now);
     }
 
-    /// The poll has returned.
+    /// The poll has returned, after [`Figures::wait_begins`].
+    #[inline]
     pub fn wait_ends(&self, now: u64) {
-        self.leave(now);
+        self.add(Figure::Idle, now);
         self.enter(phase::WOKEN, now);
     }
 
     /// The program has made the loop wait, and goes on by itself. When the next turn begins is not known.
     pub fn program_goes_on(&self) {
-        if self.woken_at().is_some() {
+        if self.get(Figure::Phase) == phase::WOKEN {
             self.set(Figure::Phase, phase::STARTING);
         }
     }
 
-    /// If the loop has waited since its last turn: when the poll has returned.
+    /// A turn begins, and with it the one before has ended. Returns when: at the end of the wait, or if the loop has not
+    /// waited since its last turn, when `clock` says.
     #[inline]
-    pub fn woken_at(&self) -> Option<u64> {
-        (self.get(Figure::Phase) == phase::WOKEN).then(|| self.get(Figure::Since))
-    }
-
-    /// A turn begins, and with it the one before has ended.
-    #[inline]
-    pub fn turn_begins(&self, now: u64) {
+    pub fn turn_begins(&self, clock: impl FnOnce() -> u64) -> u64 {
+        self.add(Figure::Turns, 1);
+        if self.get(Figure::Phase) == phase::WOKEN {
+            let now = self.get(Figure::Since);
+            self.enter(phase::BUSY, now);
+            return now;
+        }
+        let now = clock();
         self.leave(now);
         self.enter(phase::BUSY, now);
-        self.add(Figure::Turns, 1);
+        now
     }
 
+    #[inline]
     fn enter(&self, phase: u64, now: u64) {
         self.set(Figure::Since, now);
         self.figures[Figure::Phase as usize].store(phase, Release);
     }
 
-    /// Notes what the phase that ends has lasted.
+    /// Notes what the phase that ends has lasted. It is no wait.
     #[inline]
     fn leave(&self, now: u64) {
         let phase = self.get(Figure::Phase);
         if phase == phase::BUSY {
             self.turn.record(now.saturating_sub(self.get(Figure::Since)));
-        } else if phase == phase::IDLE {
-            self.add(Figure::Idle, now);
         } else if phase == phase::STOPPED {
             // A program that polls by itself, or has a second run inside the first, does without `run_begins`.
             self.subtract(Figure::Busy, now);
@@ -291,12 +294,9 @@ impl Histogram {
 /// power of two and the next, so that a value is known to an eighth.
 #[inline]
 fn bucket_of(value: u64) -> usize {
-    if value < 1 << SPLIT {
-        return value as usize;
-    }
-    let exponent = value.ilog2();
-    let within = (value >> (exponent - SPLIT)) & ((1 << SPLIT) - 1);
-    let bucket = (((exponent - SPLIT + 1) as usize) << SPLIT) + within as usize;
+    // By so many bits the value is too long for its four leading ones to be all of it. `|`: 0 has no logarithm.
+    let excess = (value | 1 << SPLIT).ilog2() - SPLIT;
+    let bucket = ((excess as usize) << SPLIT) + (value >> excess) as usize;
     bucket.min(BUCKETS - 1)
 }
 
@@ -328,13 +328,11 @@ mod tests {
     fn every_nanosecond_of_a_run_is_idle_or_busy() {
         let figures = Figures::new();
         figures.run_begins(100);
-        figures.turn_begins(110);
-        figures.turn_begins(150);
+        assert_eq!((figures.turn_begins(|| 110), figures.turn_begins(|| 150)), (110, 150));
         figures.wait_begins(160);
         figures.wait_ends(1_000);
-        assert_eq!(figures.woken_at(), Some(1_000));
-        figures.turn_begins(1_000);
-        assert_eq!(figures.woken_at(), None);
+        // The turn begins where the wait has ended, and nobody asks the clock.
+        assert_eq!(figures.turn_begins(|| 0), 1_000);
         figures.run_ends(1_007);
         figures.run_begins(5_000);
         figures.run_ends(5_001);
@@ -355,7 +353,7 @@ mod tests {
         assert_eq!(times(50), (0, 0, 0));
         figures.run_begins(100);
         assert_eq!(times(105), (5, 0, 0));
-        figures.turn_begins(110);
+        figures.turn_begins(|| 110);
         assert_eq!(times(140), (40, 0, 30));
         figures.wait_begins(150);
         assert_eq!(times(1_150), (50, 1_000, 0));
@@ -373,9 +371,9 @@ mod tests {
         figures.program_goes_on();
         // A run inside of a callback ends before the one around it.
         figures.run_begins(160);
-        figures.turn_begins(160);
+        figures.turn_begins(|| 160);
         figures.run_ends(170);
-        figures.turn_begins(200);
+        figures.turn_begins(|| 200);
         figures.run_ends(205);
         let all = figures.read_all(300);
         assert_eq!((all[Figure::Idle as usize], all[Figure::Busy as usize]), (50, 25));

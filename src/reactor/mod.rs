@@ -95,8 +95,9 @@ struct Registration<S> {
 
 /// All registrations of a loop, with owners of type `S`, and the poll that they are made on.
 pub struct Reactor<S> {
-    /// None while somebody waits on the poll, so that others can register fds meanwhile.
-    poller: Option<Poller>,
+    /// None while somebody waits on the poll, so that others can register fds meanwhile. It is on the heap, because each
+    /// wait moves it out and back.
+    poller: Option<Box<Poller>>,
     /// None once the reactor is closed.
     registry: Option<sys::Own<mio::Registry>>,
     slots: Slots<Registration<S>>,
@@ -121,7 +122,7 @@ impl<S> Reactor<S> {
         let registry = sys::same_poll(poll.registry())?;
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
-            poller: Some(Poller::new(poll)?),
+            poller: Some(Box::new(Poller::new(poll)?)),
             registry: Some(sys::Own::new(registry)),
             slots: Slots::new(),
             tokens: HashMap::new(),
@@ -173,7 +174,7 @@ impl<S> Reactor<S> {
         let foreign =
             self.slots.tokens().filter(|(_, registration)| registration.active && registration.fd < 0);
         poller.found.extend(foreign.map(|(token, _)| (token, Readiness::NONE)));
-        (self.poller, self.registry) = (Some(poller), Some(sys::Own::new(registry)));
+        (self.poller, self.registry) = (Some(Box::new(poller)), Some(sys::Own::new(registry)));
         self.forks = sys::forks();
         Ok(())
     }

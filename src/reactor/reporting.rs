@@ -10,20 +10,22 @@ use std::os::fd::RawFd;
 use super::poller::Poller;
 use super::readiness::Readiness;
 use super::sys;
-use super::token::Token;
-use super::{Mode, Reactor, Watch};
+use super::token::{Slots, Token};
+use super::{Mode, Reactor, Registration, Watch};
 
 impl<S> Reactor<S> {
     // ------------------------------------------------------------------------------------------ the poll
 
     /// Takes the poll out, to wait on it while others can use the reactor. `None` if somebody else has it, or if the
     /// reactor is closed.
-    pub fn take_poller(&mut self) -> Option<Poller> {
+    #[inline]
+    pub fn take_poller(&mut self) -> Option<Box<Poller>> {
         self.poller.take()
     }
 
     /// Puts the poll back.
-    pub fn put_poller(&mut self, poller: Poller) {
+    #[inline]
+    pub fn put_poller(&mut self, poller: Box<Poller>) {
         self.poller = Some(poller);
     }
 
@@ -114,16 +116,12 @@ impl<S> Reactor<S> {
         let Some(poller) = &mut self.poller else {
             return;
         };
-        let mut found = std::mem::take(&mut poller.found);
-        for (token, readiness) in found.drain(..) {
-            if self.report(token, readiness) {
+        for &(token, readiness) in &poller.found {
+            if note(&mut self.slots, token, readiness) {
                 queue(token);
             }
         }
-        // The vector is empty, but its memory can be used again.
-        if let Some(poller) = &mut self.poller {
-            poller.found = found;
-        }
+        poller.found.clear();
     }
 
     // ------------------------------------------------------------------------------------------ one registration
@@ -131,14 +129,7 @@ impl<S> Reactor<S> {
     /// Notes that a registration is ready. True if the caller must queue an entry for its token: the owner wants to
     /// know, and no entry is in the queue.
     pub fn report(&mut self, token: Token, readiness: Readiness) -> bool {
-        let Some(registration) = self.slots.get_mut(token) else {
-            return false;
-        };
-        if registration.mode == Mode::Level && (registration.armed & readiness).is_none() {
-            return false;
-        }
-        registration.ready |= readiness;
-        !std::mem::replace(&mut registration.queued, true)
+        note(&mut self.slots, token, readiness)
     }
 
     /// Takes what the owner of a token is to hear, now that its entry runs.
@@ -154,6 +145,19 @@ impl<S> Reactor<S> {
         }
         ready
     }
+}
+
+/// [`Reactor::report`], while the poller is borrowed.
+#[inline]
+fn note<S>(slots: &mut Slots<Registration<S>>, token: Token, readiness: Readiness) -> bool {
+    let Some(registration) = slots.get_mut(token) else {
+        return false;
+    };
+    if registration.mode == Mode::Level && (registration.armed & readiness).is_none() {
+        return false;
+    }
+    registration.ready |= readiness;
+    !std::mem::replace(&mut registration.queued, true)
 }
 
 #[cfg(test)]

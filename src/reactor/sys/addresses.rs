@@ -72,8 +72,8 @@ impl SocketAddress {
     fn write<T>(address: T, length: usize) -> Self {
         const { assert!(size_of::<T>() <= size_of::<libc::sockaddr_storage>()) };
         let mut made = Self::empty();
-        // SAFETY: `T` is one of libc's sockaddr_* structs, which are plain integers, and it is not larger than the
-        // storage (asserted above).
+        // SAFETY: `T` is one of libc's sockaddr_* structs or an array of bytes, which are plain integers, and it is not
+        // larger than the storage (asserted above).
         unsafe { std::ptr::from_mut(&mut made.storage).cast::<T>().write_unaligned(address) };
         made.length = length as libc::socklen_t;
         made
@@ -138,6 +138,42 @@ impl SocketAddress {
     }
 }
 
+/// How many bytes a [`KeptAddress`] has room for: those of the longest address of IP (`sockaddr_in6`).
+const SHORT: usize = size_of::<libc::sockaddr_in6>();
+
+/// A socket address as a connection keeps it. A [`SocketAddress`] has room for the longest one of any family.
+#[derive(Clone)]
+pub enum KeptAddress {
+    /// The first `length` of `bytes`.
+    Short {
+        length: u8,
+        bytes: [u8; SHORT],
+    },
+    Long(Box<SocketAddress>),
+}
+
+impl From<&SocketAddress> for KeptAddress {
+    fn from(address: &SocketAddress) -> Self {
+        let (from, mut bytes) = (address.as_bytes(), [0; SHORT]);
+        match bytes.get_mut(..from.len()) {
+            Some(to) => {
+                to.copy_from_slice(from);
+                Self::Short { length: from.len() as u8, bytes }
+            }
+            None => Self::Long(Box::new(address.clone())),
+        }
+    }
+}
+
+impl From<&KeptAddress> for SocketAddress {
+    fn from(kept: &KeptAddress) -> Self {
+        match kept {
+            KeptAddress::Short { length, bytes } => Self::write(*bytes, usize::from(*length)),
+            KeptAddress::Long(address) => (**address).clone(),
+        }
+    }
+}
+
 // In POSIX and every libc, but not in the crate `libc`.
 unsafe extern "C" {
     fn inet_ntop(
@@ -184,9 +220,16 @@ mod tests {
         assert_eq!(v4.parse(), Address::V4("127.1.2.3".into(), 4567));
         let v6 = SocketAddress::v6(Ipv6Addr::LOCALHOST, 1, 0xfedcb, 7);
         assert_eq!(v6.parse(), Address::V6("::1".into(), 1, 0xfedcb, 7));
+        for ip in [v4, v6, SocketAddress::empty()] {
+            let kept = KeptAddress::from(&ip);
+            assert!(matches!(kept, KeptAddress::Short { .. }));
+            let back = SocketAddress::from(&kept);
+            assert_eq!((back.as_bytes(), back.family()), (ip.as_bytes(), ip.family()));
+        }
         for path in [&b"/a/path"[..], b"\0name\0with nul", &[b'x'; 107], &[0; 108]] {
             let unix = SocketAddress::unix(path).expect("fits");
             assert_eq!(unix.parse(), Address::Unix(path.to_vec()));
+            assert_eq!(SocketAddress::from(&KeptAddress::from(&unix)).parse(), unix.parse());
         }
         for path in [&b""[..], b"/a\0b", &[b'x'; 108], &[0; 109]] {
             assert!(SocketAddress::unix(path).is_none());

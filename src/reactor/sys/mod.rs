@@ -25,7 +25,7 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-pub use addresses::{Address, SocketAddress, ipv6_host};
+pub use addresses::{Address, KeptAddress, SocketAddress, ipv6_host};
 #[cfg(feature = "faults")]
 pub use call::Call;
 pub use files::{grow_pipe, read, write};

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use super::StreamTransport;
 use crate::py::sockaddr;
+use crate::reactor::sys::SocketAddress;
 use crate::transports::socket::{File, Was, hand_over, python_socket};
 
 impl StreamTransport {
@@ -17,7 +18,7 @@ impl StreamTransport {
             _ => return Ok(None),
         };
         match address {
-            Some(address) => sockaddr::to_python(py, &address).map(Some),
+            Some(address) => sockaddr::to_python(py, &SocketAddress::from(&address)).map(Some),
             // asyncio has the key, with None, where the kernel does not know the address.
             None => Ok(Some(py.None().into_bound(py))),
         }

@@ -35,7 +35,7 @@ use crate::py::bytes::Chunk;
 use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::reactor::metrics::{Figure, Figures};
-use crate::reactor::sys::{self, ShortRead, SocketAddress};
+use crate::reactor::sys::{self, KeptAddress, ShortRead, SocketAddress};
 use writing::After;
 
 /// A connected stream socket and its protocol.
@@ -69,9 +69,14 @@ pub struct Stream {
     server: Option<Py<PyAny>>,
     /// Counts the connection as open.
     open: Option<Open>,
-    sockname: Option<SocketAddress>,
-    peername: Option<SocketAddress>,
+    sockname: Option<KeptAddress>,
+    peername: Option<KeptAddress>,
 }
+
+// A program can have very many connections that are idle, so that what each of them takes is a promise
+// (docs/performance.md). What only few connections need belongs into a `Box`.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<StreamTransport>() <= 408);
 
 /// One connection that is open, in the loop's figures, for as long as this lives.
 struct Open(Arc<Figures>);
@@ -118,6 +123,7 @@ impl Stream {
         peername: Option<SocketAddress>,
         server: Option<Py<PyAny>>,
     ) -> Self {
+        let peername = peername.as_ref().map(KeptAddress::from);
         let mut stream = Self { write_watched: true, server, peername, ..Self::default() };
         stream.look_at_socket(file, kind);
         stream
@@ -128,9 +134,11 @@ impl Stream {
         let Ok(Some(fd)) = file.any_fd() else {
             return;
         };
-        self.sockname = sys::local_address(fd).ok();
-        self.peername = self.peername.take().or_else(|| sys::peer_address(fd).ok());
-        let kind = self.sockname.as_ref().map_or(kind, |name| kind.of_family(name.family()));
+        let sockname = sys::local_address(fd).ok();
+        let ask_peer = || sys::peer_address(fd).ok().as_ref().map(KeptAddress::from);
+        self.peername = self.peername.take().or_else(ask_peer);
+        self.sockname = sockname.as_ref().map(KeptAddress::from);
+        let kind = sockname.map_or(kind, |name| kind.of_family(name.family()));
         // A failure ends nothing: the socket is not a TCP socket then, or its peer has gone already.
         let is_tcp = kind.is_tcp() && sys::set_nodelay(fd).is_ok();
         self.is_unix = kind.is_unix();
