@@ -7,6 +7,7 @@
 
 #[cfg(feature = "faults")]
 pub mod faults;
+mod futures;
 mod inside;
 mod package;
 mod publisher;
@@ -140,20 +141,7 @@ impl EventLoop {
 
     /// A new `asyncio.Future` of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        let class = this.core.names.future_class(py)?;
-        let known =
-            this.future_keywords.with(py, |keywords| keywords.as_ref().map(|known| known.clone_ref(py)));
-        if let Some(keywords) = known {
-            return class.call((), Some(keywords.bind(py)));
-        }
-        let keywords = new::dict(py)?;
-        keywords.set_item(&this.core.names.loop_keyword, slf)?;
-        let future = class.call((), Some(&keywords))?;
-        if !this.core.closed.load(Relaxed) {
-            drop(this.future_keywords.with(py, |known| known.replace(keywords.unbind())));
-        }
-        Ok(future)
+        Self::make_future(slf)
     }
 
     /// Removes the reader of an fd or file object. False if there was none.
