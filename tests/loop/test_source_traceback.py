@@ -13,6 +13,8 @@ import time
 import traceback
 import types
 import weakref
+from asyncio import constants
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,7 @@ def module(tmp_path):
     """A module with a function `make(loop)`, which returns a handle. Its source can be changed on the disk."""
     path = tmp_path / "made_for_this_test.py"
     path.write_text("def make(loop):\n    return loop.call_soon(int)  # as it was\n")
-    made = types.ModuleType("made_for_this_test")
+    made: Any = types.ModuleType("made_for_this_test")
     # Since Python 3.15, `linecache` warns of a module with a spec that does not tell its loader.
     del made.__spec__
     exec(compile(path.read_text(), str(path), "exec"), made.__dict__)
@@ -83,9 +85,9 @@ def test_can_be_changed(debug):
 
 
 def test_depth_is_asyncios_constant(debug, monkeypatch):
-    monkeypatch.setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 6)
+    monkeypatch.setattr(constants, "DEBUG_STACK_DEPTH", 6)
     assert 1 <= len(debug.call_soon(int)._source_traceback) <= 6
-    monkeypatch.setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 0)
+    monkeypatch.setattr(constants, "DEBUG_STACK_DEPTH", 0)
     handle = debug.call_soon(int)
     assert handle._source_traceback == []
     assert "created" not in repr(handle)
@@ -93,7 +95,7 @@ def test_depth_is_asyncios_constant(debug, monkeypatch):
 
 def test_depth_of_another_sort(debug, monkeypatch):
     # The outermost frames, as a negative limit means to `traceback`.
-    monkeypatch.setattr(asyncio.constants, "DEBUG_STACK_DEPTH", -2)
+    monkeypatch.setattr(constants, "DEBUG_STACK_DEPTH", -2)
     stack = debug.call_soon(int)._source_traceback
     assert [frame.name for frame in stack] == [frame.name for frame in traceback.extract_stack()[: len(stack)]]
 
@@ -172,13 +174,13 @@ def test_cycle_of_global_variables_and_their_handle_is_collected(debug, look):
     class Kept:
         pass
 
-    variables = {"loop": debug, "kept": Kept()}
+    variables: dict[str, Any] = {"loop": debug, "kept": Kept()}
     exec("handle = loop.call_soon(int)", variables)
     reference = weakref.ref(variables["kept"])
     if look:
         assert variables["handle"]._source_traceback
     turn(debug)
-    variables = None
+    variables.clear()
     gc.collect()
     assert reference() is None
 
@@ -189,9 +191,11 @@ def test_cycle_of_global_variables_and_their_handle_is_collected(debug, look):
 class Strict:
     """Mixed into the class of a loop, this one notes what is checked."""
 
+    checked: list[Any]
+
     def _check_callback(self, callback, method):
         self.checked.append((callback, method))
-        super()._check_callback(callback, method)
+        super()._check_callback(callback, method)  # type: ignore[misc]
 
 
 def test_own_check_of_a_subclass(loop_factory):
@@ -229,7 +233,7 @@ def marked():
 
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return function
 
 
@@ -243,7 +247,7 @@ def test_functions_with_attributes_are_accepted(debug):
     def function(*args):
         ran.append(args)
 
-    function.note = 1
+    function.note = 1  # type: ignore[attr-defined]
     ran: list[tuple] = []
     for callback in function, types.MethodType(function, 1), ran.append, [].copy:
         debug.call_soon(callback, *([3] if callback == ran.append else []))

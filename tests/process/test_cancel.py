@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -262,7 +263,7 @@ async def test_poll_that_reports_a_running_child():
     """The loop goes on, and waits for the child as before."""
     skip_on_asyncio("has no such callback")
     transport, protocol = await start(["sleep", "60"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     [pidfd] = loop._children
     loop._child_exited(pidfd, transport)
     assert transport.get_returncode() is None
