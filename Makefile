@@ -25,10 +25,13 @@ test:  ## check everything: lint, Rust tests, Python tests on every Python there
 demo:  ## serve an ASGI application on rloop and on asyncio, check every answer, compare
 	@$(PYTHON) tools/task.py demo
 
+frameworks:  ## start each server and framework of docs/frameworks.md on rloop, and write the table of that page
+	@$(PYTHON) tools/task.py frameworks
+
 docs:  ## build the site of docs/ into target/site, and check every link (needs no Rust)
 	@$(PYTHON) tools/task.py docs
 
-bench:  ## measure rloop beside asyncio, uvloop, aiofastnet and zuvloop (ARGS="--quick", ARGS="--only tcp", ...)
+bench:  ## measure rloop beside asyncio, uvloop and other loops (ARGS="--quick", ARGS="--only tcp", ...)
 	@$(PYTHON) tools/task.py bench $(ARGS)
 
 bench-compare:  ## count the instructions of this checkout and of a commit: REV=main~3 (ARGS='--only call_soon')
@@ -42,6 +45,9 @@ asan:  ## run the tests of the extension, and of programs that host Python, unde
 
 soak:  ## run real servers under load for hours, and look for what grows (HOURS=2; the lab does ten minutes of it)
 	@$(PYTHON) tools/task.py soak $(HOURS)
+
+reach:  ## run the tests in a sandbox, as process 1, with few files, ... (ARGS="--seconds 3600 --mode pid-1"; a part of the lab)
+	@$(PYTHON) tools/task.py reach $(ARGS)
 
 conformance:  ## run asyncio's own tests on rloop (ARGS="test_events", ARGS="--loop asyncio", ...)
 	@$(PYTHON) tools/task.py conformance $(ARGS)
@@ -61,6 +67,6 @@ targets:  ## type-check the crate for macOS, FreeBSD, musl and aarch64, as far a
 release-check:  ## whether this checkout could be published as it is (TAG=v0.1.0: as that version)
 	@$(PYTHON) tools/release.py --tag "$(TAG)"
 
-.PHONY: help build check fmt lint test demo docs bench bench-compare lab asan soak conformance conformance-left-out conformance-all \
-  wheels targets release-check
+.PHONY: help build check fmt lint test demo frameworks docs bench bench-compare lab asan soak reach conformance \
+  conformance-left-out conformance-all wheels targets release-check
 .DEFAULT_GOAL := help

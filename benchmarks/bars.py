@@ -118,10 +118,14 @@ ECHO_BARS = {
     "udp": [_echo("UDP", "udp", 0.8)],
     "sock": [_echo("sock_*", "sock", 0.3)],
 }
-ARRIVAL_BARS = [
-    Bar(f"median response at {arrivals.LOAD:.0%} load, {row.milliseconds:g} ms of work", str(row), "p50_us", 1.0, BEST)
-    for row in arrivals.ROWS
-]
+ARRIVAL_BARS = {
+    section: [
+        Bar(f"{load}: {what}", str(load), metric, 1.0, BEST)
+        for load in default
+        for metric, what in (arrivals.DELAYS if section == "delays" else arrivals.RESPONSES).items()
+    ]
+    for section, (default, _, _) in arrivals.SECTIONS.items()
+}
 TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 TLS_BARS = _tls()
 FOOTPRINT_BARS = [
@@ -133,6 +137,7 @@ INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
     _scheduling("call_soon_chained", 3.5),
     _scheduling("call_soon_args", 1.5),
+    _scheduling("call_soon_debug", 2.0),
     _scheduling("threadsafe_own", 1.5),
     _scheduling("threadsafe_other", 1.5),
     _scheduling("threadsafe_4_threads", 1.5),

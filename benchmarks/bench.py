@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 
 import arrivals
 import bars
@@ -150,34 +151,52 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, bars.judge(bars.TLS_BARS, samples)
 
 
-def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+def run_arrivals(options, names: list[str], section: str) -> tuple[report.Samples, list[dict]]:
     loadgen = echo.find_loadgen()
     if loadgen is None:
         sys.exit(echo.LOADGEN_MISSING)
-    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
-    base = loops.BASE if loops.BASE in names else names[0]
-    seconds = 1 if options.quick else 3
-    samples, capacities = report.Samples(), report.Samples()
-    for row in arrivals.ROWS * 3:
-        progress(f"capacity: {row} {base}")
-        take(capacities, str(row), base, row.capacity, base, loadgen, options.pin)
-    samples.broken |= capacities.broken
-    costs = {row: capacities.median(str(row), base, "cpu_us") for row in arrivals.ROWS}
-    rates = {row: arrivals.rate(cost) for row, cost in costs.items() if cost is not None}
+    default, quick, full = arrivals.SECTIONS[section]
+    loads = full if options.full else quick if options.quick else default
+    if section == "delays":
+        names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
+    samples = report.Samples()
+    rates = measure_rates(options, names, loads, samples, loadgen)
     for number in range(options.rounds):
-        for row, rate in rates.items():
+        for load, rate in rates.items():
+            seconds = arrivals.seconds(rate, 1 if options.quick else 3, options.quick)
             for loop in names:
-                progress(f"round {number + 1} of {options.rounds}: {row} {loop}")
+                progress(f"round {number + 1} of {options.rounds}: {load} {loop}")
                 setting = (loop, rate, number + 1, seconds, loadgen, options.pin)
-                take(samples, str(row), loop, row.measure, *setting)
+                take(samples, str(load), loop, load.measure, *setting)
     progress("")
-    print(f"open loop at {arrivals.LOAD:.0%} of what {base} can serve:")
-    print(*(f"  {row}: {rate:.0f} requests a second" for row, rate in rates.items()), "", sep="\n")
-    rows = [str(row) for row in rates]
-    median = report.ratio_cell(samples, "p50_us", "{:.0f}")
-    report.print_table(f"response time, median us ({loops.BASE} = 1)", rows, names, median)
-    tail = report.ratio_cell(samples, "p99_us", "{:.0f}")
-    report.print_table(f"response time, p99 us ({loops.BASE} = 1)", rows, names, tail)
+    print_arrivals(section, samples, rates, names)
+    return samples, bars.judge(bars.ARRIVAL_BARS[section], samples)
+
+
+def measure_rates(
+    options, names: list[str], loads: list[arrivals.Load], samples: report.Samples, loadgen: str
+) -> dict[arrivals.Load, float]:
+    """The rate of each load, by what a request costs the loop that the others are compared with. A load whose cost
+    could not be measured is left out, and `samples` says why."""
+    base = loops.BASE if loops.BASE in names else names[0]
+    capacities = report.Samples()
+    for request in list(dict.fromkeys(load.request for load in loads)) * 3:
+        progress(f"capacity: {request} {base}")
+        take(capacities, str(request), base, request.capacity, base, loadgen, options.pin)
+    samples.broken |= capacities.broken
+    costs = {load: capacities.median(str(load.request), base, "cpu_us") for load in loads}
+    rates = {load: arrivals.rate(load, cost) for load, cost in costs.items() if cost is not None}
+    print(f"open loop, at a share of what {base} can serve:")
+    print(*(f"  {load}: {rate:.0f} requests a second" for load, rate in rates.items()), "", sep="\n")
+    return rates
+
+
+def print_arrivals(section: str, samples: report.Samples, rates: dict[arrivals.Load, float], names: list[str]) -> None:
+    rows = [str(load) for load in rates]
+    figures = arrivals.RESPONSES | (arrivals.DELAYS if section == "delays" else {})
+    for metric, title in figures.items():
+        cell = report.ratio_cell(samples, metric, "{:.0f}")
+        report.print_table(f"{title}, us ({loops.BASE} = 1)", rows, names, cell)
     busy = report.value_cell(samples, "busy", "{:.0f}", scale=100)
     report.print_table("% of the time that the server is busy", rows, names, busy)
     late = report.value_cell(samples, "late_p99_us")
@@ -186,7 +205,6 @@ def run_arrivals(options, names: list[str]) -> tuple[report.Samples, list[dict]]
     report.print_table("% of a CPU that other processes used", rows, names, others)
     if any((samples.median(row, loop, "others") or 0) >= arrivals.QUIET for row in rows for loop in names):
         print("Other processes used the CPUs: these response times say little about the loops.\n")
-    return samples, bars.judge(bars.ARRIVAL_BARS, samples)
 
 
 def run_figures(options, names: list[str], script: str, figures: list[str], bare: str | None = None) -> report.Samples:
@@ -256,9 +274,10 @@ def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     return samples, []
 
 
-SECTIONS = {section: functools.partial(run_echo, section=section) for section in echo.SECTIONS} | {
+SECTIONS: dict[str, Callable[..., tuple[report.Samples, list[dict]]]] = {
+    **{section: functools.partial(run_echo, section=section) for section in echo.SECTIONS},
     "tls": run_tls,
-    "load": run_arrivals,
+    **{section: functools.partial(run_arrivals, section=section) for section in arrivals.SECTIONS},
     "transfers": run_transfers,
     "inprocess": run_inprocess,
     "processes": run_processes,

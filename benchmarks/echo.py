@@ -127,9 +127,10 @@ def loaded(server: Child, load: Child, seconds: float) -> dict[str, float]:
     checked(load.read())
     machine, before = machine_seconds(), server.ask()["cpu_seconds"]
     result = checked(load.ask(START_SECONDS + seconds))
-    cpu = server.ask()["cpu_seconds"] - before
+    after = server.ask()
+    cpu = after.pop("cpu_seconds") - before
     others = machine_seconds() - machine - cpu - result["client_cpu_seconds"]
-    return {
+    return after | {
         "cpu_us": cpu / result["requests"] * 1e6,
         "requests_per_second": result["requests_per_second"],
         "p50_us": result["p50_us"],

@@ -1,9 +1,10 @@
 """One echo server on one loop: `echo_server.py LOOP KIND [CHAIN | --work US]`. This is the process that is measured.
 
-With CHAIN, a file with a certificate and its key, the kinds that use streams use TLS. With --work, the kind "work" uses
-this many microseconds of CPU time for each message. The server prints where it listens: {"port": N}, {"path": P} or
-{"udp_port": N}, or {"lacking": TEXT} if the loop cannot serve this kind. It answers each line on stdin with the CPU
-time that it has used and its resident memory. It ends when stdin is closed.
+With CHAIN, a file with a certificate and its key, the kinds that use streams use TLS. With --work, the kinds "work",
+"delays", "uvicorn" and "aiohttp" use this many microseconds of CPU time for each message. The server prints where it
+listens: {"port": N}, {"path": P} or {"udp_port": N}, or {"lacking": TEXT} if the loop cannot serve this kind. It
+answers each line on stdin with the CPU time that it has used and its resident memory; the kind "delays" adds the
+figures of probes.py. It ends when stdin is closed.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import socket
 import ssl
 import sys
 import tempfile
-import time
 
 import loops
+import probes
+import web
+import work
 
 HOST = "127.0.0.1"
 BACKLOG = 1024
@@ -36,15 +39,8 @@ class Echo(asyncio.Protocol):
 
 
 class Worker(Echo):
-    """Uses a fixed CPU time, then answers. A fixed number of steps would not do: the speed of a CPU drifts, and the
-    response times of a server that is nearly busy would drift many times as much."""
-
-    work_ns = 0
-
     def data_received(self, data):
-        end = time.thread_time_ns() + self.work_ns
-        while time.thread_time_ns() < end:
-            pass
+        work.use()
         self.transport.write(data)
 
 
@@ -103,8 +99,15 @@ async def accept_sockets(loop, listener):
         echoing.add(loop.create_task(echo_socket(loop, sock)))
 
 
-PROTOCOLS = {"protocol": Echo, "work": Worker, "head+body": HeadAndBody, "buffered": BufferedEcho}
-KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock")
+DELAYS = "delays"
+PROTOCOLS = {
+    "protocol": Echo,
+    "work": Worker,
+    DELAYS: Worker,
+    "head+body": HeadAndBody,
+    "buffered": BufferedEcho,
+}
+KINDS = (*PROTOCOLS, "streams", "unix", "unix streams", "udp", "sock", *web.SERVERS)
 
 
 @contextlib.asynccontextmanager
@@ -123,6 +126,9 @@ async def serving(kind: str, context: ssl.SSLContext | None):
             accepting = loop.create_task(accept_sockets(loop, listener))
             yield {"port": listener.getsockname()[1]}
             accepting.cancel()
+        elif kind in web.SERVERS:
+            async with web.SERVERS[kind]((HOST, 0), BACKLOG) as port:
+                yield {"port": port}
         elif kind.startswith("unix"):
             path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "echo")
             if kind == "unix streams":
@@ -161,10 +167,12 @@ async def serve(kind: str, chain: str | None):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain)
     stopped = loop.create_future()
+    probing = probes.Probes(loop) if kind == DELAYS else None
 
     def on_stdin():
         if os.read(0, 256):
-            say({"cpu_seconds": cpu_seconds(), "resident": resident_bytes()})
+            figures = probing.take() if probing else {}
+            say({"cpu_seconds": cpu_seconds(), "resident": resident_bytes()} | figures)
         else:
             loop.remove_reader(0)
             stopped.set_result(None)
@@ -173,7 +181,8 @@ async def serve(kind: str, chain: str | None):
         async with serving(kind, context) as address:
             loop.add_reader(0, on_stdin)
             say(address)
-            await stopped
+            with probing or contextlib.nullcontext():
+                await stopped
     except NotImplementedError as error:
         say({"lacking": repr(error)})
 
@@ -185,6 +194,6 @@ def main(name: str, kind: str, chain: str | None = None):
 
 if __name__ == "__main__":
     if sys.argv[3:4] == ["--work"]:
-        Worker.work_ns = round(float(sys.argv[4]) * 1000)
+        work.nanoseconds = round(float(sys.argv[4]) * 1000)
         del sys.argv[3:5]
     main(*sys.argv[1:])

@@ -82,6 +82,15 @@ async def call_soon_chained(loop, operations):
     await done
 
 
+async def call_soon_debug(loop, operations):
+    """In debug mode. The loop is set back to what it was, for the other figures."""
+    loop.set_debug(True)
+    try:
+        await call_soon(loop, operations)
+    finally:
+        loop.set_debug(False)
+
+
 async def threadsafe_own(loop, operations):
     def fill():
         for _ in range(BATCH):
@@ -192,6 +201,7 @@ OPERATIONS = {
     call_soon: 100_000,
     call_soon_args: 100_000,
     call_soon_chained: 30_000,
+    call_soon_debug: 3_000,
     threadsafe_own: 30_000,
     threadsafe_other: 20_000,
     threadsafe_4_threads: 20_000,

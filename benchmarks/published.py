@@ -1,9 +1,10 @@
-"""What is published of the benchmark: docs/performance.svg, and the tables at the head of docs/performance.md.
+"""What is published of the benchmark: docs/performance.svg, the tables at the head of docs/performance.md, and some of
+their rows in README.md.
 
     python benchmarks/published.py target/bench.json [another file ...]
 
-Each file is what bench.py has written on one version of Python. The chart shows the last of them. Nothing is measured
-here, and no figure is written by hand.
+Each file is what bench.py has written on one version of Python. The chart and README.md show the last of them. Nothing
+is measured here, and no figure is written by hand.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import json
 import pathlib
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import arrivals
 import echo
 import loops
 import tls
@@ -21,7 +24,7 @@ import transfers
 from report import Samples
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGE, CHART = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
+PAGE, CHART, README = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg", ROOT / "README.md"
 BEGIN, END = "<!-- figures: begin, by benchmarks/published.py -->", "<!-- figures: end -->"
 # What the others are shown relative to.
 REFERENCE = "asyncio"
@@ -71,6 +74,20 @@ ROWS = (
 )
 
 
+# What README.md shows: these rows, of these loops.
+FIRST_ROWS = ("TCP 1 KiB", "streams 1 KiB", "UDP 1 KiB", "TLS 1 KiB", "`call_soon`")
+FIRST_LOOPS = ("rloop", "asyncio", "uvloop", "zuvloop")
+
+# How long an answer, a timer or a callback takes at a given load. These are shown in a table of their own, and not in
+# the chart.
+DELAYS = tuple(
+    Row(f"{load.title}: {title}", section, str(load), metric)
+    for section, (default, _, _) in arrivals.SECTIONS.items()
+    for load in default
+    for metric, title in (arrivals.DELAYS if section == "delays" else arrivals.RESPONSES).items()
+)
+
+
 @dataclass(frozen=True)
 class Run:
     """What bench.py has measured on one Python."""
@@ -88,9 +105,9 @@ class Run:
         """The loops that this run has measured, rloop first."""
         return [name for name in loops.NAMES if f"{name} (" in self.header["loops"]]
 
-    def rows(self) -> list[Row]:
-        """The published rows that this run has, in the order of ROWS."""
-        return [row for row in ROWS if self.microseconds(row, "rloop") is not None]
+    def rows(self, published: Sequence[Row] = ROWS) -> list[Row]:
+        """The published rows that this run has, in their order."""
+        return [row for row in published if self.microseconds(row, "rloop") is not None]
 
     def microseconds(self, row: Row, loop: str) -> float | None:
         samples = self.sections.get(row.section)
@@ -103,35 +120,45 @@ class Run:
         return statistics.median(ratios) if ratios else None
 
     def to_best(self, row: Row) -> float | None:
-        """rloop's CPU time relative to that of the best of the others, as the bars judge it."""
+        """rloop's figure relative to that of the best of the others, as the bars judge it."""
         ratios = self.sections[row.section].ratios_to_best(row.row, "rloop", row.metric)
         return statistics.median(ratios) if ratios else None
 
 
 def page(runs: list[Run]) -> str:
-    """The text between the marks of the page: a table for each Python."""
-    return "\n\n".join(part for run in runs for part in table(run))
+    """The text between the marks of the page: the tables for each Python."""
+    return "\n\n".join(part for run in runs for part in tables(run))
 
 
-def table(run: Run) -> list[str]:
-    names = run.loops()
-    head = ["CPU, us", *names, "rloop / best other"]
+def tables(run: Run) -> list[str]:
+    measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
+    parts = [f"**{run.header['Python']}** beside {run.header['loops']}; {measured}."]
+    for title, rows in (("CPU, us", run.rows()), ("response time or delay, us", run.rows(DELAYS))):
+        parts += table(run, title, rows, run.loops()) if rows else []
+    return parts
+
+
+def summary(run: Run) -> str:
+    """The text between the marks of README.md."""
+    rows = [row for row in run.rows() if row.title in FIRST_ROWS]
+    names = [name for name in run.loops() if name in FIRST_LOOPS]
+    lines, _ = table(run, f"CPU, us, {run.header['Python']}", rows, names)
+    return lines
+
+
+def table(run: Run, title: str, rows: list[Row], names: list[str]) -> list[str]:
+    head = [title, *names, "rloop / best other"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     behind = []
-    for row in run.rows():
+    for row in rows:
         figures = [run.microseconds(row, name) for name in names]
         ratio = run.to_best(row)
-        cells = ["-" if figure is None else f"{figure:.3g}" for figure in figures]
+        cells = ["-" if figure is None else f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}" for figure in figures]
         lines.append(f"| {' | '.join([row.title, *cells, '-' if ratio is None else f'{ratio:.2f}'])} |")
         if ratio is not None and ratio > 1:
             behind.append(f"{row.title} ({ratio:.2f})")
-    measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
     said = f"Not ahead here: {', '.join(behind)}." if behind else "rloop is ahead on each of these rows."
-    return [
-        f"**{run.header['Python']}** beside {run.header['loops']}; {measured}.",
-        "\n".join(lines),
-        said,
-    ]
+    return ["\n".join(lines), said]
 
 
 WIDTH, LABELS, BAR, GAP, LEGEND = 880, 190, 9, 10, 62
@@ -141,6 +168,8 @@ COLOURS = {
     "uvloop": "#1f6fb2",
     "aiofastnet": "#8a5a9e",
     "zuvloop": "#3c8d40",
+    "rsloop": "#d08c2f",
+    loops.OTHER_RLOOP: "#5c5346",
 }
 
 
@@ -171,8 +200,9 @@ def chart(run: Run) -> str:
 
 
 def legend(names: list[str]):
+    step = min(110, (WIDTH - LABELS) // len(names))
     for number, name in enumerate(names):
-        x = LABELS + number * 110
+        x = LABELS + number * step
         yield f'<rect x="{x}" y="36" width="12" height="12" fill="{COLOURS[name]}"/>'
         yield f'<text x="{x + 17}" y="46">{name}</text>'
 
@@ -187,20 +217,29 @@ def bars(run: Run, row: Row, names: list[str], top: int, unit: float):
         yield f'<text x="{LABELS + length + 4:.1f}" y="{y + BAR - 1}" font-size="9">{value:.2f}</text>'
 
 
+def between_marks(path: pathlib.Path, text: str) -> str:
+    """What the page is with this text between its marks."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        sys.exit(f"{path} lacks the marks between which the figures stand")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", metavar="FILE", help="what bench.py has written on one Python")
     parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="the page that shows the tables (%(default)s)")
+    parser.add_argument("--readme", type=pathlib.Path, default=README, help="the page with some rows (%(default)s)")
     parser.add_argument("--chart", type=pathlib.Path, default=CHART, help="the chart (%(default)s)")
     options = parser.parse_args()
     runs = [Run.read(file) for file in options.files]
-    before, _, rest = options.page.read_text().partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        sys.exit(f"{options.page} lacks the marks between which the figures stand")
-    options.page.write_text(f"{before}{BEGIN}\n{page(runs)}\n{END}{after}")
+    texts = {options.page: page(runs), options.readme: summary(runs[-1])}
+    filled = {path: between_marks(path, text) for path, text in texts.items()}
+    for path, text in filled.items():
+        path.write_text(text)
     options.chart.write_text(chart(runs[-1]))
-    print(f"written: {options.page}, {options.chart}")
+    print("written:", *filled, options.chart)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import os
 import random
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,12 +35,17 @@ from faults_scenarios import SCENARIOS
 CASE_LIMIT = 60
 # The line that begins the errors of a case.
 CASE = "the case"
-# Cases that one process runs, at most.
-BATCH = 100
+# Cases that one process runs, at most. So few that each scenario has its turn within the part's time.
+BATCH = 25
 # How many allocations fail in a row. With twelve, PyO3 would have no memory for the exception of a panic, and abort.
 WIDTHS = (1, 1, 2, 3, 12, 40)
 # How much of a panic is shown: two lines of what it says, then functions of rloop that were running.
 PLACES = 6
+# What faulthandler tells of a process that waits for a lock of CPython's threading module. A thread that has no memory
+# left to give such a lock back leaves it locked for ever. (A loop that nobody wakes waits in rloop's run_forever.)
+HANGS_BY_ITSELF = re.compile(
+    r'Timeout \(.*\)!\n(.*\n)*Thread .*\n  File ".*/threading\.py", line \d+ in .*\n(  File .*\n)*\s*$'
+)
 # Seconds after which a scenario that waits for something that was lost is given up.
 PATIENCE = 0.3
 
@@ -51,6 +57,8 @@ def count_allocations(name: str) -> int:
     """After how many allocations a scenario has ended, to a factor of 1.2."""
     number = 1000.0
     while number < 1e6 and run_case(name, int(number), 1)["raised"]:
+        # The limit is for one run of the scenario, and begins anew.
+        faulthandler.dump_traceback_later(CASE_LIMIT, exit=True)
         number *= 1.2
     return int(number)
 
@@ -129,10 +137,19 @@ def works(rloop: Any) -> Iterator[str]:
         loop.close()
 
 
+class Patient(threading.Event):
+    """An event for which nobody waits for ever. `Thread.start`, which executors use, waits for one that the new thread
+    sets. A thread that has no memory to begin never does, and CPython has no limit for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(PATIENCE if timeout is None else timeout)
+
+
 def work() -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     faults_world.LIMIT = PATIENCE  # type: ignore[misc]
+    threading.Event = Patient  # type: ignore[misc]
     started = False
     for line in sys.stdin:
         case = json.loads(line)
@@ -184,7 +201,8 @@ def main() -> None:
 
 
 def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
-    """Run batches of each scenario in turn until the time is over; how many cases had a failure, and what was wrong."""
+    """Run rounds of one batch of each scenario until the time is over. The seed decides on the order in a round.
+    Returns how many cases had a failure, and what was wrong."""
     from faults import Worker
 
     package = faults_build.build()
@@ -195,11 +213,15 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
     names = options.scenario or [name for name in SCENARIOS if name != "loop"]
     counts: dict[str, int] = {}
     started, tried, failed = time.monotonic(), 0, []
+    rest: list[str] = []
     while time.monotonic() - started < options.seconds:
-        name = names[len(counts) % len(names)] if len(counts) < len(names) else chance.choice(names)
+        rest = rest or chance.sample(names, len(names))
+        name = rest.pop()
         if name not in counts:
-            # What follows says only that something was printed.
             counted, *_ = Worker(package, name, script).run([{"id": 0, "scenario": name, "start": 0}])
+            if "count" not in counted:
+                failed += [f"{name}, when its allocations are counted: {problem}" for problem in counted["problems"]]
+            # Without a count it takes a number that is large enough.
             counts[name] = counted.get("count", 20_000)
             print(f"{name}: about {counts[name]} allocations", flush=True)
         # Half of them among the first, where most objects are made.
@@ -214,13 +236,17 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
         worker = Worker(package, name, script)
         problems = []
         for result in worker.run(cases):
+            if result.get("status") and HANGS_BY_ITSELF.search(result["problems"][0]):
+                print(f"CPython's threading hangs by itself: {cases[result['id']]}", flush=True)
             # Without an error the last result says only that something was printed.
-            if result.get("status") != 0:
+            elif result.get("status") != 0:
                 tried += result["fired"]
                 problems += [(result["id"], problem) for problem in result["problems"]]
         for at, problem in problems + panics(worker.errors):
             failed.append(f"{name if at is None else cases[at]}: {problem}")
             print("FAILED", failed[-1], flush=True)
+    if unreached := set(names) - counts.keys():
+        print(f"no time for: {', '.join(sorted(unreached))}")
     return tried, failed
 
 

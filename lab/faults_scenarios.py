@@ -6,19 +6,22 @@ makes about twenty calls of each name that it uses. What a failure may do is in 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import signal
 import socket
 import sys
 import tempfile
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # Where `support` is.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
+import faults_world  # noqa: E402
 from faults_world import Datagrams, Peer, Problem, World  # noqa: E402
 
 from support import certificates  # noqa: E402
@@ -385,16 +388,18 @@ async def signals(world: World) -> None:
         arrived.append(1)
         world.poke()
 
-    world.loop.add_signal_handler(signal.SIGUSR1, handler)
-    world.closing.append(lambda: world.loop.remove_signal_handler(signal.SIGUSR1))
+    def end() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        world.loop.remove_signal_handler(signal.SIGALRM)
+        # A scenario that is cancelled may still send one, which would end the process.
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    world.loop.add_signal_handler(signal.SIGALRM, handler)
+    world.closing.append(end)
     for number in range(ROUNDS):
         # In this time the loop sleeps in its wait, which the signal ends.
-        thread = threading.Timer(0.001, os.kill, [os.getpid(), signal.SIGUSR1])
-        thread.start()
-        try:
-            await world.until(lambda: len(arrived) > number)  # noqa: B023
-        finally:
-            thread.join()
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        await world.until(lambda: len(arrived) > number)  # noqa: B023
 
 
 async def threads(world: World) -> None:
@@ -416,11 +421,10 @@ async def threads(world: World) -> None:
             accepted.append(number)
 
     for number in range(ROUNDS):
-        thread = threading.Timer(0.001, work, [number])
-        thread.start()
+        ended = in_thread(work, number)
         # In this time the loop sleeps in its wait, and the thread has to wake it.
         await asyncio.sleep(0.004)
-        thread.join()
+        ended.acquire(timeout=faults_world.LIMIT)
         if refused:
             raise refused[0]
         await world.until(lambda: set(accepted) <= set(called))
@@ -428,6 +432,24 @@ async def threads(world: World) -> None:
     await world.loop.shutdown_default_executor()
     if executor_result != 7:
         raise Problem("an executor has lost something")
+
+
+def in_thread(function: Callable[[int], None], number: int) -> _thread.LockType:
+    """Call the function after a moment in another thread. Returns a lock that can be acquired once it has ended.
+
+    `threading.Thread` would wait in `start` until the thread has begun: for ever, if it has no memory to begin."""
+    ended = _thread.allocate_lock()
+    ended.acquire()
+
+    def run() -> None:
+        try:
+            time.sleep(0.001)
+            function(number)
+        finally:
+            ended.release()
+
+    _thread.start_new_thread(run, ())
+    return ended
 
 
 async def in_executor(loop: asyncio.AbstractEventLoop) -> int:

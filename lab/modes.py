@@ -1,12 +1,12 @@
 """The tests of rloop while every system call is awkward: a part of the laboratory.
 
-`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...]`
+`python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...] [tests/tls/test_end.py ...]`
 
 A mode of the build with the cargo feature `faults` holds for the whole test process: each read gets one byte, each
 write sends one byte (but for each 64th), sockets have the smallest buffers that the kernel allows, or waits wake up
 without a reason. The tests must pass all the same. Those that measure what a mode changes by design are named in
 `modes_left_out.txt`, with the reason. Without enough seconds for all files in all modes, the rest is named; `--seed`
-decides on the order.
+decides on the order. `reach.py` runs the tests in the same way, and shares what is not about a mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import builds
@@ -29,7 +29,7 @@ LAB = Path(__file__).resolve().parent
 MODES = ("one-byte-reads", "one-byte-writes", "tiny-buffers", "spurious-wake-ups")
 FOLDERS = ("loop", "stream", "unix", "tls", "datagram", "pipe", "process", "sock")
 # Seconds for one file in one mode.
-LIMIT = 300
+LIMIT = 600
 
 
 def left_out(mode: str, path: str) -> Iterator[str]:
@@ -41,18 +41,20 @@ def left_out(mode: str, path: str) -> Iterator[str]:
                 yield test
 
 
-def run(package: Path, mode: str, path: str) -> tuple[int, list[str]]:
-    """Run a file's tests in a mode: how many have passed, and which have failed."""
+def run(mode: str, path: str, environment: Mapping[str, str], before: Sequence[str] = ()) -> tuple[int, list[str]]:
+    """Run a file's tests in a mode, which is the `environment`, and what the command `before` makes of the command
+    behind it. Returns how many have passed, and which have failed.
+    """
     options = ["-q", "-p", "no:cacheprovider", "-rfE", "--tb=short", f"--rootdir={builds.ROOT}"]
     for test in left_out(mode, path):
         if test == path:
             return 0, []
         options += ["--deselect", test]
-    command = [sys.executable, "-m", "pytest", *options, path]
-    environment = faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop")
+    command = [*before, sys.executable, "-m", "pytest", *options, path]
     try:
         ended = subprocess.run(command, cwd=builds.ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        print((late.stdout or b"")[-20_000:].decode(errors="replace"), flush=True)
         return 0, [f"{path}: no end after {LIMIT} s"]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
     passed = re.search(r"(\d+) passed", ended.stdout)
@@ -64,30 +66,58 @@ def run(package: Path, mode: str, path: str) -> tuple[int, list[str]]:
     return int(passed[1]) if passed else 0, failed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the tests while every system call is awkward.")
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
-    parser.add_argument("--mode", action="append", choices=MODES)
-    parser.add_argument("--folder", action="append", choices=FOLDERS)
-    options = parser.parse_args()
-    package = faults_build.build()
-    folders = [builds.ROOT / "tests" / folder for folder in options.folder or FOLDERS]
-    files = [str(path.relative_to(builds.ROOT)) for folder in folders for path in sorted(folder.glob("test_*.py"))]
-    units = list(itertools.product(options.mode or MODES, files))
-    print(f"seed {options.seed}", flush=True)
-    random.Random(options.seed).shuffle(units)
-    started, tried, failed = time.monotonic(), 0, []
+Run = Callable[[str, str], tuple[int, list[str]]]
+
+
+def run_all(run: Run, modes: Sequence[str], files: Sequence[str], seconds: float, seed: int) -> dict[str, list[int]]:
+    """Call `run(mode, file)` for each file in each mode, in an order by `seed`, and print each outcome. Once `seconds`
+    have passed, the rest is only named. Returns for each mode how many tests ran, and how many of them failed.
+    """
+    units = list(itertools.product(modes, files))
+    print(f"seed {seed}", flush=True)
+    random.Random(seed).shuffle(units)
+    started = time.monotonic()
+    figures = {mode: [0, 0] for mode in modes}
+    failed: list[str] = []
     for mode, path in units:
-        if time.monotonic() - started > options.seconds:
+        if time.monotonic() - started > seconds:
             print(f"no time for: {mode} {path}")
             continue
-        passed, failures = run(package, mode, path)
-        tried += passed + len(failures)
+        passed, failures = run(mode, path)
+        figures[mode][0] += passed + len(failures)
+        figures[mode][1] += len(failures)
         failed += [f"{mode} {test}" for test in failures]
         print(f"{mode} {path}: {passed} passed, {len(failures)} failed", flush=True)
     print(*failed, sep="\n")
-    builds.finish(tried, len(failed))
+    return figures
+
+
+def test_files(folders: Sequence[str]) -> list[str]:
+    """The files of tests in these folders of tests/."""
+    paths = [path for folder in folders for path in sorted((builds.ROOT / "tests" / folder).glob("test_*.py"))]
+    return [str(path.relative_to(builds.ROOT)) for path in paths]
+
+
+def options_of(description: str, modes: Sequence[str], folders: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--mode", action="append", choices=modes, help="this one; all if not given; may be repeated")
+    parser.add_argument("--folder", action="append", choices=folders, help="of tests/; all if not given")
+    parser.add_argument("tests", nargs="*", help="files of tests, instead of whole folders")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = options_of("Run the tests while every system call is awkward.", MODES, FOLDERS)
+    package = faults_build.build()
+
+    def run_one(mode: str, path: str) -> tuple[int, list[str]]:
+        return run(mode, path, faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop"))
+
+    files = options.tests or test_files(options.folder or FOLDERS)
+    figures = run_all(run_one, options.mode or MODES, files, options.seconds, options.seed)
+    builds.finish(sum(tried for tried, _ in figures.values()), sum(failed for _, failed in figures.values()))
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ BUGS = (
 }
 
 fn accept_once""",
-        part=("soak.py", "--seconds", "60"),
-        evidence="left|file",
+        part=("soak.py", "--seconds", "60", "--connections", "3000"),
+        evidence=r"\d+ files were left open",
         installed=True,
     ),
 )

@@ -47,6 +47,7 @@ PARTS: dict[str, int] = {
     "interrupts": 360,
     "faults": 480,
     "modes": 600,
+    "reach": 120,
     "allocations": 300,
     "forks": 300,
     "exits": 900,

@@ -211,7 +211,7 @@ class Run:
             with socket.create_connection(("127.0.0.1", self.port), STEP_LIMIT) as sock:
                 sock.sendall(b"GET /pid HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
                 answer = b"".join(iter(lambda: sock.recv(1000), b""))
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             return None
         return answer.rpartition(b"\r\n")[2] or None
 
@@ -233,7 +233,11 @@ def soak(options, figures):
         try:
             run.start(options.seed)
             seconds = min(ROUND, max(MIN_ROUND, (ends - time.monotonic()) / ROUNDS - PAUSE))
-            while len(run.rounds) < LEAST_ROUNDS or time.monotonic() + seconds + PAUSE < ends:
+            while (
+                len(run.rounds) < LEAST_ROUNDS
+                or run.connections < options.connections
+                or time.monotonic() + seconds + PAUSE < ends
+            ):
                 run.round(seconds)
                 figures.write(json.dumps(run.rounds[-1]) + "\n")
                 figures.flush()
@@ -258,6 +262,7 @@ def brief(figures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--connections", type=int, default=0, help="go on until there were so many, whatever the time")
     parser.add_argument("--loop", default="rloop", help="rloop, asyncio or another module with new_event_loop()")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     options = parser.parse_args()

@@ -6,6 +6,8 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PySystemEx
 use pyo3::prelude::*;
 use pyo3::{PyErrArguments, ffi};
 
+use crate::reactor::sys;
+
 /// The exception for an error of the system: an OSError with errno and its text, of which Python chooses the subclass
 /// by errno (PEP 3151). A MemoryError if a `try_reserve` has failed.
 pub fn os_error(error: &io::Error) -> PyErr {
@@ -13,10 +15,7 @@ pub fn os_error(error: &io::Error) -> PyErr {
         let no_room = error.kind() == io::ErrorKind::OutOfMemory;
         return if no_room { no_memory() } else { PyOSError::new_err(Message(error.to_string())) };
     };
-    // `std` adds the number to the text of strerror(3).
-    let text = error.to_string();
-    let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
-    PyOSError::new_err(Errno(errno, text.to_owned()))
+    PyOSError::new_err(Errno(errno, sys::error_text(errno)))
 }
 
 /// The text of an exception. Where there is no memory for the text, the exception has none; a `str` in its place would

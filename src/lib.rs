@@ -51,7 +51,8 @@ mod _rloop {
     use pyo3::prelude::*;
 
     use crate::event_loop::{
-        EventLoop, Poll, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+        EventLoop, Poll, Publisher, ReadyHandles, Timers, Watcher, complete, new_event_loop, relay_once,
+        resolved,
     };
     use crate::handle::{Handle, TimerHandle};
     use crate::transports::bare::BareSocket;
@@ -72,6 +73,7 @@ mod _rloop {
         module.add_class::<Handle>()?;
         module.add_class::<Listener>()?;
         module.add_class::<Poll>()?;
+        module.add_class::<Publisher>()?;
         module.add_class::<ReadPipeTransport>()?;
         module.add_class::<ReadyHandles>()?;
         module.add_class::<StreamTransport>()?;
@@ -84,6 +86,7 @@ mod _rloop {
         module.add_function(wrap_pyfunction!(complete, module)?)?;
         module.add_function(wrap_pyfunction!(new_event_loop, module)?)?;
         module.add_function(wrap_pyfunction!(relay_once, module)?)?;
+        module.add_function(wrap_pyfunction!(resolved, module)?)?;
         #[cfg(feature = "faults")]
         crate::event_loop::faults::add(module)?;
         crate::py::context::find_current(module.py())?;

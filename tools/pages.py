@@ -113,13 +113,13 @@ def reference() -> str:
 
 
 def write(folder: Path) -> list[str]:
-    """Write all pages, drawings and the style sheet into an emptied folder. Returns the names of the pages."""
+    """Write pages, drawings, style sheet and dashboard into an emptied folder. Returns the names of the pages."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pages = {name: page(source) for source, name in sources().items()} | {"reference.md": reference()}
     for name, text in pages.items():
         (folder / name).write_text(text)
-    for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css"]:
+    for file in [*(ROOT / "docs").glob("*.svg"), ROOT / "docs" / "site.css", ROOT / "docs" / "grafana.json"]:
         shutil.copy(file, folder)
     return list(pages)
 

@@ -2,8 +2,8 @@
 whether it is the version of that tag.
 
 What is looked at: the version, the changelog, the files in the wheel and in the source distribution (contents.toml),
-their metadata, the crate and its documentation, the licences of what rloop is built from, and what a program may have
-relied on in the version before. How wheels are made is in wheels.py. Nothing is published here.
+their metadata, the crate and its documentation, the licences of what rloop is built from, the workflows, and what a
+program may have relied on in the version before. How wheels are made is in wheels.py. Nothing is published here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from wheels import DIST, REQUIREMENTS, build, system_of
 
 NOTES = TARGET / "release-notes.md"
 GRIFFE = "griffe==2.4.1"
+# How cargo-deny says that it has no list of known weaknesses.
+NO_DATABASE = "failed to fetch advisory database"
 
 
 def version() -> str:
@@ -141,12 +143,27 @@ def check_crate() -> None:
     run("cargo", "doc", *CARGO, *EMBED, "--no-deps", RUSTDOCFLAGS="-D warnings", **environment)
 
 
-def check_dependencies() -> None:
-    if machine.has_cargo("deny"):
-        say("The licences, sources and known weaknesses of what rloop is built from")
-        run("cargo", "deny", "--all-features", "check")
-    else:
+def check_dependencies(tag: str) -> None:
+    if not machine.has_cargo("deny"):
         say("Skipped: licences and known weaknesses of dependencies need cargo-deny (cargo install cargo-deny)")
+        return
+    say("The licences, sources and known weaknesses of what rloop is built from")
+    command = ("cargo", "deny", "--all-features", "check")
+    run(*command, "bans", "licenses", "sources")
+    asked = subprocess.run([*command, "advisories"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    print(asked.stderr, end="", flush=True)
+    if asked.returncode and NO_DATABASE in asked.stderr and not tag:
+        say("Skipped: known weaknesses of dependencies, because their list cannot be had here")
+    elif asked.returncode:
+        sys.exit("FAILED: a dependency has a known weakness, or nobody could say")
+
+
+def check_workflows() -> None:
+    if shutil.which("actionlint"):
+        say("The workflows of .github")
+        run("actionlint")
+    else:
+        say("Skipped: the workflows of .github need actionlint")
 
 
 def last_release() -> str:
@@ -181,7 +198,8 @@ def main() -> None:
     DIST.mkdir(parents=True, exist_ok=True)
     check_archives()
     check_crate()
-    check_dependencies()
+    check_dependencies(options.tag)
+    check_workflows()
     check_interface()
     say("Nothing here is in the way of a release")
 

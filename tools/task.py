@@ -40,6 +40,9 @@ HOSTS = ("--manifest-path", "examples/Cargo.toml")
 FUZZERS = ("--manifest-path", "lab/fuzz/Cargo.toml")
 MODELS = ("--manifest-path", "lab/models/Cargo.toml")
 WORKSPACES = ((), BENCHMARKS, HOSTS, FUZZERS, MODELS)
+# The event loops that `make bench` measures beside rloop, and the web servers that it runs on all of them.
+RIVALS = ("uvloop", "aiofastnet", "zuvloop", "rsloop")
+SERVERS = ("uvicorn", "httptools", "aiohttp")
 # Every folder with Python files.
 PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "lab", "tools", "src/embed")
 # What `make build` installs beside rloop: whatever tests, checks and examples need.
@@ -203,7 +206,7 @@ def lint() -> None:
     run(*inside, "-m", "ruff", "format", "--check", *PYTHON_FOLDERS)
     run(*inside, "-m", "ruff", "check", *PYTHON_FOLDERS)
     say("Python: types, and the stub against the built extension")
-    run(*inside, "-m", "mypy", "--strict", "python/rloop", "tools")
+    run(*inside, "-m", "mypy", "--strict", "python/rloop", "python/rloop_pytest", "tools")
     run(*inside, "-m", "mypy", "--strict", "tests/conformance")
     # Tests mark what only later versions of Python have, so they are checked as for the oldest one.
     oldest = ".".join(map(str, machine.SUPPORTED[0]))
@@ -215,7 +218,7 @@ def lint() -> None:
     options = ("--check-untyped-defs", "--disable-error-code", "union-attr")
     for folder in ("benchmarks", "examples", "tests/demo", "lab"):
         run(*inside, "-m", "mypy", *options, *sorted((ROOT / folder).glob("*.py")), MYPYPATH="tests:tools")
-    run(*inside, "-m", "mypy.stubtest", "rloop")
+    run(*inside, "-m", "mypy.stubtest", "rloop", "--mypy-config-file", "pyproject.toml")
 
 
 def clippy() -> None:
@@ -383,15 +386,14 @@ def bench(*arguments: str) -> None:
     python = machine.default_python()
     say("Building the load generator")
     run("cargo", "build", *CARGO, "--release", *BENCHMARKS, "--package", "rloop-loadgen")
-    path = wheel(python)
-    rivals = ["uvloop", "aiofastnet", *(["zuvloop"] if python.minor >= (3, 14) else [])]
-    say(f"Measuring rloop beside asyncio, {', '.join(rivals)} on Python {python.name}")
-    inside = venv("bench", python, path, *rivals)
+    inside = venv("bench", python, wheel(python), *SERVERS)
+    install_rivals(inside, python)
+    say(f"Measuring rloop and its rivals on Python {python.name}")
     figures = TARGET / "bench.json"
     run(*inside, "benchmarks/bench.py", "--json", figures, *arguments)
     if not arguments:
         # docs/performance.md shows each Python on which the whole was measured in this checkout.
-        shutil.copy(figures, TARGET / f"bench-3.{python.minor}.json")
+        shutil.copy(figures, TARGET / "bench-{}.{}.json".format(*python.minor))
         measured = sorted(TARGET.glob("bench-3.*.json"))
         run(*inside, "benchmarks/published.py", *measured)
         run(*inside, "benchmarks/syscalls.py")
@@ -399,6 +401,18 @@ def bench(*arguments: str) -> None:
         environment = machine.libpython(python)
         run("cargo", "build", *CARGO, "--release", *BENCHMARKS, "--package", "rloop-awaits", **environment)
         run(*inside, "benchmarks/hosting.py", TARGET / "release" / "rloop-awaits", **environment)
+
+
+def install_rivals(inside: tuple[str, ...], python: Python) -> None:
+    """Install the loops that rloop is measured beside. Not each of them has a wheel for each Python."""
+    install = (*inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
+    # In a folder of its own, because this package has the name of ours: see benchmarks/loops.py.
+    folder = VENVS / "rloop-0.5" / "{}.{}".format(*python.minor)
+    shutil.rmtree(folder, ignore_errors=True)
+    others = ("--no-deps", "--target", str(folder), "rloop==0.5.*")
+    for words in (*((rival,) for rival in RIVALS), others):
+        if status_of(*install, *words):
+            print(f"{words[-1]} cannot be installed for Python {python.name}, and is left out", flush=True)
 
 
 def bench_compare(revision: str, *arguments: str) -> None:
@@ -427,6 +441,16 @@ def docs() -> None:
     print(f"The site is in {ROOT / 'target' / 'site'}: open index.html", flush=True)
 
 
+def frameworks() -> None:
+    """Run every snippet of docs/frameworks.md, and write the table of that page."""
+    python = machine.default_python()
+    path = wheel(python)
+    inside = kept_venv(f"frameworks-{python.name}", python)
+    run(*inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--force-reinstall", path)
+    say("Servers and frameworks on rloop")
+    run(*inside, "tests/frameworks/run.py")
+
+
 def lab(*arguments: str) -> None:
     """Run the laboratory. Arguments are those of lab/run.py: parts, --seconds N."""
     inside = lab_venv()
@@ -439,6 +463,13 @@ def soak(hours: str = "1") -> None:
     inside = lab_venv()
     say(f"The long run: {hours} hours; its figures go to {TARGET / 'lab' / 'soak.svg'}")
     sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
+
+
+def reach(*arguments: str) -> None:
+    """Run the tests in strict, poor and closed surroundings. Arguments are those of lab/reach.py."""
+    inside = lab_venv()
+    say("The tests in other surroundings")
+    sys.exit(status_of(*inside, "lab/reach.py", *arguments))
 
 
 def lab_venv() -> tuple[str, ...]:
@@ -459,17 +490,19 @@ def main(arguments: Sequence[str]) -> None:
         "fmt": fmt,
         "lint": lint,
         "demo": demo,
+        "frameworks": frameworks,
         "docs": docs,
         "test": test,
         "bench": bench,
         "bench-compare": bench_compare,
         "lab": lab,
         "soak": soak,
+        "reach": reach,
         "conformance": conformance,
         "conformance-left-out": conformance_left_out,
         "conformance-all": conformance_all,
     }
-    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "conformance", "conformance-left-out")
+    with_arguments = ("check", "bench", "bench-compare", "lab", "soak", "reach", "conformance", "conformance-left-out")
     if not arguments or arguments[0] not in tasks or (len(arguments) > 1 and arguments[0] not in with_arguments):
         sys.exit(f"usage: task.py {'|'.join(tasks)}")
     if arguments[0] != "docs":

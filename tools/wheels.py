@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -180,7 +181,7 @@ def try_elsewhere(path: Path, python: Python, runner: str) -> None:
 
 def test_requirements() -> list[str]:
     lines = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
-    return [line for line in lines if line.startswith("pytest")]
+    return [line for line in lines if re.match(r"pytest(-asyncio)?(?![\w-])", line)]
 
 
 def digest(path: Path) -> str:

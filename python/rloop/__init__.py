@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from ._metrics import Metrics as Metrics
     from ._metrics import all_metrics as all_metrics
     from ._openmetrics import openmetrics as openmetrics
+    from ._publish import Publication as Publication
+    from ._publish import publish as publish
+    from ._published import Published as Published
+    from ._published import PublishedLoop as PublishedLoop
+    from ._published import all_published as all_published
+    from ._published import read_published as read_published
     from ._watch import Stall as Stall
     from ._watch import Watch as Watch
     from ._watch import watch as watch
@@ -36,14 +42,20 @@ __all__ = (
     "Histogram",
     "Loop",
     "Metrics",
+    "Publication",
+    "Published",
+    "PublishedLoop",
     "Stall",
     "Watch",
     "__version__",
     "all_metrics",
+    "all_published",
     "dump",
     "dump_on",
     "new_event_loop",
     "openmetrics",
+    "publish",
+    "read_published",
     "run",
     "watch",
 )
@@ -52,12 +64,18 @@ __all__ = (
 _MODULES = {
     "Histogram": "_metrics",
     "Metrics": "_metrics",
+    "Publication": "_publish",
+    "Published": "_published",
+    "PublishedLoop": "_published",
     "Stall": "_watch",
     "Watch": "_watch",
     "all_metrics": "_metrics",
+    "all_published": "_published",
     "dump": "_dump",
     "dump_on": "_dump_on",
     "openmetrics": "_openmetrics",
+    "publish": "_publish",
+    "read_published": "_published",
     "watch": "_watch",
 }
 # As asyncio's policies, these two are deprecated in Python 3.14 and gone in 3.16. They warn when they are called, and
@@ -86,6 +104,12 @@ if os.environ.get("RLOOP_WATCH"):
 
     watch_by_environment()
     del watch_by_environment
+
+if os.environ.get("RLOOP_PUBLISH"):
+    from ._publish import publish_by_environment
+
+    publish_by_environment()
+    del publish_by_environment
 
 
 def __dir__() -> list[str]:

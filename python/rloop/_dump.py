@@ -27,8 +27,8 @@ def dump(file: TextIO | None = None) -> None:
     """Write what every loop of the process is doing to `file`, a text file; None means stderr.
 
     For each loop: the stack of its thread, its tasks with the calls that each is suspended in and what it waits for,
-    its timers, its transports with the sizes of their write queues, its child processes, and the jobs of its executor.
-    It can be called in any thread. Raises what `file.write` raises.
+    its timers, its transports with the sizes of their write queues and their ages, its child processes, and the jobs of
+    its executor. It can be called in any thread. Raises what `file.write` raises.
     """
     text = "\n".join(line for number, loop in sorted(loops.items()) for line in _loop_lines(number, loop))
     out = sys.stderr if file is None else file
@@ -45,13 +45,18 @@ def _loop_lines(number: int, loop: Any) -> Iterator[str]:
         ("tasks", _task_lines(loop)),
         ("timers", _timer_lines(loop)),
         ("files", _file_lines(loop)),
-        ("children", [f"{child!r}" for child in list(loop._children.values())]),
+        ("children", _child_lines(loop)),
         ("executor", _executor_lines(loop)),
     ):
         rows = list(lines)
         if rows:
             yield f"  {title}:"
             yield from (f"    {row}" for row in rows)
+
+
+def _child_lines(loop: Loop) -> Iterator[str]:
+    for children in (loop._children, loop._children_of_threads):
+        yield from map(repr, list(children.values()))
 
 
 def _stack_lines(loop: Loop) -> Iterator[str]:
@@ -94,9 +99,11 @@ def _file_lines(loop: Loop) -> Iterator[str]:
     for fd, reader, writer in sorted(_rloop.Poll(loop).watched(), key=lambda row: row[0]):
         for callee in [reader] if reader is writer else [reader, writer]:
             if callee is not None:
-                size = getattr(callee, "get_write_buffer_size", None)
+                # A plain handle has neither.
+                size, age = getattr(callee, "get_write_buffer_size", None), getattr(callee, "_age", None)
                 queued = f", {size()} bytes to send" if size is not None else ""
-                yield f"{fd}: {_repr(callee)}{queued}"
+                exists = f", {age():.3f} s old" if age is not None else ""
+                yield f"{fd}: {_repr(callee)}{queued}{exists}"
 
 
 def _executor_lines(loop: Any) -> Iterator[str]:

@@ -16,9 +16,11 @@ from typing import NoReturn
 from . import _switch
 
 USAGE = """python -m rloop [options] (FILE | -m MODULE | -c CODE | -) [ARGUMENTS]
-       python -m rloop [doctor]"""
+       python -m rloop [doctor]
+       python -m rloop top [PID]"""
 
-DESCRIPTION = """Run a Python program with rloop as its event loop. Without a program: tell what is in use (doctor)."""
+DESCRIPTION = """Run a Python program with rloop as its event loop. Without a program: tell what is in use (doctor).
+`top` shows what the loops of the processes do that publish their figures."""
 
 AROUND = "start a program by `python -m rloop PROGRAM`: a profiler or debugger around that would see nothing of it"
 
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m rloop", usage=USAGE, description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("--debug", action="store_true", help="asyncio's debug mode (sets PYTHONASYNCIODEBUG)")
     made.add_argument("--watch", metavar="SECONDS", help="report turns of the loop that last longer (sets RLOOP_WATCH)")
+    made.add_argument("--publish", action="store_true", help="other processes can read its figures (RLOOP_PUBLISH=1)")
     made.add_argument("--as-uvloop", action="store_true", help="`import uvloop` gives rloop under that name")
     made.add_argument("--no-children", action="store_true", help="child processes do not inherit rloop")
     return made
@@ -76,6 +79,8 @@ def wish(options: argparse.Namespace, environ: MutableMapping[str, str]) -> None
         environ["PYTHONASYNCIODEBUG"] = "1"
     if options.watch is not None:
         environ["RLOOP_WATCH"] = options.watch
+    if options.publish:
+        environ["RLOOP_PUBLISH"] = "1"
 
 
 def obstacle() -> str | None:

@@ -23,7 +23,7 @@ from ._executors import ExecutorMethods
 from ._getaddrinfo import GetaddrinfoMethods
 from ._inside import InsideMethods, outside_tasks
 from ._processes import ProcessMethods
-from ._report import format_callback
+from ._report import format_callback, source_traceback
 from ._signals import after_fork_in_child
 from ._sockets import SocketMethods
 from ._stacks import add_loop
@@ -157,18 +157,27 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
         self, exceptions: list[list[OSError]], addr_info: tuple[Any, ...], local_addr_infos: Any = None
     ) -> socket.socket | _rloop.BareSocket:
         """`BaseEventLoop._connect_sock`, without a Python socket if nothing but connecting is to be done with it."""
+        bare = None
         try:
             if local_addr_infos is None and self._connects_itself():
-                try:
-                    bare = await self._connect_bare(*addr_info)
-                except OSError as exc:
-                    exceptions.append([exc])
-                    raise
+                family, kind, proto, _, address = addr_info
+                bare = self._connect(family, kind, proto, address)
                 if bare is not None:
+                    if not bare._is_decided():
+                        await self._until_ready(bare, True, once=True)
+                    bare._check_connected(address)
                     return bare
+        except BaseException as exc:
+            if bare is not None:
+                bare.close()
+            if isinstance(exc, OSError):
+                exceptions.append([exc])
+            # The exceptions refer to this frame. Without this, that would be a reference cycle.
+            del exceptions
+            raise
+        try:
             return await super()._connect_sock(exceptions, addr_info, local_addr_infos)  # type: ignore[misc, no-any-return]
         finally:
-            # The exceptions refer to this frame. Without this, that would be a reference cycle.
             del exceptions
 
     def _connects_itself(self) -> bool:
@@ -180,19 +189,6 @@ class Loop(InsideMethods, ExecutorMethods, GetaddrinfoMethods, SocketMethods, Tl
             and base_events.socket is socket  # type: ignore[attr-defined, comparison-overlap]
             and getattr(self.sock_connect, "__func__", None) is SocketMethods.sock_connect
         )
-
-    async def _connect_bare(self, family: int, kind: int, proto: int, _: str, address: Any) -> _rloop.BareSocket | None:
-        bare = self._connect(family, kind, proto, address)
-        if bare is None:
-            return None
-        try:
-            if not bare._is_decided():
-                await self._until_ready(bare, True, once=True)
-            bare._check_connected(address)
-        except BaseException:
-            bare.close()
-            raise
-        return bare
 
     def _start_serving(
         self,
@@ -222,6 +218,7 @@ _rloop.complete(
     read_pipe_transport=_transports.ReadPipeTransport,
     write_pipe_transport=_transports.WritePipeTransport,
     format_callback=format_callback,
+    source_traceback=source_traceback,
     outside_tasks=outside_tasks,
 )
 

@@ -10,7 +10,6 @@ import bisect
 import dataclasses
 import itertools
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from ._stacks import open_loops
@@ -51,11 +50,8 @@ _ORDER = (
     "fds_registered",
     "bytes_queued",
 )
-# Behind them: what the loop is doing, since when, and twice the sum, the maximum and the buckets of a histogram.
-LENGTH = len(_ORDER) + 2 + 2 * (2 + BUCKETS)
-
-# `phase` in src/reactor/metrics.rs.
-STOPPED, STARTING, BUSY, IDLE, WOKEN = range(5)
+# Behind them: twice the sum, the maximum and the buckets of a histogram.
+LENGTH = len(_ORDER) + 2 * (2 + BUCKETS)
 
 # Of these the later value stands when two `Metrics` are subtracted. All other figures count.
 GAUGES = frozenset({"ready_depth", "ready_depth_max", "connections_open", "fds_registered", "bytes_queued"})
@@ -184,16 +180,13 @@ def _utilization(busy: float, idle: float) -> float:
     return busy / (busy + idle) if busy + idle > 0 else 0.0
 
 
-def from_figures(figures: Sequence[int], now: int) -> Metrics:
-    """What the native figures say. The present phase lasts until `now`, in nanoseconds of `time.monotonic_ns()`."""
+def from_figures(figures: Sequence[int]) -> Metrics:
+    """What the native figures say."""
     values: dict[str, Any] = dict(zip(_ORDER, figures, strict=False))
-    phase, since = figures[len(_ORDER) : len(_ORDER) + 2]
-    if phase != STOPPED:
-        values["idle" if phase == IDLE else "busy"] += max(0, now - since)
     values["idle"] /= 1e9
     values["busy"] /= 1e9
     values["utilization"] = _utilization(values["busy"], values["idle"])
-    start = len(_ORDER) + 2
+    start = len(_ORDER)
     for name in ("turn", "delay"):
         end = start + 2 + BUCKETS
         values[name] = Histogram(figures[start], figures[start + 1], tuple(figures[start + 2 : end]))
@@ -203,8 +196,7 @@ def from_figures(figures: Sequence[int], now: int) -> Metrics:
 
 def metrics(loop: EventLoop) -> Metrics:
     """The figures of this loop now. Callable from any thread, also after the loop was closed."""
-    figures = loop._figures()
-    return from_figures(figures, time.monotonic_ns())
+    return from_figures(loop._figures())
 
 
 def all_metrics() -> dict[EventLoop, Metrics]:

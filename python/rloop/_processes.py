@@ -94,6 +94,8 @@ class ProcessMethods(PipeMethods):
         super().__init__()
         # The pidfd of each child that the loop waits for, with the child's transport.
         self._children: dict[int, SubprocessTransport] = {}
+        # The pid of each child that a thread waits for, with the child's transport.
+        self._children_of_threads: dict[int, SubprocessTransport] = {}
 
     async def _make_subprocess_transport(
         self,
@@ -136,6 +138,7 @@ class ProcessMethods(PipeMethods):
             # This is not Linux, or a sandbox forbids it, or there are too many open files.
             name = f"rloop-waitpid-{pid}"
             threading.Thread(target=self._wait_in_thread, args=(pid, transport), name=name, daemon=True).start()
+            self._children_of_threads[pid] = transport
 
     def _watch_pidfd(self, pidfd: int, transport: SubprocessTransport) -> None:
         try:
@@ -146,6 +149,10 @@ class ProcessMethods(PipeMethods):
         self._children[pidfd] = transport
 
     def _child_exited(self, pidfd: int, transport: SubprocessTransport) -> None:
+        with contextlib.suppress(OSError):  # is raised again below
+            # A poll may wake up without a reason. To take the status of a child that still runs would block the loop.
+            if os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                return
         self.remove_reader(pidfd)
         del self._children[pidfd]
         try:
@@ -165,6 +172,7 @@ class ProcessMethods(PipeMethods):
     def _reap(self, transport: SubprocessTransport, kind: int, number: int) -> None:
         """Take the status of a child that has exited, and tell its transport."""
         proc = transport._proc
+        self._children_of_threads.pop(proc.pid, None)
         try:
             returncode = _take_status(kind, number, proc.pid)
         except ChildProcessError:
@@ -181,6 +189,8 @@ class ProcessMethods(PipeMethods):
     def _forget_children(self) -> None:
         """Called when the loop is closed. Children that still run are reaped by a daemon thread."""
         running: dict[int, subprocess.Popen[bytes]] = {}
+        # Their threads reap these.
+        self._children_of_threads.clear()
         while self._children:
             pidfd, transport = self._children.popitem()
             self.remove_reader(pidfd)

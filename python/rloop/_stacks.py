@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING
 from . import _rloop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._base import LoopBase
 
 # Every loop of the process, by its number, for as long as it exists.
 loops: weakref.WeakValueDictionary[int, LoopBase] = weakref.WeakValueDictionary()
 
 
+# What is called when a loop was made, for those who have to begin with the first one.
+on_new_loop: list[Callable[[], None]] = []
+
+
 def add_loop(loop: LoopBase) -> None:
     """Have the loop found in `loops`."""
     loops[_rloop.Watcher.see(loop)[0]] = loop
+    for call in list(on_new_loop):
+        call()
 
 
 def open_loops() -> list[tuple[int, LoopBase]]:

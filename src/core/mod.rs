@@ -21,7 +21,7 @@ mod watching;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
@@ -40,7 +40,7 @@ use crate::reactor::clock::Clock;
 use crate::reactor::metrics::Figures;
 use crate::reactor::ready::{Inbox, ReadyQueue};
 use crate::reactor::sys::datagrams::ReceiveBatch;
-use crate::reactor::timers::TimerHeap;
+use crate::reactor::timers::{Dead, TimerHeap};
 use crate::reactor::token::Token;
 use crate::reactor::waker::Waker;
 #[cfg(feature = "embed")]
@@ -99,6 +99,9 @@ pub struct LoopCore {
     pub clock: Clock,
     /// What `loop.metrics()` shows. The transports count here, too.
     pub figures: Arc<Figures>,
+    /// How many files are registered, and the counter of dead timers: see [`LoopCore::read_figures`].
+    fd_count: Arc<AtomicUsize>,
+    dead_timers: Arc<Dead>,
     /// True if a subclass, or this loop alone, has its own `time()`. Timers go by it then, as on asyncio.
     pub custom_time: AtomicBool,
     /// True if `call_later` must call the methods `time` and `call_at`, because they are the program's own.
@@ -164,11 +167,13 @@ impl LoopCore {
             spare_timers: Vec::new(),
         };
         let core = Arc::new(Self {
-            state: LoopCell::new(state),
             inbox: Inbox::new(),
             waker,
             clock: Clock,
             figures: Arc::new(Figures::new()),
+            fd_count: state.reactor.fd_count().clone(),
+            dead_timers: state.timers.dead().clone(),
+            state: LoopCell::new(state),
             custom_time: AtomicBool::new(false),
             timers_by_methods: AtomicBool::new(true),
             waits_by_program: AtomicBool::new(false),

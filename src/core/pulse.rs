@@ -12,6 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::LoopCore;
+use crate::reactor::publishing::Reading;
 use crate::reactor::sys;
 
 /// The addresses of the cores of all loops. A core is taken out before it is freed.
@@ -29,6 +30,8 @@ pub struct Pulse {
     thread: AtomicU32,
     /// The `PyThreadState` of the thread that runs the loop; 0 while none does.
     thread_state: AtomicUsize,
+    /// How many stalls the watchers have found.
+    stalls: AtomicU64,
     /// The handle or transport whose callback runs. 0: none, or nobody watches. It is changed with the GIL held.
     running: AtomicUsize,
 }
@@ -53,6 +56,7 @@ impl Pulse {
             number: LAST.fetch_add(1, Relaxed) + 1,
             thread: AtomicU32::new(0),
             thread_state: AtomicUsize::new(0),
+            stalls: AtomicU64::new(0),
             running: AtomicUsize::new(0),
         }
     }
@@ -129,37 +133,74 @@ fn cores() -> MutexGuard<'static, Vec<usize>> {
     CORES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Calls `look` with each core. It must touch only what is atomic: the caller need not hold the GIL.
+fn each_core(mut look: impl FnMut(&LoopCore)) {
+    for &address in cores().iter() {
+        // SAFETY: a core that is in the list is alive, because `drop` takes it out first, and waits for the lock that
+        // is held here. What the callers in this file touch of it is atomic, and belongs to no Python object.
+        look(unsafe { &*(address as *const LoopCore) });
+    }
+}
+
 /// Calls `look` with each loop of the process. It must not use Python: the caller need not hold the GIL.
 pub fn see_all(mut look: impl FnMut(Seen)) {
-    let cores = cores();
-    for &address in cores.iter() {
-        // SAFETY: a core that is in the list is alive, because `drop` takes it out first, and waits for the lock that
-        // is held here. What is read of it is atomic, and belongs to no Python object.
-        let core = unsafe { &*(address as *const LoopCore) };
+    each_core(|core| {
         look(Seen {
             number: core.pulse.number,
             turn: core.turn(),
             thread: core.pulse.thread.load(Relaxed),
             thread_state: core.pulse.thread_state.load(Relaxed),
         });
-    }
+    });
+}
+
+/// Calls `look` with the figures of each open loop of the process. It must not use Python: the caller need not hold the
+/// GIL.
+pub fn read_all(mut look: impl FnMut(Reading)) {
+    let watchers = WATCHERS.load(Relaxed) as u64;
+    each_core(|core| {
+        if !core.closed.load(Relaxed) {
+            let at = core.clock.now_ns();
+            let figures = core.read_figures(at);
+            look(Reading {
+                number: core.pulse.number,
+                at,
+                turn_lasts: if core.turn() == 0 { 0 } else { core.figures.turn_lasts(at) },
+                watchers,
+                stalls: core.pulse.stalls.load(Relaxed),
+                thread: core.pulse.thread.load(Relaxed).into(),
+                figures,
+            });
+        }
+    });
+}
+
+/// Counts a stall that a watcher has found in the loop of this number.
+pub fn count_stall(number: u64) {
+    each_core(|core| {
+        if core.pulse.number == number {
+            core.pulse.stalls.fetch_add(1, Relaxed);
+        }
+    });
+}
+
+/// Keeps forks away from the moments in which a thread of ours looks at the loops. To be called before it begins.
+pub fn prepare_for_forks() {
+    static FORKS: Once = Once::new();
+    FORKS.call_once(|| sys::around_forks(hold, release));
 }
 
 /// Adds a watcher, or takes one away: all loops take note.
 pub fn count_watchers(_py: Python<'_>, begins: bool) {
-    static FORKS: Once = Once::new();
-    FORKS.call_once(|| sys::around_forks(hold, release));
+    prepare_for_forks();
     match begins {
         true => WATCHERS.fetch_add(1, Relaxed),
         false => WATCHERS.fetch_sub(1, Relaxed),
     };
-    for &address in cores().iter() {
-        // SAFETY: as in `see_all`.
-        unsafe { &*(address as *const LoopCore) }.look_who_observes();
-    }
+    each_core(LoopCore::look_who_observes);
 }
 
-// A fork must not come while a watcher has the lock: the child has no such thread, which would release it.
+// A fork must not come while another thread has the lock: the child has no such thread, which would release it.
 
 thread_local! {
     static HELD: RefCell<Option<MutexGuard<'static, Vec<usize>>>> = const { RefCell::new(None) };

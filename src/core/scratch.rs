@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 
 use crate::py::bytes::Target;
-use crate::reactor::sys;
+use crate::reactor::sys::{self, ReadBuf};
 
 /// The size of the scratch, in bytes.
 pub const SCRATCH: usize = 64 * 1024;
@@ -73,17 +73,13 @@ impl Buffer {
         self.memory.as_mut_slice().len()
     }
 
-    /// Replaces the contents by what `receive` writes to the start of the memory. `receive` returns the number of
-    /// bytes, all of which it must have initialised.
-    pub fn fill<E>(
-        &mut self,
-        receive: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
+    /// Replaces the contents by what `receive` puts into the memory, and returns what it returns.
+    pub fn fill<T, E>(&mut self, receive: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>) -> Result<T, E> {
         (self.read, self.filled) = (0, 0);
-        let memory = self.memory.as_mut_slice();
-        let count = receive(memory)?.min(memory.len());
-        self.filled = count;
-        Ok(count)
+        let mut memory = ReadBuf::new(self.memory.as_mut_slice());
+        let result = receive(&mut memory)?;
+        self.filled = memory.filled().len();
+        Ok(result)
     }
 
     /// Adds a copy of `data` behind the contents.
@@ -124,8 +120,10 @@ impl Buffer {
     }
 
     /// Moves as many bytes as fit to `target`, and returns their number.
-    pub fn read(&mut self, target: &mut [MaybeUninit<u8>]) -> usize {
-        let count = Target::from(target).copy(self.as_slice());
+    pub fn read(&mut self, target: &mut ReadBuf<'_>) -> usize {
+        let count = Target::from(target.unfilled()).copy(self.as_slice());
+        // SAFETY: they have just been copied there.
+        unsafe { target.advance(count) };
         self.read += count;
         count
     }

@@ -5,7 +5,7 @@
 
 use std::collections::TryReserveError;
 use std::io;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::prelude::*;
 
@@ -218,13 +218,12 @@ impl LoopCore {
 
     // ------------------------------------------------------------------------------------------ figures
 
-    /// The figures as they are now, in the order of `reactor/metrics.rs`. Two of them are known elsewhere, and are
-    /// looked up only here.
-    pub fn read_figures(&self, py: Python<'_>) -> Vec<u64> {
-        self.state.with(py, |state| {
-            self.figures.set(Figure::FdsRegistered, state.reactor.fd_count() as u64);
-            self.figures.set(Figure::TimersCancelled, state.timers.cancelled());
-        });
-        self.figures.read_all()
+    /// The figures as they are at `now`, in the order of `reactor/metrics.rs`. Two of them are counted elsewhere, and
+    /// are looked up only here. Callable without the GIL.
+    pub fn read_figures(&self, now: u64) -> Vec<u64> {
+        let mut all = self.figures.read_all(now);
+        all[Figure::FdsRegistered as usize] = self.fd_count.load(Relaxed) as u64;
+        all[Figure::TimersCancelled as usize] = self.dead_timers.total();
+        all
     }
 }

@@ -9,7 +9,9 @@
 pub mod faults;
 mod inside;
 mod package;
+mod publisher;
 mod relay;
+mod resolving;
 mod scheduling;
 mod sockets;
 mod watcher;
@@ -26,6 +28,7 @@ use crate::core::{CoreRef, LoopCore};
 use crate::error::os_error;
 use crate::handle::Callback;
 use crate::py::addrinfo::{self, Question};
+use crate::py::bytes::Spare;
 use crate::py::cell::LoopCell;
 use crate::py::fastcall;
 use crate::py::made::{Made, derefs_to_made};
@@ -43,7 +46,9 @@ use crate::transports::socket::{File, SocketKind};
 use crate::transports::stream::StreamTransport;
 pub use inside::{Poll, ReadyHandles, Timers};
 pub use package::{complete, new_event_loop};
+pub use publisher::Publisher;
 pub use relay::relay_once;
+pub use resolving::resolved;
 pub use scheduling::add_raw_methods;
 pub use watcher::Watcher;
 
@@ -60,6 +65,8 @@ pub struct Fields {
     /// `{"loop": self}`, the keywords that futures are made with. It is made for the first future, and kept until the
     /// loop is closed.
     future_keywords: LoopCell<Option<Py<PyDict>>>,
+    /// What `sock_recv` receives into.
+    spare_bytes: Spare,
 }
 
 derefs_to_made! { EventLoop => Fields }
@@ -70,11 +77,6 @@ impl EventLoop {
     pub fn core(&self) -> &Arc<LoopCore> {
         &self.core
     }
-}
-
-/// The direction that Python calls `write`.
-fn direction(write: bool) -> Readiness {
-    if write { Readiness::WRITABLE } else { Readiness::READABLE }
 }
 
 impl EventLoop {
@@ -104,6 +106,7 @@ impl EventLoop {
             core: LoopCore::new(py)?,
             task_factory: LoopCell::new(None),
             future_keywords: LoopCell::new(None),
+            spare_bytes: Spare::default(),
         })))
     }
 
@@ -206,8 +209,8 @@ impl EventLoop {
     }
 
     /// The loop's figures, for `_metrics.py`: see `src/reactor/metrics.rs` for their order.
-    fn _figures(&self, py: Python<'_>) -> Vec<u64> {
-        self.core.read_figures(py)
+    fn _figures(&self) -> Vec<u64> {
+        self.core.read_figures(self.core.clock.now_ns())
     }
 
     /// Counts a TLS handshake that is over.
@@ -360,12 +363,12 @@ impl EventLoop {
         write: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let fd = slf.get().fd_of(sock)?;
-        Self::wait(slf, sock, fd, direction(write))
+        Self::wait(slf, sock, fd, watching::direction(write))
     }
 
     /// Takes back a future of `_wait` that nobody waits for any more.
     fn _stop_waiting(&self, sock: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>, write: bool) -> PyResult<()> {
-        self.stop_waiting(sock, future, direction(write))
+        self.stop_waiting(sock, future, watching::direction(write))
     }
 
     /// Receives up to `n` bytes, or returns the future of `_wait` if there is nothing yet. It never blocks, even if the
@@ -413,6 +416,7 @@ impl EventLoop {
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.future_keywords.with(py, Option::take));
+        self.spare_bytes.clear(py);
     }
 
     /// True from `stop()` on. `BaseEventLoop.run_forever` looks at it after each `_run_once()`, and resets it at the

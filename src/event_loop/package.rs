@@ -14,7 +14,7 @@ use crate::py::names::{Package, names, set_package};
 /// methods (PEP 659) are only for objects of exactly the class that has the method.
 #[pyfunction]
 #[pyo3(signature = (*, loop_class, stream_transport, tls_transport, datagram_transport, read_pipe_transport,
-    write_pipe_transport, format_callback, outside_tasks))]
+    write_pipe_transport, format_callback, source_traceback, outside_tasks))]
 #[allow(clippy::too_many_arguments, reason = "a table, by keywords")]
 pub fn complete(
     loop_class: Bound<'_, PyType>,
@@ -24,6 +24,7 @@ pub fn complete(
     read_pipe_transport: Py<PyAny>,
     write_pipe_transport: Py<PyAny>,
     format_callback: Py<PyAny>,
+    source_traceback: Py<PyAny>,
     outside_tasks: Py<PyAny>,
 ) -> PyResult<()> {
     add_raw_methods(&loop_class)?;
@@ -37,6 +38,7 @@ pub fn complete(
             read_pipe_transport,
             write_pipe_transport,
             format_callback,
+            source_traceback,
             outside_tasks,
         },
     )

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::error::os_error;
 use crate::py::thread_end;
-use crate::reactor::sys;
+use crate::reactor::sys::{self, ReadBuf};
 
 /// The text is complete when nothing has come for so long.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -25,14 +25,13 @@ pub fn relay_once(py: Python<'_>, reader: i32, to: i32) -> PyResult<bool> {
 fn copy(reader: i32, to: i32) -> std::io::Result<bool> {
     // SAFETY: the caller of `relay_once` keeps both open.
     let (from, to) = unsafe { (BorrowedFd::borrow_raw(reader), BorrowedFd::borrow_raw(to)) };
-    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut memory = [MaybeUninit::uninit(); 4096];
     loop {
-        let count = sys::read(from, &mut buffer)?;
-        if count == 0 {
+        let mut buffer = ReadBuf::new(&mut memory);
+        if sys::read(from, &mut buffer)? == 0 {
             return Ok(false);
         }
-        // SAFETY: the read has initialised the first `count` bytes.
-        let mut text = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
+        let mut text = buffer.filled();
         // If `to` cannot be written to, the text is dropped: the pipe must not fill up.
         while let Ok(written @ 1..) = sys::write(to, &[IoSlice::new(text)]) {
             text = &text[written.min(text.len())..];

@@ -11,6 +11,7 @@ use pyo3::types::{PyFloat, PyInt, PyString, PyType};
 use super::EventLoop;
 use crate::error::Message;
 use crate::handle::{Callback, Time};
+use crate::py::calls;
 use crate::py::fastcall::{self, Arguments};
 use crate::py::new::{self, intern};
 
@@ -30,7 +31,11 @@ impl EventLoop {
             if same_thread {
                 core.check_thread()?;
             }
-            slf.call_method1(intern!(slf.py(), "_check_callback")?, (callback, method))?;
+            let asyncios =
+                calls::is_method(slf.as_any(), &core.names._check_callback, &core.names.check_callback);
+            if !asyncios || !calls::is_plain_function(callback)? {
+                slf.call_method1(&core.names._check_callback, (callback, method))?;
+            }
         }
         Ok(())
     }

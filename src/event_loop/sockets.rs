@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyInt};
 use super::EventLoop;
 use crate::core::LoopCore;
 use crate::error::{Message, os_error};
-use crate::py::bytes::{self, readable};
+use crate::py::bytes::readable;
 use crate::py::calls;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys;
@@ -58,8 +58,8 @@ impl EventLoop {
         let fd = fd_of(core, sock)?;
         // SAFETY: `sock` keeps the fd open, unless Python code closes it, which does not run during the call.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        let received = bytes::fill_new(py, size, |buffer| sys::recv(borrowed, buffer))?;
-        if let Some((data, _)) = unless_blocked(received)? {
+        let received = slf.get().spare_bytes.fill(py, size, |buffer| sys::recv(borrowed, buffer))?;
+        if let Some(data) = unless_blocked(received)? {
             return Ok(Some(data.into_any()));
         }
         Self::wait(slf, sock, fd, Readiness::READABLE).map(Some)

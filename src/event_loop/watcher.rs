@@ -137,6 +137,7 @@ impl Shared {
     fn begin(&self, watched: &mut WatchedLoop, seen: Seen, now: u64) {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Relaxed) + 1;
+        pulse::count_stall(seen.number);
         let counted = watched.watched.counted();
         (watched.stall, watched.stack_due) = (Some(number), Some(counted + self.grace()));
         let mut found = self.found();

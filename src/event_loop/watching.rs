@@ -12,6 +12,11 @@ use crate::py::fastcall::Arguments;
 use crate::py::new;
 use crate::reactor::readiness::Readiness;
 
+/// The direction that Python calls `write`.
+pub(super) fn direction(write: bool) -> Readiness {
+    if write { Readiness::WRITABLE } else { Readiness::READABLE }
+}
+
 impl EventLoop {
     /// `add_reader(fd, callback, *args)`
     pub(super) fn add_reader<'py>(

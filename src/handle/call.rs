@@ -6,6 +6,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::origin::Origin;
 use crate::py::calls;
 use crate::py::cell::LoopCell;
 use crate::py::context;
@@ -40,8 +41,8 @@ struct Rare {
 
 /// What debug mode adds to a handle.
 pub struct Debug {
-    /// `traceback.StackSummary` of the place where the handle was made.
-    pub source_traceback: Py<PyAny>,
+    /// Where the handle was made.
+    pub origin: Origin,
     /// The repr from before the handle was cancelled, when it still had a callback to name.
     pub repr: Option<String>,
 }
@@ -115,8 +116,8 @@ impl Call {
     }
 
     /// Adds what debug mode adds.
-    pub fn set_debug(&mut self, source_traceback: Py<PyAny>) {
-        self.rare.get_or_insert_default().debug = Some(Debug { source_traceback, repr: None });
+    pub fn set_debug(&mut self, origin: Origin) {
+        self.rare.get_or_insert_default().debug = Some(Debug { origin, repr: None });
     }
 
     /// The time of a timer, if it was not a float.
@@ -141,7 +142,7 @@ impl Call {
         self.args.iter().try_for_each(|arg| visit.call(arg))?;
         self.rare.iter().try_for_each(|rare| {
             visit.call(&rare.when)?;
-            rare.debug.iter().try_for_each(|debug| visit.call(&debug.source_traceback))
+            rare.debug.iter().try_for_each(|debug| debug.origin.traverse(visit))
         })
     }
 }

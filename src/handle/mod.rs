@@ -5,6 +5,7 @@
 
 mod call;
 mod nesting;
+mod origin;
 mod running;
 mod timer;
 
@@ -23,7 +24,8 @@ use crate::py::names::names;
 use crate::py::new;
 use crate::py::references::is_only_reference;
 pub use call::Callback;
-use call::{Call, Invocation};
+use call::{Call, Debug, Invocation};
+use origin::Origin;
 use running::RunningOn;
 pub use timer::{Time, TimerHandle};
 
@@ -49,8 +51,8 @@ impl Handle {
         let call = LoopCell::default();
         Call::fill(&call, callback)?;
         if debug {
-            let source_traceback = names(py)?.extract_stack.call0(py)?;
-            call.with(py, |call| call.set_debug(source_traceback));
+            let origin = Origin::here(py, names(py)?)?;
+            call.with(py, |call| call.set_debug(origin));
         }
         Ok(Self {
             event_loop: event_loop.clone().unbind(),
@@ -238,18 +240,17 @@ impl Handle {
                 names(py)?.format_callback.bind(py).call1((callback, this.args(py)?, debug))?.to_string(),
             );
         }
-        if let Some(traceback) = this.source_traceback(py)
-            && !traceback.bind(py).is_empty()?
+        if let Some(origin) = this.origin(py)?
+            && let Some(place) = origin.place(py)?
         {
-            let frame = traceback.bind(py).get_item(-1)?;
-            parts.push(format!("created at {}:{}", frame.get_item(0)?, frame.get_item(1)?));
+            parts.push(format!("created at {place}"));
         }
         Ok(format!("<{}>", parts.join(" ")))
     }
 
     /// Where the handle was made, in debug mode.
-    fn source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.call.with(py, |call| call.debug().map(|debug| debug.source_traceback.clone_ref(py)))
+    fn origin(&self, py: Python<'_>) -> PyResult<Option<Origin>> {
+        self.call.with(py, |call| call.debug().map(|debug| debug.origin.clone_ref(py))).transpose()
     }
 }
 
@@ -347,8 +348,22 @@ impl Handle {
 
     /// In debug mode, the stack of the place where the handle was made.
     #[getter(_source_traceback)]
-    fn get_source_traceback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.source_traceback(py)
+    fn get_source_traceback(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let Some(origin) = self.origin(py)? else {
+            return Ok(None);
+        };
+        let summary = origin.into_summary(py, names(py)?)?;
+        // Everybody gets the same object. If another thread was faster, its object stays.
+        let (summary, replaced) = self.call.with(py, |call| match call.debug_mut() {
+            Some(Debug { origin: Origin::Summary(first), .. }) => (first.clone_ref(py), None),
+            Some(debug) => {
+                let kept = Origin::Summary(summary.clone_ref(py));
+                (summary, Some(std::mem::replace(&mut debug.origin, kept)))
+            }
+            None => (summary, None),
+        });
+        drop(replaced);
+        Ok(Some(summary))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -4,7 +4,7 @@
 //! where the garbage collector sees it, and where all is dropped together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::class::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -15,6 +15,7 @@ use super::{Callback, Handle};
 use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::py::new;
+use crate::reactor::timers::Dead;
 
 /// A callback scheduled for a time (`asyncio.TimerHandle`).
 #[pyclass(extends = Handle, frozen, module = "rloop._rloop")]
@@ -24,7 +25,7 @@ pub struct TimerHandle {
     /// True while the handle is in its loop's timer heap.
     scheduled: AtomicBool,
     /// The heap's counter of dead timers.
-    dead: Arc<AtomicUsize>,
+    dead: Arc<Dead>,
 }
 
 /// When a timer is due.
@@ -37,12 +38,7 @@ pub struct Time {
 
 impl TimerHandle {
     /// A timer that is about to be put into the heap whose counter of dead timers is `dead`.
-    pub fn new(
-        py: Python<'_>,
-        handle: Handle,
-        time: Time,
-        dead: Arc<AtomicUsize>,
-    ) -> PyClassInitializer<Self> {
+    pub fn new(py: Python<'_>, handle: Handle, time: Time, dead: Arc<Dead>) -> PyClassInitializer<Self> {
         handle.set_when(py, time.given);
         let seconds = LoopCell::new(time.seconds);
         PyClassInitializer::from(handle).add_subclass(Self {
@@ -123,7 +119,7 @@ impl TimerHandle {
     /// Cancels the callback. Callback and arguments are released at once.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
         if Handle::cancel_once(slf.as_super())? && slf.get().scheduled.load(Relaxed) {
-            slf.get().dead.fetch_add(1, Relaxed);
+            slf.get().dead.add();
         }
         Ok(())
     }

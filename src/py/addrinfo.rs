@@ -1,10 +1,10 @@
-//! `getaddrinfo` for address literals, which need not be looked up. Only what every libc answers in the same way is
-//! answered here. All else, errors included, is left to libc.
+//! Address literals, which need not be looked up: `getaddrinfo` for them, and asyncio's own short way. Only what every
+//! libc answers in the same way is answered here. All else, errors included, is left to libc.
 
 use std::net::IpAddr;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyList, PyString};
+use pyo3::types::{PyInt, PyList, PyString, PyTuple};
 
 use crate::py::audit;
 use crate::py::names::Names;
@@ -70,6 +70,59 @@ pub fn of_literal<'py>(names: &Names, question: &Question<'_, 'py>) -> PyResult<
         address.into_any(),
     ];
     new::list(py, [new::tuple(py, info)?.into_any()]).map(Some)
+}
+
+/// What asyncio's `_ensure_resolved` returns for an address that its `_ipaddr_info` knows to be a literal: a new list
+/// with one tuple. It has the host as it is spelled, and no audit hook is told. `None` for everything else than a
+/// tuple of a host and a port number, and a family, a kind of socket and a protocol that go with them.
+pub fn resolved<'py>(
+    names: &Names,
+    address: &Bound<'py, PyAny>,
+    family: &Bound<'py, PyAny>,
+    kind: &Bound<'py, PyAny>,
+    protocol: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyList>>> {
+    let py = address.py();
+    let Some((host, port)) = address.cast_exact::<PyTuple>().ok().and_then(|pair| host_and_port(pair)) else {
+        return Ok(None);
+    };
+    let its_protocol = match (number(kind), number(protocol)) {
+        (Some(libc::SOCK_STREAM), Some(0 | libc::IPPROTO_TCP | libc::IPPROTO_UDP)) => libc::IPPROTO_TCP,
+        (Some(libc::SOCK_DGRAM), Some(0 | libc::IPPROTO_TCP | libc::IPPROTO_UDP)) => libc::IPPROTO_UDP,
+        _ => return Ok(None),
+    };
+    let parsed = host.to_str().ok().and_then(|text| text.parse().ok());
+    let (its_family, is_v6) = match (parsed, number(family)) {
+        (Some(IpAddr::V4(_)), Some(0)) => (names.af_inet.bind(py), false),
+        (Some(IpAddr::V6(_)), Some(0)) => (names.af_inet6.bind(py), true),
+        (Some(IpAddr::V4(_)), Some(libc::AF_INET)) => (family, false),
+        (Some(IpAddr::V6(_)), Some(libc::AF_INET6)) => (family, true),
+        _ => return Ok(None),
+    };
+    let target = if is_v6 {
+        let zero = new::int(py, 0)?.into_any();
+        new::tuple(py, [host.into_any(), port.into_any(), zero.clone(), zero])?
+    } else {
+        new::tuple(py, [host.into_any(), port.into_any()])?
+    };
+    let info = [
+        its_family.clone(),
+        kind.clone(),
+        new::int(py, its_protocol as usize)?.into_any(),
+        names.empty.bind(py).clone().into_any(),
+        target.into_any(),
+    ];
+    new::list(py, [new::tuple(py, info)?.into_any()]).map(Some)
+}
+
+/// A host and a port number that every libc takes.
+fn host_and_port<'py>(pair: &Bound<'py, PyTuple>) -> Option<(Bound<'py, PyString>, Bound<'py, PyInt>)> {
+    if pair.len() != 2 {
+        return None;
+    }
+    let host = pair.get_item(0).ok()?.cast_into_exact::<PyString>().ok()?;
+    let port = pair.get_item(1).ok()?.cast_into_exact::<PyInt>().ok()?;
+    matches!(number(&port), Some(0..=0xffff)).then_some((host, port))
 }
 
 /// The number that CPython's argument parser reads from an object: an int, or an instance of a subclass such as an

@@ -11,41 +11,138 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
+use super::cell::LoopCell;
 use super::new::{self, intern};
 use crate::error::Message;
+use crate::reactor::sys::ReadBuf;
 
 // Public in CPython's C API, but not declared by PyO3.
 unsafe extern "C" {
     fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> std::ffi::c_int;
 }
 
-/// Makes a `bytes` of what `fill` writes into a buffer of `capacity` bytes. `fill` returns the number of bytes, all of
-/// which it must have initialised. No garbage collection can start in here, because the collector does not track bytes.
-pub fn fill_new<E>(
+/// Makes a `bytes` of what `fill` puts into a buffer of `capacity` bytes. Returns also what `fill` returns. No garbage
+/// collection can start in here, because the collector does not track bytes.
+pub fn fill_new<T, E>(
     py: Python<'_>,
     capacity: usize,
-    fill: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
-) -> PyResult<Result<(Bound<'_, PyBytes>, usize), E>> {
-    // SAFETY: without a source CPython allocates `capacity` bytes that are not initialised, or raises MemoryError.
-    // Nobody else has the object until it is returned. Resizing may move it, and drops our reference if it fails.
+    fill: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>,
+) -> PyResult<Result<(Bound<'_, PyBytes>, T), E>> {
+    // SAFETY: nobody else has the object until it is returned, and what is not filled is cut off before.
     unsafe {
-        let mut object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), capacity as ffi::Py_ssize_t);
-        if object.is_null() {
-            return Err(PyErr::fetch(py));
-        }
-        let start = ffi::PyBytes_AsString(object).cast::<MaybeUninit<u8>>();
-        let filled = match fill(std::slice::from_raw_parts_mut(start, capacity)) {
-            Ok(filled) => filled,
-            Err(error) => {
-                ffi::Py_DECREF(object);
-                return Ok(Err(error));
+        let bytes = new_uninit(py, capacity)?;
+        let mut buffer = ReadBuf::new(memory_of(&bytes));
+        match fill(&mut buffer) {
+            Ok(result) => {
+                let filled = buffer.filled().len();
+                Ok(Ok((cut(bytes, filled)?, result)))
             }
-        };
-        debug_assert!(filled <= capacity);
-        if filled < capacity && _PyBytes_Resize(&mut object, filled as ffi::Py_ssize_t) < 0 {
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+/// A `bytes` of `size` bytes, or MemoryError.
+///
+/// # Safety
+/// The bytes are not initialised: nobody may read them, nor be given the object, before they are written or cut off.
+unsafe fn new_uninit(py: Python<'_>, size: usize) -> PyResult<Bound<'_, PyBytes>> {
+    // SAFETY: without a source CPython allocates `size` bytes that are not initialised, or raises MemoryError.
+    unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), size as ffi::Py_ssize_t);
+        Bound::from_owned_ptr_or_err(py, object).map(|object| object.cast_into_unchecked())
+    }
+}
+
+/// The number of its bytes, which need not be initialised.
+fn size(bytes: &Bound<'_, PyBytes>) -> usize {
+    // SAFETY: a `bytes`.
+    unsafe { ffi::PyBytes_Size(bytes.as_ptr()) as usize }
+}
+
+/// Its bytes, for writing to them.
+///
+/// # Safety
+/// Nobody else has the object, and its hash was not computed.
+#[allow(clippy::mut_from_ref, reason = "the interpreter owns the memory, not the reference")]
+unsafe fn memory_of<'a>(bytes: &'a Bound<'_, PyBytes>) -> &'a mut [MaybeUninit<u8>] {
+    // SAFETY: a `bytes` has as many bytes as it says. Nobody else reads or writes them meanwhile.
+    unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(bytes.as_ptr()).cast(), size(bytes)) }
+}
+
+/// The same `bytes` with only its first `filled` bytes.
+///
+/// # Safety
+/// Nobody else has the object, and it has at least `filled` bytes.
+unsafe fn cut(bytes: Bound<'_, PyBytes>, filled: usize) -> PyResult<Bound<'_, PyBytes>> {
+    let py = bytes.py();
+    debug_assert!(filled <= size(&bytes));
+    if filled == size(&bytes) {
+        return Ok(bytes);
+    }
+    let mut object = bytes.into_ptr();
+    // SAFETY: the only reference. Resizing may move the object, and drops the reference and leaves null if it fails.
+    unsafe {
+        if _PyBytes_Resize(&mut object, filled as ffi::Py_ssize_t) < 0 {
             return Err(PyErr::fetch(py));
         }
-        Ok(Ok((Bound::from_owned_ptr(py, object).cast_into_unchecked(), filled)))
+        Ok(Bound::from_owned_ptr(py, object).cast_into_unchecked())
+    }
+}
+
+/// A `bytes` to receive into that is kept for the next time, because to allocate a large one and to cut it short costs
+/// more than to copy a small message out of it.
+#[derive(Default)]
+pub struct Spare(LoopCell<Option<Py<PyBytes>>>);
+
+impl Spare {
+    /// The largest `bytes` that is kept, and from how many received bytes on a copy is not worth it.
+    const MOST: usize = 256 * 1024;
+    const LARGE: usize = 4096;
+
+    /// As [`fill_new`]. Where there is no memory for the copy, what was received is not lost: it is given away in the
+    /// `bytes` that it is in.
+    pub fn fill<'py, T, E>(
+        &self,
+        py: Python<'py>,
+        capacity: usize,
+        fill: impl FnOnce(&mut ReadBuf<'_>) -> Result<T, E>,
+    ) -> PyResult<Result<Bound<'py, PyBytes>, E>> {
+        if capacity == 0 || capacity > Self::MOST {
+            return Ok(fill_new(py, capacity, fill)?.map(|(bytes, _)| bytes));
+        }
+        let kept = self.0.with(py, Option::take).map(|kept| kept.into_bound(py));
+        let bytes = match kept.filter(|kept| size(kept) == capacity) {
+            Some(kept) => kept,
+            // SAFETY: as in `fill_new`.
+            None => unsafe { new_uninit(py, capacity)? },
+        };
+        // SAFETY: nobody else has this object: it was made here or in an earlier call, and never given away. So nobody
+        // sees that its bytes change, and it has no hash that was computed from them.
+        let mut buffer = ReadBuf::new(unsafe { memory_of(&bytes) });
+        if let Err(error) = fill(&mut buffer) {
+            self.keep(bytes);
+            return Ok(Err(error));
+        }
+        let filled = buffer.filled().len();
+        if filled < capacity.min(Self::LARGE)
+            && let Ok(copy) = new::bytes(py, buffer.filled())
+        {
+            self.keep(bytes);
+            return Ok(Ok(copy));
+        }
+        // SAFETY: nobody else has the object, and `filled` is not more than its size.
+        unsafe { cut(bytes, filled).map(Ok) }
+    }
+
+    fn keep(&self, bytes: Bound<'_, PyBytes>) {
+        let py = bytes.py();
+        drop(self.0.with(py, |kept| kept.replace(bytes.unbind())));
+    }
+
+    /// Frees what is kept.
+    pub fn clear(&self, py: Python<'_>) {
+        drop(self.0.with(py, Option::take));
     }
 }
 

@@ -6,9 +6,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::fastcall::Raised;
+use super::new::intern;
 
 // Exported by CPython, but not declared by PyO3.
 unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
+    fn PyMethod_Function(method: Object) -> Object;
     fn _PyObject_GetMethod(object: Object, name: Object, method: *mut Object) -> std::ffi::c_int;
 }
 
@@ -66,4 +69,33 @@ pub fn is_method(object: &Bound<'_, PyAny>, name: &Py<PyString>, function: &Py<P
         (is_function == 1, Bound::from_owned_ptr_or_err(object.py(), found))
     };
     is_function && found.is_ok_and(|found| found.as_ptr() == function.as_ptr())
+}
+
+/// True for a function that is written in C, for one that is written in Python, is no coroutine function and has no
+/// attributes, and for a bound method of such a function. False if that is not known.
+///
+/// asyncio's `_check_callback` accepts each of these: a coroutine function is known by a flag of its code, or marked by
+/// an attribute.
+pub fn is_plain_function(callback: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = callback.py();
+    // SAFETY: the type of an object is read while the object is alive. A bound method has a function, which it keeps
+    // alive; so it does as long as `callback` lives. A Python function has code, and its attributes, or null.
+    unsafe {
+        let mut function = callback.as_ptr();
+        if ffi::Py_TYPE(function) == &raw mut PyMethod_Type {
+            function = PyMethod_Function(function);
+        }
+        let class = ffi::Py_TYPE(function);
+        if class == &raw mut ffi::PyCFunction_Type {
+            return Ok(true);
+        }
+        if class != &raw mut ffi::PyFunction_Type
+            || !(*function.cast::<ffi::PyFunctionObject>()).func_dict.is_null()
+        {
+            return Ok(false);
+        }
+        let code = Bound::from_borrowed_ptr(py, ffi::PyFunction_GetCode(function));
+        let flags: i32 = code.getattr(intern!(py, "co_flags")?)?.extract()?;
+        Ok(flags & ffi::CO_COROUTINE == 0)
+    }
 }

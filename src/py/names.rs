@@ -4,7 +4,7 @@
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyInt, PyString};
 
 use super::fastcall::caught;
 use super::new::{self, intern};
@@ -38,6 +38,8 @@ macro_rules! names {
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
+            /// `BaseEventLoop._check_callback`
+            pub check_callback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
             pub threadsafe_handle: Py<PyAny>,
             /// True if another thread that cancels a handle waits for its callback (CPython 3.14).
@@ -59,6 +61,11 @@ macro_rules! names {
                     empty: new::interned(py, "")?.unbind(),
                     loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
+                    check_callback: py
+                        .import("asyncio")?
+                        .getattr("BaseEventLoop")?
+                        .getattr("_check_callback")?
+                        .unbind(),
                     profile_function: ProfileFunction::find(py),
                     streams: Streams::find(py)?,
                     own_writelines: py.version_info() >= (3, 12),
@@ -79,7 +86,7 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, buffer_updated, call_at, _call_eof_received, call_exception_handler,
-        _buffer, _callback_failed, cancelled, close, connection_lost, connection_made, context, _current_handle, data_received,
+        _buffer, _callback_failed, cancelled, _check_callback, close, connection_lost, connection_made, context, _current_handle, data_received,
         datagram_received, _detach, detach, __dict__, done, _eof, eof_received, error_received, exception,
         _fatal_error, fileno, get_buffer, getpeername, getsockname, is_closing, _limit, message,
         name, pause_reading, pause_writing, _paused, peername, pending, pipe, _proceed, protocol, read, recvfrom,
@@ -102,6 +109,8 @@ names! {
         write_pipe_transport,
         /// Names a callback in reports (`_report.py`).
         format_callback,
+        /// Makes a `traceback.StackSummary` of frames (`_report.py`).
+        source_traceback,
         /// Called before and after a wait while a profiler is set (`_inside.py`).
         outside_tasks,
     }
@@ -109,6 +118,7 @@ names! {
         af_inet = "socket"."AF_INET",
         af_inet6 = "socket"."AF_INET6",
         buffered_protocol = "asyncio"."BufferedProtocol",
+        constants = "asyncio.constants"."__dict__",
         extract_stack = "asyncio.format_helpers"."extract_stack",
         future_names = "asyncio.futures"."__dict__",
         handle = "asyncio"."Handle",
@@ -131,6 +141,12 @@ impl Names {
     #[inline]
     pub fn future_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         of_module(self.future_names.bind(py), intern!(py, "Future")?)
+    }
+
+    /// asyncio's `DEBUG_STACK_DEPTH`, which a program may change. None if it is no plain number of frames.
+    pub fn debug_stack_depth(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        let depth = of_module(self.constants.bind(py), intern!(py, "DEBUG_STACK_DEPTH")?)?;
+        Ok(if depth.is_exact_instance_of::<PyInt>() { depth.extract().ok() } else { None })
     }
 
     /// The class of tasks. It is looked up each time, as that of futures.

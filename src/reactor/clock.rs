@@ -19,6 +19,12 @@ impl Clock {
     }
 }
 
+/// The time by the calendar (`time.time()`), in nanoseconds, as the kernel stamps a file that changes: some milliseconds
+/// coarse.
+pub fn calendar_ns() -> u64 {
+    sys::calendar_ns()
+}
+
 /// Converts nanoseconds to seconds.
 pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9

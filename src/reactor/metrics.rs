@@ -2,10 +2,14 @@
 //! in docs/metrics.md; the Python class that shows them is in `python/rloop/_metrics.py`. No clock is read here.
 //!
 //! Whoever holds the GIL writes them, one at a time. So an addition is a load and a store and no atomic operation of
-//! the processor. They are atomic integers all the same, because others may read them at any time.
+//! the processor. They are atomic integers all the same, because others may read them at any time, also without the
+//! GIL. So what belongs together is in one integer: see [`Figure::Idle`].
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// The counters and gauges, in the order in which they lie in memory. `_metrics.py` has the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +23,11 @@ pub enum Figure {
     ReadyDepthMax,
     Polls,
     Wakeups,
+    /// For how many nanoseconds the loop has waited. While it waits, the time at which the wait has begun is
+    /// subtracted. That makes the number negative, because no loop has waited for longer than the clock has run. So
+    /// one load tells the sum, whether the loop waits, and since when.
     Idle,
+    /// For how many nanoseconds the loop has run, in the form of `Idle`. [`Figures::read_all`] has the busy time here.
     Busy,
     Reads,
     Writes,
@@ -35,6 +43,7 @@ pub enum Figure {
     HandshakesFailed,
     FdsRegistered,
     BytesQueued,
+    // From here on they are not shown.
     /// One of the constants of [`phase`].
     Phase,
     /// When the phase has begun, in nanoseconds of the clock.
@@ -55,8 +64,12 @@ pub mod phase {
     pub const WOKEN: u64 = 4;
 }
 
-/// How many figures there are.
-pub const FIGURES: usize = Figure::Since as usize + 1;
+/// How many figures there are, and how many of them are shown.
+const FIGURES: usize = Figure::Since as usize + 1;
+const SHOWN: usize = Figure::Phase as usize;
+
+/// How many numbers [`Figures::read_all`] returns.
+pub const LENGTH: usize = SHOWN + 2 * (2 + BUCKETS);
 
 /// How many buckets a histogram has. The last one also counts all that is larger.
 pub const BUCKETS: usize = 320;
@@ -65,7 +78,6 @@ pub const BUCKETS: usize = 320;
 const SPLIT: u32 = 3;
 
 /// How often something has lasted how long, in nanoseconds.
-#[repr(C)]
 pub struct Histogram {
     sum: AtomicU64,
     max: AtomicU64,
@@ -73,7 +85,6 @@ pub struct Histogram {
 }
 
 /// All figures of a loop.
-#[repr(C)]
 pub struct Figures {
     figures: [AtomicU64; FIGURES],
     /// The length of turns.
@@ -108,6 +119,7 @@ impl Figures {
     }
 
     /// Subtracts from a gauge.
+    #[inline(always)]
     pub fn subtract(&self, figure: Figure, less: u64) {
         self.set(figure, self.get(figure).wrapping_sub(less));
     }
@@ -154,12 +166,16 @@ impl Figures {
 
     /// The loop begins to run.
     pub fn run_begins(&self, now: u64) {
+        if self.get(Figure::Phase) == phase::STOPPED {
+            self.subtract(Figure::Busy, now);
+        }
         self.enter(phase::STARTING, now);
     }
 
     /// The loop does not run any more.
     pub fn run_ends(&self, now: u64) {
         self.leave(now);
+        self.add(Figure::Busy, now);
         self.enter(phase::STOPPED, now);
     }
 
@@ -167,13 +183,14 @@ impl Figures {
     #[inline]
     pub fn wait_begins(&self, now: u64) {
         self.leave(now);
+        self.subtract(Figure::Idle, now);
         self.enter(phase::IDLE, now);
     }
 
     /// The poll has returned, after [`Figures::wait_begins`].
     #[inline]
     pub fn wait_ends(&self, now: u64) {
-        self.add(Figure::Idle, now.saturating_sub(self.get(Figure::Since)));
+        self.add(Figure::Idle, now);
         self.enter(phase::WOKEN, now);
     }
 
@@ -190,7 +207,7 @@ impl Figures {
     pub fn turn_begins(&self, clock: impl FnOnce() -> u64) -> u64 {
         self.add(Figure::Turns, 1);
         if self.get(Figure::Phase) == phase::WOKEN {
-            self.set(Figure::Phase, phase::BUSY);
+            self.figures[Figure::Phase as usize].store(phase::BUSY, Release);
             return self.get(Figure::Since);
         }
         let now = clock();
@@ -202,29 +219,53 @@ impl Figures {
     #[inline]
     fn enter(&self, phase: u64, now: u64) {
         self.set(Figure::Since, now);
-        self.set(Figure::Phase, phase);
+        self.figures[Figure::Phase as usize].store(phase, Release);
     }
 
-    /// Adds up what the phase that ends has lasted, unless it was a wait.
+    /// Notes what the phase that ends has lasted.
     #[inline]
     fn leave(&self, now: u64) {
-        let lasted = now.saturating_sub(self.get(Figure::Since));
-        match self.get(Figure::Phase) {
-            phase::BUSY => self.turn.record(lasted),
-            phase::STOPPED => return,
-            _ => {}
+        let phase = self.get(Figure::Phase);
+        if phase == phase::BUSY {
+            self.turn.record(now.saturating_sub(self.get(Figure::Since)));
+        } else if phase == phase::IDLE {
+            self.add(Figure::Idle, now);
+        } else if phase == phase::STOPPED {
+            // A program that polls by itself, or has a second run inside the first, does without `run_begins`.
+            self.subtract(Figure::Busy, now);
         }
-        self.add(Figure::Busy, lasted);
     }
 
-    /// Every number, in the order of memory: the figures, then for `turn` and for `delay` sum, maximum and buckets.
-    pub fn read_all(&self) -> Vec<u64> {
-        let histogram = |it: &Histogram| {
-            let head = [it.sum.load(Relaxed), it.max.load(Relaxed)];
-            head.into_iter().chain(it.counts.iter().map(|count| count.load(Relaxed))).collect::<Vec<_>>()
-        };
-        let figures = self.figures.iter().map(|figure| figure.load(Relaxed));
-        figures.chain(histogram(&self.turn)).chain(histogram(&self.delay)).collect()
+    // ------------------------------------------------------------------------------------------ reading
+
+    /// Every number that is shown, as it is at `now`: the figures, then for `turn` and for `delay` sum, maximum and
+    /// buckets.
+    pub fn read_all(&self, now: u64) -> Vec<u64> {
+        let (idle, ran) = (self.time(Figure::Idle, now), self.time(Figure::Busy, now));
+        let mut all = Vec::with_capacity(LENGTH);
+        all.extend(self.figures[..SHOWN].iter().map(|figure| figure.load(Relaxed)));
+        all[Figure::Idle as usize] = idle;
+        all[Figure::Busy as usize] = ran.saturating_sub(idle);
+        for histogram in [&self.turn, &self.delay] {
+            all.extend([histogram.sum.load(Relaxed), histogram.max.load(Relaxed)]);
+            all.extend(histogram.counts.iter().map(|count| count.load(Relaxed)));
+        }
+        all
+    }
+
+    /// For how many nanoseconds the present turn has lasted at `now`. 0 if the loop waits, or does not run.
+    pub fn turn_lasts(&self, now: u64) -> u64 {
+        // The phase first: it is written last, so that `Since` is not older than it.
+        match self.figures[Figure::Phase as usize].load(Acquire) {
+            phase::BUSY => now.saturating_sub(self.get(Figure::Since)),
+            _ => 0,
+        }
+    }
+
+    /// A figure in the form of [`Figure::Idle`], at `now`.
+    fn time(&self, figure: Figure, now: u64) -> u64 {
+        let time = self.get(figure);
+        if time.cast_signed() < 0 { time.wrapping_add(now) } else { time }
     }
 }
 
@@ -296,10 +337,47 @@ mod tests {
         figures.run_ends(1_007);
         figures.run_begins(5_000);
         figures.run_ends(5_001);
-        assert_eq!((figures.get(Figure::Busy), figures.get(Figure::Idle)), (68, 840));
+        let all = figures.read_all(6_000);
+        assert_eq!((all[Figure::Busy as usize], all[Figure::Idle as usize]), (68, 840));
         assert_eq!(figures.get(Figure::Turns), 3);
         let turns: u64 = figures.turn.counts.iter().map(|count| count.load(Relaxed)).sum();
         assert_eq!((turns, figures.turn.sum.load(Relaxed), figures.turn.max.load(Relaxed)), (3, 57, 40));
+    }
+
+    #[test]
+    fn the_present_phase_is_counted() {
+        let figures = Figures::new();
+        let times = |now| {
+            let all = figures.read_all(now);
+            (all[Figure::Busy as usize], all[Figure::Idle as usize], figures.turn_lasts(now))
+        };
+        assert_eq!(times(50), (0, 0, 0));
+        figures.run_begins(100);
+        assert_eq!(times(105), (5, 0, 0));
+        figures.turn_begins(|| 110);
+        assert_eq!(times(140), (40, 0, 30));
+        figures.wait_begins(150);
+        assert_eq!(times(1_150), (50, 1_000, 0));
+        figures.wait_ends(2_150);
+        assert_eq!(times(2_151), (51, 2_000, 0));
+        figures.run_ends(2_160);
+        assert_eq!(times(9_999), (60, 2_000, 0));
+    }
+
+    #[test]
+    fn a_wait_that_no_run_has_begun() {
+        let figures = Figures::new();
+        figures.wait_begins(100);
+        figures.wait_ends(150);
+        figures.program_goes_on();
+        // A run inside of a callback ends before the one around it.
+        figures.run_begins(160);
+        figures.turn_begins(|| 160);
+        figures.run_ends(170);
+        figures.turn_begins(|| 200);
+        figures.run_ends(205);
+        let all = figures.read_all(300);
+        assert_eq!((all[Figure::Idle as usize], all[Figure::Busy as usize]), (50, 25));
     }
 
     #[test]
@@ -309,13 +387,12 @@ mod tests {
         figures.ready(3);
         figures.ready(2);
         figures.delayed(9);
-        let all = figures.read_all();
-        assert_eq!(all.len(), FIGURES + 2 * (BUCKETS + 2));
-        assert_eq!(all.len() * 8, size_of::<Figures>());
+        let all = figures.read_all(0);
+        assert_eq!(all.len(), LENGTH);
         let at = |figure| all[figure as usize];
         assert_eq!((at(Figure::Reads), at(Figure::BytesRead)), (1, 5));
         assert_eq!((at(Figure::ReadyDepth), at(Figure::ReadyDepthMax)), (2, 3));
-        let delay = &all[FIGURES + BUCKETS + 2..];
+        let delay = &all[SHOWN + BUCKETS + 2..];
         assert_eq!((delay[0], delay[1], delay[2 + 9]), (9, 9, 1));
     }
 }

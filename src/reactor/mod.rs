@@ -23,6 +23,7 @@ pub mod clock;
 pub mod metrics;
 pub mod moment;
 mod poller;
+pub mod publishing;
 pub mod readiness;
 pub mod ready;
 mod reporting;
@@ -37,6 +38,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 #[cfg(feature = "embed")]
 pub use mio::Registry;
@@ -97,10 +99,12 @@ pub struct Reactor<S> {
     /// wait moves it out and back.
     poller: Option<Box<Poller>>,
     /// None once the reactor is closed.
-    registry: Option<mio::Registry>,
+    registry: Option<sys::Own<mio::Registry>>,
     slots: Slots<Registration<S>>,
     /// Invariant: holds exactly the live tokens that have an fd, by that fd.
     tokens: HashMap<RawFd, Token>,
+    /// How many there are in `tokens`, for threads without the GIL.
+    fd_count: Arc<AtomicUsize>,
     /// Level-triggered registrations that were reported in this turn.
     fired: Vec<Token>,
     /// How many active registrations are not [`Mode::Internal`].
@@ -119,9 +123,10 @@ impl<S> Reactor<S> {
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let reactor = Self {
             poller: Some(Box::new(Poller::new(poll)?)),
-            registry: Some(registry),
+            registry: Some(sys::Own::new(registry)),
             slots: Slots::new(),
             tokens: HashMap::new(),
+            fd_count: Arc::default(),
             fired: Vec::new(),
             watched: 0,
             waker: waker.clone(),
@@ -169,7 +174,7 @@ impl<S> Reactor<S> {
         let foreign =
             self.slots.tokens().filter(|(_, registration)| registration.active && registration.fd < 0);
         poller.found.extend(foreign.map(|(token, _)| (token, Readiness::NONE)));
-        (self.poller, self.registry) = (Some(Box::new(poller)), Some(registry));
+        (self.poller, self.registry) = (Some(Box::new(poller)), Some(sys::Own::new(registry)));
         self.forks = sys::forks();
         Ok(())
     }
@@ -208,6 +213,7 @@ impl<S> Reactor<S> {
         });
         if fd != NO_FD {
             self.tokens.insert(fd, token);
+            self.fd_count.store(self.tokens.len(), Relaxed);
         }
         token
     }
@@ -282,6 +288,7 @@ impl<S> Reactor<S> {
         }
         if self.tokens.get(&registration.fd) == Some(&token) {
             self.tokens.remove(&registration.fd);
+            self.fd_count.store(self.tokens.len(), Relaxed);
         }
         Some(registration.source)
     }
@@ -289,6 +296,7 @@ impl<S> Reactor<S> {
     /// Forgets every registration and closes the poll. The owners are given back.
     pub fn close(&mut self) -> Vec<S> {
         self.tokens.clear();
+        self.fd_count.store(0, Relaxed);
         self.fired.clear();
         self.watched = 0;
         (self.poller, self.registry) = (None, None);
@@ -302,10 +310,9 @@ impl<S> Reactor<S> {
         self.tokens.get(&fd).copied()
     }
 
-    /// How many files are registered.
-    #[inline]
-    pub fn fd_count(&self) -> usize {
-        self.tokens.len()
+    /// How many files are registered, for any thread to read at any time.
+    pub fn fd_count(&self) -> &Arc<AtomicUsize> {
+        &self.fd_count
     }
 
     /// The owner of a registration.

@@ -16,7 +16,7 @@ const MAX_EVENTS: usize = 1024;
 
 /// The poll, and what it has found.
 pub struct Poller {
-    poll: mio::Poll,
+    poll: sys::Own<mio::Poll>,
     /// For mio's own wait. None while [`sys::epoll_wait`] is used.
     pub(super) events: Option<mio::Events>,
     /// For [`sys::epoll_wait`].
@@ -34,7 +34,7 @@ impl Poller {
         #[cfg(not(target_os = "linux"))]
         let by_mio = true;
         Ok(Self {
-            poll,
+            poll: sys::Own::new(poll),
             events: by_mio.then(|| mio::Events::with_capacity(MAX_EVENTS)),
             #[cfg(target_os = "linux")]
             raw: sys::uninit_slice(MAX_EVENTS)?,
@@ -64,7 +64,8 @@ impl Poller {
         self.wait_by_mio(timeout)
     }
 
-    /// mio's wait, on every system. mio rounds a timeout up to whole milliseconds, so that the wait can be late by one.
+    /// mio's wait, on every system. With epoll, mio rounds a timeout up to whole milliseconds, so that the wait can be late
+    /// by one.
     pub(super) fn wait_by_mio(&mut self, timeout: Option<u64>) -> io::Result<()> {
         let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(MAX_EVENTS));
         self.poll.poll(events, timeout.map(std::time::Duration::from_nanos))?;

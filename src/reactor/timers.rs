@@ -7,8 +7,10 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// How much memory a heap keeps after a burst, in bytes: that of tens of thousands of timers.
 const KEPT: usize = 1024 * 1024;
@@ -18,10 +20,31 @@ pub struct TimerHeap<T> {
     heap: BinaryHeap<Timer<T>>,
     /// Counts the pushes, to order timers with equal deadlines.
     sequence: u64,
-    /// How many timers in `heap` are dead. Whoever cancels one adds to it.
-    dead: Arc<AtomicUsize>,
-    /// How many dead timers have left `heap`.
-    swept: u64,
+    dead: Arc<Dead>,
+}
+
+/// Counts the dead timers of a heap. Whoever holds the GIL changes it, and any thread may read it.
+#[derive(Default)]
+pub struct Dead {
+    /// How many are in the heap. Whoever cancels one adds to it.
+    now: AtomicUsize,
+    /// How many have left the heap.
+    swept: AtomicU64,
+}
+
+impl Dead {
+    /// Notes that a timer of the heap was cancelled. To be called once for each.
+    #[inline(always)]
+    pub fn add(&self) {
+        self.now.fetch_add(1, Relaxed);
+    }
+
+    /// How many timers have ever been cancelled while they were in the heap. A thread that does not hold the GIL may
+    /// miss those that leave the heap at the moment.
+    pub fn total(&self) -> u64 {
+        let swept = self.swept.load(Acquire);
+        swept + self.now.load(Relaxed) as u64
+    }
 }
 
 struct Timer<T> {
@@ -32,7 +55,7 @@ struct Timer<T> {
 
 impl<T> TimerHeap<T> {
     pub fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0, dead: Arc::default(), swept: 0 }
+        Self { heap: BinaryHeap::new(), sequence: 0, dead: Arc::default() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -58,8 +81,8 @@ impl<T> TimerHeap<T> {
         }
     }
 
-    /// The counter of dead timers. Whoever cancels a timer in this heap adds one to it, once.
-    pub fn dead(&self) -> &Arc<AtomicUsize> {
+    /// The counter of dead timers.
+    pub fn dead(&self) -> &Arc<Dead> {
         &self.dead
     }
 
@@ -90,13 +113,13 @@ impl<T> TimerHeap<T> {
 
     /// True when more than half of the heap is dead.
     pub fn is_mostly_dead(&self) -> bool {
-        self.dead.load(Relaxed) * 2 > self.heap.len()
+        self.dead.now.load(Relaxed) * 2 > self.heap.len()
     }
 
     /// Moves every dead timer to `garbage`. Called when [`TimerHeap::is_mostly_dead`], it removes more than half of the
     /// timers that it looks at, so that each cancelled timer costs constant time.
     pub fn compact(&mut self, is_live: impl Fn(&T) -> bool, garbage: &mut Vec<T>) {
-        if garbage.try_reserve(self.dead.load(Relaxed)).is_err() {
+        if garbage.try_reserve(self.dead.now.load(Relaxed)).is_err() {
             // There is no memory. The dead timers stay for now.
             return;
         }
@@ -110,25 +133,19 @@ impl<T> TimerHeap<T> {
             }
         }
         self.heap = BinaryHeap::from(timers);
-        self.sweep(self.dead.load(Relaxed));
+        self.sweep(self.dead.now.load(Relaxed));
         self.shrink();
     }
 
     /// Notes that so many dead timers have left the heap.
     fn sweep(&mut self, count: usize) {
-        self.dead.fetch_sub(count, Relaxed);
-        self.swept += count as u64;
-    }
-
-    /// How many timers have ever been cancelled while they were in the heap.
-    #[inline]
-    pub fn cancelled(&self) -> u64 {
-        self.swept + self.dead.load(Relaxed) as u64
+        self.dead.now.fetch_sub(count, Relaxed);
+        self.dead.swept.store(self.dead.swept.load(Relaxed) + count as u64, Release);
     }
 
     /// How many timers are alive.
     pub fn live(&self) -> usize {
-        self.heap.len().saturating_sub(self.dead.load(Relaxed))
+        self.heap.len().saturating_sub(self.dead.now.load(Relaxed))
     }
 
     /// The earliest timer, dead or alive.
@@ -163,7 +180,7 @@ impl<T> TimerHeap<T> {
 
     /// Takes everything out.
     pub fn drain(&mut self) -> Vec<T> {
-        self.sweep(self.dead.load(Relaxed));
+        self.sweep(self.dead.now.load(Relaxed));
         std::mem::take(&mut self.heap).into_iter().map(|timer| timer.owner).collect()
     }
 
@@ -232,7 +249,7 @@ mod tests {
         for (deadline, owner) in [(30, 3), (10, 1), (40, 4), (20, 2)] {
             timers.push(deadline, owner).expect("memory");
         }
-        timers.dead().fetch_add(1, Relaxed);
+        timers.dead().add();
         let is_live = |&owner: &u32| owner != 4;
         assert_eq!((timers.live(), timers.sorted()), (3, vec![&1, &2, &3, &4]));
         assert_eq!(timers.remove(|&owner| owner == 1, is_live), Some(1));
@@ -257,7 +274,7 @@ mod tests {
         let mut timers = TimerHeap::new();
         timers.push(10, 1).expect("memory");
         timers.push(20, 2).expect("memory");
-        timers.dead().fetch_add(1, Relaxed);
+        timers.dead().add();
         let mut garbage = Vec::new();
         assert_eq!(timers.next_deadline(|&owner| owner != 1, &mut garbage), Some(20));
         assert_eq!(garbage, [1]);
@@ -271,7 +288,7 @@ mod tests {
         timers.shrink();
         assert!(timers.heap.capacity() >= 200_000, "not while it is used");
         let dead = |&owner: &u64| owner % 20 != 0;
-        timers.dead().fetch_add(190_000, Relaxed);
+        timers.dead().now.fetch_add(190_000, Relaxed);
         timers.compact(|owner| !dead(owner), &mut Vec::new());
         assert!(timers.heap.capacity() <= 20_000, "{}", timers.heap.capacity());
         assert_eq!(timers.drain().len(), 10_000);
@@ -287,7 +304,7 @@ mod tests {
         let (mut garbage, mut compactions) = (Vec::new(), 0);
         for flag in flags.iter().take(600) {
             flag.set(false);
-            timers.dead().fetch_add(1, Relaxed);
+            timers.dead().add();
             if timers.is_mostly_dead() {
                 compactions += 1;
                 timers.compact(|flag| flag.get(), &mut garbage);
@@ -295,7 +312,7 @@ mod tests {
         }
         assert_eq!((compactions, garbage.len(), timers.heap.len()), (1, 501, 499));
         timers.compact(|flag| flag.get(), &mut garbage);
-        assert_eq!((garbage.len(), timers.cancelled()), (600, 600));
+        assert_eq!((garbage.len(), timers.dead().total()), (600, 600));
         assert_eq!(timers.drain().len(), 400);
     }
 }

@@ -5,12 +5,13 @@
 //! along, as transports do for the core (`core::Kind`). What a layer does with the bytes is its own business.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use pyo3::prelude::*;
 
-/// Receives into the memory that it is given; returns how many bytes it has put there. 0 is the end of the stream.
-pub type Receive<'a> = &'a mut dyn FnMut(&mut [MaybeUninit<u8>]) -> io::Result<usize>;
+use crate::reactor::sys::ReadBuf;
+
+/// Receives into the memory that it is given, and returns the number of bytes. 0 is the end of the stream.
+pub type Receive<'a> = &'a mut dyn FnMut(&mut ReadBuf<'_>) -> io::Result<usize>;
 
 /// What a layer has done when there was something to receive.
 pub enum Received {

@@ -81,6 +81,12 @@ macro_rules! transport_class {
                 self.event_loop.clone_ref(py)
             }
 
+            /// For how many seconds the transport exists: for `rloop.dump`.
+            fn _age<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyFloat>> {
+                let age = self.core.clock.now_ns() - self.made_at;
+                $crate::py::new::float(py, $crate::reactor::clock::seconds(age))
+            }
+
             /// The second step after `connection_made`.
             fn _begin(slf: &Bound<'_, Self>) -> PyResult<()> {
                 Self::begin(slf)

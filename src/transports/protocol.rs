@@ -10,7 +10,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyOSError, PyResourceWarning, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -182,33 +181,34 @@ impl<'py> Reporter<'_, 'py> {
 
     /// In debug mode, logs a line about the transport; `%r` in it is the transport's repr.
     pub fn debug(&self, format: &str) -> PyResult<()> {
-        self.log("debug", (new::string(self.transport.py(), format)?, self.transport), None)
+        self.log("debug", format, None)
     }
 
     /// As [`Reporter::debug`], at the level `info`.
     pub fn info(&self, format: &str) -> PyResult<()> {
-        self.log("info", (new::string(self.transport.py(), format)?, self.transport), None)
+        self.log("info", format, None)
     }
 
     /// In debug mode, logs an error that is not reported.
     pub fn debug_error(&self, message: &str, error: &PyErr) -> PyResult<()> {
-        let py = self.transport.py();
-        let (format, message) = (new::string(py, "%r: %s")?, new::string(py, message)?);
-        self.log("debug", (format, self.transport, message), Some(error))
+        self.log("debug", "%r: %s", Some((message, error)))
     }
 
-    /// `logger.level(*args, exc_info=error)`, in debug mode.
-    fn log(&self, level: &str, args: impl PyCallArgs<'py>, error: Option<&PyErr>) -> PyResult<()> {
+    /// `logger.level(format, transport)`, in debug mode. With an error, `logger.level(format, transport, message,
+    /// exc_info=error)`.
+    fn log(&self, level: &str, format: &str, error: Option<(&str, &PyErr)>) -> PyResult<()> {
         if !self.core.debug.load(Relaxed) {
             return Ok(());
         }
         let py = self.transport.py();
-        let keywords = new::dict(py)?;
-        if let Some(error) = error {
+        let (mut args, keywords) =
+            (vec![new::string(py, format)?.into_any(), self.transport.clone()], new::dict(py)?);
+        if let Some((message, error)) = error {
+            args.push(new::string(py, message)?.into_any());
             keywords.set_item(intern!(py, "exc_info")?, error.value(py))?;
         }
         let logger = self.core.names.logger.bind(py);
-        logger.call_method(interned(py, level)?, args, Some(&keywords)).map(drop)
+        logger.call_method(interned(py, level)?, new::tuple(py, args)?, Some(&keywords)).map(drop)
     }
 
     /// Has `protocol` pause or resume its writing. Err: what leaves the loop. For TLS, reports name another protocol

@@ -4,7 +4,6 @@
 //! Which system call receives, and what its outcome means, is the transport's business.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -12,6 +11,7 @@ use pyo3::types::PyBytes;
 use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
 use crate::py::{bytes, new};
+use crate::reactor::sys::ReadBuf;
 
 /// From this many bytes on a read goes straight into the final object: a copy would cost more than the larger
 /// allocation.
@@ -80,17 +80,15 @@ pub fn receive<'py>(
     core: &LoopCore,
     py: Python<'py>,
     size: usize,
-    read: impl FnOnce(&mut [MaybeUninit<u8>]) -> io::Result<usize>,
+    read: impl FnOnce(&mut ReadBuf<'_>) -> io::Result<usize>,
 ) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
     if size > 0 {
         return bytes::fill_new(py, size, read);
     }
     let received: io::Result<_> = core.scratch.with(py, |scratch| {
-        let buffer = scratch.as_mut_slice();
-        let count = read(buffer)?;
-        // SAFETY: the kernel has just filled in the first `count` bytes.
-        let filled = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), count) };
-        Ok((new::bytes(py, filled), count))
+        let mut buffer = ReadBuf::new(scratch.as_mut_slice());
+        let count = read(&mut buffer)?;
+        Ok((new::bytes(py, buffer.filled()), count))
     });
     Ok(received.and_then(|(data, count)| match data {
         Ok(data) => Ok((data, count)),

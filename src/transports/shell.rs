@@ -33,6 +33,8 @@ pub type Hold = Option<(Token, bool)>;
 pub struct Shell<S: Side> {
     pub core: Arc<LoopCore>,
     pub event_loop: Py<PyAny>,
+    /// When the transport was made, in nanoseconds of the loop's clock.
+    pub made_at: u64,
     pub state: LoopCell<State<S>>,
 }
 
@@ -119,6 +121,7 @@ impl<S: Side> Shell<S> {
         Ok(Self {
             core: Arc::clone(core),
             event_loop: (*event_loop).clone().unbind(),
+            made_at: core.clock.now_ns(),
             state: LoopCell::new(state),
         })
     }
@@ -216,8 +219,8 @@ impl<S: Side> State<S> {
     pub fn count_queued(&mut self) {
         let size = if self.outbox.queue.is_empty() { 0 } else { self.outbox.queue.size() };
         if size != self.counted {
-            self.figures.add(Figure::BytesQueued, size as u64);
-            self.figures.subtract(Figure::BytesQueued, self.counted as u64);
+            // As one change: other threads read it at any time.
+            self.figures.add(Figure::BytesQueued, (size as u64).wrapping_sub(self.counted as u64));
             self.counted = size;
         }
     }

@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -68,21 +69,31 @@ def test_an_asynchronous_generator():
 def test_timers_and_transports():
     async def main():
         loop = asyncio.get_running_loop()
+        started = time.monotonic()
         timer = loop.call_later(60, print)
         left, right = socket.socketpair()
         with right:
             transport, _ = await loop.create_connection(asyncio.Protocol, sock=left)
             transport.write(bytes(10_000_000))
             queued = transport.get_write_buffer_size()
+            loop.add_reader(right, print)
+            await asyncio.sleep(0.01)
             text = dumped()
+            longest = time.monotonic() - started
+            loop.remove_reader(right)
             transport.abort()
             timer.cancel()
             await asyncio.sleep(0)
-        return text, queued
+        return text, queued, longest
 
-    text, queued = rloop.run(main())
+    text, queued, longest = rloop.run(main())
     assert re.search(r"due in (59|60)\.\d+ s: <TimerHandle ", text)
-    assert queued > 0 and f", {queued} bytes to send\n" in text
+    [[sent, age]] = re.findall(r"Transport.*, (\d+) bytes to send, ([\d.]+) s old\n", text)
+    assert 0 < queued == int(sent)
+    # It waits for 10 ms. The age is rounded to a millisecond.
+    assert 0.009 <= float(age) <= longest + 0.001
+    # A plain handle has neither.
+    assert re.search(r"\d+: <Handle print\(.*>\n", text)
 
 
 def test_children_and_executor():

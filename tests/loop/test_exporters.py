@@ -6,6 +6,7 @@ in test_metrics.py.
 
 import asyncio
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -101,6 +102,30 @@ def test_instruments_of_opentelemetry(loop):
         else:
             assert found.pop(name)[0] == [value]
     assert found == {}
+
+
+def test_the_dashboard_shows_what_is_exported(loop):
+    """Each name in it is one of a sample, and each query is one that Prometheus understands in its outline."""
+    names = set(re.findall(r"^(rloop_\w+)\{", rloop.openmetrics(), re.MULTILINE))
+    text = (PAGE.parent / "grafana.json").read_text()
+    shown = set(re.findall(r"\brloop_\w+", text))
+    assert shown - names == set()
+    # Every figure has its place, but for the two that are shown in another form.
+    figures = {re.sub("_(total|bucket|count|sum)$", "", name) for name in shown}
+    assert {_openmetrics.openmetrics_name(field) for field in _openmetrics.TEXTS} - figures == {
+        "rloop_ready_depth_max",
+        "rloop_utilization_ratio",
+    }
+    panels = json.loads(text)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        for target in panel["targets"]:
+            query = target["expr"]
+            for left, right in ("()", "{}", "[]"):
+                assert query.count(left) == query.count(right), query
+            # A counter is shown by its rate, and only a counter is.
+            for name, rated in re.findall(r"(?<!rate\()(rloop_\w+)\{|rate\((rloop_\w+)\{", query):
+                assert bool(rated) == (name + rated).endswith(("_total", "_bucket")), query
 
 
 def test_page_class_and_exporters_agree():

@@ -55,7 +55,8 @@ def test_datagrams_one_by_one(child, calls, error):
         print({{type(error).__name__ for error in protocol.errors}})
         client.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == ["True [] []", "{'ConnectionRefusedError'}"]
@@ -74,10 +75,43 @@ async def main():
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
         print(await asyncio.wait_for(process.wait(), 15))
 
-asyncio.Runner(loop_factory=new_event_loop).run(main())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
 """,
     )
     assert lines == ["7", "-9"]
+
+
+@pytest.mark.parametrize("error", ["ENOSYS", "EPERM"])
+def test_children_without_pidfds(child, error, loop_name):
+    """A thread waits for each child, and a dump of the loop has the child until it has ended."""
+    lines = run(
+        child,
+        f"REFUSED, IS_ASYNCIO = {error!r}, {loop_name == 'asyncio'}"
+        """
+import sys
+refuse("pidfd_open", REFUSED)
+
+def dumped():
+    if IS_ASYNCIO:
+        return True
+    import io, rloop
+    out = io.StringIO()
+    rloop.dump(out)
+    return f"pid={process.pid}" in out.getvalue()
+
+async def main():
+    global process
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input(); raise SystemExit(7)", stdin=-1)
+    print(dumped())
+    process.stdin.write(b"x\\n")
+    print(await asyncio.wait_for(process.wait(), 15), dumped() and not IS_ASYNCIO)
+
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
+""",
+    )
+    assert lines == ["True", "7 False"]
 
 
 @pytest.mark.parametrize("error, name", [("EPERM", "PermissionError"), ("EPROTO", "OSError")])
@@ -111,7 +145,8 @@ async def main():
     server.close()
     await server.wait_closed()
 
-asyncio.Runner(loop_factory=new_event_loop).run(main())
+with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    runner.run(main())
 """,
     )
     assert lines == ["True True", f"{{'Error: socket.accept() failed'}} {{'{name}'}}"]

@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from typing import Any
 
@@ -318,3 +320,38 @@ async def test_profiler_that_schedules_something():
         await asyncio.wait_for(done, 10)
     finally:
         sys.setprofile(None)
+
+
+# --- `sys.remote_exec` ---
+
+
+def wait_for_state(pid, state):
+    """Waits until the process is in this state of proc_pid_stat(5): S for one that waits, T for one that is stopped."""
+    while True:
+        with open(f"/proc/{pid}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] == state:
+                return
+        time.sleep(0.01)
+
+
+@CALL_GRAPHS
+def test_remote_exec_reaches_an_idle_loop_that_is_stopped_and_continued(loop_name, tmp_path):
+    """docs/stalls.md says so. Without that, the request waits until the loop runs Python code."""
+    script = tmp_path / "script.py"
+    script.write_text("print('executed', flush=True)\n")
+    source = WAITING.format(loop=loop_name)
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            wait_for_state(process.pid, "S")
+            try:
+                sys.remote_exec(process.pid, str(script))  # type: ignore[attr-defined, unused-ignore]
+            except (PermissionError, RuntimeError) as exc:
+                pytest.skip(f"the system does not allow it: {exc}")
+            process.send_signal(signal.SIGSTOP)
+            wait_for_state(process.pid, "T")
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "executed\n"
+        finally:
+            process.kill()

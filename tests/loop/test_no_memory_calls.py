@@ -92,3 +92,41 @@ def test_failed_allocations(child, what, width):
     raised = set(result.stdout.split())
     assert "MemoryError" in raised
     assert "PanicException" not in raised
+
+
+RECEIVING = """
+    import socket
+    import _testcapi
+
+    loop = new_event_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    outcomes = set()
+    for start in [1] + list(range(1, 30)):
+        far.send(b"x" * {size})
+        got = b""
+        try:
+            _testcapi.set_nomemory(start, start + 1)
+            try:
+                got = loop._receive(near, {wanted})
+            finally:
+                _testcapi.remove_mem_hooks()
+            outcomes.add("received")
+        except MemoryError:
+            outcomes.add("MemoryError")
+        while len(got) < {size}:
+            more = near.recv({size} - len(got))
+            assert more
+            got += more
+        assert got == b"x" * {size}
+    near.close(), far.close(), loop.close()
+    print(*sorted(outcomes))
+"""
+
+
+@pytest.mark.parametrize("wanted", [1000, 65536])
+@pytest.mark.parametrize("size", [1, 600])
+def test_what_sock_recv_cannot_return_stays_in_the_socket(child, size, wanted):
+    pytest.importorskip("_testcapi")
+    result = child(RECEIVING.format(size=size, wanted=wanted))
+    assert (result.returncode, result.stdout.strip()) == (0, "MemoryError received"), result.stderr

@@ -224,7 +224,7 @@ async def test_without_pidfd_and_reaped_by_somebody_else(no_pidfd, caplog):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_without_pidfd_on_a_loop_that_is_closed(no_pidfd, loop_factory):
+def test_without_pidfd_on_a_loop_that_is_closed(no_pidfd, loop_factory, caplog):
     """There is no pidfd and the loop is closed. The thread that waits for the child reaps it."""
     loop = loop_factory()
     if type(loop).__module__.startswith("asyncio."):
@@ -237,11 +237,13 @@ def test_without_pidfd_on_a_loop_that_is_closed(no_pidfd, loop_factory):
     for thread in threads:
         thread.join()
     assert not has_children()
+    # In debug mode, asyncio's log has the transport.
+    caplog.clear()
     del transport, protocol
     gc.collect()
 
 
-async def test_without_pidfd_or_thread(no_pidfd, monkeypatch):
+async def test_without_pidfd_or_thread(no_pidfd, monkeypatch, caplog):
     skip_on_asyncio("decides once how it waits for children")
 
     def fail(self):
@@ -251,8 +253,23 @@ async def test_without_pidfd_or_thread(no_pidfd, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         await start(["cat"])
+    caplog.clear()
     assert not has_children()
     assert await lowest_fd() == before
+
+
+async def test_poll_that_reports_a_running_child():
+    """The loop goes on, and waits for the child as before."""
+    skip_on_asyncio("has no such callback")
+    transport, protocol = await start(["sleep", "60"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    loop = asyncio.get_running_loop()
+    [pidfd] = loop._children
+    loop._child_exited(pidfd, transport)
+    assert transport.get_returncode() is None
+    transport.kill()
+    assert await protocol.exited == -signal.SIGKILL
+    await protocol.lost
+    transport.close()
 
 
 async def test_too_many_open_files():

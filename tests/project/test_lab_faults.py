@@ -44,9 +44,9 @@ def test_no_wheel_has_the_feature():
 
 
 def test_every_call_has_errors(lab):
-    """Every call that Linux has can fail in a case: `accept` is another system's."""
+    """Every call that Linux has can fail in a case: `accept` and `select` are other systems'."""
     table = lab("faults_table")
-    assert set(table.ERRORS) == CALLS - {"accept"}
+    assert set(table.ERRORS) == CALLS - {"accept", "select"}
     for errors in table.ERRORS.values():
         names = errors.split()
         assert names and len(names) == len(set(names)) and all(hasattr(errno, name) for name in names)
@@ -72,17 +72,17 @@ def test_cases_of_a_scenario(lab):
 
 def test_left_out_tests_exist(lab):
     """A test that is left out of a mode is there, and its mode, too."""
-    modes = lab("modes")
+    known = {*lab("modes").MODES, *lab("reach").WAYS}
     lines = [line for line in (ROOT / "lab/modes_left_out.txt").read_text().splitlines() if not line.startswith("#")]
     for line in filter(None, lines):
         names, test = line.split(maxsplit=1)
-        assert set(names.split(",")) <= set(modes.MODES)
+        assert set(names.split(",")) <= known
         path, _, name = test.partition("::")
         source = (ROOT / path).read_text()
         assert not name or re.search(rf"def {re.escape(name.partition('[')[0])}\b", source), line
 
 
-@pytest.mark.parametrize("name", ["faults", "modes", "allocations"])
+@pytest.mark.parametrize("name", ["faults", "modes", "reach", "allocations"])
 def test_part_explains_itself(name):
     command = [sys.executable, str(ROOT / "lab" / f"{name}.py"), "--help"]
     path = str(ROOT / "tests")

@@ -238,6 +238,18 @@ def test_watch(tmp_path):
     assert run(tmp_path, source, "--watch=1") == "1\n"
 
 
+def test_publish(tmp_path):
+    source = """
+    import asyncio, os, rloop
+
+    async def main():
+        print(rloop.read_published(os.getpid()).pid == os.getpid())
+
+    asyncio.run(main())
+    """
+    assert run(tmp_path, source, "--publish", environ={"XDG_RUNTIME_DIR": str(tmp_path)}) == "True\n"
+
+
 def test_as_uvloop(tmp_path):
     source = """
     import asyncio, sys, uvloop, uvloop.loop
@@ -362,3 +374,15 @@ def test_split(arguments, ours, program):
 )
 def test_interpreter_options(orig_argv, options):
     assert _launch.interpreter_options(["rloop", "a", "b"], orig_argv) == options
+
+
+# --- programs of others ---
+
+
+def test_pytest(tmp_path):
+    test = RUNNING + "def test_loop():\n    asyncio.run(main())\n"
+    (tmp_path / "test_app.py").write_text(test)
+    done = start(tmp_path, *LAUNCHER, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert LOOP in done.stdout
+    assert "1 passed" in done.stdout

@@ -42,8 +42,8 @@ DECLARATIONS = {
 
 # Functions of libc that cannot fail, or whose failure has no errno: they need not be made to fail.
 CANNOT_FAIL = (
-    "clock_gettime dlopen dlsym gettid pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset sigfillset "
-    "sigismember sigpending sigwait"
+    "FD_ISSET FD_SET clock_gettime dlopen dlsym gettid pthread_atfork pthread_sigmask sigaction sigaddset sigemptyset "
+    "sigfillset sigismember sigpending sigwait strerror_r"
 )
 
 # What asyncio calls of a protocol.

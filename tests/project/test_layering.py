@@ -94,8 +94,8 @@ def not_embedded(embedded, files):
     listed = dict(re.findall(r'"(rloop[.\w]*)": "(\w+\.py)"', embedded))
     for file in files:
         name = file.removeprefix("rloop/")
-        if name.startswith(("contrib/", "_site/")):
-            # For programs with other libraries, and for the launcher: both need an installed package.
+        if name.startswith(("contrib/", "_site/", "rloop_pytest/")):
+            # For programs with other libraries, for the launcher, and for pytest: all need an installed package.
             continue
         module = "rloop" if name == "__init__.py" else "rloop." + name.removesuffix(".py")
         if listed.get(module) != name:

@@ -8,6 +8,7 @@ import os
 import pickle
 import platform
 import re
+import ssl
 import subprocess
 import sys
 import warnings
@@ -247,6 +248,42 @@ def test_python_m_rloop():
     assert lines["platform"].startswith(platform.platform())
     assert lines["loop"] == "<rloop.Loop running=True closed=False debug=False>"
     assert lines["project"].startswith("this is the one")
+    assert lines["asyncio"].endswith(" is the loop of asyncio.run")
+    assert ssl.OPENSSL_VERSION in lines["TLS"]
+    assert lines["epoll_pwait2"].startswith(("yes", "no ("))
+    assert lines["pidfd"] == "yes"
+    assert re.fullmatch(r"-?\d+ files, at most -?\d+, \d+ open now", lines["limits"])
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "what", "told"),
+    [
+        ([], {}, "asyncio", "asyncio.unix_events._UnixSelectorEventLoop is the loop of asyncio.run"),
+        ([], {"RLOOP_TLS_ENGINE": "portable"}, "TLS", "portable, by RLOOP_TLS_ENGINE; " + ssl.OPENSSL_VERSION),
+        ([], {}, "debug", "no"),
+        (["-X", "dev"], {}, "debug", "yes"),
+        ([], {"PYTHONASYNCIODEBUG": "1"}, "debug", "yes"),
+        ([], {}, "environment", "none"),
+        ([], {"RLOOP_WATCH": "5", "RLOOP_X": "1"}, "environment", "RLOOP_WATCH=5, RLOOP_X=1"),
+    ],
+)
+def test_what_python_m_rloop_tells(options, environ, what, told):
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("RLOOP_", "PYTHONASYNCIO"))}
+    command = [sys.executable, *options, "-m", "rloop", "doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**own, **environ}, timeout=25)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{what}:".ljust(14) + told in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("limit", [40, 50])
+def test_limit_of_files(limit):
+    source = f"""
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 50))
+runpy.run_module("rloop", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=25)
+    assert f"limits:       {limit} files, at most 50, " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -267,4 +304,4 @@ def test_python_m_rloop_beside_another_project(tmp_path, version, summary, told)
     command = [sys.executable, "-m", "rloop"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 1
-    assert f"project:  {told}\n" in result.stdout
+    assert f"project:      {told}\n" in result.stdout

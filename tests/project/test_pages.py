@@ -57,7 +57,7 @@ def test_targets_of_make_exist(page):
 
 @every_page
 def test_sections_of_the_benchmark_exist(page):
-    source = "".join((ROOT / "benchmarks" / name).read_text() for name in ("bench.py", "echo.py"))
+    source = "".join((ROOT / "benchmarks" / name).read_text() for name in ("bench.py", "echo.py", "arrivals.py"))
     known = set(re.findall(r'^    "(\w+)": ', source, re.MULTILINE))
     assert {"tcp", "inprocess"} <= known
     assert set(re.findall(r"--only (\w+)", page.read_text())) <= known

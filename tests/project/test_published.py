@@ -28,9 +28,13 @@ def published(*arguments):
     return subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=60)
 
 
+def publish(figures, page, readme, chart):
+    return published("published.py", str(figures), "--page", page, "--readme", readme, "--chart", chart)
+
+
 @pytest.fixture
 def files(tmp_path):
-    """A file of figures, a page with marks, and where the chart goes."""
+    """A file of figures, two pages with marks, and where the chart goes."""
     sections = {
         section: [
             {"row": row, "loop": loop, "rounds": [{"cpu_us": value} for value in values]}
@@ -39,15 +43,17 @@ def files(tmp_path):
         ]
         for section, rows in ROUNDS.items()
     }
-    figures, page, chart = tmp_path / "bench.json", tmp_path / "page.md", tmp_path / "chart.svg"
+    figures, page = tmp_path / "bench.json", tmp_path / "page.md"
+    readme, chart = tmp_path / "readme.md", tmp_path / "chart.svg"
     figures.write_text(json.dumps({"header": HEADER, "sections": sections}))
-    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    return figures, page, chart
+    for path in (page, readme):
+        path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    return figures, page, readme, chart
 
 
 def test_the_page_shows_medians_and_the_ratio_to_the_best(files):
-    figures, page, chart = files
-    done = published("published.py", str(figures), "--page", str(page), "--chart", str(chart))
+    figures, page, readme, chart = files
+    done = publish(figures, page, readme, chart)
     assert (done.returncode, done.stderr) == (0, "")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -56,9 +62,39 @@ def test_the_page_shows_medians_and_the_ratio_to_the_best(files):
     assert "Not ahead here: UDP 1 KiB (1.20)." in text
 
 
+def test_the_readme_shows_some_rows_and_loops(files):
+    figures, page, readme, chart = files
+    everything = json.loads(figures.read_text())
+    everything["header"]["loops"] += ", aiofastnet (0.9.0)"
+    figures.write_text(json.dumps(everything))
+    assert publish(figures, page, readme, chart).returncode == 0
+    assert "| TCP 1 KiB | 5 | 10 | 6 | - | 0.83 |" in page.read_text()
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| CPU, us, CPython 3.11.7 | rloop | asyncio | uvloop | rloop / best other |" in text
+    assert "| TCP 1 KiB | 5 | 10 | 6 | 0.83 |" in text
+
+
+def test_delays_have_a_table_of_their_own(files):
+    figures, page, readme, chart = files
+    everything = json.loads(figures.read_text())
+    everything["sections"]["load"] = [
+        {"row": "protocol  300 us of work, 70%", "loop": loop, "rounds": [{"p50_us": median, "p99_us": tail}]}
+        for loop, median, tail in (("rloop", 400, 2000), ("asyncio", 800, 4000), ("uvloop", 500, 1600))
+    ]
+    figures.write_text(json.dumps(everything))
+    assert publish(figures, page, readme, chart).returncode == 0
+    before, _, delays = page.read_text().partition("| response time or delay, us |")
+    assert "TCP 1 KiB" in before and "TCP 1 KiB" not in delays
+    assert "| protocol, 300 us of work, 70% load: response time, median | 400 | 800 | 500 | 0.80 |" in delays
+    assert "| protocol, 300 us of work, 70% load: response time, p99 | 2000 | 4000 | 1600 | 1.25 |" in delays
+    assert "Not ahead here: protocol, 300 us of work, 70% load: response time, p99 (1.25)." in delays
+    assert "300 us" not in chart.read_text()
+
+
 def test_the_chart_is_relative_to_asyncio(files):
-    figures, page, chart = files
-    assert published("published.py", str(figures), "--page", str(page), "--chart", str(chart)).returncode == 0
+    figures, page, readme, chart = files
+    assert publish(figures, page, readme, chart).returncode == 0
     texts = [element.text for element in xml.etree.ElementTree.fromstring(chart.read_text()).iter() if element.text]
     assert {"TCP 1 KiB", "UDP 1 KiB", "rloop", "uvloop"} <= set(texts)
     assert [text for text in texts if text.replace(".", "").isdigit()] == [
@@ -72,11 +108,11 @@ def test_the_chart_is_relative_to_asyncio(files):
 
 
 def test_a_page_without_marks_is_left_alone(files):
-    figures, page, chart = files
+    figures, page, readme, chart = files
     page.write_text("no marks")
-    done = published("published.py", str(figures), "--page", str(page), "--chart", str(chart))
+    done = publish(figures, page, readme, chart)
     assert done.returncode != 0 and "lacks the marks" in done.stderr
-    assert page.read_text() == "no marks" and not chart.exists()
+    assert page.read_text() == "no marks" and "old" in readme.read_text() and not chart.exists()
 
 
 def test_what_is_published_is_measured():

@@ -2,9 +2,11 @@
 server builds and publishes: these call nothing but commands of make. Nothing is built here.
 """
 
+import contextlib
 import importlib
 import pathlib
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -96,6 +98,32 @@ def test_lists_have_the_licences():
     assert sorted(licences) == ["LICENSE-APACHE", "LICENSE-MIT"]
     for names in lists.values():
         assert [name for name in licences if not any(line.endswith("/" + name) for line in names)] == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "status", "error", "ends"),
+    [
+        ("", 0, "", False),
+        ("v1.0.0", 0, "", False),
+        ("", 1, "[ERROR] failed to fetch advisory database", False),
+        ("v1.0.0", 1, "[ERROR] failed to fetch advisory database", True),
+        ("", 1, "error[vulnerability]", True),
+    ],
+)
+def test_known_weaknesses(release, monkeypatch, tag, status, error, ends):
+    """Only before a tag, and only without their list, known weaknesses of dependencies stop nothing."""
+    asked = []
+
+    def ask(command, **options):
+        asked.append(command[-1])
+        return subprocess.CompletedProcess(command, status, stderr=error)
+
+    monkeypatch.setattr(release.machine, "has_cargo", lambda command: True)
+    monkeypatch.setattr(release, "run", lambda *command: asked.extend(command[-3:]))
+    monkeypatch.setattr(release.subprocess, "run", ask)
+    with pytest.raises(SystemExit) if ends else contextlib.nullcontext():
+        release.check_dependencies(tag)
+    assert asked == ["bans", "licenses", "sources", "advisories"]
 
 
 def test_what_dependencies_may_be_licensed_by():

@@ -244,3 +244,19 @@ def test_the_site_is_built_so_that_a_broken_link_fails(task, python, monkeypatch
     monkeypatch.setattr(task, "kept_venv", lambda *_: ("python",))
     task.docs()
     assert task.ran == [("python", "-m", "mkdocs", "build", "--strict")]
+
+
+def test_a_rival_without_a_wheel_for_this_python_is_left_out(task, python, monkeypatch, capsys):
+    commands = []
+
+    def status_of(*command):
+        commands.append(command)
+        return int(command[-1] == "rsloop")
+
+    monkeypatch.setattr(task, "status_of", status_of)
+    task.install_rivals(("python",), python)
+    assert [command[-1] for command in commands] == [*task.RIVALS, "rloop==0.5.*"]
+    assert all("--only-binary" in command for command in commands)
+    # Beside ours, the other project's package would replace it.
+    assert str(task.VENVS / "rloop-0.5" / "3.11") in commands[-1]
+    assert capsys.readouterr().out == "rsloop cannot be installed for Python 3.11.7, and is left out\n"

@@ -64,6 +64,28 @@ async def test_end(method, kind):
         assert await receive(method, sock, 100) == b""
 
 
+@pytest.mark.parametrize("wanted", [100, 4096, 65536, 1 << 19])
+async def test_what_was_received_stays_as_it_is(wanted):
+    """rloop receives into memory that it uses again."""
+    loop = asyncio.get_running_loop()
+    received = []
+    with streams() as (sock, peer):
+        for number, size in enumerate([1, 100, 4095, 4096, 4097, 30_000, 100, 1] * 2):
+            task = await waiting(loop.sock_recv(sock, wanted))
+            data = bytes([number]) * size
+            peer.send(data)
+            pieces = [await task]
+            while sum(map(len, pieces)) < size:
+                pieces.append(await loop.sock_recv(sock, wanted))
+            assert b"".join(pieces) == data
+            assert max(map(len, pieces)) <= wanted
+            # A `bytes` keeps its hash from the first call on.
+            received += [(piece, bytearray(piece), hash(piece)) for piece in pieces]
+    for piece, copy, before in received:
+        assert piece == copy
+        assert hash(piece) == hash(bytes(copy)) == before
+
+
 @METHODS
 async def test_data_and_end_at_once(method):
     with streams() as (sock, peer):

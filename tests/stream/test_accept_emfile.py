@@ -84,7 +84,8 @@ def test_clients_that_waited_are_served(child, count):
         print(contexts)
         server.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == [
@@ -123,7 +124,8 @@ def test_the_rest_of_the_loop_goes_on(child):
         early.close()
         server.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == ["b'00'", "True"]
@@ -162,7 +164,8 @@ def test_server_closed_while_it_rests(child):
         print(await loop.run_in_executor(None, collect, clients))
         other.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == ["reset", "True"]

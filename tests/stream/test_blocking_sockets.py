@@ -47,7 +47,8 @@ def test_a_read_that_fills_the_buffer(child, pair, factory):
             transport.abort()
             print(await protocol.lost)
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == ["more", "None"]
@@ -73,7 +74,8 @@ def test_a_listener(child, loop_name, count):
             for client in clients:
                 client.close()
 
-    asyncio.Runner(loop_factory=new_event_loop).run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
     """,
     )
     assert lines == [str(2 * count)]

@@ -172,8 +172,10 @@ def test_use_from_other_threads(child, debug, loop_name):
             writer.close()
             server.close()
 
-        asyncio.Runner(loop_factory=new_event_loop).run(main())
-        asyncio.Runner(loop_factory=new_event_loop).run(echo())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(echo())
         """,
         "-Wignore",
         PYTHONASYNCIODEBUG=debug,

@@ -44,12 +44,15 @@ def described(exc: BaseException | None) -> dict[str, object] | None:
 
 
 class LogHandler(logging.Handler):
+    """Keeps what asyncio logs. In debug mode it also warns of slow callbacks, which depend on the machine."""
+
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[tuple[str, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append((record.levelname, record.getMessage()))
+        if not str(record.msg).startswith("Executing "):
+            self.lines.append((record.levelname, record.getMessage()))
 
 
 @dataclass(frozen=True)

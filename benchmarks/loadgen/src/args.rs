@@ -22,11 +22,12 @@ load: every connection sends a message, waits for its whole echo, checks it, and
   --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
                      result, keep the connections open until the next line
   --tls              use TLS; the server's certificate is not verified
+  --http             each message is the body of a POST request by HTTP/1.1, and of its answer
 arrivals: messages are due at random times (Poisson), whether the server keeps up or not; each is sent on a
   connection that has none under way; a response time begins when the message was due; always gated
   --rate R           the mean number of messages a second
   --seed N           the seed of the random times (1)
-  --connections, --size, --seconds, --warmup, --timeout as above
+  --connections, --size, --seconds, --warmup, --timeout, --http as above
 handshakes: every connection makes a TLS handshake, has one byte echoed, closes, and begins again; always gated
   --connections, --seconds, --requests, --warmup, --timeout as above
   --resume           resume the sessions of earlier connections
@@ -34,7 +35,7 @@ serve: an echo server on 127.0.0.1; prints {\"port\":N}; answers each line on st
   has used and its resident memory; ends when stdin is closed
   --libssl, --chain  use TLS: the OpenSSL to load, and a PEM file with a certificate chain and its key";
 
-const NO_DATAGRAMS: &str = "TLS is not for --udp-port";
+const NO_DATAGRAMS: &str = "TLS and HTTP are not for --udp-port";
 
 /// Where the server is; only `wire.rs` looks at it.
 #[derive(Debug, PartialEq)]
@@ -62,6 +63,7 @@ pub struct Load {
     pub timeout: Duration,
     pub gated: bool,
     pub tls: bool,
+    pub http: bool,
 }
 
 /// The options of `arrivals`.
@@ -70,6 +72,7 @@ pub struct Arrivals {
     pub target: Target,
     pub connections: usize,
     pub size: usize,
+    pub http: bool,
     pub rate: f64,
     pub length: Duration,
     pub warmup: Duration,
@@ -129,6 +132,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
         timeout: Duration::from_secs(60),
         gated: false,
         tls: false,
+        http: false,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
@@ -143,6 +147,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             "--timeout" => load.timeout = seconds(&option, args.next())?,
             "--gated" => load.gated = true,
             "--tls" => load.tls = true,
+            "--http" => load.http = true,
             "-h" | "--help" => return Ok(Command::Help),
             _ => return Err(format!("unknown option {option:?}")),
         }
@@ -154,7 +159,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     if load.connections == 0 || load.size == 0 || load.limit == Limit::Requests(0) {
         return Err("--connections, --size and --requests must be at least 1".to_owned());
     }
-    if load.tls && matches!(load.target, Target::Udp { .. }) {
+    if (load.tls || load.http) && matches!(load.target, Target::Udp { .. }) {
         return Err(NO_DATAGRAMS.to_owned());
     }
     Ok(Command::Load(load))
@@ -169,7 +174,7 @@ fn arrivals(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             _ => others.push(option),
         }
     }
-    let Load { target, connections, size, limit, warmup, timeout, gated, tls } =
+    let Load { target, connections, size, limit, warmup, timeout, gated, tls, http } =
         match load(others.into_iter())? {
             Command::Load(load) => load,
             other => return Ok(other),
@@ -181,7 +186,7 @@ fn arrivals(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
     if !(rate > 0.0 && f64::is_finite(rate)) {
         return Err("--rate must be above 0".to_owned());
     }
-    Ok(Command::Arrivals(Arrivals { target, connections, size, rate, length, warmup, timeout, seed }))
+    Ok(Command::Arrivals(Arrivals { target, connections, size, http, rate, length, warmup, timeout, seed }))
 }
 
 fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
@@ -192,8 +197,8 @@ fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
         !found
     });
     match load(others.collect::<Vec<_>>().into_iter())? {
-        Command::Load(Load { tls: true, .. } | Load { gated: true, .. }) => {
-            Err("handshakes are always gated, and by TLS".to_owned())
+        Command::Load(Load { tls: true, .. } | Load { gated: true, .. } | Load { http: true, .. }) => {
+            Err("handshakes are always gated, by TLS, and without HTTP".to_owned())
         }
         Command::Load(Load { target: Target::Udp { .. }, .. }) => Err(NO_DATAGRAMS.to_owned()),
         Command::Load(Load { target, connections, limit, warmup, timeout, .. }) => {
@@ -251,14 +256,14 @@ mod tests {
             timeout: Duration::from_secs(60),
             gated: false,
             tls: false,
+            http: false,
         };
         assert_eq!(parsed("load --port 80"), Ok(Command::Load(expected)));
     }
 
     #[test]
     fn load_takes_every_option() {
-        let line =
-            "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated --tls";
+        let line = "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated --tls --http";
         let expected = Load {
             target: Target::Tcp { port: 1 },
             connections: 2,
@@ -268,6 +273,7 @@ mod tests {
             timeout: Duration::from_secs(6),
             gated: true,
             tls: true,
+            http: true,
         };
         assert_eq!(parsed(line), Ok(Command::Load(expected)));
     }
@@ -278,13 +284,14 @@ mod tests {
             target: Target::Tcp { port: 1 },
             connections: 2,
             size: 3,
+            http: true,
             rate: 4.5,
             length: Duration::from_secs(5),
             warmup: Duration::from_millis(500),
             timeout: Duration::from_secs(6),
             seed: 7,
         };
-        let line = "arrivals --rate 4.5 --port 1 --connections 2 --size 3 --seconds 5 --warmup 0.5 --timeout 6 --seed 7";
+        let line = "arrivals --rate 4.5 --port 1 --connections 2 --size 3 --seconds 5 --warmup 0.5 --timeout 6 --seed 7 --http";
         assert_eq!(parsed(line), Ok(Command::Arrivals(expected)));
     }
 
@@ -350,6 +357,8 @@ mod tests {
             ("load --port 1 --requests 0", "at least 1"),
             ("load --port 1 --speed 9", "\"--speed\""),
             ("load --udp-port 1 --tls", "not for --udp-port"),
+            ("load --udp-port 1 --http", "not for --udp-port"),
+            ("handshakes --port 1 --http", "without HTTP"),
             ("arrivals --port 1", "--rate must be above 0"),
             ("arrivals --port 1 --rate inf", "--rate must be above 0"),
             ("arrivals --port 1 --rate 5 --requests 4", "--seconds"),

@@ -48,14 +48,15 @@ struct Client {
 impl Client {
     fn connect(options: &Arrivals, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
+        let (size, http) = (options.size, options.http);
         let connections =
-            client::connect(&options.target, options.connections, options.size, None, &epoll, deadline)?;
+            client::connect(&options.target, options.connections, size, http, None, &epoll, deadline)?;
         Ok(Self {
             idle: (0..connections.len()).collect(),
             connections,
             epoll,
-            messages: Messages::new(options.size),
-            scratch: PageAligned::zeroed(options.size),
+            messages: client::messages(size, http),
+            scratch: client::scratch(size, http),
             deadline,
         })
     }
@@ -149,6 +150,7 @@ mod tests {
             target: slow_echo(connections, pause),
             connections,
             size: 64,
+            http: false,
             rate: 1.0,
             length: Duration::ZERO,
             warmup: Duration::ZERO,
@@ -188,6 +190,7 @@ mod tests {
             target: Target::Tcp { port: listener.local_addr().unwrap().port() },
             connections: 1,
             size: 64,
+            http: false,
             rate: 1.0,
             length: Duration::ZERO,
             warmup: Duration::ZERO,

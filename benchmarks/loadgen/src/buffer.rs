@@ -35,11 +35,14 @@ impl DerefMut for PageAligned {
     }
 }
 
-/// The messages. Each is a part of one block of pseudo-random bytes, so no message is built per request. Neighbouring
-/// messages differ, so that the echo of another connection or of an earlier request is seen to be wrong.
+/// The messages, and the requests that carry them. Each message is a part of one block of pseudo-random bytes, so
+/// nothing is built per request. Neighbouring messages differ, so that the echo of another connection or of an earlier
+/// request is seen to be wrong.
 pub struct Messages {
     block: PageAligned,
     size: usize,
+    /// What is sent for each message, if that is more than the message.
+    requests: Vec<PageAligned>,
 }
 
 impl Messages {
@@ -56,7 +59,28 @@ impl Messages {
             state ^= state << 17;
             *byte = state as u8;
         }
-        Self { block, size }
+        Self { block, size, requests: Vec::new() }
+    }
+
+    /// The same messages, each sent behind `head`.
+    pub fn with_head(size: usize, head: &[u8]) -> Self {
+        let mut messages = Self::new(size);
+        let request = |number| {
+            let mut request = PageAligned::zeroed(head.len() + size);
+            request[..head.len()].copy_from_slice(head);
+            request[head.len()..].copy_from_slice(messages.get(number));
+            request
+        };
+        messages.requests = (0..Self::WINDOWS).map(request).collect();
+        messages
+    }
+
+    /// What is sent for the message with this number.
+    pub fn request(&self, number: usize) -> &[u8] {
+        match self.requests.get(number % Self::WINDOWS) {
+            Some(request) => request,
+            None => self.get(number),
+        }
     }
 
     /// The message with this number. Numbers that are 64 apart have the same message.
@@ -87,6 +111,16 @@ mod tests {
                 assert_eq!(messages.get(number).len(), size);
                 assert_ne!(messages.get(number), messages.get(number + 1));
             }
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_message_or_has_it_behind_the_head() {
+        let (plain, headed) = (Messages::new(100), Messages::with_head(100, b"head"));
+        for number in [0, 1, 63, 64, 1000] {
+            assert_eq!(plain.request(number), plain.get(number));
+            assert_eq!(headed.get(number), plain.get(number));
+            assert_eq!(headed.request(number), [b"head", plain.get(number)].concat());
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::histogram::Histogram;
+use crate::http::{self, AnswerHead};
 use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
@@ -35,9 +36,21 @@ pub struct Connection {
     number: usize,
     sent: usize,
     received: usize,
+    /// For HTTP: the head of the answer.
+    head: Option<AnswerHead>,
     /// When the message under way was sent, or, in the open loop, should have been sent.
     pub started: Instant,
     alive: bool,
+}
+
+/// What is sent: the messages alone, or as the bodies of HTTP requests.
+pub fn messages(size: usize, http: bool) -> Messages {
+    if http { Messages::with_head(size, &http::request_head(size)) } else { Messages::new(size) }
+}
+
+/// The buffer for what is received: a message, and for HTTP also the head before it.
+pub fn scratch(size: usize, http: bool) -> PageAligned {
+    PageAligned::zeroed(if http { size + http::LONGEST_HEAD } else { size })
 }
 
 /// Makes `count` connections. The events of each carry its index in the result. No message is under way.
@@ -45,6 +58,7 @@ pub fn connect(
     target: &Target,
     count: usize,
     size: usize,
+    http: bool,
     tls: Option<&Arc<ClientConfig>>,
     epoll: &Epoll,
     deadline: Instant,
@@ -64,6 +78,7 @@ pub fn connect(
             number: key,
             sent: size,
             received: size,
+            head: http.then(AnswerHead::default),
             started,
             alive: true,
         });
@@ -83,9 +98,11 @@ impl Client {
     fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let tls = load.tls.then(|| stream::config(false));
-        let connections = connect(&load.target, load.connections, load.size, tls.as_ref(), &epoll, deadline)?;
-        let messages = Messages::new(load.size);
-        Ok(Self { connections, epoll, messages, scratch: PageAligned::zeroed(load.size), deadline })
+        let (size, http) = (load.size, load.http);
+        let connections =
+            connect(&load.target, load.connections, size, http, tls.as_ref(), &epoll, deadline)?;
+        let (messages, scratch) = (messages(size, http), scratch(size, http));
+        Ok(Self { connections, epoll, messages, scratch, deadline })
     }
 
     /// Starts requests until the limit is reached, then waits for those that are under way.
@@ -155,15 +172,18 @@ impl Connection {
         self.number += 1;
         self.sent = 0;
         self.received = 0;
+        if let Some(head) = &mut self.head {
+            head.clear();
+        }
         self.started = now;
         self.flush(messages)
     }
 
     fn flush(&mut self, messages: &Messages) -> io::Result<()> {
-        let message = messages.get(self.number);
+        let request = messages.request(self.number);
         self.stream.flush()?;
-        if self.sent < message.len() {
-            self.sent += self.stream.send(&message[self.sent..])?;
+        if self.sent < request.len() {
+            self.sent += self.stream.send(&request[self.sent..])?;
         }
         Ok(())
     }
@@ -178,7 +198,9 @@ impl Connection {
         self.flush(messages)?;
         let message = messages.get(self.number);
         loop {
-            let wanted = message.len() - self.received;
+            let left = message.len() - self.received;
+            // Of an answer by HTTP nobody knows where its head will end.
+            let wanted = if self.head.is_some() { scratch.len() } else { left };
             let count = match self.stream.read(&mut scratch[..wanted]) {
                 Ok(0) => {
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed by the server"));
@@ -187,18 +209,22 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             };
-            if scratch[..count] != message[self.received..][..count] {
+            let mut echo = &scratch[..count];
+            if let Some(head) = &mut self.head {
+                echo = head.take(echo, message.len())?;
+            }
+            if echo.len() > left || *echo != message[self.received..][..echo.len()] {
                 return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong"));
             }
             if self.stream.is_datagram() && count < wanted {
                 return Err(io::Error::new(ErrorKind::InvalidData, "a datagram was cut or split"));
             }
-            self.received += count;
-            if count == wanted {
+            self.received += echo.len();
+            if echo.len() == left {
                 return Ok(true);
             }
             // A read that returns less than asked for has emptied the socket, unless the peer has closed as well.
-            if !event.closed && self.stream.short_read_is_all() {
+            if count < wanted && !event.closed && self.stream.short_read_is_all() {
                 return Ok(false);
             }
         }

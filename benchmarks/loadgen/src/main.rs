@@ -2,7 +2,7 @@
 //!
 //! This file chooses the mode and turns its result into output and an exit code. It has no sockets and no numbers.
 //! The modes:
-//! - `load` ([`client`]): a closed loop against an echo server. Each connection sends its next request when it has the
+//! - `load` ([`client`]): a closed loop against an echo server, by HTTP if that is asked for. Each connection sends its next request when it has the
 //!   answer to the last one.
 //! - `arrivals` ([`arrivals`]): an open loop against an echo server. Requests are sent at times that are fixed before.
 //! - `handshakes` ([`handshakes`]): one TLS connection after the other.
@@ -20,6 +20,7 @@ mod control;
 mod epoll;
 mod handshakes;
 mod histogram;
+mod http;
 mod openssl;
 mod report;
 mod schedule;

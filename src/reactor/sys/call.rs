@@ -19,5 +19,5 @@ macro_rules! calls {
 
 calls! {
     accept accept4 connect dup epoll_create1 epoll_ctl epoll_pwait2 eventfd fcntl getpeername getsockname getsockopt
-    ioctl poll read recv recvfrom recvmmsg recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socket write writev
+    ioctl poll read recv recvfrom recvmmsg recvmsg select send sendmmsg sendmsg sendto setsockopt shutdown socket write writev
 }

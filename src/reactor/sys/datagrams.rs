@@ -12,7 +12,7 @@ use super::attempt::attempt;
 #[cfg(target_os = "linux")]
 use super::attempt::attempt_some;
 use super::call::Call;
-use super::{SocketAddress, retry, uninit_slice};
+use super::{SEND_FLAGS, SocketAddress, retry, sigpipe, uninit_slice};
 
 /// The largest number of datagrams that one call receives.
 pub const RECEIVE_BATCH: usize = 16;
@@ -33,11 +33,6 @@ pub fn forget_refusals() {
 
 const PAGE: usize = 4096;
 const ADDRESS_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-
-#[cfg(target_os = "linux")]
-const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-#[cfg(not(target_os = "linux"))]
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
 // ---------------------------------------------------------------------------------------------- receiving
 
@@ -173,6 +168,7 @@ pub fn send_datagrams<'a>(
     fd: BorrowedFd<'_>,
     mut datagrams: impl Iterator<Item = Outgoing<'a>>,
 ) -> io::Result<usize> {
+    sigpipe::silence(fd);
     match (datagrams.next(), datagrams.next()) {
         (None, _) => Ok(0),
         (Some(only), None) => send_datagram(fd, only).map(|()| 1),

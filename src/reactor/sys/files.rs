@@ -1,23 +1,26 @@
 //! Reading and writing files of any kind, and the size of a pipe.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 #[cfg(target_os = "linux")]
 use super::attempt::attempt;
 use super::attempt::{attempt_some, buffers};
 use super::call::Call;
-use super::{MAX_SLICES, retry, sigpipe};
+use super::{MAX_SLICES, ReadBuf, retry, sigpipe};
 
-/// Reads from a file of any kind into `buffer`. Returns the number of bytes; 0 is the end of the file.
-pub fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    retry(|| {
-        attempt_some(Call::read, buffer.len(), |length| {
-            // SAFETY: `buffer` is writable for `length` bytes; the kernel only writes to it.
-            unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), length) }
+/// Reads from a file of any kind into what is left of `buffer`. Returns the number of bytes; 0 is the end of the file.
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    let rest = buffer.unfilled();
+    let count = retry(|| {
+        attempt_some(Call::read, rest.len(), |length| {
+            // SAFETY: `rest` is writable for `length` bytes; the kernel only writes to it.
+            unsafe { libc::read(fd.as_raw_fd(), rest.as_mut_ptr().cast(), length) }
         })
-    })
+    })?;
+    // SAFETY: the kernel has written `count` bytes there.
+    unsafe { buffer.advance(count) };
+    Ok(count)
 }
 
 /// Writes the buffers to a file of any kind, one after the other, as far as the kernel takes them. Returns the number
@@ -65,6 +68,8 @@ pub fn grow_pipe(fd: BorrowedFd<'_>, len: usize) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::super::is_readable;
     use super::*;
     use std::net::TcpListener;
@@ -78,14 +83,15 @@ mod tests {
         let slices = [io::IoSlice::new(b"one"), io::IoSlice::new(b"two")];
         assert_eq!(write(writer.as_fd(), &slices).expect("write"), 6);
         assert_eq!(write(writer.as_fd(), &slices[..1]).expect("write"), 3);
-        let mut buffer = [MaybeUninit::uninit(); 8];
-        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 8);
+        let mut memory = [MaybeUninit::uninit(); 8];
+        let mut read = || super::read(reader.as_fd(), &mut ReadBuf::new(&mut memory));
+        assert_eq!(read().expect("read"), 8);
         assert!(readable());
-        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 1);
+        assert_eq!(read().expect("read"), 1);
         assert!(!readable());
         drop(writer);
         assert!(readable());
-        assert_eq!(read(reader.as_fd(), &mut buffer).expect("read"), 0);
+        assert_eq!(read().expect("read"), 0);
     }
 
     #[test]

@@ -12,7 +12,9 @@ pub mod datagrams;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod files;
+mod own;
 mod polling;
+mod read_buf;
 pub mod sigpipe;
 mod sockets;
 mod threads;
@@ -27,12 +29,14 @@ pub use addresses::{Address, KeptAddress, SocketAddress, ipv6_host};
 #[cfg(feature = "faults")]
 pub use call::Call;
 pub use files::{grow_pipe, read, write};
+pub use own::Own;
 pub use polling::{
     PollWaker, before_wait, deregister, is_readable, is_writable, new_poll, peer_has_ended, poll_fd,
     poll_now, poll_readiness, register, reregister, same_poll,
 };
 #[cfg(target_os = "linux")]
 pub use polling::{epoll_wait, is_wait_replaced};
+pub use read_buf::ReadBuf;
 pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,
     shutdown_write, stream_socket, take_error,
@@ -41,6 +45,13 @@ pub use threads::{Scheduling, block_signals, scheduling_of, thread_number};
 
 /// The largest number of buffers that one vectored call takes (`IOV_MAX` on Linux and macOS).
 pub const MAX_SLICES: usize = 1024;
+
+/// The flags of every send: it never blocks, and raises no SIGPIPE. macOS has no flag for that, but an option of the
+/// socket ([`sigpipe::silence`]).
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
 /// Repeats `call` for as long as a signal interrupts it (PEP 475).
 pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -54,10 +65,33 @@ pub fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. Only `clock.rs` may call this.
 pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// The time by the calendar as the kernel stamps files with it.
+pub fn calendar_ns() -> u64 {
+    #[cfg(target_os = "linux")]
+    return clock_ns(libc::CLOCK_REALTIME_COARSE);
+    #[cfg(not(target_os = "linux"))]
+    return clock_ns(libc::CLOCK_REALTIME);
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec for the duration of the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    unsafe { libc::clock_gettime(clock, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The text of strerror(3) for the number of an error, without the number that `io::Error` adds to it.
+pub fn error_text(errno: i32) -> String {
+    let mut text: [libc::c_char; 128] = [0; 128];
+    // SAFETY: strerror_r writes at most as many characters as it is told, so that the last one stays NUL.
+    let text = unsafe {
+        libc::strerror_r(errno, text.as_mut_ptr(), text.len() - 1);
+        std::ffi::CStr::from_ptr(text.as_ptr())
+    };
+    text.to_string_lossy().into_owned()
 }
 
 /// Memory for `len` values, which are not initialised. An error if there is not so much memory; Rust's usual ways to
@@ -116,5 +150,19 @@ impl Library {
     pub fn symbol(&self, name: &std::ffi::CStr) -> Option<std::ptr::NonNull<libc::c_void>> {
         // SAFETY: the handle is never closed, and `name` ends in NUL.
         std::ptr::NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The standard library's text of each number, and of one that no system has, begins with ours.
+    #[test]
+    fn the_text_of_an_error_is_that_of_strerror() {
+        for errno in (1..140).chain([9999]) {
+            let expected = format!("{} (os error {errno})", error_text(errno));
+            assert_eq!(io::Error::from_raw_os_error(errno).to_string(), expected);
+        }
     }
 }

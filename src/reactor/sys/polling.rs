@@ -11,6 +11,8 @@ use mio::unix::SourceFd;
 
 #[cfg(target_os = "linux")]
 use super::Library;
+#[cfg(not(target_os = "linux"))]
+use super::Own;
 use super::attempt::{attempt, attempt_io};
 use super::call::Call;
 use super::retry;
@@ -214,12 +216,12 @@ impl PollWaker {
 
 /// An fd that interrupts a poll: mio's, on systems without eventfd.
 #[cfg(not(target_os = "linux"))]
-pub struct PollWaker(mio::Waker);
+pub struct PollWaker(Own<mio::Waker>);
 
 #[cfg(not(target_os = "linux"))]
 impl PollWaker {
     pub fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
-        mio::Waker::new(registry, token).map(Self)
+        mio::Waker::new(registry, token).map(|waker| Self(Own::new(waker)))
     }
 
     pub fn wake(&self) -> io::Result<()> {
@@ -248,8 +250,42 @@ pub fn poll_now(fds: &mut [PollFd]) -> io::Result<()> {
         // SAFETY: `fds` is a writable array of pollfd during the call.
         let look = || unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 0) } as isize;
         attempt(Call::poll, look)
-    })
-    .map(drop)
+    })?;
+    #[cfg(target_vendor = "apple")]
+    fds.iter_mut().for_each(ask_select);
+    Ok(())
+}
+
+/// The poll(2) of macOS does not know devices, such as terminals, and takes their fds for closed ones. So select(2) is
+/// asked of these. It refuses an fd that is really closed, and cannot be asked of one that is too large.
+#[cfg(any(target_vendor = "apple", test))]
+fn ask_select(entry: &mut PollFd) {
+    if entry.revents & libc::POLLNVAL == 0 || !(0..libc::FD_SETSIZE as RawFd).contains(&entry.fd) {
+        return;
+    }
+    // SAFETY: all zeroes are an empty set of fds.
+    let [mut read, mut write]: [libc::fd_set; 2] = unsafe { std::mem::zeroed() };
+    for (event, set) in [(libc::POLLIN, &mut read), (libc::POLLOUT, &mut write)] {
+        if entry.events & event != 0 {
+            // SAFETY: the fd is less than FD_SETSIZE.
+            unsafe { libc::FD_SET(entry.fd, set) };
+        }
+    }
+    let mut limit = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    // SAFETY: the sets and the limit are alive and writable during the call.
+    let look = || unsafe {
+        libc::select(entry.fd + 1, &mut read, &mut write, std::ptr::null_mut(), &mut limit) as isize
+    };
+    let Ok(count) = attempt(Call::select, look) else {
+        return;
+    };
+    entry.revents = 0;
+    for (event, set) in [(libc::POLLIN, &read), (libc::POLLOUT, &write)] {
+        // SAFETY: the fd is less than FD_SETSIZE.
+        if count > 0 && unsafe { libc::FD_ISSET(entry.fd, set) } {
+            entry.revents |= event;
+        }
+    }
 }
 
 /// What [`poll_now`] has found for one fd. An fd that is closed is ready in no direction: epoll has dropped it, too.
@@ -326,6 +362,26 @@ mod tests {
         waker.add(u64::MAX - 1).expect("filled");
         waker.wake().expect("wake");
         assert_eq!(waker.take().expect("read"), 1);
+    }
+
+    #[test]
+    fn a_device_that_poll_takes_for_closed() {
+        let (mut reader, mut writer) = io::pipe().expect("pipe");
+        let asked = |fd: RawFd, direction| {
+            let mut entry = poll_fd(fd, direction);
+            entry.revents = libc::POLLNVAL;
+            ask_select(&mut entry);
+            poll_readiness(&entry)
+        };
+        let (end, both) = (std::os::fd::AsRawFd::as_raw_fd(&reader), Readiness::BOTH);
+        assert!(asked(end, Readiness::READABLE).is_none(), "empty");
+        io::Write::write_all(&mut writer, b"x").expect("write");
+        assert_eq!(asked(end, Readiness::READABLE), Readiness::READABLE);
+        io::Read::read_exact(&mut reader, &mut [0]).expect("read");
+        assert_eq!(asked(std::os::fd::AsRawFd::as_raw_fd(&writer), Readiness::WRITABLE), Readiness::WRITABLE);
+        for fd in [RawFd::MAX, 1000, -1] {
+            assert!(asked(fd, both).is_none(), "closed, or too large");
+        }
     }
 
     #[test]

@@ -1,15 +1,23 @@
-//! Writing to a pipe without raising SIGPIPE.
+//! Writing to a pipe, and on macOS to a socket, without raising SIGPIPE.
 //!
 //! A write to a pipe that nobody reads raises SIGPIPE, whose default action ends the process. CPython ignores the
 //! signal, but a program can ask for the default action again, or host CPython without its signal handlers.
 //!
-//! Sockets have a flag that suppresses the signal; pipes have none. So the signal is blocked in this thread during the
+//! Sending to a socket has a flag that suppresses the signal, and on macOS sockets have an option. Pipes have neither. So the signal is blocked in this thread during the
 //! write, and taken out of the queue afterwards. That costs three system calls, and is done only if the signal had its
 //! default action at the last [`look`].
 
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(target_vendor = "apple")]
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+#[cfg(target_vendor = "apple")]
+use super::attempt::attempt;
+#[cfg(target_vendor = "apple")]
+use super::call::Call;
 
 static ENDS_PROCESS: AtomicBool = AtomicBool::new(false);
 
@@ -30,6 +38,24 @@ pub fn look() -> bool {
 #[inline]
 pub fn quietly<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if ENDS_PROCESS.load(Relaxed) { with_signal_blocked(call) } else { call() }
+}
+
+/// Before a send on a system whose sends have no flag against SIGPIPE: switches the signal off for this socket, if the
+/// signal had its default action at the last [`look`]. If that fails, so does the send, because `fd` is no socket.
+#[inline(always)]
+pub fn silence(fd: BorrowedFd<'_>) {
+    #[cfg(target_vendor = "apple")]
+    if ENDS_PROCESS.load(Relaxed) {
+        let on: libc::c_int = 1;
+        let (value, length) = (std::ptr::from_ref(&on).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        let _ = attempt(Call::setsockopt, || {
+            // SAFETY: the option's value is a live int of the given size.
+            unsafe {
+                libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NOSIGPIPE, value, length) as isize
+            }
+        });
+    }
+    let _ = fd;
 }
 
 #[cold]

@@ -6,18 +6,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::attempt::{attempt, attempt_some, buffers};
 use super::call::Call;
-use super::{MAX_SLICES, SocketAddress, retry};
+use super::{MAX_SLICES, ReadBuf, SEND_FLAGS, SocketAddress, retry, sigpipe};
 
-/// Receives into `buffer` from a socket. Returns the number of bytes; 0 is the end of the stream. It never blocks, even
-/// if the socket is in blocking mode: another process that shares the open file can have cleared O_NONBLOCK.
-pub fn recv(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-    retry(|| {
-        attempt_some(Call::recv, buffer.len(), |length| {
+/// Receives into what is left of `buffer` from a socket. Returns the number of bytes; 0 is the end of the stream. It
+/// never blocks, even if the socket is in blocking mode: another process that shares the open file can have cleared
+/// O_NONBLOCK.
+pub fn recv(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    let rest = buffer.unfilled();
+    let count = retry(|| {
+        attempt_some(Call::recv, rest.len(), |length| {
             let flags = libc::MSG_DONTWAIT;
-            // SAFETY: `buffer` is writable for `length` bytes; the kernel only writes to it.
-            unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), length, flags) }
+            // SAFETY: `rest` is writable for `length` bytes; the kernel only writes to it.
+            unsafe { libc::recv(fd.as_raw_fd(), rest.as_mut_ptr().cast(), length, flags) }
         })
-    })
+    })?;
+    // SAFETY: the kernel has written `count` bytes there.
+    unsafe { buffer.advance(count) };
+    Ok(count)
 }
 
 /// What is known of a stream socket after a read that has not filled its buffer.
@@ -37,42 +42,43 @@ pub enum ShortRead {
 /// As [`recv`], on a stream socket. The second value is true if another read may find more.
 pub fn recv_stream(
     fd: BorrowedFd<'_>,
-    buffer: &mut [MaybeUninit<u8>],
+    buffer: &mut ReadBuf<'_>,
     short: ShortRead,
 ) -> io::Result<(usize, bool)> {
+    let rest = buffer.unfilled();
+    let room = rest.len();
     if short != ShortRead::EmptiesUnlessCut {
         let count = recv(fd, buffer)?;
-        return Ok((count, count == buffer.len() || short == ShortRead::SaysNothing));
+        return Ok((count, count == room || short == ShortRead::SaysNothing));
     }
-    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 0 };
+    let mut slice = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: 0 };
     // SAFETY: all zeroes are a valid msghdr: null pointers and zero lengths.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iovlen = 1;
     let count = retry(|| {
-        attempt_some(Call::recvmsg, buffer.len(), |length| {
+        attempt_some(Call::recvmsg, room, |length| {
             slice.iov_len = length;
             message.msg_iov = &mut slice;
-            // SAFETY: `message` points to one slice, which is `buffer`, writable for `length` bytes.
+            // SAFETY: `message` points to one slice, which is `rest`, writable for `length` bytes.
             unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, libc::MSG_DONTWAIT) }
         })
     })?;
-    Ok((count, count == buffer.len() || message.msg_flags & libc::MSG_CTRUNC != 0))
+    // SAFETY: the kernel has written `count` bytes there.
+    unsafe { buffer.advance(count) };
+    Ok((count, count == room || message.msg_flags & libc::MSG_CTRUNC != 0))
 }
 
 /// Sends the buffers, one after the other, as far as the kernel takes them. Returns the number of bytes. It never
 /// blocks and never raises SIGPIPE.
 pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-    #[cfg(target_os = "linux")]
-    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    #[cfg(not(target_os = "linux"))]
-    const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+    sigpipe::silence(fd);
     shrink_buffers(fd, false);
     let slices = buffers(slices);
     if let [slice] = slices {
         return retry(|| {
             attempt_some(Call::send, slice.len(), |length| {
                 // SAFETY: the slice is readable for `length` bytes.
-                unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), length, FLAGS) }
+                unsafe { libc::send(fd.as_raw_fd(), slice.as_ptr().cast(), length, SEND_FLAGS) }
             })
         });
     }
@@ -84,7 +90,7 @@ pub fn send(fd: BorrowedFd<'_>, slices: &[io::IoSlice<'_>]) -> io::Result<usize>
         attempt_some(Call::sendmsg, slices.len().min(MAX_SLICES), |count| {
             message.msg_iovlen = count as _;
             // SAFETY: `message` points to `count` live slices, and to nothing else.
-            unsafe { libc::sendmsg(fd.as_raw_fd(), &message, FLAGS) }
+            unsafe { libc::sendmsg(fd.as_raw_fd(), &message, SEND_FLAGS) }
         })
     })
 }
@@ -256,7 +262,8 @@ mod tests {
         assert_eq!(peer_address(server.as_fd()).expect("name").parse(), peer.parse());
         set_nodelay(server.as_fd()).expect("nodelay");
 
-        let mut buffer = [MaybeUninit::uninit(); 16];
+        let mut memory = [MaybeUninit::uninit(); 16];
+        let mut buffer = ReadBuf::new(&mut memory);
         let blocked = recv(server.as_fd(), &mut buffer).expect_err("nothing sent yet");
         assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
         let slices = [io::IoSlice::new(b"head"), io::IoSlice::new(b"body")];
@@ -290,7 +297,10 @@ mod tests {
             // SAFETY: just made, nobody else knows them.
             fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
         };
-        let mut buffer = [MaybeUninit::uninit(); 8];
+        let mut memory = [MaybeUninit::uninit(); 8];
+        let mut read = |from: &OwnedFd, len: usize, short| {
+            recv_stream(from.as_fd(), &mut ReadBuf::new(&mut memory[..len]), short)
+        };
         let send_twice = |to: &OwnedFd| {
             for text in [b"abc", b"def"] {
                 assert_eq!(send(to.as_fd(), &[io::IoSlice::new(text)]).expect("send"), 3);
@@ -300,16 +310,15 @@ mod tests {
         let [one, two] = pair(libc::SOCK_SEQPACKET);
         send_twice(&one);
         for expected in [(3, true), (3, true)] {
-            let read = recv_stream(two.as_fd(), &mut buffer, ShortRead::SaysNothing).expect("read");
-            assert_eq!(read, expected);
+            assert_eq!(read(&two, 8, ShortRead::SaysNothing).expect("read"), expected);
         }
-        let end = recv_stream(two.as_fd(), &mut buffer, ShortRead::SaysNothing).expect_err("empty");
+        let end = read(&two, 8, ShortRead::SaysNothing).expect_err("empty");
         assert_eq!(end.kind(), io::ErrorKind::WouldBlock);
         for short in [ShortRead::Empties, ShortRead::EmptiesUnlessCut] {
             let [one, two] = pair(libc::SOCK_STREAM);
             send_twice(&one);
-            let mut read = |len| recv_stream(two.as_fd(), &mut buffer[..len], short).expect("read");
-            assert_eq!((read(4), read(4)), ((4, true), (2, false)));
+            let mut read = || read(&two, 4, short).expect("read");
+            assert_eq!((read(), read()), ((4, true), (2, false)));
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::py::context;
 use crate::py::made::Made;
 use crate::py::new::Size;
 use crate::reactor::readiness::Readiness;
-use crate::reactor::sys;
+use crate::reactor::sys::{self, ReadBuf};
 use crate::transports::class::transport_class;
 use crate::transports::protocol;
 use crate::transports::receiving::{self, ReadSize};
@@ -157,7 +157,8 @@ impl ReadPipeTransport {
     /// One read, one call of the protocol: the others get their turn before this transport's next read.
     fn read(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>, size: usize) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let read = |buffer: &mut [_]| this.state.with(py, |state| sys::read(state.file.open_fd()?, buffer));
+        let read =
+            |buffer: &mut ReadBuf<'_>| this.state.with(py, |state| sys::read(state.file.open_fd()?, buffer));
         match receiving::receive(&this.core, py, size, read) {
             // There was no memory to read into, so nothing was read.
             Err(error) => Self::read_more(slf).and(Err(error)),

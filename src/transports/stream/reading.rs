@@ -5,7 +5,6 @@
 //! turn. Whether there may be more is what the receive says: see `sys::ShortRead`.
 
 use std::io;
-use std::mem::MaybeUninit;
 
 use pyo3::prelude::*;
 
@@ -14,7 +13,7 @@ use crate::error::{leaves_the_loop, os_error};
 use crate::py::bytes::Writable;
 use crate::py::{context, new};
 use crate::reactor::readiness::Readiness;
-use crate::reactor::sys;
+use crate::reactor::sys::{self, ReadBuf};
 use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
@@ -91,7 +90,7 @@ impl StreamTransport {
         reading: &Reading<'_>,
         above: &LayerKind,
     ) -> Option<Result<(), Failure>> {
-        let mut receive = |buffer: &mut [_]| slf.get().receive(slf.py(), buffer);
+        let mut receive = |buffer: &mut ReadBuf<'_>| slf.get().receive(slf.py(), buffer);
         Some(match (above.receive)(&reading.protocol, &mut receive) {
             Ok(Received::Data) => Ok(()),
             Ok(Received::Later) => return None,
@@ -117,7 +116,7 @@ impl StreamTransport {
         let buffer = protocol::get_buffer(names, &reading.protocol, None)?;
         let writable = Writable::get(&buffer).map_err(|error| Failure::new(READ_FAILED, error))?;
         // SAFETY: only the system call runs while the slice lives.
-        let received = this.receive(py, unsafe { writable.as_slice(py) });
+        let received = this.receive(py, &mut ReadBuf::new(unsafe { writable.as_slice(py) }));
         drop(writable);
         match received {
             Ok(0) => Self::read_end(slf, reading),
@@ -150,14 +149,14 @@ impl StreamTransport {
 
     /// One receive, with the state borrowed. No Python code runs in it: the buffer may be the protocol's own.
     #[inline]
-    fn receive(&self, py: Python<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    fn receive(&self, py: Python<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
         self.state.with(py, |state| state.receive(buffer))
     }
 }
 
 impl State {
     /// One recv, and what it says about the next one.
-    fn receive(&mut self, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    fn receive(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
         let Some(fd) = self.file.fd()? else {
             return Err(io::ErrorKind::WouldBlock.into());
         };

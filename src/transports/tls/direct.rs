@@ -15,6 +15,7 @@ use super::ends::Ends;
 use super::outcome::Outcome;
 use crate::py::bytes::Target;
 use crate::py::openssl::*;
+use crate::reactor::sys::ReadBuf;
 
 /// A read or a write has failed. OpenSSL keeps the error for whoever asks next: the caller has `_ssl` raise it.
 pub struct Failed;
@@ -168,7 +169,8 @@ unsafe extern "C" fn read_ex(bio: *mut Bio, to: *mut c_char, len: usize, count: 
         let Some((functions, ends)) = ends_of(bio) else {
             return -1;
         };
-        *count = ends.read(std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len));
+        let room = std::slice::from_raw_parts_mut(to.cast::<MaybeUninit<u8>>(), len);
+        *count = ends.read(&mut ReadBuf::new(room));
         (functions.BIO_clear_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);
         if *count == 0 {
             (functions.BIO_set_flags)(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY);

@@ -9,11 +9,11 @@
 //! another thread may ask the transport how much was received.
 
 use std::collections::TryReserveError;
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use crate::core::Buffer;
+use crate::reactor::sys::ReadBuf;
 
 /// What was received and what is to be sent.
 #[derive(Default)]
@@ -100,7 +100,7 @@ impl Ends {
     }
 
     /// Moves as many received bytes as fit to `target`; returns how many.
-    pub fn read(&self, target: &mut [MaybeUninit<u8>]) -> usize {
+    pub fn read(&self, target: &mut ReadBuf<'_>) -> usize {
         self.with(|memory| {
             let count = memory.input.read(target);
             if memory.input.is_empty() && !memory.is_lent {

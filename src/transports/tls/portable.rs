@@ -19,6 +19,7 @@ use crate::py::cell::LoopCell;
 use crate::py::names::names;
 use crate::py::new;
 use crate::py::openssl::Objects;
+use crate::reactor::sys::ReadBuf;
 use crate::transports::framing::Framing;
 
 /// Most clear bytes of a record (RFC 8446, 5.1).
@@ -80,7 +81,7 @@ impl Portable {
             len
         });
         if len > 0 {
-            let fill = |target: &mut [_]| Ok::<_, PyErr>(self.ends.read(target));
+            let fill = |target: &mut ReadBuf<'_>| Ok::<_, PyErr>(self.ends.read(target));
             let (record, _) = bytes::fill_new(py, len, fill)??;
             self.incoming.call_method1(py, &names(py)?.write, (record,))?;
         }

@@ -4,6 +4,7 @@
 //! What cannot be delivered at once, because the protocol has paused reading for instance, stays where it is, still
 //! encrypted.
 
+use std::convert::Infallible;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyException;
@@ -162,14 +163,13 @@ impl TlsLayer {
         if capacity == 0 {
             return Ok(Outcome::Again);
         }
-        let mut end = Ok(Outcome::Again);
-        let filled = bytes::fill_new(py, capacity, |buffer| {
-            let (count, ended) = read_all(py, engine, buffer.into());
-            end = ended;
-            Ok::<_, PyErr>(count)
-        })?;
-        let (data, count) = filled?;
-        if count == 0 {
+        let (data, end) = bytes::fill_new(py, capacity, |buffer| {
+            let (count, end) = read_all(py, engine, buffer.unfilled().into());
+            // SAFETY: the engine has written `count` bytes there.
+            unsafe { buffer.advance(count) };
+            Ok::<_, Infallible>(end)
+        })??;
+        if data.as_bytes().is_empty() {
             return end;
         }
         self.after(py, protocol::data_received(self.core.names, protocol, data.as_any()), end)
