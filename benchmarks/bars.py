@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import arrivals
 import echo
+import footprint
 import loops
 import processes
 import tls
@@ -127,6 +128,11 @@ ARRIVAL_BARS = {
 }
 TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
 TLS_BARS = _tls()
+FOOTPRINT_BARS = [
+    Ceiling("memory of an idle connection", footprint.IDLE, "value", 700, "B"),
+    Ceiling("a loop made and closed", footprint.MADE, "value", 80, "us"),
+    Ceiling("import after asyncio", footprint.IMPORT, "value", 5, "ms"),
+]
 INPROCESS_BARS = [
     _scheduling("call_soon", 1.8),
     _scheduling("call_soon_chained", 3.5),

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import arrivals
 import bars
 import echo
+import footprint
 import inprocess
 import latency
 import loops
@@ -252,6 +253,14 @@ def run_processes(options, names: list[str]) -> tuple[report.Samples, list[dict]
     return samples, bars.judge(bars.PROCESS_BARS, samples)
 
 
+def run_footprint(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
+    names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
+    samples = run_figures(options, names, "footprint.py", footprint.NAMES)
+    cell = report.value_cell(samples, "value", "{:.1f}")
+    report.print_table("before a loop does anything", footprint.NAMES, names, cell)
+    return samples, bars.judge(bars.FOOTPRINT_BARS, samples)
+
+
 def run_latency(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     names = [name for name in names if name not in loops.TRANSPORTS_ONLY]
     samples = report.Samples()
@@ -272,6 +281,7 @@ SECTIONS: dict[str, Callable[..., tuple[report.Samples, list[dict]]]] = {
     "transfers": run_transfers,
     "inprocess": run_inprocess,
     "processes": run_processes,
+    "footprint": run_footprint,
     "latency": run_latency,
 }
 

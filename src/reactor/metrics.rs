@@ -207,9 +207,8 @@ impl Figures {
     pub fn turn_begins(&self, clock: impl FnOnce() -> u64) -> u64 {
         self.add(Figure::Turns, 1);
         if self.get(Figure::Phase) == phase::WOKEN {
-            let now = self.get(Figure::Since);
-            self.enter(phase::BUSY, now);
-            return now;
+            self.figures[Figure::Phase as usize].store(phase::BUSY, Release);
+            return self.get(Figure::Since);
         }
         let now = clock();
         self.leave(now);
