@@ -3,9 +3,9 @@
 //! A write to a pipe that nobody reads raises SIGPIPE, whose default action ends the process. CPython ignores the
 //! signal, but a program can ask for the default action again, or host CPython without its signal handlers.
 //!
-//! Sending to a socket has a flag that suppresses the signal, and on macOS sockets have an option. Pipes have neither. So the signal is blocked in this thread during the
-//! write, and taken out of the queue afterwards. That costs three system calls, and is done only if the signal had its
-//! default action at the last [`look`].
+//! Sending to a socket has a flag that suppresses the signal, and on macOS sockets have an option. Pipes have neither. So
+//! the signal is blocked in this thread during the write, and taken out of the queue afterwards. That costs three system
+//! calls, and is done only if the signal had its default action at the last [`look`].
 
 use std::io;
 use std::mem::MaybeUninit;
