@@ -97,7 +97,9 @@ def environment_with(library: Path, folder: Path, tree: Path = ROOT) -> Path:
     [packages] = folder.glob("lib/python*/site-packages")
     # Python looks into this environment's own folder first.
     (packages / "installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    shutil.copytree(tree / "python" / "rloop", packages / "rloop", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for package in ("rloop", "rloop_pytest"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(tree / "python" / package, packages / package, ignore=ignored)
     shutil.copy(library, packages / "rloop" / "_rloop.so")
     return folder / "bin" / "python"
 

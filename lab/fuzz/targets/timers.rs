@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use libfuzzer_sys::fuzz_target;
 use rloop::reactor::timers::TimerHeap;
@@ -57,7 +56,7 @@ impl Both {
                 if let Some((_, timer)) = self.nth(input.small())
                     && timer.1.replace(false)
                 {
-                    self.heap.dead().fetch_add(1, Relaxed);
+                    self.heap.dead().add();
                     if self.heap.is_mostly_dead() {
                         self.heap.compact(is_live, &mut self.garbage);
                         self.throw_away();
