@@ -1,6 +1,6 @@
 """The tests of rloop in surroundings that are strict, poor or closed: a part of the laboratory.
 
-`python lab/reach.py [--seconds 600] [--mode pid-1 ...] [--folder tls ...]`
+`python lab/reach.py [--seconds 600] [--mode pid-1 ...] [--folder tls ...] [tests/tls/test_end.py ...]`
 
 A way, one of `WAYS`, holds for the whole test process and for the processes that it starts: settings of Python, a C
 locale, a home that nobody can write to, a sandbox that refuses system calls, the place of process 1, few files. The
@@ -19,11 +19,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import builds
 import modes
 
-from support import failing_calls
+# Where `support` is.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+
+from support import failing_calls  # noqa: E402
 
 # The argument by which this program becomes a command in a way: `reach.py --inside WAY COMMAND...`.
 INSIDE = "--inside"

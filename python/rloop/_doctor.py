@@ -87,7 +87,7 @@ def pidfd() -> str:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError) as exc:
-        return f"no ({exc}): child processes cannot be started"
+        return f"no ({exc}): a thread waits for each child process"
     return "yes"
 
 

@@ -195,7 +195,7 @@ async def test_close_in_a_callback(where):
         self.transport.close()
 
     setattr(Closing, where, call)
-    transport, protocol = await start(shell("sleep 0.01"), Closing)
+    transport, protocol = await start(shell("exec sleep 0.01"), Closing)
     await protocol.lost
     assert protocol.calls.count("connection_lost") == 1
     assert transport.is_closing()
@@ -376,6 +376,11 @@ def test_loop_that_is_closed_before(loop_factory, caplog):
     transport.close()
     assert proc.wait() == -signal.SIGKILL
     assert not protocol.exited.done()
+    # The thread that waits for the child has a file open, or the transport.
+    for thread in threading.enumerate():
+        if thread.name.startswith("rloop-"):
+            thread.join(25)
+            assert not thread.is_alive()
     # In debug mode, asyncio's log has the transport.
     caplog.clear()
     del transport, protocol

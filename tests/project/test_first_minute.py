@@ -1,12 +1,14 @@
 """The block of README.md that tools/first_minute.py makes: what is shown of commands, and what of one that fails."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
 
 
 @pytest.fixture
@@ -49,3 +51,11 @@ def test_the_program(first_minute, tmp_path):
     pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
     (tmp_path / "hello.py").write_text(first_minute.PROGRAM)
     assert first_minute.run(f"{sys.executable} hello.py", tmp_path).startswith("<rloop.Loop running=True")
+
+
+def test_the_readme_shows_these_commands(first_minute):
+    [block] = re.findall(r"```text\n(\$ .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shown = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+    wheel = Path(shown[1].split()[-1])
+    assert shown == [command for command, _ in first_minute.commands("python3", wheel)]
+    assert f"$ cat hello.py\n{first_minute.PROGRAM}$ python hello.py\n<rloop.Loop " in block
