@@ -60,7 +60,7 @@ def header(options, versions: dict[str, str]) -> dict[str, str]:
         "loops": ", ".join(f"{name} ({version})" for name, version in versions.items()),
         "kernel": f"{platform.system()} {platform.release()}",
         "CPU": f"{cpu_model()}, {os.cpu_count()} CPUs, {'pinned' if options.pin else 'not pinned'}",
-        "rounds": str(options.rounds),
+        "rounds": f"{options.rounds}{', quick' if options.quick else ''}",
     }
 
 
@@ -301,16 +301,17 @@ def main() -> int:
         broken += [f"{row}, {loop}: {why}" for (row, loop), why in samples.broken.items()]
         lacking += [f"{row}, {loop}: {why}" for (row, loop), why in samples.lacking.items()]
         sys.stdout.flush()
+        if options.json:
+            # After each section, so that a run that is ended early has not measured in vain.
+            everything = {"header": head, "sections": sections, "bars": verdicts, "broken": broken}
+            with open(options.json, "w") as file:
+                json.dump(everything, file, indent=1)
     if verdicts and "rloop" in versions:
         print(*bars.lines(verdicts), sep="\n")
     for line in lacking:
         print(f"not there (-): {line}")
     for line in broken:
         print(f"BROKEN: {line}")
-    if options.json:
-        everything = {"header": head, "sections": sections, "bars": verdicts, "broken": broken}
-        with open(options.json, "w") as file:
-            json.dump(everything, file, indent=1)
     return 1 if broken else 0
 
 
