@@ -117,6 +117,8 @@ struct Place {
 static KIND: Kind = Kind { on_ready: LocalFuture::on_ready, ..Kind::NOTHING };
 
 impl LocalFuture {
+    /// Puts the future on the loop, and polls it for the first time. Returns the `asyncio.Future` that gets its result;
+    /// cancelling that one drops the Rust future.
     fn start<'py>(
         event_loop: &Bound<'py, PyAny>,
         core: Arc<LoopCore>,

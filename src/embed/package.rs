@@ -72,6 +72,8 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     INSTALLED.get_or_try_init(py, || install_once(py)).map(|_| ())
 }
 
+/// Makes the extension module, and gives the importer the package's Python files. ImportError if a package `rloop` was
+/// imported before, because the process would have two.
 fn install_once(py: Python<'_>) -> PyResult<()> {
     // Before CPython 3.13 the thread that first imports `threading` counts as the main one.
     py.import("threading")?;

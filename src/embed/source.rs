@@ -122,6 +122,7 @@ struct Watched {
 static KIND: Kind = Kind { on_ready: Watched::on_ready, ..Kind::NOTHING };
 
 impl Watched {
+    /// Registers the source on the loop's reactor. On an error nothing is left registered.
     fn register(
         py: Python<'_>,
         handle: &LoopHandle,

@@ -22,6 +22,7 @@ pub fn relay_once(py: Python<'_>, reader: i32, to: i32) -> PyResult<bool> {
     py.detach(|| copy(reader, to)).map_err(|error| os_error(&error))
 }
 
+/// Copies what there is from one file to the other. False at the end of the first one.
 fn copy(reader: i32, to: i32) -> std::io::Result<bool> {
     // SAFETY: the caller of `relay_once` keeps both open.
     let (from, to) = unsafe { (BorrowedFd::borrow_raw(reader), BorrowedFd::borrow_raw(to)) };

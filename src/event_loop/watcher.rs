@@ -134,6 +134,7 @@ impl Shared {
         }
     }
 
+    /// A turn has lasted too long: notes the stall, and wakes the thread that reports it.
     fn begin(&self, watched: &mut WatchedLoop, seen: Seen, now: u64) {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Relaxed) + 1;

@@ -99,6 +99,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// The text of the stack. None if something in memory is not what it should be, for instance because the thread goes on.
     fn stack(&self, thread_state: u64) -> Option<String> {
         let mut text = "Stack (most recent call first):\n".to_owned();
         let mut frame = self.word(thread_state + self.at.frame)?;
@@ -116,6 +117,7 @@ impl Reader<'_> {
         Some(text)
     }
 
+    /// Adds the line of one frame: file, line and function.
     fn write_frame(&self, frame: u64, text: &mut String) -> Option<()> {
         let code = self.word(frame + self.at.executable)? & !FLAGS;
         if self.word(code + self.at.class)? != &raw const ffi::PyCode_Type as u64 {

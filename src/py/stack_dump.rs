@@ -61,6 +61,7 @@ pub unsafe fn stack_of(thread_state: usize) -> Option<String> {
     })
 }
 
+/// The way that the running version offers. None if there is none.
 fn find() -> Option<Way> {
     // Also where the interpreter is a shared library: a symbol is looked for in all that the program has loaded.
     let program = sys::Library::loaded(None)?;

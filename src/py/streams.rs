@@ -182,6 +182,8 @@ impl Streams {
         if self.protocol.is_class_of(protocol) { self.reader_of_streams(protocol) } else { None }
     }
 
+    /// The `StreamReader` of a protocol that is exactly asyncio's, if nobody has replaced what it would run, and nobody
+    /// watches it run.
     fn reader_of_streams<'py>(&self, protocol: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let py = protocol.py();
         if !self.watchers.none(py) || !self.has_original_classes(py) || !self.stream_reader.has_own_code() {

@@ -90,6 +90,7 @@ impl Slots {
         result
     }
 
+    /// Writes one reading into the slot of its loop, or into a free one, and from time to time the figures of before.
     fn write_reading(&mut self, file: &File, mut reading: Reading) -> io::Result<()> {
         let place = |number| self.slots.iter().position(|slot| slot.number == number);
         let index = place(reading.number).or_else(|| place(0)).unwrap_or(self.slots.len());

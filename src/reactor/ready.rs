@@ -97,6 +97,7 @@ impl<T> ReadyQueue<T> {
         }
     }
 
+    /// Moves what other threads have put into the inbox to the end of the queue.
     fn receive_from(&mut self, inbox: &Inbox<T>) {
         let mut sent = inbox.lock();
         self.posted = self.posted.or(Some(sent.posted));

@@ -76,6 +76,7 @@ impl ReceiveBatch {
         self.receive_each(fd)
     }
 
+    /// Receives by recvmmsg(2) what waits, up to a batch. Returns the number of datagrams.
     #[cfg(target_os = "linux")]
     fn receive_many(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let mut slices = [const { MaybeUninit::<libc::iovec>::uninit() }; RECEIVE_BATCH];
@@ -131,6 +132,7 @@ impl ReceiveBatch {
         Ok(RECEIVE_BATCH)
     }
 
+    /// Receives one datagram into the place `at` of the batch, by recvfrom(2).
     fn receive_one(&mut self, fd: BorrowedFd<'_>, at: usize) -> io::Result<()> {
         let buffer = self.buffers[at * MAX_DATAGRAM / PAGE..].as_mut_ptr().cast::<libc::c_void>();
         let sender = &mut self.senders[at];
@@ -179,6 +181,7 @@ pub fn send_datagrams<'a>(
     }
 }
 
+/// Sends one datagram by sendto(2): to the peer of a connected socket if it has no address.
 fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()> {
     let (address, length) =
         to.map_or((std::ptr::null(), 0), |to| (std::ptr::from_ref(&to.storage).cast(), to.length));
@@ -192,6 +195,7 @@ fn send_datagram(fd: BorrowedFd<'_>, (data, to): Outgoing<'_>) -> io::Result<()>
     .map(drop)
 }
 
+/// Sends a batch by sendmmsg(2). Returns how many datagrams the kernel has taken.
 #[cfg(target_os = "linux")]
 fn send_many<'a>(fd: BorrowedFd<'_>, datagrams: impl Iterator<Item = Outgoing<'a>>) -> io::Result<usize> {
     let mut slices = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];

@@ -175,6 +175,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddress)> 
     Ok((fd, address))
 }
 
+/// One call of accept4(2), or of accept(2) where there is no accept4. Fills in the address of the peer.
 fn accept_once(listener: BorrowedFd<'_>, address: &mut SocketAddress) -> io::Result<RawFd> {
     let storage = std::ptr::from_mut(&mut address.storage).cast();
     #[cfg(target_os = "linux")]
