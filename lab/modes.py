@@ -27,7 +27,6 @@ import faults_build
 
 LAB = Path(__file__).resolve().parent
 MODES = ("one-byte-reads", "one-byte-writes", "tiny-buffers", "spurious-wake-ups")
-FOLDERS = ("loop", "stream", "unix", "tls", "datagram", "pipe", "process", "sock")
 # Seconds for one file in one mode.
 LIMIT = 600
 
@@ -92,12 +91,6 @@ def run_all(run: Run, modes: Sequence[str], files: Sequence[str], seconds: float
     return figures
 
 
-def test_files(folders: Sequence[str]) -> list[str]:
-    """The files of tests in these folders of tests/."""
-    paths = [path for folder in folders for path in sorted((builds.ROOT / "tests" / folder).glob("test_*.py"))]
-    return [str(path.relative_to(builds.ROOT)) for path in paths]
-
-
 def options_of(description: str, modes: Sequence[str], folders: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=600)
@@ -109,13 +102,13 @@ def options_of(description: str, modes: Sequence[str], folders: Sequence[str]) -
 
 
 def main() -> None:
-    options = options_of("Run the tests while every system call is awkward.", MODES, FOLDERS)
+    options = options_of("Run the tests while every system call is awkward.", MODES, builds.FOLDERS)
     package = faults_build.build()
 
     def run_one(mode: str, path: str) -> tuple[int, list[str]]:
         return run(mode, path, faults_build.environment(package, RLOOP_FAULTS=mode, RLOOP_TEST_LOOPS="rloop"))
 
-    files = options.tests or test_files(options.folder or FOLDERS)
+    files = options.tests or builds.test_files(options.folder or builds.FOLDERS)
     figures = run_all(run_one, options.mode or MODES, files, options.seconds, options.seed)
     builds.finish(sum(tried for tried, _ in figures.values()), sum(failed for _, failed in figures.values()))
 

@@ -139,7 +139,7 @@ def main() -> None:
         else:
             chosen.append(name)
     named = [f"tests/project/test_{name}.py" for name in PROJECT]
-    files = options.tests or modes.test_files(options.folder or folders)
+    files = options.tests or builds.test_files(options.folder or folders)
     files = [path for path in files if not path.startswith("tests/project/") or path in named]
     figures = modes.run_all(run, chosen, files, options.seconds, options.seed)
     told = {name: f"{tried} tried, {failed} failed" for name, (tried, failed) in figures.items()}

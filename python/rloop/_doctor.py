@@ -1,7 +1,7 @@
 """`python -m rloop`: what is in use and why, for bug reports, and whether the installed rloop is this project.
 
-On PyPI the name belongs to another project, with the same import name. Exit status 1 if something is amiss. Nothing of
-the process is changed here, and no program is run.
+On PyPI the name belongs to another project, with the same import name. The exit status is 1 if that one is installed,
+or if the files are of another version than their metadata. Nothing of the process is changed here.
 """
 
 from __future__ import annotations

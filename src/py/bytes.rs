@@ -90,8 +90,8 @@ unsafe fn cut(bytes: Bound<'_, PyBytes>, filled: usize) -> PyResult<Bound<'_, Py
     }
 }
 
-/// A `bytes` to receive into that is kept for the next time, because to allocate a large one and to cut it short costs
-/// more than to copy a small message out of it.
+/// A `bytes` to receive into, which is kept from one call to the next. A small message is copied out of it. That costs
+/// less than to allocate a large `bytes` for each call, and to cut it short.
 #[derive(Default)]
 pub struct Spare(LoopCell<Option<Py<PyBytes>>>);
 

@@ -71,11 +71,9 @@ pub fn is_method(object: &Bound<'_, PyAny>, name: &Py<PyString>, function: &Py<P
     is_function && found.is_ok_and(|found| found.as_ptr() == function.as_ptr())
 }
 
-/// True for a function that is written in C, for one that is written in Python, is no coroutine function and has no
-/// attributes, and for a bound method of such a function. False if that is not known.
-///
-/// asyncio's `_check_callback` accepts each of these: a coroutine function is known by a flag of its code, or marked by
-/// an attribute.
+/// True if asyncio's `_check_callback` is known to accept this callback. That holds for a function that is written in C,
+/// and for a function that is written in Python, unless it is a coroutine function: a flag of its code or an attribute
+/// says so. A Python function that has attributes is not looked at any closer. A bound method counts as its function.
 pub fn is_plain_function(callback: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = callback.py();
     // SAFETY: the type of an object is read while the object is alive. A bound method has a function, which it keeps

@@ -1,5 +1,5 @@
-//! The Python frames of the current thread, kept so that the text of a stack can be made of them later: for the debug
-//! mode, where each handle knows the place at which it was made. How that is shown is decided by others.
+//! Keeps what is needed of the Python frames of the current thread to show its stack later. In debug mode, each handle
+//! knows in this way where it was made. How a stack is shown is not decided here.
 
 use std::ffi::c_int;
 

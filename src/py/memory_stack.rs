@@ -43,7 +43,8 @@ pub struct MemoryStack {
 }
 
 impl MemoryStack {
-    /// From the table at the beginning of `_PyRuntime`. None in another version, and in a build without the GIL.
+    /// Reads the offsets from the table with which `_PyRuntime` begins; `runtime` is its address. None in another version,
+    /// and in a build without the GIL.
     pub fn find(runtime: usize) -> Option<Self> {
         let mut table = [0; 8 * 81];
         memory()?.read_exact_at(&mut table, runtime as u64).ok()?;

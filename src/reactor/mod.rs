@@ -310,7 +310,7 @@ impl<S> Reactor<S> {
         self.tokens.get(&fd).copied()
     }
 
-    /// How many files are registered, for any thread to read at any time.
+    /// Counts the files that are registered. Any thread may read it at any time.
     pub fn fd_count(&self) -> &Arc<AtomicUsize> {
         &self.fd_count
     }

@@ -2,8 +2,8 @@
 //! docs/metrics.md. The reader, and the header of the file, are in `python/rloop/_published.py`. There is no thread and
 //! no clock here.
 //!
-//! The file is for others to map. It is written by system calls, and not through a mapping: if the disk is full, or if
-//! somebody has cut the file, a system call returns an error, and a mapping ends the process with SIGBUS.
+//! Other processes may map the file. This one writes it by system calls. If the disk is full, or if somebody has cut the
+//! file, a system call returns an error. A write to a mapping would end the process with SIGBUS.
 
 use std::fs::File;
 use std::io;

@@ -26,7 +26,8 @@ LIMIT = 40
 # The packages that a worker needs beside gunicorn.
 NEEDS = {"asgi": "gunicorn.workers.gasgi", "uvicorn": "uvicorn_worker", "aiohttp": "aiohttp"}
 
-# Of both applications: `/` tells who answers, `/block` blocks the loop, `/slow` ends when the test has made a file.
+# What both applications share. They know three paths: `/` tells who answers, `/block` blocks the loop and answers
+# nothing, and `/slow` ends its answer once the test has made a file.
 COMMON = """
 import asyncio, os, pathlib, time
 

@@ -9,7 +9,7 @@ use super::attempt::{attempt_some, buffers};
 use super::call::Call;
 use super::{MAX_SLICES, ReadBuf, retry, sigpipe};
 
-/// Reads from a file of any kind into what is left of `buffer`. Returns the number of bytes; 0 is the end of the file.
+/// Reads from a file of any kind into the unfilled part of `buffer`. Returns the number of bytes; 0 is the end of the file.
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
     let rest = buffer.unfilled();
     let count = retry(|| {

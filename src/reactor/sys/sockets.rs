@@ -8,7 +8,7 @@ use super::attempt::{attempt, attempt_some, buffers};
 use super::call::Call;
 use super::{MAX_SLICES, ReadBuf, SEND_FLAGS, SocketAddress, retry, sigpipe};
 
-/// Receives into what is left of `buffer` from a socket. Returns the number of bytes; 0 is the end of the stream. It
+/// Receives from a socket into the unfilled part of `buffer`. Returns the number of bytes; 0 is the end of the stream. It
 /// never blocks, even if the socket is in blocking mode: another process that shares the open file can have cleared
 /// O_NONBLOCK.
 pub fn recv(fd: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
