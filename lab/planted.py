@@ -80,15 +80,14 @@ BUGS = (
     Bug(
         name="a leak of one file in 1,000 connections",
         file="src/reactor/sys/sockets.rs",
-        old="    Ok((fd, address))\n}\n\nfn accept_once",
+        old="    Ok((fd, address))\n}\n",
         new="""    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     if COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 1000 == 0 {
         std::mem::forget(fd.try_clone());
     }
     Ok((fd, address))
 }
-
-fn accept_once""",
+""",
         part=("soak.py", "--seconds", "60", "--connections", "3000"),
         evidence=r"\d+ files were left open",
         installed=True,

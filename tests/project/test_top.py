@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from typing import Any
 
 import pytest
@@ -40,14 +41,21 @@ def runtime(tmp_path, monkeypatch):
     return tmp_path
 
 
+def read_until(condition, which):
+    """Read what is published, which is replaced ten times a second, until it is what the test waits for."""
+    while not condition(rloop.read_published(which)):
+        time.sleep(0.001)
+
+
 @contextlib.contextmanager
-def process(source):
-    """A Python that publishes the figures of its loops, and has written a line."""
+def process(source, path=None):
+    """A Python that publishes the figures of its loops, at `path` if one is given. The figures have a loop."""
     code = "import asyncio, sys, time, rloop\n" + textwrap.dedent(source)
     environment = {**os.environ, "RLOOP_PUBLISH": "1"}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout.readline() == "ready\n"
+            read_until(lambda found: found.loops, path or child.pid)
             yield child
         finally:
             child.kill()
@@ -62,6 +70,7 @@ def run(*arguments):
 
 def test_json_of_a_loop_that_is_blocked():
     with process(BLOCKED) as child:
+        read_until(lambda found: found.loops[1].metrics.turns == 1, child.pid)
         done = run("--once", "--json")
         assert (done.returncode, done.stderr) == (0, "")
         [told] = json.loads(done.stdout)
@@ -91,9 +100,10 @@ def test_text_of_several_processes():
 
 
 def test_a_path(tmp_path):
-    source = f"rloop.publish({str(tmp_path / 'figures')!r}); loop = rloop.new_event_loop(); print('ready', flush=True)"
-    with process(source + "; time.sleep(3600)") as child:
-        done = run("--json", str(tmp_path / "figures"))
+    path = str(tmp_path / "figures")
+    source = f"rloop.publish({path!r}); loop = rloop.new_event_loop(); print('ready', flush=True); time.sleep(3600)"
+    with process(source, path) as child:
+        done = run("--json", path)
         assert [each["pid"] for each in json.loads(done.stdout)] == [child.pid]
 
 
