@@ -5,9 +5,10 @@
 There are two kinds of programs. Those of tests/support/exits.py end while a daemon thread runs a loop, in the middle of
 the program's own code, one for each way in which rloop calls it. Those of `ENDS` end while four threads post to a loop
 which runs, is open, is closed or looks up names. All of them run on every Python of the machine that rloop supports,
-10,000 in all, or until the time is over. An exit fails if its code is not the program's own, if the interpreter tells a
-fatal error, or if more than five seconds pass between `sys.exit()` and the end of the process. That takes a hundredth
-of a second on an idle machine; whatever waits for a thread that sleeps takes longer than five seconds.
+until each Python has ended 10,000 times, or until the time is over. An exit fails if its code is not the program's own,
+if the interpreter tells a fatal error, or if more than five seconds pass between `sys.exit()` and the end of the
+process. That takes a hundredth of a second on an idle machine; whatever waits for a thread that sleeps takes longer
+than five seconds.
 
 Each Python gets a virtual environment in target/venvs, with rloop's wheel. A wheel that must be built first is built
 while the first Python is tried, and not counted in the time.
@@ -137,7 +138,7 @@ def sweep(python, command, loop, count, deadline):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1200)
-    parser.add_argument("--count", type=int, default=10_000, help="exits, on all Pythons together")
+    parser.add_argument("--count", type=int, default=10_000, help="exits, on each Python")
     parser.add_argument("--loop", default="rloop")
     parser.add_argument("--here", action="store_true", help="only on the Python that runs this")
     options = parser.parse_args()
@@ -149,9 +150,8 @@ def main():
         for number, (python, building) in enumerate(zip(pythons, made, strict=True)):
             command = building.result()
             started = time.monotonic()
-            share = len(pythons) - number
-            count = (options.count - tried + share - 1) // share
-            exited, found = sweep(python, command, options.loop, count, started + left / share)
+            until = started + left / (len(pythons) - number)
+            exited, found = sweep(python, command, options.loop, options.count, until)
             left -= time.monotonic() - started
             tried += exited
             wrong += found

@@ -1,7 +1,9 @@
 """Runs the unit tests of what uses no Python and makes no system call under miri, an interpreter of Rust that finds
 undefined behaviour.
 
-miri is a component of nightly toolchains. Where the toolchain has none, the part is skipped.
+miri is a component of nightly toolchains. It is taken from the toolchain in use, or else from one that is installed
+under the name `nightly` (`rustup toolchain install nightly --component miri,rust-src`). Where neither has it, the part
+is skipped.
 """
 
 from __future__ import annotations
@@ -16,15 +18,24 @@ import builds
 PURE = ("reactor::moment", "reactor::readiness", "reactor::ready", "reactor::timers", "reactor::token", "transports::")
 
 
+def toolchain() -> list[str] | None:
+    """The argument of cargo that chooses a toolchain with miri, if one is needed. None if there is no miri."""
+    for chosen in ([], ["+nightly"]):
+        asked = subprocess.run(["cargo", *chosen, "miri", "--version"], cwd=builds.ROOT, capture_output=True)
+        if asked.returncode == 0:
+            return chosen
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=300)
     seconds = parser.parse_args().seconds
-    asked = subprocess.run(["cargo", "miri", "--version"], cwd=builds.ROOT, capture_output=True, text=True)
-    if asked.returncode:
-        builds.skip("this Rust toolchain has no miri")
+    chosen = toolchain()
+    if chosen is None:
+        builds.skip("no Rust toolchain here has miri")
     # Nextest is not needed: the test program takes several names.
-    command = ("miri", "test", "--locked", "--no-default-features", "--lib", "--", *PURE)
+    command = (*chosen, "miri", "test", "--locked", "--no-default-features", "--lib", "--", *PURE)
     try:
         done = builds.cargo(command, builds.OUTPUT / "miri", {}, seconds)
     except subprocess.TimeoutExpired:

@@ -255,19 +255,21 @@ mod tests {
 
     #[test]
     fn many_senders_lose_nothing() {
+        // miri is some thousand times slower.
+        const EACH: usize = if cfg!(miri) { 200 } else { 10_000 };
         let inbox = Arc::new(Inbox::new());
         let senders: Vec<_> = (0..4)
             .map(|sender| {
                 let inbox = inbox.clone();
                 std::thread::spawn(move || {
-                    (0..10_000).for_each(|n| inbox.send((sender, n), || 7).expect("open"))
+                    (0..EACH).for_each(|n| inbox.send((sender, n), || 7).expect("open"))
                 })
             })
             .collect();
         let mut ready = ReadyQueue::new();
         let mut next = [0; 4];
         let mut received = 0;
-        while received < 40_000 {
+        while received < 4 * EACH {
             ready.receive(&inbox);
             while let Some((sender, n)) = ready.pop() {
                 assert_eq!(n, next[sender]);
@@ -279,6 +281,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many entries take miri minutes")]
     fn the_memory_of_a_burst_is_given_back() {
         let inbox = Inbox::new();
         let mut ready = ReadyQueue::new();

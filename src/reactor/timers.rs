@@ -282,6 +282,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many entries take miri minutes")]
     fn the_memory_of_a_burst_is_given_back() {
         let mut timers = TimerHeap::new();
         (0..200_000).for_each(|n| timers.push(n, n).expect("memory"));
