@@ -206,6 +206,12 @@ def forget_broken_connections():
             thing._unset_keepalive_if_required()
 
 
+def watch(loop_name):
+    """Watch rloop's loops for turns that last too long, until `stop()` of the result is called. What is found is
+    logged, and so counts as an error: nothing here lasts so long."""
+    return importlib.import_module("rloop").watch() if loop_name == "rloop" else None
+
+
 class Program:
     """The whole process: its servers, its chores, and the answers to its parent's commands."""
 
@@ -214,6 +220,7 @@ class Program:
         self.random = random.Random(seed)
         self.errors = Errors()
         self.chores = None
+        self.watch = None
 
     async def main(self):
         loop = asyncio.get_running_loop()
@@ -261,11 +268,14 @@ class Program:
         while line := await commands.get():
             command, *arguments = line.split()
             if command == "go":
+                self.watch = watch(self.loop_name)
                 said = self.chores.go()
             elif command == "storm":
                 said = await self.storm(float(arguments[0]))
             elif command == "pause":
                 said = await self.chores.pause()
+                if self.watch:
+                    self.watch.stop()  # the census takes its time
             else:
                 said = self.census()
             print(json.dumps(said), flush=True)

@@ -170,9 +170,11 @@ def _add(native: type, **getters: Callable[[Any], Any]) -> None:
 
 
 def _inherit(native: type, shown: type) -> None:
-    for name, method in inspect.getmembers(shown, inspect.isfunction):
+    for name in dir(shown):
         if not name.startswith("_") and not hasattr(native, name):
-            setattr(native, name, method)
+            method = getattr(shown, name)
+            if inspect.isfunction(method):
+                setattr(native, name, method)
 
 
 # What is called once in a connection, if at all, is written in Python.

@@ -19,6 +19,7 @@ const SOURCES: &[(&str, &str, &str)] = sources! {
     "rloop": "__init__.py",
     "rloop.__main__": "__main__.py",
     "rloop._base": "_base.py",
+    "rloop._default_executor": "_default_executor.py",
     "rloop._doctor": "_doctor.py",
     "rloop._dump": "_dump.py",
     "rloop._dump_on": "_dump_on.py",
