@@ -2,8 +2,9 @@
 returns a value, and that one is set when it does not. An assertion that fails ends the interpreter.
 
 Debian has such a build as pythonX.Y-dbg. Where RLOOP_PYTHONS leads to other Pythons (see tools/machine.py), those are
-looked at first. Development mode is off: it would turn on the debug
-mode of every loop, in which some calls raise other errors. A debug build checks its memory without it.
+looked at first. Builds before 3.11.4 are not taken, because there subprocess.Popen leaves pipes open when it raises an
+exception (gh-87474 in CPython's issues), and the tests count open files. Development mode is off: it would turn on the
+debug mode of every loop, in which some calls raise other errors. A debug build checks its memory without it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BATCH = 6
 
 def find() -> tuple[str, ...] | None:
     """The command that runs a debug build with all that the tests need."""
-    code = "import sys, ssl, asyncio, venv; sys.gettotalrefcount()"
+    code = "import sys, ssl, asyncio, venv; sys.gettotalrefcount(); assert sys.version_info >= (3, 11, 4)"
     places = [(elsewhere,)] if (elsewhere := os.environ.get("RLOOP_PYTHONS")) else []
     for place in [*places, ()]:
         for version in VERSIONS:
