@@ -75,7 +75,7 @@ class Errors(logging.Handler):
         self.add(f"exception handler, {context.get('message')}", context.get("exception"))
 
     def emit(self, record):
-        self.add(f"log of {record.name}, {record.getMessage()[:500]}", record.exc_info and record.exc_info[1])
+        self.add(f"log of {record.name}, {record.getMessage()[:2000]}", record.exc_info and record.exc_info[1])
 
 
 def lacks_files(error):
