@@ -5,7 +5,7 @@
 soak_server.py is the program under test: uvicorn, aiohttp, WebSockets, TLS, UDP, streams, child processes, signals,
 threads and forks on one loop. soak_load.py, started three times, makes the clients, many of which break their
 connections. A uvicorn worker of its own is restarted now and then. While there is load, `rloop.watch` looks for turns
-that last 0.1 s or longer, and each counts as an error. Time is divided into rounds. A round ends with a pause, in which
+that last 0.1 s or longer: see `Errors.of_watch`. Time is divided into rounds. A round ends with a pause, in which
 all connections end; then everything that is still there is counted. In the middle of each round the program has no file
 descriptors for a moment.
 

@@ -74,8 +74,19 @@ class Errors(logging.Handler):
     def of_loop(self, loop, context):
         self.add(f"exception handler, {context.get('message')}", context.get("exception"))
 
+    def of_watch(self, stall):
+        """A turn that lasted too long, by `rloop.watch`. subprocess.Popen waits until its child has become the program,
+        and a child may wait for a processor: such a stall is true, and expected. Of a stall that was over before its
+        stack was taken, nobody can tell what it was."""
+        if not stall.stack:
+            self.expected["stall: over before its stack was taken"] += 1
+        elif "_execute_child" in stall.stack:
+            self.expected["stall: subprocess.Popen waited for its child"] += 1
+        else:
+            self.add(f"a turn of {stall.duration:.3f} s, {stall.stack}", None)
+
     def emit(self, record):
-        self.add(f"log of {record.name}, {record.getMessage()[:2000]}", record.exc_info and record.exc_info[1])
+        self.add(f"log of {record.name}, {record.getMessage()[:500]}", record.exc_info and record.exc_info[1])
 
 
 def lacks_files(error):
@@ -206,10 +217,9 @@ def forget_broken_connections():
             thing._unset_keepalive_if_required()
 
 
-def watch(loop_name):
-    """Watch rloop's loops for turns that last too long, until `stop()` of the result is called. What is found is
-    logged, and so counts as an error: nothing here lasts so long."""
-    return importlib.import_module("rloop").watch() if loop_name == "rloop" else None
+def watch(loop_name, on_stall):
+    """Watch rloop's loops for turns that last too long, until `stop()` of the result is called."""
+    return importlib.import_module("rloop").watch(on_stall=on_stall) if loop_name == "rloop" else None
 
 
 class Program:
@@ -226,6 +236,8 @@ class Program:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self.errors.of_loop)
         logging.getLogger().addHandler(self.errors)
+        # The stalls, which `of_watch` is told of as well, are warnings.
+        logging.getLogger("rloop").setLevel(logging.ERROR)
         self.stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, self.stop.set)
         commands: asyncio.Queue[str] = asyncio.Queue()
@@ -268,7 +280,7 @@ class Program:
         while line := await commands.get():
             command, *arguments = line.split()
             if command == "go":
-                self.watch = watch(self.loop_name)
+                self.watch = watch(self.loop_name, self.errors.of_watch)
                 said = self.chores.go()
             elif command == "storm":
                 said = await self.storm(float(arguments[0]))
