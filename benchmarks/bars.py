@@ -130,6 +130,7 @@ TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]
 TLS_BARS = _tls()
 FOOTPRINT_BARS = [
     Ceiling("memory of an idle connection", footprint.IDLE, "value", 700, "B"),
+    Ceiling("memory of an idle TLS connection over an SSLObject", footprint.IDLE_TLS, "value", 3072, "B"),
     Ceiling("a loop made and closed", footprint.MADE, "value", 80, "us"),
     Ceiling("import after asyncio", footprint.IMPORT, "value", 5, "ms"),
 ]

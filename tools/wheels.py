@@ -40,6 +40,7 @@ SMOKE = (
     "tests/sock/test_recv.py",
     "tests/tls/test_write.py",
 )
+ON_RLOOP = {"RLOOP_TEST_LOOPS": "rloop"}
 PYTEST = ("--quiet", "--quiet", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestConfigWarning")
 # The environment variable with the path of a program that runs Pythons of another architecture: `PROGRAM python3.11
 # ARGUMENTS...`, for example under QEMU. The checkout must have the same path there.
@@ -155,7 +156,7 @@ def try_here(path: Path, python: Python) -> None:
     run(*inside, "-P", "tools/wheel_try.py", "README.md", "tests")
     run(*inside, "-P", "-m", "rloop")
     run(*inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *test_requirements())
-    run(*inside, "-P", "-m", "pytest", *PYTEST, *SMOKE)
+    run(*inside, "-P", "-m", "pytest", *PYTEST, *SMOKE, **ON_RLOOP)
 
 
 def try_elsewhere(path: Path, python: Python, runner: str) -> None:
@@ -176,7 +177,7 @@ def try_elsewhere(path: Path, python: Python, runner: str) -> None:
     program.write_text(f'#!/bin/sh\nexec {shlex.join(inside)} "$@"\n')
     program.chmod(0o755)
     code = f"import sys, pytest; sys.executable = {str(program)!r}; sys.exit(pytest.main())"
-    run(*inside, "-P", "-c", code, *PYTEST, *SMOKE, PYTHONPATH=str(folder))
+    run(*inside, "-P", "-c", code, *PYTEST, *SMOKE, PYTHONPATH=str(folder), **ON_RLOOP)
 
 
 def test_requirements() -> list[str]:

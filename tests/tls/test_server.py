@@ -104,10 +104,13 @@ async def test_start_serving_later():
 
 
 async def test_listening_socket():
+    served = asyncio.Event()
+
     async def hello(reader, writer):
         writer.write(b"hello")
         writer.close()
         await writer.wait_closed()
+        served.set()
 
     sock = socket.create_server((HOST, 0))
     address = sock.getsockname()
@@ -120,6 +123,7 @@ async def test_listening_socket():
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+    await served.wait()
 
 
 async def test_extra_info_of_what_is_accepted():

@@ -73,6 +73,12 @@ impl State {
         sent
     }
 
+    /// Is the reader gone, as the kernel has just reported? It is asked once more, because a wake-up may have no reason,
+    /// and the end of a transport is final. A file that cannot be asked counts as the report says.
+    fn reader_has_gone(&self) -> bool {
+        self.file.open_fd().map_or(Ok(true), |fd| sys::is_readable(fd.as_raw_fd())).unwrap_or(true)
+    }
+
     /// Has the kernel refused to take more of a file that is not watched yet?
     fn is_blocked_unwatched(&self) -> bool {
         self.outbox.blocked && !self.side.tells_end && self.side.twin.is_none()
@@ -188,10 +194,10 @@ impl WritePipeTransport {
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
         let slf = object.cast::<Self>()?;
         let (gone, unblocked, context) = slf.get().state.with(slf.py(), |state| {
-            let outbox = &mut state.outbox;
-            let gone = state.side.tells_end && readiness.contains(Readiness::READABLE);
-            let unblocked = outbox.blocked && !gone && readiness.contains(Readiness::WRITABLE);
-            outbox.blocked &= !unblocked;
+            let told = state.side.tells_end && readiness.contains(Readiness::READABLE);
+            let gone = told && state.reader_has_gone();
+            let unblocked = state.outbox.blocked && !gone && readiness.contains(Readiness::WRITABLE);
+            state.outbox.blocked &= !unblocked;
             (gone, unblocked, state.context.bind(slf.py()).clone())
         });
         if !(gone || unblocked) {
@@ -200,7 +206,7 @@ impl WritePipeTransport {
         context::run_in(&context, || if gone { Self::reader_gone(slf) } else { Self::send_queued(slf) })
     }
 
-    /// A writing end has nothing to read: whatever makes it readable is taken for the end.
+    /// A writing end has nothing to read: whatever makes it readable is taken for the end, as on asyncio.
     fn reader_gone(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         // asyncio has given it to the kernel when it was written. If that fails now, the error says more than the end
