@@ -1,13 +1,16 @@
 """The long run: real servers on one loop under load, and everything that can go wrong around them goes wrong.
 
-`python lab/soak.py --seconds N [--loop asyncio] [--seed S]`; `make soak HOURS=n` runs it for hours.
+`python lab/soak.py --seconds N [--loop asyncio] [--seed S] [--watch 0.1]`; `make soak HOURS=n` runs it for hours.
 
 soak_server.py is the program under test: uvicorn, aiohttp, WebSockets, TLS, UDP, streams, child processes, signals,
 threads and forks on one loop. soak_load.py, started three times, makes the clients, many of which break their
-connections. A uvicorn worker of its own is restarted now and then. While there is load, `rloop.watch` looks for turns
-that last 0.1 s or longer: see `Errors.of_watch`. Time is divided into rounds. A round ends with a pause, in which
-all connections end; then everything that is still there is counted. In the middle of each round the program has no file
-descriptors for a moment.
+connections. A uvicorn worker of its own is restarted now and then. Time is divided into rounds. A round ends with a
+pause, in which all connections end; then everything that is still there is counted. In the middle of each round the
+program has no file descriptors for a moment.
+
+With `--watch 0.1`, `rloop.watch` looks for turns of 0.1 s or more while there is load, and each is an error. This is
+for a machine that does nothing else: where a new thread or a new child has to wait for a processor, whoever starts it
+is blocked, and the watch says so.
 
 Each round adds a line of JSON to target/lab/soak.jsonl, and target/lab/soak.svg shows all of them. `judge` says what
 makes the run fail.
@@ -224,7 +227,7 @@ def soak(options, figures):
         server, worker, *loads = (
             stack.enter_context(Child(*command))
             for command in (
-                ("soak_server.py", options.loop, str(options.seed)),
+                ("soak_server.py", options.loop, str(options.seed), str(options.watch)),
                 ("soak_worker.py", options.loop),
                 *(("soak_load.py",) for _ in range(LOADS)),
             )
@@ -266,6 +269,7 @@ def main():
     parser.add_argument("--connections", type=int, default=0, help="go on until there were so many, whatever the time")
     parser.add_argument("--loop", default="rloop", help="rloop, asyncio or another module with new_event_loop()")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    parser.add_argument("--watch", type=float, default=0, help="seconds that no turn may last; 0 does not look")
     options = parser.parse_args()
     print(f"seed {options.seed}, loop {options.loop}", flush=True)
     OUTPUT.mkdir(parents=True, exist_ok=True)

@@ -462,7 +462,7 @@ def soak(hours: str = "1") -> None:
     """Run servers under load for hours; nothing may be left of it."""
     inside = lab_venv()
     say(f"The long run: {hours} hours; its figures go to {TARGET / 'lab' / 'soak.svg'}")
-    sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600)))
+    sys.exit(status_of(*inside, "lab/soak.py", "--seconds", str(float(hours) * 3600), "--watch", "0.1"))
 
 
 def reach(*arguments: str) -> None:
