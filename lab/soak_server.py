@@ -1,10 +1,10 @@
 """The servers of soak.py, all of them on one loop: uvicorn, aiohttp, asyncio's streams, protocols over TCP, UNIX
 sockets and TLS, and a UDP endpoint. soak_chores.py adds what the program does by itself meanwhile.
 
-`python lab/soak_server.py LOOP SEED LONGEST_TURN` prints a line of JSON, {"targets": {...}}, and serves until SIGTERM, which
-ends it with status 0. It reads commands on standard input, and answers each with a line of JSON on standard output:
-"go" starts the chores, "storm 0.5" takes away the file descriptors for half a second, "pause" ends the chores and says
-what they did, "census" says what is alive. Nothing is judged here.
+`python lab/soak_server.py LOOP SEED LONGEST_TURN` prints a line of JSON, {"targets": {...}}, and serves until SIGTERM,
+which ends it with status 0. It reads commands on standard input, and answers each with a line of JSON on standard
+output: "go" starts the chores, "storm 0.5" takes away the file descriptors for half a second, "pause" ends the chores
+and says what they did, "census" says what is alive. Nothing is judged here.
 """
 
 import asyncio
