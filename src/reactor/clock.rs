@@ -34,8 +34,16 @@ pub fn seconds(ns: u64) -> f64 {
 /// rounding of `when`. Negative numbers and NaN are due at once. Times that are too large for the clock are never due.
 pub fn deadline_ns(when: f64) -> u64 {
     // `as` saturates: negative numbers and NaN become 0, and numbers that are too large u64::MAX.
-    let mut ns = (when * 1e9).ceil() as u64;
-    // The product is rounded. Once the clock counts weeks, that can be some nanoseconds early.
+    let ns = (when * 1e9).ceil() as u64;
+    if seconds(ns) >= when { ns } else { not_before(ns, when) }
+}
+
+/// The first deadline from `ns` on that is not before `when`. The product in [`deadline_ns`] is rounded; once the clock
+/// counts weeks, that can be some nanoseconds early. This is a function of its own, because the compiler would compute
+/// sixteen steps of the loop at once, in each call that needs none.
+#[cold]
+#[inline(never)]
+fn not_before(mut ns: u64, when: f64) -> u64 {
     while ns < u64::MAX && seconds(ns) < when {
         ns += 1;
     }
