@@ -382,7 +382,9 @@ def test_interpreter_options(orig_argv, options):
 def test_pytest(tmp_path):
     test = RUNNING + "def test_loop():\n    asyncio.run(main())\n"
     (tmp_path / "test_app.py").write_text(test)
-    done = start(tmp_path, *LAUNCHER, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_app.py")
+    # Without this option pytest-asyncio warns, which is an error where all warnings are.
+    options = ("-q", "-s", "-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+    done = start(tmp_path, *LAUNCHER, "-m", "pytest", *options, "test_app.py")
     assert done.returncode == 0, done.stdout + done.stderr
     assert LOOP in done.stdout
     assert "1 passed" in done.stdout
