@@ -429,7 +429,7 @@ async def threads(world: World) -> None:
             raise refused[0]
         await world.until(lambda: set(accepted) <= set(called))
     executor_result = await world.limited(in_executor(world.loop))
-    await world.loop.shutdown_default_executor()
+    await world.limited(world.loop.shutdown_default_executor())
     if executor_result != 7:
         raise Problem("an executor has lost something")
 
