@@ -87,7 +87,7 @@ def abort(case):
     """Ends the transport that it has inherited, and lets the loop run for that if it can."""
     if case.transport is not None:
         case.transport.abort()
-    if not case.loop.is_running():
+    if not case.loop.is_running() and not case.loop.is_closed():
         case.loop.run_until_complete(asyncio.sleep(0.001))
         case.loop.close()
 

@@ -58,9 +58,13 @@ def turns(loop, count=4):
         turn(loop)
 
 
-def kill_later(sig, delay=0.02):
-    """Sends the signal from a thread, by the process's id, as another process would."""
-    thread = threading.Timer(delay, os.kill, (os.getpid(), sig))
+def killer(sig, delay=0.02):
+    """A thread that sends the signal, by the process's id, as another process would."""
+    return threading.Timer(delay, os.kill, (os.getpid(), sig))
+
+
+def kill_later(sig):
+    thread = killer(sig)
     thread.start()
     return thread
 
@@ -253,12 +257,18 @@ def test_interrupt_ends_an_idle_loop(loop):
     """The signal ends the wait. The loop does not wake up now and then to look for signals: it would go to sleep too
     often.
     """
+
+    async def sleep_until(thread):
+        # Not before the loop runs: on a machine with much to do, the signal may come before `start` has returned.
+        thread.start()
+        await asyncio.sleep(3600)
+
     with handling(signal.SIGINT, signal.default_int_handler):
         assert loop.run_until_complete(sleeps_between_timers())
         for _ in range(10):
-            thread = kill_later(signal.SIGINT)
+            thread = killer(signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
-                loop.run_until_complete(asyncio.sleep(3600))
+                loop.run_until_complete(sleep_until(thread))
             thread.join()
             for task in asyncio.all_tasks(loop):
                 task.cancel()

@@ -46,7 +46,10 @@ async def test_start(factory, family, server_side):
         peer.send_raw(b"in clear")
         assert await protocol.read(8) == b"in clear"
         transport.write(b"answer")
-        assert await asyncio.to_thread(peer.sock.recv, 6, socket.MSG_WAITALL) == b"answer"
+        answer = b""
+        while len(answer) < 6:
+            answer += await asyncio.to_thread(peer.sock.recv, 6 - len(answer))
+        assert answer == b"answer"
         shaking = asyncio.create_task(peer.handshake())
         new = await start_tls(transport, protocol, server_side=server_side)
         await shaking
