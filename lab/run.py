@@ -35,7 +35,7 @@ PARTS: dict[str, int] = {
     "asan": 1800,
     "debug_python": 1200,
     "memcheck": 600,
-    "miri": 300,
+    "miri": 420,
     "models": 240,
     "planted": 900,
     "tsan": 180,
@@ -51,7 +51,7 @@ PARTS: dict[str, int] = {
     "reach": 1200,
     "allocations": 480,
     "forks": 480,
-    "exits": 900,
+    "exits": 780,
 }
 
 
