@@ -179,8 +179,7 @@ def measure_idle(name: str, row: str) -> dict:
 def main():
     name = sys.argv[1]
     importlib.import_module(name)
-    if sys.argv[2:]:
-        measure = {IDLE: idle_bytes, IDLE_TLS: idle_tls_bytes}[sys.argv[2]]
+    if measure := {IDLE: idle_bytes, IDLE_TLS: idle_tls_bytes}.get(sys.argv[-1]):
         with asyncio.Runner(loop_factory=lambda: loops.new_loop(name)) as runner:
             print(runner.run(measure()))
         return

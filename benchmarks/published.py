@@ -3,8 +3,8 @@ their rows in README.md.
 
     python benchmarks/published.py target/bench.json [another file ...]
 
-Each file is what bench.py has written on one version of Python. The chart and README.md show the last of them. Nothing
-is measured here, and no figure is written by hand.
+Each file is what bench.py has written on one version of Python. The chart and README.md show the last of them that has
+rows with CPU times. Nothing is measured here, and no figure is written by hand.
 """
 
 import argparse
@@ -234,11 +234,12 @@ def main():
     parser.add_argument("--chart", type=pathlib.Path, default=CHART, help="the chart (%(default)s)")
     options = parser.parse_args()
     runs = [Run.read(file) for file in options.files]
-    texts = {options.page: page(runs), options.readme: summary(runs[-1])}
+    shown = [run for run in runs if run.rows()][-1]
+    texts = {options.page: page(runs), options.readme: summary(shown)}
     filled = {path: between_marks(path, text) for path, text in texts.items()}
     for path, text in filled.items():
         path.write_text(text)
-    options.chart.write_text(chart(runs[-1]))
+    options.chart.write_text(chart(shown))
     print("written:", *filled, options.chart)
 
 
