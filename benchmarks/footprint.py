@@ -1,8 +1,8 @@
 """What a loop costs before it does anything: `footprint.py LOOP [SCALE]` prints a JSON line.
 
-The figures: the memory of a TCP connection that is idle; how much more memory an idle TLS connection has than an
-`ssl.SSLObject` in the same state; the CPU time in which a loop is made and closed, and that of the loop's import, after
-asyncio's. What a loop costs while it works, the other scripts of this folder measure.
+There are four figures: the memory of an idle TCP connection; the memory of an idle TLS connection, less that of an
+`ssl.SSLObject` in the same state; the CPU time in which a loop is made and closed; and the CPU time of the loop's
+import, when asyncio is imported already. The other scripts of this folder measure what a loop costs while it works.
 
 Memory is counted by the C library (mallinfo2, in glibc since 2.33), and PYTHONMALLOC=malloc has Python take all of its
 memory there. So the bytes are those of the transport, its protocol, its context and the loop's own tables, with the
@@ -23,7 +23,11 @@ import subprocess
 import sys
 import time
 
+import echo
 import loops
+
+sys.path.append(str(echo.HERE.parent / "tests"))
+from support import certificates  # noqa: E402
 
 IDLE, IDLE_TLS = "idle connection, B", "idle TLS connection, over an SSLObject, B"
 MADE, IMPORT = "loop made and closed, us", "import after asyncio, ms"
@@ -101,8 +105,6 @@ for line in sys.stdin:
 
 async def idle_tls_bytes() -> float:
     """The memory of a TLS connection that was accepted, has echoed a byte, and is idle, less that of `SSLObject`s."""
-    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests"))
-    from support import certificates
 
     class Echo(asyncio.Protocol):
         def connection_made(self, transport):

@@ -157,7 +157,7 @@ def table(run: Run, title: str, rows: list[Row], names: list[str]) -> list[str]:
         lines.append(f"| {' | '.join([row.title, *cells, '-' if ratio is None else f'{ratio:.2f}'])} |")
         if ratio is not None and ratio > 1:
             behind.append(f"{row.title} ({ratio:.2f})")
-    said = f"Not ahead here: {', '.join(behind)}." if behind else "rloop is ahead on each of these rows."
+    said = f"Not ahead here: {'; '.join(behind)}." if behind else "rloop is ahead on each of these rows."
     return ["\n".join(lines), said]
 
 

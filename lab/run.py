@@ -28,7 +28,7 @@ OUTPUT = Path(os.environ.get("CARGO_TARGET_DIR", LAB.parent / "target")) / "lab"
 # Many tests wait, so that three parts keep two cores busy.
 AT_A_TIME = 3
 
-# All parts together take at most so many seconds.
+# The most seconds that all parts together may take.
 LIMIT = 80 * 60
 # Each part, and for how many seconds it runs as part of the whole.
 PARTS: dict[str, int] = {

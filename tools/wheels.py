@@ -40,6 +40,7 @@ SMOKE = (
     "tests/sock/test_recv.py",
     "tests/tls/test_write.py",
 )
+# The environment in which this part runs: without the same tests on asyncio.
 ON_RLOOP = {"RLOOP_TEST_LOOPS": "rloop"}
 PYTEST = ("--quiet", "--quiet", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestConfigWarning")
 # The environment variable with the path of a program that runs Pythons of another architecture: `PROGRAM python3.11

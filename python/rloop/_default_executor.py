@@ -1,7 +1,7 @@
 """`DefaultExecutor`, the executor that a loop makes for itself.
 
-How a loop uses an executor is in `_executors.py`. This file is imported when a loop needs one: its imports take a tenth
-of the time that the import of rloop takes.
+How a loop uses an executor is in `_executors.py`. This module is imported when a loop makes its first executor, and not
+with the package, because the modules that it imports would add a tenth to the time of `import rloop`.
 """
 
 from __future__ import annotations

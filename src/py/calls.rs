@@ -71,9 +71,10 @@ pub fn is_method(object: &Bound<'_, PyAny>, name: &Py<PyString>, function: &Py<P
     is_function && found.is_ok_and(|found| found.as_ptr() == function.as_ptr())
 }
 
-/// True if asyncio's `_check_callback` is known to accept this callback. That holds for a function that is written in C,
-/// and for a function that is written in Python, unless it is a coroutine function: a flag of its code or an attribute
-/// says so. A Python function that has attributes is not looked at any closer. A bound method counts as its function.
+/// True if asyncio's `_check_callback` would certainly accept this callback: if it is a function written in C, or one
+/// written in Python that is no coroutine function. A flag of a function's code tells that it is a coroutine function,
+/// or an attribute does. A Python function that has any attribute gets false, without a look at the attribute. A bound
+/// method is treated as its function.
 pub fn is_plain_function(callback: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = callback.py();
     // SAFETY: the type of an object is read while the object is alive. A bound method has a function, which it keeps

@@ -1,5 +1,5 @@
 //! Keeps what is needed of the Python frames of the current thread to show its stack later. In debug mode, each handle
-//! knows in this way where it was made. How a stack is shown is not decided here.
+//! knows in this way where it was made. Other files turn the frames into text.
 
 use std::ffi::c_int;
 

@@ -61,7 +61,8 @@ pub unsafe fn stack_of(thread_state: usize) -> Option<String> {
     })
 }
 
-/// The way that the running version offers. None if there is none.
+/// Finds out how a stack can be taken from the running version of CPython: by one of its functions, or from its memory.
+/// None if neither is possible.
 fn find() -> Option<Way> {
     // Also where the interpreter is a shared library: a symbol is looked for in all that the program has loaded.
     let program = sys::Library::loaded(None)?;

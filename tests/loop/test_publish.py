@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from support.published import read_until
+
 rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 _publish: Any = pytest.importorskip("rloop._publish")
 _published: Any = pytest.importorskip("rloop._published")
@@ -45,13 +47,6 @@ def loop():
 
 def number_of(loop):
     return rloop._rloop.Watcher.see(loop)[0]
-
-
-def read_until(condition, which=OWN):
-    """Read what is published until it is what the test waits for."""
-    while not condition(found := rloop.read_published(which)):
-        time.sleep(0.001)
-    return found
 
 
 @contextlib.contextmanager

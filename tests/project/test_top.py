@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from typing import Any
 
 import pytest
+
+from support.published import read_until
 
 rloop: Any = pytest.importorskip("rloop", exc_type=ModuleNotFoundError)
 rows: Any = pytest.importorskip("rloop._top_rows")
@@ -39,12 +40,6 @@ def runtime(tmp_path, monkeypatch):
     """The folder in which the processes of a test publish, instead of that of the user."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
-
-
-def read_until(condition, which):
-    """Read what is published, which is replaced ten times a second, until it is what the test waits for."""
-    while not condition(rloop.read_published(which)):
-        time.sleep(0.001)
 
 
 @contextlib.contextmanager
