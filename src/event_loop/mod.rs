@@ -63,9 +63,9 @@ pub struct Fields {
     core: Arc<LoopCore>,
     /// What `set_task_factory()` has set.
     task_factory: LoopCell<Option<Py<PyAny>>>,
-    /// `{"loop": self}`, the keywords that futures are made with. It is made for the first future, and kept until the
-    /// loop is closed.
-    future_keywords: LoopCell<Option<Py<PyDict>>>,
+    /// `{"loop": self}`, the keywords that futures and tasks are made with. It is made for the first of them, and kept
+    /// until the loop is closed.
+    loop_keywords: LoopCell<Option<Py<PyDict>>>,
     /// What `sock_recv` receives into.
     spare_bytes: Spare,
 }
@@ -106,7 +106,7 @@ impl EventLoop {
         Ok(Self(Made::new(Fields {
             core: LoopCore::new(py)?,
             task_factory: LoopCell::new(None),
-            future_keywords: LoopCell::new(None),
+            loop_keywords: LoopCell::new(None),
             spare_bytes: Spare::default(),
         })))
     }
@@ -403,7 +403,7 @@ impl EventLoop {
     /// Drops all that the loop holds: the last step of `close()`.
     fn _release(&self, py: Python<'_>) {
         self.core.release(py);
-        drop(self.future_keywords.with(py, Option::take));
+        drop(self.loop_keywords.with(py, Option::take));
         self.spare_bytes.clear(py);
     }
 
@@ -486,7 +486,7 @@ impl EventLoop {
             return Ok(());
         };
         this.core.traverse(&visit)?;
-        this.future_keywords.peek(&visit, |keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
+        this.loop_keywords.peek(&visit, |keywords| visit.call(keywords)).unwrap_or(Ok(()))?;
         this.task_factory.peek(&visit, |factory| visit.call(factory)).unwrap_or(Ok(()))
     }
 
@@ -494,6 +494,6 @@ impl EventLoop {
     fn __clear__(&self, py: Python<'_>) {
         self.core.release(py);
         drop(self.task_factory.with(py, Option::take));
-        drop(self.future_keywords.with(py, Option::take));
+        drop(self.loop_keywords.with(py, Option::take));
     }
 }

@@ -1,5 +1,5 @@
-//! What is called once for each callback, as raw methods: `call_soon` and similar methods, and `create_task`. The
-//! arguments are read here; the callbacks are scheduled by `core/scheduling.rs`.
+//! What is called once for each callback, as raw methods: `call_soon` and similar methods. The arguments are read here;
+//! the callbacks are scheduled by `core/scheduling.rs`. `create_task`, a raw method as well, is in `futures.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,8 @@ use crate::error::Message;
 use crate::handle::{Callback, Time};
 use crate::py::calls;
 use crate::py::fastcall::{self, Arguments};
-use crate::py::new::{self, intern};
+use crate::py::names::keywords_of_create_task;
+use crate::py::new;
 
 impl EventLoop {
     /// The checks that `call_soon` and similar methods begin with.
@@ -129,31 +130,6 @@ impl EventLoop {
         let callback = Callback { callback, args: args.from(2), context };
         Ok(core.call_at(slf.as_any(), when, callback)?.into_any())
     }
-
-    /// Makes a task. With a task factory, in debug mode, or with keywords that are not known here,
-    /// `BaseEventLoop.create_task` does it.
-    fn create_task<'py>(slf: &Bound<'py, Self>, args: &Arguments<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        let names = this.core.names;
-        // The usual case, for which `BaseEventLoop.create_task` would do no more than to call the class of tasks.
-        let plain = args.len() == 1
-            && !this.core.debug.load(Relaxed)
-            && !this.core.closed.load(Relaxed)
-            && this.task_factory.with(py, |factory| factory.is_none());
-        let keywords = new::dict(py)?;
-        for (name, value) in args.keywords() {
-            if !plain || !(name.eq(&names.name)? || name.eq(&names.context)?) {
-                return args.forward(names.create_task.bind(py), slf.as_any());
-            }
-            keywords.set_item(name, value)?;
-        }
-        if !plain {
-            return args.forward(names.create_task.bind(py), slf.as_any());
-        }
-        // asyncio passes the loop by keyword as well.
-        keywords.set_item(&slf.get().core.names.loop_keyword, slf)?;
-        names.task_class(py)?.call((args.required(0, "create_task", "coro")?,), Some(&keywords))
-    }
 }
 
 /// The attributes that decide by whose methods timers go. `call_later` and the turns do not look at them each time, so
@@ -194,20 +170,6 @@ pub(super) fn look_at_time(event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
     let by_methods = custom_time || has_own(&names.call_at)? || !class.is(&names.loop_class);
     core.timers_by_methods.store(by_methods, Relaxed);
     Ok(())
-}
-
-/// Two facts about the signature of the running version's `create_task`: whether it names its keywords (until CPython
-/// 3.13), and whether it passes on keywords that it does not know (since 3.13.3).
-fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
-    const CO_VARKEYWORDS: u32 = 8;
-    let code = py
-        .import("asyncio")?
-        .getattr(intern!(py, "BaseEventLoop")?)?
-        .getattr(intern!(py, "create_task")?)?
-        .getattr(intern!(py, "__code__")?)?;
-    let named: u32 = code.getattr(intern!(py, "co_kwonlyargcount")?)?.extract()?;
-    let flags: u32 = code.getattr(intern!(py, "co_flags")?)?.extract()?;
-    Ok((named > 0, flags & CO_VARKEYWORDS != 0))
 }
 
 /// Puts the raw methods on `class`, which is `EventLoop` or a subclass.

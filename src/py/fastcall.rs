@@ -178,6 +178,11 @@ impl<'a, 'py> Arguments<'a, 'py> {
         self.positional
     }
 
+    /// True if there are keywords.
+    pub fn has_keywords(&self) -> bool {
+        self.names.is_some()
+    }
+
     /// The positional arguments from `from` on.
     pub fn from(&self, from: usize) -> &'a [*mut ffi::PyObject] {
         &self.values[from.min(self.positional)..self.positional]

@@ -38,6 +38,8 @@ macro_rules! names {
             pub loop_keyword: Py<PyString>,
             /// `BaseEventLoop.create_task`
             pub create_task: Py<PyAny>,
+            /// True if `BaseEventLoop.create_task` passes every keyword to the class of tasks (CPython 3.13.3).
+            pub tasks_take_keywords: bool,
             /// `BaseEventLoop._check_callback`
             pub check_callback: Py<PyAny>,
             /// `asyncio.events._ThreadSafeHandle` (CPython 3.14), or `asyncio.Handle` before.
@@ -61,6 +63,7 @@ macro_rules! names {
                     empty: new::interned(py, "")?.unbind(),
                     loop_keyword: new::interned(py, "loop")?.unbind(),
                     create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
+                    tasks_take_keywords: keywords_of_create_task(py)?.1,
                     check_callback: py
                         .import("asyncio")?
                         .getattr("BaseEventLoop")?
@@ -154,6 +157,20 @@ impl Names {
     pub fn task_class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         of_module(self.task_names.bind(py), intern!(py, "Task")?)
     }
+}
+
+/// Two facts about the signature of the running version's `create_task`: whether it names its keywords (until CPython
+/// 3.13), and whether it passes on keywords that it does not know (since 3.13.3).
+pub fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
+    const CO_VARKEYWORDS: u32 = 8;
+    let code = py
+        .import("asyncio")?
+        .getattr(intern!(py, "BaseEventLoop")?)?
+        .getattr(intern!(py, "create_task")?)?
+        .getattr(intern!(py, "__code__")?)?;
+    let named: u32 = code.getattr(intern!(py, "co_kwonlyargcount")?)?.extract()?;
+    let flags: u32 = code.getattr(intern!(py, "co_flags")?)?.extract()?;
+    Ok((named > 0, flags & CO_VARKEYWORDS != 0))
 }
 
 #[inline]
