@@ -123,6 +123,13 @@ def test_unknown_keyword(loop):
     coroutine.close()
 
 
+def test_loop_given_as_a_keyword(loop):
+    coroutine = value()
+    with pytest.raises(TypeError, match="'loop'"):
+        loop.create_task(coroutine, loop=loop)
+    coroutine.close()
+
+
 @pytest.mark.parametrize("what", [None, 42, value, [], lambda: None])
 def test_what_is_no_coroutine(loop, what):
     with pytest.raises(TypeError, match="^a coroutine was expected, got "):
