@@ -284,7 +284,30 @@ impl<'a, 'py> Arguments<'a, 'py> {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         match &self.names {
             None => Ok(None),
-            Some(names) => self.find_keyword(names, method, known, parameters),
+            Some(names) => match self.value_of_only(names, known) {
+                Some(value) => Ok(Some(value).filter(|value| !value.is_none())),
+                None => self.find_keyword(names, method, known, parameters),
+            },
+        }
+    }
+
+    /// The value of the keyword `known`, if it is the only one. A step of a task calls `call_soon` like this. asyncio's
+    /// name is not interned, so that it is another object than ours.
+    #[inline(always)]
+    fn value_of_only(
+        &self,
+        names: &Bound<'py, PyTuple>,
+        known: &Bound<'py, PyString>,
+    ) -> Option<Bound<'py, PyAny>> {
+        let [value] = self.values[self.positional..] else {
+            return None;
+        };
+        // SAFETY: there is one name for each value, and CPython's convention for calls says that names are strings. Two
+        // strings can be compared without an error. The caller keeps the value alive.
+        unsafe {
+            let name = ffi::PyTuple_GET_ITEM(names.as_ptr(), 0);
+            let is_known = name == known.as_ptr() || ffi::PyUnicode_Compare(name, known.as_ptr()) == 0;
+            is_known.then(|| Bound::from_borrowed_ptr(self.py, value))
         }
     }
 
