@@ -22,7 +22,15 @@ import builds
 FOLDER = builds.OUTPUT / "debug_python"
 VERSIONS = ("3.14", "3.13", "3.12", "3.11")
 # The packages of tests/requirements.txt that the tests in these folders import. All are written in Python.
-PACKAGES = ("pytest", "pytest-asyncio", "nest_asyncio", "nest_asyncio2", "prometheus_client", "opentelemetry-sdk")
+PACKAGES = (
+    "pytest",
+    "pytest-asyncio",
+    "nest_asyncio",
+    "nest_asyncio2",
+    "opentelemetry-sdk",
+    "prometheus_client",
+    "uvicorn",
+)
 # A debug build shows every warning. These filters are the ones of other builds: the tests look at what their programs
 # print, and those may leave a loop unclosed.
 FILTERS = "ignore::DeprecationWarning,default::DeprecationWarning:__main__,ignore::PendingDeprecationWarning,\
