@@ -71,6 +71,7 @@ def test_is_the_stack_of_the_caller(debug, method):
 
 
 def test_is_none_without_debug_mode(loop):
+    loop.set_debug(False)
     assert loop.call_soon(int)._source_traceback is None
 
 

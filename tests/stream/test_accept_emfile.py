@@ -10,7 +10,8 @@ PRELUDE = """
     import os, resource, socket
 
     def use_up_files():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, hard), hard))
         used = []
         while True:
             try:
