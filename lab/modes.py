@@ -56,13 +56,14 @@ def run(mode: str, path: str, environment: Mapping[str, str], before: Sequence[s
         print((late.stdout or b"")[-20_000:].decode(errors="replace"), flush=True)
         return 0, [f"{path}: no end after {LIMIT} s"]
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
-    passed = re.search(r"(\d+) passed", ended.stdout)
+    # A test may show the output of another pytest; the last line is this one's.
+    passed = re.findall(r"(\d+) passed", ended.stdout)
     if failed or ended.returncode not in (0, 5):
         print(ended.stdout[-20_000:], ended.stderr[-5_000:], sep="\n", flush=True)
     # 5: no test is left.
     if ended.returncode not in (0, 5) and not failed:
         failed = [f"{path}: pytest has ended with {ended.returncode}"]
-    return int(passed[1]) if passed else 0, failed
+    return int(passed[-1]) if passed else 0, failed
 
 
 Run = Callable[[str, str], tuple[int, list[str]]]

@@ -407,6 +407,7 @@ def test_look_ups_go_through_run_in_executor(loop_factory, look_ups):
             return super().run_in_executor(executor, func, *args)
 
     loop = Loop()
+    loop.set_debug(False)
     try:
         look_ups.release.set()
         assert loop.run_until_complete(ask(loop)) == ["name.invalid"]

@@ -33,8 +33,9 @@ def test_debug(loop_factory, debug):
     async def main():
         return asyncio.get_running_loop().get_debug()
 
+    expected = asyncio.coroutines._is_debug_mode() if debug is None else debug  # type: ignore[attr-defined]
     with asyncio.Runner(loop_factory=loop_factory, debug=debug) as runner:
-        assert runner.run(main()) is bool(debug)
+        assert runner.run(main()) is expected
 
 
 def test_end_cancels_what_is_left(loop_factory):

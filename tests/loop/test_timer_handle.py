@@ -93,8 +93,8 @@ def test_hash_is_that_of_when(loop, when):
 
 @pytest.mark.parametrize("when", [12345.678, 12345, Fraction(1, 3), 1e300])
 def test_repr_is_that_of_asyncio(loop, when):
-    timer = loop.call_at(when, function, 1)
-    reference = asyncio.TimerHandle(when, function, (1,), loop)
+    # On one line, which the text names in debug mode.
+    timer, reference = loop.call_at(when, function, 1), asyncio.TimerHandle(when, function, (1,), loop)
     assert repr(timer) == repr(reference)
     assert f"when={when}" in repr(timer)
 

@@ -18,7 +18,9 @@ from rloop import _launch  # noqa: E402
 
 LIMIT = 25
 LAUNCHER = ["-m", "rloop"]
-LOOP = "<rloop.Loop running=True closed=False debug=False>"
+# The programs inherit the environment, which may switch debug mode on.
+DEBUG = any(map(os.environ.get, ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE")))
+LOOP = f"<rloop.Loop running=True closed=False debug={DEBUG}>"
 
 # Prints what of a Python a program can see of how it was started.
 SELF_PORTRAIT = """
@@ -152,7 +154,7 @@ def test_process_id_stays(tmp_path):
         "with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner: runner.run(main())",
         "with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner: runner.run(main())",
         "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close()",
-        "from uvicorn._compat import asyncio_run; asyncio_run(main(), loop_factory=asyncio.SelectorEventLoop)",
+        "from uvicorn._compat import asyncio_run as r; r(main(), debug=None, loop_factory=asyncio.SelectorEventLoop)",
     ],
 )
 def test_loop(tmp_path, line):
