@@ -49,7 +49,7 @@ def test_plain_subclass(base: Any, new):
     assert loop.run_until_complete(asyncio.sleep(0, "value")) == "value"
     # asyncio shows the bare name; rloop shows the module as well.
     name = "Loop" if base.__module__.startswith("asyncio.") else f"{__name__}.{Loop.__qualname__}"
-    assert repr(loop) == f"<{name} running=False closed=False debug=False>"
+    assert repr(loop) == f"<{name} running=False closed=False debug={loop.get_debug()}>"
 
 
 def test_constructor(base: Any, new):
