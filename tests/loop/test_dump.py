@@ -163,6 +163,7 @@ def test_a_repr_that_raises():
 
 def test_to_stderr(capsys):
     loop = rloop.new_event_loop()
+    loop.set_debug(False)
     rloop.dump()
     loop.close()
     assert "<rloop.Loop running=False closed=False debug=False>" in capsys.readouterr().err
@@ -170,5 +171,6 @@ def test_to_stderr(capsys):
 
 def test_a_closed_loop():
     loop = rloop.new_event_loop()
+    loop.set_debug(False)
     loop.close()
     assert "<rloop.Loop running=False closed=True debug=False>\n" in dumped()

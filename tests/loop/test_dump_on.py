@@ -51,7 +51,7 @@ def test_a_blocked_loop(block):
     with Process(f"""
 def block():
     print(os.getpid(), flush=True); {block}
-rloop.run(main())
+rloop.run(main(), debug=False)
 """) as process:
         for _ in range(2):
             os.kill(process.pid, signal.SIGQUIT)

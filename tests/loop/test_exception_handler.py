@@ -70,6 +70,7 @@ def test_handler_may_defer_to_the_default(loop, caplog):
 
 
 def test_exception_in_callback(default, caplog):
+    default.set_debug(False)
     handle = default.call_soon(fail, 1)
     described = repr(handle)
     turn(default)
@@ -154,6 +155,7 @@ def test_failing_handler(loop, caplog):
     def handler(loop, context):
         raise LookupError("in the handler")
 
+    loop.set_debug(False)
     loop.set_exception_handler(handler)
     ran = []
     loop.call_soon(fail)

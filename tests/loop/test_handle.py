@@ -319,6 +319,7 @@ def test_repr_is_that_of_asyncio(loop, callback, args):
 
 
 def test_repr(loop):
+    loop.set_debug(False)
     handle = loop.call_soon(function, 1)
     args = "(1)" if sys.version_info < (3, 13) else "()"
     source = f"{__file__}:{function.__code__.co_firstlineno}"
