@@ -123,6 +123,7 @@ def test_state(loop):
 def test_repr(loop, loop_name):
     # asyncio says the bare name.
     name = "rloop.Loop" if loop_name == "rloop" else type(loop).__name__
+    loop.set_debug(False)
     reprs = [repr(loop)]
     loop.call_soon(lambda: reprs.append(repr(loop)))
     loop.set_debug(True)
