@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::core::{Due, Entry, Look, LoopCore, Native};
 use crate::error::os_error;
@@ -364,7 +365,12 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     // A subclass may have a `__setattr__` of its own. If that raises, the entry must run all the same.
     let noted = event_loop.setattr(&names._current_handle, handle);
     let start = core.clock.now_ns();
-    let result = run_entry(py, core, &mut core.empty_context.batch(py), entry);
+    let result = {
+        // What a host has called has a name instead of an object.
+        let known = subject.as_ref().filter(|subject| !subject.is_instance_of::<PyString>());
+        let _runs = known.map(|known| core.runs(known));
+        run_entry(py, core, &mut core.empty_context.batch(py), entry)
+    };
     let seconds = (core.clock.now_ns() - start) as f64 / 1e9;
     let forgotten = event_loop.setattr(&names._current_handle, py.None());
     result.and(noted).and(forgotten)?;

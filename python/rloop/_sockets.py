@@ -122,7 +122,7 @@ class SocketMethods(LoopBase):
         return None
 
     async def _sendall_by_method(self, sock: socket.socket, data: ReadableBuffer) -> None:
-        """The same by the socket's own `send`: for subclasses, and in debug mode."""
+        """The same by the socket's own `send`, if a subclass has one."""
         with memoryview(data) as view, view.cast("B") as octets:
             sent = 0
             while True:

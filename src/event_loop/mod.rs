@@ -371,15 +371,14 @@ impl EventLoop {
     }
 
     /// Sends `data` from byte `start` on, without blocking. None if all of it was sent, otherwise the byte to go on
-    /// with. -1, and nothing is done, if Python's own method must be called: for sockets of another class, and in debug
-    /// mode.
+    /// with. -1, and nothing is done, if the socket has a `send` of its own, which must be called.
     fn _send(
-        &self,
+        slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
         start: usize,
     ) -> PyResult<Option<isize>> {
-        self.send(sock, data, start)
+        Self::send(slf, sock, data, start)
     }
 
     /// What `socket.getaddrinfo` returns for an address literal. None for names, and whenever the answer is not

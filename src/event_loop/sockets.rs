@@ -23,6 +23,12 @@ fn is_plain(core: &LoopCore, sock: &Bound<'_, PyAny>) -> bool {
     sock.get_type().is(core.names.socket_class.bind(sock.py())) && !core.debug.load(Relaxed)
 }
 
+/// True if `sock.send` is Python's own, and not that of a subclass such as `ssl.SSLSocket`.
+fn has_usual_send(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let usual = core.names.native_socket.bind(sock.py()).getattr(&core.names.send)?;
+    Ok(calls::is_method(sock, &core.names.send, &usual.unbind()))
+}
+
 /// The fd of a Python socket. EBADF if it is closed, as asyncio's call fails then.
 fn fd_of(core: &LoopCore, sock: &Bound<'_, PyAny>) -> PyResult<i32> {
     match calls::method(sock, &core.names.fileno, [])?.extract()? {
@@ -66,24 +72,29 @@ impl EventLoop {
     }
 
     /// `EventLoop._send`: sends `data` from byte `start` on. None if all of it was sent, otherwise the byte to go on
-    /// with. -1, and nothing is sent, if it cannot be used for this socket.
+    /// with. -1, and nothing is sent, if the socket has a `send` of its own.
     pub(super) fn send(
-        &self,
+        slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
         start: usize,
     ) -> PyResult<Option<isize>> {
-        if start == 0 && !is_plain(&self.core, sock) {
-            return Ok(Some(-1));
+        let core = &slf.get().core;
+        if start == 0 && !is_plain(core, sock) {
+            if !has_usual_send(core, sock)? {
+                return Ok(Some(-1));
+            }
+            // Debug mode's check, which asyncio makes before it sends.
+            slf.call_method1(&core.names._check_socket, (sock,))?;
         }
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            return send_slice(fd_of(&self.core, sock)?, bytes.as_bytes(), start);
+            return send_slice(fd_of(core, sock)?, bytes.as_bytes(), start);
         }
         let buffer = PyUntypedBuffer::get(data)?;
         if !buffer.is_c_contiguous() {
             return Err(PyBufferError::new_err(Message("memoryview: underlying buffer is not C-contiguous")));
         }
-        let fd = fd_of(&self.core, sock)?;
+        let fd = fd_of(core, sock)?;
         // SAFETY: no Python code runs while the slice lives, and the GIL is held.
         send_slice(fd, unsafe { readable(&buffer, sock.py()) }, start)
     }

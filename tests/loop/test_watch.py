@@ -144,15 +144,19 @@ def test_a_callback_that_blocks():
     assert (stall.task, stall.handle, stall.loop) == (None, handle, loop)
 
 
-def test_a_protocol_that_blocks():
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_protocol_that_blocks(debug):
     class Protocol(asyncio.Protocol):
         def data_received(self, data):
             block_in_sleep(reports)
 
     async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        loop.slow_callback_duration = 1000
         left, right = socket.socketpair()
         with right:
-            transport, _ = await asyncio.get_running_loop().create_connection(Protocol, sock=left)
+            transport, _ = await loop.create_connection(Protocol, sock=left)
             right.send(b"x")
             await until(reports.over)
             transport.close()

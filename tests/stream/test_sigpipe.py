@@ -38,6 +38,20 @@ PRELUDE = """
             except BrokenPipeError:
                 print("broken")
 
+    async def sendall_in_debug_mode():
+        loop().set_debug(True)
+        await sendall()
+
+    async def sendall_of_a_subclass():
+        class Socket(socket.socket):
+            pass
+
+        with gone_pair() as sock, Socket(fileno=sock.detach()) as sock:
+            try:
+                await loop().sock_sendall(sock, b"x")
+            except BrokenPipeError:
+                print("broken")
+
     async def sendfile():
         near, far = socket.socketpair()
         transport, protocol = await loop().create_connection(Recorder, sock=near)
@@ -72,7 +86,10 @@ PRELUDE = """
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before the run", "in the run"])
-@pytest.mark.parametrize("what", ["pipe", "stream", "sendall", "sendfile", "sock_sendfile"])
+@pytest.mark.parametrize(
+    "what",
+    ["pipe", "stream", "sendall", "sendall_in_debug_mode", "sendall_of_a_subclass", "sendfile", "sock_sendfile"],
+)
 def test_peer_that_has_gone(child, loop_name, what, early):
     if loop_name == "asyncio":
         pytest.skip("asyncio's pipes and sendfile end the process")
