@@ -405,7 +405,12 @@ class TlsMethods(LoopBase):
     ) -> asyncio.Transport:
         """The hook of `BaseEventLoop` for a new TLS connection."""
         layer = TlsProtocol(self, protocol, sslcontext, waiter, **options)
-        self._make_socket_transport(rawsock, layer, extra=extra, server=server, context=context)
+        try:
+            self._make_socket_transport(rawsock, layer, extra=extra, server=server, context=context)
+        except BaseException:
+            # The server was closed a moment ago, for instance. The program has no transport that it could close.
+            layer._app_transport._set_closed()  # type: ignore[union-attr]
+            raise
         return layer._app_transport  # type: ignore[return-value]
 
     async def start_tls(

@@ -6,6 +6,7 @@ The client's side is in test_connect.py.
 import asyncio
 import contextlib
 import contextvars
+import gc
 import logging
 import socket
 import ssl
@@ -268,6 +269,23 @@ async def test_factory_that_raises(debug, loop_errors):
         assert report["message"] == "Error on transport creation for incoming connection"
         assert type(report["exception"]) is ZeroDivisionError
         assert set(report) == {"message", "exception"}
+
+
+async def test_server_that_is_closed_just_after_an_accept():
+    """The connection that it has accepted is closed. Nobody was given its transport, so no warning tells of it."""
+    if on_asyncio():
+        pytest.skip("asyncio warns of a transport and a socket that the program never had")
+
+    def factory():
+        server.close()
+        return Recorder()
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory, HOST, 0, ssl=certificates.server_context())
+    with Peer(socket.create_connection(server.sockets[0].getsockname())) as peer:
+        assert await peer.read_until_eof() == b""
+    # A warning fails the test, and so does one of an object that is collected at its end.
+    gc.collect()
 
 
 async def test_clear_text_server_is_not_spoken_to():
