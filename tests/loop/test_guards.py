@@ -11,6 +11,8 @@ import types
 
 import pytest
 
+from support.sock_peers import receive_exactly
+
 
 class Refused(Exception):
     pass
@@ -126,10 +128,10 @@ async def test_guarded_sendfile(tmp_path, no_blocking):
     right.setblocking(False)
     with left, right, open(tmp_path / "file", "rb") as file:
         assert await loop.sock_sendfile(left, file) == 1000
-        assert len(await loop.sock_recv(right, 2000)) == 1000
+        assert await receive_exactly(right, 1000) == bytes(1000)
         reader, writer = await asyncio.open_connection(sock=left)
         assert await loop.sendfile(writer.transport, file) == 1000
-        assert len(await loop.sock_recv(right, 2000)) == 1000
+        assert await receive_exactly(right, 1000) == bytes(1000)
         writer.close()
         await writer.wait_closed()
 

@@ -113,14 +113,18 @@ def readable():
     callback("reader")
 
 class Server(asyncio.Protocol):
+    data = b""
+
     def connection_made(self, transport):
         self.transport = transport
         callback("connection_made")
 
     def data_received(self, data):
-        callback("data_received")
-        self.transport.write(data)
-        self.transport.close()
+        self.data += data
+        if self.data == b"echo":
+            callback("data_received")
+            self.transport.write(self.data)
+            self.transport.close()
 
     def connection_lost(self, exc):
         callback("connection_lost")
@@ -204,15 +208,17 @@ print("end")
 def test_what_was_written_leaves_before_a_nested_run_waits(nested):
     nested(
         """
+from support.sock_peers import receive_exactly
+
 async def main():
     nest.apply()
     left, right = socket.socketpair()
     right.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=left)
     writer.write(b"question")
-    assert loop.run_until_complete(asyncio.wait_for(loop.sock_recv(right, 100), 10)) == b"question"
+    assert loop.run_until_complete(asyncio.wait_for(receive_exactly(right, 8), 10)) == b"question"
     right.send(b"answer")
-    assert loop.run_until_complete(asyncio.wait_for(reader.read(6), 10)) == b"answer"
+    assert loop.run_until_complete(asyncio.wait_for(reader.readexactly(6), 10)) == b"answer"
     writer.close()
     await writer.wait_closed()
     right.close()

@@ -17,19 +17,35 @@ from support.pipe_peers import FarEnd, WriteRecorder, open_end, read_pipe, relea
 PLENTY = bytes(range(256)) * 4096
 
 
-async def test_lines_come_one_by_one():
-    """A read of a terminal that is not raw returns a line, and more may be there."""
+def line_ends():
+    """The two ends of a terminal that gives whole lines, and does not echo."""
     near, far = (open_end(fileno, "r+b") for fileno in reversed(os.openpty()))
     mode = termios.tcgetattr(near)
     mode[tty.LFLAG] &= ~termios.ECHO
     termios.tcsetattr(near, termios.TCSANOW, mode)
+    return near, far
+
+
+async def test_lines_come_one_by_one():
+    """A read of a terminal that is not raw returns a line, and more may be there."""
+    near, far = line_ends()
     with FarEnd(far) as far_end:
-        _, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, near)
+        transport, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, near)
         far_end.send(b"one\ntwo\nthree\nunfinished")
         assert await protocol.read(14) == b"one\ntwo\nthree\n"
         assert protocol.calls == ["connection_made"] + ["data_received"] * 3
+        transport.close()
+        await released(near)
+
+
+async def test_unfinished_line_and_end():
+    near, far = line_ends()
+    with FarEnd(far) as far_end:
+        _, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, near)
+        far_end.send(b"one\ntwo\nunfinished")
+        assert await protocol.read(8) == b"one\ntwo\n"
         far_end.send(b" line\n")
-        assert (await protocol.read(30)).endswith(b"unfinished line\n")
+        assert await protocol.read(24) == b"one\ntwo\nunfinished line\n"
         # Control-D at the start of a line.
         far_end.send(b"\x04")
         assert await protocol.lost is None

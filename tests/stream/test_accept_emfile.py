@@ -9,6 +9,8 @@ import pytest
 PRELUDE = """
     import os, resource, socket
 
+    from support.peers import read_exactly
+
     def use_up_files():
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, hard), hard))
@@ -37,14 +39,8 @@ PRELUDE = """
             client.settimeout(15)
         return clients
 
-    def receive(client, count):
-        data = b""
-        while len(data) < count and (more := client.recv(count - len(data))):
-            data += more
-        return data
-
     def collect(clients):
-        answers = [receive(client, 2) for client in clients]
+        answers = [read_exactly(client, 2) for client in clients]
         for client in clients:
             client.close()
         return answers == [b"%02d" % number for number in range(len(clients))]
@@ -119,13 +115,13 @@ def test_the_rest_of_the_loop_goes_on(child):
         address = server.sockets[0].getsockname()
         loop.run_in_executor(None, int)
         (early,) = connect(address, 1)
-        print(await loop.run_in_executor(None, receive, early, 2))
+        print(await loop.run_in_executor(None, read_exactly, early, 2))
         late = connect(address, 3)
         used = use_up_files()
         await failed
         for _ in range(100):
             early.sendall(b"more")
-            assert await loop.run_in_executor(None, receive, early, 4) == b"more"
+            assert await loop.run_in_executor(None, read_exactly, early, 4) == b"more"
         free(used)
         print(await loop.run_in_executor(None, collect, late))
         early.close()
@@ -156,7 +152,7 @@ def test_server_closed_while_it_rests(child):
         server.close()
         free(used)
         try:
-            print(receive(client, 2))
+            print(read_exactly(client, 2))
         except ConnectionResetError:
             print("reset")
         client.close()

@@ -83,7 +83,9 @@ def test_exit_keeps_the_connection(loop, method, base: Any, error):
 def test_exit_leaves_nothing_unread_or_unsent(loop, method, base, error):
     """After the exit, data that the kernel holds is still received, though the poll does not report it again."""
     near, far = socket_pair()
-    data = bytes(range(256)) * 65536  # more than the kernel holds
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    data = bytes(range(256)) * 4096  # more than the kernel holds
     with Peer(far) as peer:
         transport, protocol = loop.run_until_complete(make(loop, raising(method, error("now"), base), near))
         transport.write(data)

@@ -125,7 +125,7 @@ async def test_write_eof_in_data_received():
         def data_received(self, data):
             super().data_received(data)
             if len(self.data) == 3:
-                self.transport.write(data.upper())
+                self.transport.write(self.data.upper())
                 self.transport.write_eof()
 
     async with connection(OneAnswer) as (_, protocol, peer):
@@ -143,9 +143,9 @@ def test_write_eof_while_the_loop_does_not_run(loop):
         return stack, await stack.__aenter__()
 
     stack, (transport, _, peer) = loop.run_until_complete(connect())
-    transport.write(b"hello")
+    transport.write(b"x")
     transport.write_eof()
-    assert peer.sock.recv(10) == b"hello"
+    assert peer.sock.recv(10) == b"x"
     assert peer.sock.recv(10) == b""
     loop.run_until_complete(stack.__aexit__(None, None, None))
 

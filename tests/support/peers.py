@@ -104,6 +104,11 @@ class BufferedRecorder(Calls, asyncio.BufferedProtocol):
         self.received(self.buffer[:nbytes])
 
 
+def once_each(calls: list[str]) -> list[str]:
+    """The calls, with equal ones in a row as one: a loop may deliver data in as many calls as it likes."""
+    return [call for number, call in enumerate(calls) if number == 0 or call != calls[number - 1]]
+
+
 def raising(method: str, error: Raised, base: Any = Recorder) -> Any:
     """A protocol whose `method` raises after it has been written down."""
 

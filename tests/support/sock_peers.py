@@ -70,6 +70,14 @@ async def receive(method: str, sock: socket.socket, count: int) -> bytes:
     return bytes(buffer[: got if method == "sock_recv_into" else got[0]])
 
 
+async def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    """What `sock_recv` gives in as many calls as it takes: `count` bytes, or fewer when the peer ends before."""
+    loop, data = asyncio.get_running_loop(), bytearray()
+    while len(data) < count and (more := await loop.sock_recv(sock, count - len(data))):
+        data += more
+    return bytes(data)
+
+
 async def waiting(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     """The task that runs it, after it has begun to wait."""
     task = asyncio.create_task(coroutine)

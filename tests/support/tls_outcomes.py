@@ -21,7 +21,7 @@ import pytest
 
 from support import certificates
 from support.loops import new_loop
-from support.peers import PATIENCE, Recorder, noting, result_or_error, socket_pair
+from support.peers import PATIENCE, Recorder, noting, once_each, result_or_error, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, connect, gone, tls_connection
 
 # A short timeout, for closing when the peer does not answer. No outcome says how long anything took.
@@ -93,11 +93,6 @@ class Setting:
         told["calls"] = once_each(protocol.calls)
         told["data"] = bytes(protocol.data)
         told["lost"] = described(lost)
-
-
-def once_each(calls: list[str]) -> list[str]:
-    """The calls, with equal ones in a row as one: a loop may deliver data in as many calls as it likes."""
-    return [call for number, call in enumerate(calls) if number == 0 or call != calls[number - 1]]
 
 
 def outcome(loop_name: str, scenario: Scenario, setting: Setting) -> Told:

@@ -105,6 +105,8 @@ def test_many_live_transports_at_the_end_of_the_interpreter(child):
         """
 async def main():
     server = await connect(20)
+    while len(kept) < 40:
+        await asyncio.sleep(0.001)
     for protocol in kept:
         protocol.transport.write(bytes(1 << 20))
     return server
