@@ -291,7 +291,7 @@ fn run_io(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, token
     match core.take_due(py, token) {
         None => Ok(()),
         Some(Due::Native(Native { object, kind }, readiness)) => {
-            (kind.on_ready)(&object.into_bound(py), readiness)
+            core.call_owner(token, || (kind.on_ready)(&object.into_bound(py), readiness))
         }
         Some(Due::Callbacks(due)) => {
             let mut result = Ok(());
@@ -415,6 +415,7 @@ pub fn find_for_program(
     let py = event_loop.py();
     let _running = thread_end::running(py);
     core.end_turn();
+    core.report_called_anew(py);
     let sent = send_gathered(event_loop, core, true);
     let busy = core.begin_program_wait(py);
     let timeout = if busy { Some(0) } else { timeout.map(|timeout| timeout.min(MAX_TIMEOUT)) };

@@ -1,6 +1,8 @@
 //! The registrations of a loop: made for transports and for the program that hosts Python, and what it means that one
 //! of them is ready. Callbacks of `add_reader` and the futures of `sock_*` are registered by `watching.rs`.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use pyo3::prelude::*;
 
 use super::{Due, Entry, Idle, Kind, LoopCore, Native, Source};
@@ -10,6 +12,9 @@ use crate::reactor::Registry;
 use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 use crate::reactor::{Mode, Watch};
+
+/// The value of `LoopCore::called` while no native owner is being called.
+pub const NOBODY: u64 = u64::MAX;
 
 impl LoopCore {
     /// Registers `fd` for a native object, edge-triggered; [`LoopCore::activate`] makes the kernel watch it.
@@ -64,6 +69,28 @@ impl LoopCore {
     /// Has the kernel report anew what a registered fd is ready for.
     pub fn refresh(&self, py: Python<'_>, token: Token) -> std::io::Result<()> {
         self.state.with(py, |state| state.reactor.watch(token, Watch::Anew(Readiness::NONE)))
+    }
+
+    /// Calls the native owner of a registration by `call`. Should that run turns of the program's own, they need what
+    /// the owner was just told: see [`LoopCore::report_called_anew`].
+    #[inline]
+    pub fn call_owner<T>(&self, token: Token, call: impl FnOnce() -> T) -> T {
+        let outer = self.called.load(Relaxed);
+        self.called.store(token.to_mio().0 as u64, Relaxed);
+        let result = call();
+        self.called.store(outer, Relaxed);
+        result
+    }
+
+    /// For a turn that the program runs by itself, in the middle of a call of a native owner perhaps. The owner has
+    /// taken its edge, and has not read or sent all yet, which the program may wait for. The kernel does not report that
+    /// by itself, so it is asked to, once for each call.
+    pub fn report_called_anew(&self, py: Python<'_>) {
+        let called = self.called.swap(NOBODY, Relaxed);
+        if called != NOBODY {
+            // If that fails, the file is gone, or was taken over.
+            let _ = self.refresh(py, Token::from_mio(mio::Token(called as usize)));
+        }
     }
 
     /// Ends a registration. To be called before the fd is closed.

@@ -284,6 +284,105 @@ print("end")
     )
 
 
+# As above.
+@pytest.mark.parametrize("loop_name", ["rloop"], indirect=True)
+def test_protocol_that_waits_for_what_has_come_already(nested):
+    """The kernel has all of a message, and says nothing more. A read gets the beginning."""
+    nested(
+        """
+from support.peers import socket_pair
+
+nest.apply(loop)
+SIZE = 120_000
+got = bytearray()
+
+async def rest():
+    while len(got) < SIZE:
+        await asyncio.sleep(0.001)
+
+class Reader(asyncio.Protocol):
+    def data_received(self, data):
+        first = not got
+        got.extend(data)
+        if first:
+            loop.run_until_complete(asyncio.wait_for(rest(), 10))
+
+async def main():
+    near, far = socket_pair()
+    with far:
+        far.sendall(bytes(SIZE))
+        transport, _ = await loop.create_connection(Reader, sock=near)
+        await rest()
+        transport.close()
+        await asyncio.sleep(0.01)
+
+loop.run_until_complete(main())
+assert not problems, problems
+loop.close()
+print("end")
+"""
+    )
+
+
+def test_protocol_that_waits_until_its_queue_is_sent(nested):
+    """One report says that there is something to read and that there is room: the callback of the read waits for what
+    follows from the room.
+    """
+    nested(
+        """
+from support.peers import socket_pair
+from support.sock_peers import receive_exactly
+
+nest.apply(loop)
+SIZE = 1_000_000  # more than the kernel holds
+calls = []
+
+async def rest():
+    while "resume_writing" not in calls:
+        await asyncio.sleep(0)
+        await receive_exactly(far, 1000)
+    calls.append("all")
+
+class Writer(asyncio.Protocol):
+    def pause_writing(self):
+        calls.append("pause_writing")
+
+    def resume_writing(self):
+        calls.append("resume_writing")
+
+    def data_received(self, data):
+        calls.append("data_received")
+        loop.run_until_complete(asyncio.wait_for(rest(), 10))
+
+async def main():
+    global transport, far
+    near, far = socket_pair(buffers=65536)
+    far.setblocking(False)
+    with far:
+        transport, _ = await loop.create_connection(Writer, sock=near)
+        transport.write(bytes(SIZE))
+        await asyncio.sleep(0.01)
+        try:
+            while True:
+                far.recv(65536)
+        except BlockingIOError:
+            pass
+        far.send(b"x")
+        while "all" not in calls:
+            await asyncio.sleep(0.001)
+        transport.close()
+        far.close()
+        await asyncio.sleep(0.01)
+
+loop.run_until_complete(main())
+assert calls == ["pause_writing", "data_received", "resume_writing", "all"], calls
+assert not problems, problems
+loop.close()
+print("end")
+"""
+    )
+
+
 def test_exceptions_and_cancellation(nested):
     nested(
         """

@@ -46,7 +46,10 @@ impl StreamTransport {
             let Stream { readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
-            let unblocked = outbox.blocked && readiness.contains(Readiness::WRITABLE);
+            // Where a callback of this connection runs the loop, what the outer call is about to send is sent here. What
+            // is kept back leaves with what is to follow it.
+            let waits = outbox.blocked || (outbox.has_sendable() && !outbox.deferred);
+            let unblocked = waits && readiness.contains(Readiness::WRITABLE);
             outbox.blocked &= !unblocked;
             let in_vain = readiness == Readiness::WRITABLE && !unblocked;
             let unwatch = in_vain && *is_unix && std::mem::take(write_watched);
