@@ -3,7 +3,7 @@
 `python lab/modes.py [--seconds 600] [--mode one-byte-reads ...] [--folder tls ...] [tests/tls/test_end.py ...]`
 
 A mode of the build with the cargo feature `faults` holds for the whole test process: each read gets one byte, each
-write sends one byte (but for each 64th), sockets have the smallest buffers that the kernel allows, or waits wake up
+write sends one byte (but for one of 64), sockets have the smallest buffers that the kernel allows, or waits wake up
 without a reason. The tests must pass all the same. Those that measure what a mode changes by design are named in
 `modes_left_out.txt`, with the reason. Without enough seconds for all files in all modes, the rest is named; `--seed`
 decides on the order. `reach.py` runs the tests in the same way, and shares what is not about a mode.

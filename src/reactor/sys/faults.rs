@@ -139,12 +139,14 @@ pub(super) fn cut(call: Call, length: usize) -> io::Result<usize> {
     Ok(length.min(limit))
 }
 
-/// Does the mode cut this call to one byte? Each 64th call is left as it is, so that the tests that send megabytes come
-/// to an end.
+/// Does the mode cut this call to one byte? One of 64 calls is left as it is, so that the tests that send megabytes come
+/// to an end. A hash of the call's number chooses it: if it were each 64th, it could be the same one each time of several
+/// connections that take turns.
 fn is_cut_by_mode(call: Call) -> bool {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let cut = if is_read(call) { modes().one_byte_reads } else { modes().one_byte_writes };
-    cut && CALLS.fetch_add(1, SeqCst) % 64 != 63
+    let mixed = |number: u64| (number ^ number >> 7).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    cut && mixed(CALLS.fetch_add(1, SeqCst)) >> 58 != 63
 }
 
 fn is_read(call: Call) -> bool {
@@ -172,9 +174,9 @@ fn only_first<'a, 'b>(slices: &'a [io::IoSlice<'b>]) -> &'a [io::IoSlice<'b>] {
 /// What happens to every call of this process.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Modes {
-    /// A read gets one byte, or one datagram; but for each 64th.
+    /// A read gets one byte, or one datagram; but for one of 64.
     pub one_byte_reads: bool,
-    /// A write sends one byte, or one datagram; but for each 64th.
+    /// A write sends one byte, or one datagram; but for one of 64.
     pub one_byte_writes: bool,
     /// Sockets have the smallest buffers that the kernel allows.
     pub tiny_buffers: bool,
