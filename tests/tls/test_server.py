@@ -88,6 +88,21 @@ async def test_data_that_comes_with_the_end_of_the_handshake(factory):
             assert protocol.calls[0] == "connection_made"
 
 
+async def test_more_than_a_record_that_comes_with_the_end_of_the_handshake():
+    """One call of `data_received` tells of all that has come."""
+    async with Accepting() as accepting:
+        with accepting.dial() as peer:
+            with pytest.raises(ssl.SSLWantReadError):
+                peer.tls.do_handshake()
+            peer.flush()
+            await asyncio.to_thread(peer.receive)
+            peer.tls.do_handshake()
+            peer.send_raw(peer.pending() + peer.encrypt(bytes(40_000)))
+            (protocol,) = accepting.protocols
+            assert await protocol.read(40_000) == bytes(40_000)
+            assert protocol.calls == ["connection_made", "data_received"]
+
+
 async def test_start_serving_later():
     loop = asyncio.get_running_loop()
     echo = server_with(lambda transport, data: transport.write(data))

@@ -114,8 +114,14 @@ impl Engine {
 
     /// How many bytes the next reads can give at most, together.
     pub fn readable_at_most(&self, py: Python<'_>) -> usize {
-        let held = if self.may_hold_input(py) { MAX_RECORD } else { 0 };
-        self.ends.input_len() + held
+        if !self.may_hold_input(py) {
+            return self.ends.input_len();
+        }
+        let handed_over = match &self.way {
+            Way::Direct(_) => 0,
+            Way::Portable(portable) => portable.handed_over(py),
+        };
+        self.ends.input_len() + handed_over.max(MAX_RECORD)
     }
 
     /// Decrypts into `buffer`, which must not be empty: one record at most. Python's code may run meanwhile: the

@@ -43,9 +43,9 @@ struct State {
     framing: Framing,
     /// The object may have something to read: it was given all of a record, or part of one that it can use at once.
     ready: bool,
-    /// The object was given all that had come (`hand_over`), so that it may have several records, and parts of them.
-    /// Then only a read that finds nothing shows that it has read everything.
-    loose: bool,
+    /// The object was given so many bytes, all that had come (`hand_over`), so that it may have several records, and
+    /// parts of them. Then only a read that finds nothing shows that it has read everything.
+    loose: usize,
 }
 
 impl Portable {
@@ -65,12 +65,20 @@ impl Portable {
         self.state.with(py, |state| state.ready || state.framing.is_inside())
     }
 
+    /// How many bytes the object was given by `hand_over`, if it may still have some of them.
+    pub fn handed_over(&self, py: Python<'_>) -> usize {
+        self.state.with(py, |state| state.loose)
+    }
+
     /// Gives the object everything that was received, for its other methods.
     pub fn hand_over(&self, py: Python<'_>) -> PyResult<()> {
-        while self.give_record(py)? > 0 {
-            self.state.with(py, |state| (state.ready, state.loose) = (true, true));
+        loop {
+            let len = self.give_record(py)?;
+            if len == 0 {
+                return Ok(());
+            }
+            self.state.with(py, |state| (state.ready, state.loose) = (true, state.loose + len));
         }
-        Ok(())
     }
 
     /// Gives the object one record, or as much of it as has come; returns how many bytes that is.
@@ -106,7 +114,7 @@ impl Portable {
                 // The object has read all that it had, and there was nothing for the program in it. It may have
                 // answered.
                 self.collect(py)?;
-                self.state.with(py, |state| (state.ready, state.loose) = (false, false));
+                self.state.with(py, |state| (state.ready, state.loose) = (false, 0));
                 continue;
             };
             let data = data.bind(py).cast::<PyBytes>()?.as_bytes();
@@ -115,7 +123,7 @@ impl Portable {
             }
             // There can be more of the record only if it did not fit.
             let more = data.len() == size && size < RECORD;
-            self.state.with(py, |state| state.ready = more || state.loose);
+            self.state.with(py, |state| state.ready = more || state.loose > 0);
             return Ok(Outcome::Done(buffer.copy(data)));
         }
     }
