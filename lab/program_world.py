@@ -157,6 +157,17 @@ class World(Connections):
             result = exc
         self.note(step.on, step.what, result)
 
+    def do_from_outside(self, step: Do) -> None:
+        """The same, by the program itself. The call may call a protocol, whose `pause_writing` for instance raises an
+        exit. That leaves the call, and must not end the program.
+        """
+        try:
+            self.do(step)
+        except Hangs:
+            raise
+        except (SystemExit, KeyboardInterrupt) as exc:
+            self.note(step.on, step.what, exc)
+
     def method(self, step: Do) -> Any:
         return getattr(self, f"do_{step.what}")
 
@@ -229,7 +240,7 @@ class World(Connections):
             if isinstance(step, When):
                 self.scripts[step.on, step.method].append(step)
             elif isinstance(step, Do):
-                self.do(step)
+                self.do_from_outside(step)
             elif step.until == "turn":
                 await asyncio.sleep(0)
             else:
