@@ -6,7 +6,9 @@ A rule gets the program and what either loop told, and is true if the difference
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from program_steps import Do, Program, When
@@ -20,6 +22,12 @@ def texts(outcome: Outcome, name: str | None = None) -> Iterator[str]:
     for whose, notes in outcome.items():
         if name is None or whose == name:
             yield from (" ".join(map(str, note)) for note in notes)
+
+
+def calls(program: Program) -> list[Do]:
+    """The calls of a program, and those of its callbacks."""
+    steps = [step for outer in program for step in ((outer, *outer.does) if isinstance(outer, When) else (outer,))]
+    return [step for step in steps if isinstance(step, Do)]
 
 
 def asyncio_fails(program: Program, ours: Outcome, theirs: Outcome) -> bool:
@@ -45,11 +53,44 @@ def raised_by_error_received(program: Program, ours: Outcome, theirs: Outcome) -
     return any(text.startswith("sendto") and "raised in error_received" in text for text in texts(theirs))
 
 
+def sent_by_error_received(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """What it sends is sent later, so that an error of it is told later."""
+    scripts = [step for step in program if isinstance(step, When) and step.method == "error_received"]
+    names = {step.on for script in scripts for step in script.does if step.what == "sendto" and step.on == script.on}
+
+    def sorted_out(outcome: Outcome) -> Outcome:
+        return {name: sorted(notes) if name in names else notes for name, notes in outcome.items()}
+
+    return bool(names) and sorted_out(ours) == sorted_out(theirs)
+
+
+def without_refusals(outcome: Outcome, names: set[str]) -> Outcome:
+    """Without what these endpoints were told of a peer that is gone."""
+
+    def refusal(note: tuple[str, ...]) -> bool:
+        return note[0] == "error_received" and note[1].startswith("ConnectionRefusedError")
+
+    kept = {name: [note for note in notes if not refusal(note)] for name, notes in outcome.items() if name in names}
+    return {**outcome, **kept}
+
+
+def refusals_of_kept_datagrams(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """A datagram that was kept back leaves when the peer is closed already, if the same callback closes it. Before
+    that, three at least have shown that the endpoint writes in pieces.
+    """
+    sent = Counter(step.on for step in calls(program) if step.what == "sendto")
+    closed = {step.on for step in calls(program) if step.what == "peer_close"}
+    names = {name for name in closed if sent[name] > 3}
+    return bool(names) and without_refusals(ours, names) == without_refusals(theirs, names)
+
+
 def empty_datagrams(program: Program, ours: Outcome, theirs: Outcome) -> bool:
-    """asyncio sends them since 3.13."""
+    """asyncio sends them since 3.13. If the peer is gone, they are refused."""
+    names = {step.on for step in calls(program) if (step.what, step.args[:1]) == ("sendto", (0,))}
 
     def without(outcome: Outcome) -> Outcome:
-        kept = {name: [note for note in notes if note != ("datagram", "")] for name, notes in outcome.items()}
+        rest = without_refusals(outcome, names)
+        kept = {name: [note for note in notes if note != ("datagram", "")] for name, notes in rest.items()}
         return {name: notes for name, notes in kept.items() if notes}
 
     return sys.version_info < (3, 13) and without(ours) == without(theirs)
@@ -61,14 +102,31 @@ def start_tls_on_a_lost_connection(program: Program, ours: Outcome, theirs: Outc
 
 def tls(program: Program) -> set[str]:
     """The names of connections with TLS."""
-    steps = [step for step in program if isinstance(step, (Do, When))]
-    inner = [step for outer in steps if isinstance(outer, When) for step in outer.does]
-    calls = [step for step in [*steps, *inner] if isinstance(step, Do)]
     return {
         step.on
-        for step in calls
+        for step in calls(program)
         if step.what == "start_tls" or (step.what == "open" and str(step.args[0]).startswith("tls"))
     }
+
+
+def pieces_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """How many calls of `data_received` tell of the data is a layer's own affair. What a call does then comes between
+    other bytes.
+    """
+    names = tls(program) & {step.on for step in program if isinstance(step, When) and step.method == "data_received"}
+
+    def put_together(outcome: Outcome) -> Outcome:
+        return {name: together(notes) if name in names else notes for name, notes in outcome.items()}
+
+    def together(notes: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        runs = [run.partition("*") for note in notes if note[0] == "data" for run in note[1].split()]
+        data = [
+            (letter, str(sum(int(count or 0) for _, _, count in group)))
+            for letter, group in itertools.groupby(runs, key=lambda run: run[0])
+        ]
+        return [note for note in notes if note[0] != "data"] + data
+
+    return bool(names) and put_together(ours) == put_together(theirs)
 
 
 def flow_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
@@ -90,6 +148,29 @@ def flow_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     return without(ours) == without(theirs)
 
 
+def start_tls_after_write_eof(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """asyncio's layer cannot write its first message, and waits for the peer all the same."""
+    refused = "RuntimeError: Cannot call write() after write_eof()"
+    ended = {step.on for step in calls(program) if step.what == "write_eof"}
+    upgraded = {step.on for step in calls(program) if step.what == "start_tls"}
+    told = [any(refused in text for text in texts(outcome, "reports")) for outcome in (ours, theirs)]
+    return bool(ended & upgraded) and told == [False, True]
+
+
+def end_of_a_failed_handshake(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """What the peer sees depends on the turn: a connection that is closed before its message is read is reset."""
+    peers = {f"{name}'s peer" for name in tls(program)}
+
+    def ended(note: tuple[str, ...]) -> tuple[str, ...]:
+        return ("ended",) if note[0] in ("handshake failed", "reset") else note
+
+    def sorted_out(outcome: Outcome) -> Outcome:
+        return {name: [ended(note) for note in notes] if name in peers else notes for name, notes in outcome.items()}
+
+    refused = any(text.startswith(("start_tls gives SSLError", "open gives SSLError")) for text in texts(ours))
+    return refused and sorted_out(ours) == sorted_out(theirs)
+
+
 def buffers_of_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """When a layer asks for a buffer is its own affair, and so is what the program does then."""
     names = tls(program)
@@ -99,11 +180,16 @@ def buffers_of_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
 RULES: dict[str, Rule] = {
     "asyncio": asyncio_fails,
     "buffers": buffers_of_tls,
+    "end": end_of_a_failed_handshake,
+    "pieces": pieces_over_tls,
+    "16": refusals_of_kept_datagrams,
     "40": datagrams_of_one_turn,
     "41": raised_by_error_received,
+    "41, later": sent_by_error_received,
     "43": empty_datagrams,
     "51": flow_over_tls,
     "57": start_tls_on_a_lost_connection,
+    "57, half": start_tls_after_write_eof,
 }
 
 

@@ -46,6 +46,15 @@ async def test_lost_before():
             await start_tls(transport, protocol)
 
 
+async def test_after_write_eof():
+    if on_asyncio():
+        pytest.skip("asyncio reports a RuntimeError, and waits until the peer answers or the handshake takes too long")
+    async with in_clear() as (transport, protocol, _):
+        transport.write_eof()
+        with pytest.raises(BrokenPipeError):
+            await start_tls(transport, protocol)
+
+
 @pytest.mark.parametrize("server_side", [False, True])
 async def test_closed_by_the_peer(server_side):
     async with in_clear(server_side=server_side) as (transport, protocol, peer):
