@@ -129,6 +129,18 @@ def pieces_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     return bool(names) and put_together(ours) == put_together(theirs)
 
 
+def data_before_a_bad_record(program: Program, ours: Outcome, theirs: Outcome) -> bool:
+    """asyncio drops whole records that came together with a bad one."""
+    names = tls(program) & {step.on for step in calls(program) if step.what == "peer_garbage"}
+
+    def without(outcome: Outcome) -> Outcome:
+        return {
+            name: [note for note in notes if name not in names or note[0] != "data"] for name, notes in outcome.items()
+        }
+
+    return bool(names) and without(ours) == without(theirs)
+
+
 def flow_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """The layer counts what is queued below it, so that it pauses and resumes at other times. How many system calls
     it makes on a lost connection, each of which may be logged, depends on the sizes of its records.
@@ -188,6 +200,7 @@ RULES: dict[str, Rule] = {
     "41, later": sent_by_error_received,
     "43": empty_datagrams,
     "51": flow_over_tls,
+    "53": data_before_a_bad_record,
     "57": start_tls_on_a_lost_connection,
     "57, half": start_tls_after_write_eof,
 }
