@@ -76,7 +76,7 @@ impl LoopCore {
     #[inline]
     pub fn call_owner<T>(&self, token: Token, call: impl FnOnce() -> T) -> T {
         let outer = self.called.load(Relaxed);
-        self.called.store(token.to_mio().0 as u64, Relaxed);
+        self.called.store(token.to_bits(), Relaxed);
         let result = call();
         self.called.store(outer, Relaxed);
         result
@@ -89,7 +89,7 @@ impl LoopCore {
         let called = self.called.swap(NOBODY, Relaxed);
         if called != NOBODY {
             // If that fails, the file is gone, or was taken over.
-            let _ = self.refresh(py, Token::from_mio(mio::Token(called as usize)));
+            let _ = self.refresh(py, Token::from_bits(called));
         }
     }
 

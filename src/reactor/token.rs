@@ -14,14 +14,24 @@ pub struct Token {
 }
 
 impl Token {
+    /// The same token as a number.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The token of [`Token::to_bits`].
+    pub fn from_bits(bits: u64) -> Self {
+        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+
     /// The same token in the form that mio carries through the kernel.
     pub fn to_mio(self) -> mio::Token {
-        mio::Token((self.generation as usize) << 32 | self.index as usize)
+        mio::Token(self.to_bits() as usize)
     }
 
     /// The token of [`Token::to_mio`].
     pub fn from_mio(token: mio::Token) -> Self {
-        Self { index: token.0 as u32, generation: (token.0 >> 32) as u32 }
+        Self::from_bits(token.0 as u64)
     }
 }
 
