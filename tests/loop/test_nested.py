@@ -320,7 +320,8 @@ loop.run_until_complete(main())
 assert not problems, problems
 loop.close()
 print("end")
-"""
+""",
+        until=(3, 14),
     )
 
 
@@ -379,7 +380,8 @@ assert calls == ["pause_writing", "data_received", "resume_writing", "all"], cal
 assert not problems, problems
 loop.close()
 print("end")
-"""
+""",
+        until=(3, 14),
     )
 
 
