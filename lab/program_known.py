@@ -15,6 +15,7 @@ from program_steps import Do, Program, When
 from program_world import Outcome
 
 Rule = Callable[[Program, Outcome, Outcome], bool]
+Note = tuple[str, ...]
 
 
 def texts(outcome: Outcome, name: str | None = None) -> Iterator[str]:
@@ -28,6 +29,11 @@ def calls(program: Program) -> list[Do]:
     """The calls of a program, and those of its callbacks."""
     steps = [step for outer in program for step in ((outer, *outer.does) if isinstance(outer, When) else (outer,))]
     return [step for step in steps if isinstance(step, Do)]
+
+
+def changed(outcome: Outcome, names: set[str], change: Callable[[list[Note]], list[Note]]) -> Outcome:
+    """The outcome, with the notes of these names changed."""
+    return {name: change(notes) if name in names else notes for name, notes in outcome.items()}
 
 
 def asyncio_fails(program: Program, ours: Outcome, theirs: Outcome) -> bool:
@@ -57,21 +63,16 @@ def sent_by_error_received(program: Program, ours: Outcome, theirs: Outcome) -> 
     """What it sends is sent later, so that an error of it is told later."""
     scripts = [step for step in program if isinstance(step, When) and step.method == "error_received"]
     names = {step.on for script in scripts for step in script.does if step.what == "sendto" and step.on == script.on}
-
-    def sorted_out(outcome: Outcome) -> Outcome:
-        return {name: sorted(notes) if name in names else notes for name, notes in outcome.items()}
-
-    return bool(names) and sorted_out(ours) == sorted_out(theirs)
+    return bool(names) and changed(ours, names, sorted) == changed(theirs, names, sorted)
 
 
 def without_refusals(outcome: Outcome, names: set[str]) -> Outcome:
     """Without what these endpoints were told of a peer that is gone."""
 
-    def refusal(note: tuple[str, ...]) -> bool:
+    def refusal(note: Note) -> bool:
         return note[0] == "error_received" and note[1].startswith("ConnectionRefusedError")
 
-    kept = {name: [note for note in notes if not refusal(note)] for name, notes in outcome.items() if name in names}
-    return {**outcome, **kept}
+    return changed(outcome, names, lambda notes: [note for note in notes if not refusal(note)])
 
 
 def refusals_of_kept_datagrams(program: Program, ours: Outcome, theirs: Outcome) -> bool:
@@ -115,10 +116,7 @@ def pieces_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """
     names = tls(program) & {step.on for step in program if isinstance(step, When) and step.method == "data_received"}
 
-    def put_together(outcome: Outcome) -> Outcome:
-        return {name: together(notes) if name in names else notes for name, notes in outcome.items()}
-
-    def together(notes: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    def together(notes: list[Note]) -> list[Note]:
         runs = [run.partition("*") for note in notes if note[0] == "data" for run in note[1].split()]
         data = [
             (letter, str(sum(int(count or 0) for _, _, count in group)))
@@ -126,7 +124,7 @@ def pieces_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
         ]
         return [note for note in notes if note[0] != "data"] + data
 
-    return bool(names) and put_together(ours) == put_together(theirs)
+    return bool(names) and changed(ours, names, together) == changed(theirs, names, together)
 
 
 def flow_over_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:
@@ -152,12 +150,10 @@ def data_before_a_bad_record(program: Program, ours: Outcome, theirs: Outcome) -
     """asyncio drops whole records that came together with a bad one. Flow control may differ beside that."""
     names = tls(program) & {step.on for step in calls(program) if step.what == "peer_garbage"}
 
-    def without(outcome: Outcome) -> Outcome:
-        return {
-            name: [note for note in notes if name not in names or note[0] != "data"] for name, notes in outcome.items()
-        }
+    def without(notes: list[Note]) -> list[Note]:
+        return [note for note in notes if note[0] != "data"]
 
-    ours, theirs = without(ours), without(theirs)
+    ours, theirs = changed(ours, names, without), changed(theirs, names, without)
     return bool(names) and (ours == theirs or flow_over_tls(program, ours, theirs))
 
 
@@ -174,14 +170,11 @@ def end_of_a_failed_handshake(program: Program, ours: Outcome, theirs: Outcome) 
     """What the peer sees depends on the turn: a connection that is closed before its message is read is reset."""
     peers = {f"{name}'s peer" for name in tls(program)}
 
-    def ended(note: tuple[str, ...]) -> tuple[str, ...]:
-        return ("ended",) if note[0] in ("handshake failed", "reset") else note
-
-    def sorted_out(outcome: Outcome) -> Outcome:
-        return {name: [ended(note) for note in notes] if name in peers else notes for name, notes in outcome.items()}
+    def ended(notes: list[Note]) -> list[Note]:
+        return [("ended",) if note[0] in ("handshake failed", "reset") else note for note in notes]
 
     refused = any(text.startswith(("start_tls gives SSLError", "open gives SSLError")) for text in texts(ours))
-    return refused and sorted_out(ours) == sorted_out(theirs)
+    return refused and changed(ours, peers, ended) == changed(theirs, peers, ended)
 
 
 def buffers_of_tls(program: Program, ours: Outcome, theirs: Outcome) -> bool:

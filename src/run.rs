@@ -366,7 +366,7 @@ fn run_entry_in_debug_mode(event_loop: &Bound<'_, PyAny>, core: &LoopCore, entry
     let noted = event_loop.setattr(&names._current_handle, handle);
     let start = core.clock.now_ns();
     let result = {
-        // What a host has called has a name instead of an object.
+        // The subject of a host's job is only a text.
         let known = subject.as_ref().filter(|subject| !subject.is_instance_of::<PyString>());
         let _runs = known.map(|known| core.runs(known));
         run_entry(py, core, &mut core.empty_context.batch(py), entry)

@@ -371,7 +371,8 @@ impl EventLoop {
     }
 
     /// Sends `data` from byte `start` on, without blocking. None if all of it was sent, otherwise the byte to go on
-    /// with. -1, and nothing is done, if the socket has a `send` of its own, which must be called.
+    /// with. If the socket's class has a `send` of its own, nothing is done, and the result is -1: that `send` is to
+    /// be called instead.
     fn _send(
         slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,

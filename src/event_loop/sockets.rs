@@ -72,7 +72,7 @@ impl EventLoop {
     }
 
     /// `EventLoop._send`: sends `data` from byte `start` on. None if all of it was sent, otherwise the byte to go on
-    /// with. -1, and nothing is sent, if the socket has a `send` of its own.
+    /// with. If the socket's class has a `send` of its own, nothing is sent, and the result is -1.
     pub(super) fn send(
         slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,

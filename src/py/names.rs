@@ -62,13 +62,9 @@ macro_rules! names {
                     $($given: package.$given,)*
                     empty: new::interned(py, "")?.unbind(),
                     loop_keyword: new::interned(py, "loop")?.unbind(),
-                    create_task: py.import("asyncio")?.getattr("BaseEventLoop")?.getattr("create_task")?.unbind(),
+                    create_task: of_base_event_loop(py, "create_task")?.unbind(),
                     tasks_take_keywords: keywords_of_create_task(py)?.1,
-                    check_callback: py
-                        .import("asyncio")?
-                        .getattr("BaseEventLoop")?
-                        .getattr("_check_callback")?
-                        .unbind(),
+                    check_callback: of_base_event_loop(py, "_check_callback")?.unbind(),
                     profile_function: ProfileFunction::find(py),
                     streams: Streams::find(py)?,
                     own_writelines: py.version_info() >= (3, 12),
@@ -159,15 +155,16 @@ impl Names {
     }
 }
 
+/// A method of `asyncio.BaseEventLoop`, by its name.
+fn of_base_event_loop<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("asyncio")?.getattr(intern!(py, "BaseEventLoop")?)?.getattr(new::interned(py, name)?)
+}
+
 /// Two facts about the signature of the running version's `create_task`: whether it names its keywords (until CPython
 /// 3.13), and whether it passes on keywords that it does not know (since 3.13.3).
 pub fn keywords_of_create_task(py: Python<'_>) -> PyResult<(bool, bool)> {
     const CO_VARKEYWORDS: u32 = 8;
-    let code = py
-        .import("asyncio")?
-        .getattr(intern!(py, "BaseEventLoop")?)?
-        .getattr(intern!(py, "create_task")?)?
-        .getattr(intern!(py, "__code__")?)?;
+    let code = of_base_event_loop(py, "create_task")?.getattr(intern!(py, "__code__")?)?;
     let named: u32 = code.getattr(intern!(py, "co_kwonlyargcount")?)?.extract()?;
     let flags: u32 = code.getattr(intern!(py, "co_flags")?)?.extract()?;
     Ok((named > 0, flags & CO_VARKEYWORDS != 0))

@@ -4,6 +4,7 @@ What they have in common with pipes is tested in the other files, by the kinds "
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import termios
@@ -17,31 +18,30 @@ from support.pipe_peers import FarEnd, WriteRecorder, open_end, read_pipe, relea
 PLENTY = bytes(range(256)) * 4096
 
 
-def line_ends():
-    """The two ends of a terminal that gives whole lines, and does not echo."""
+@contextlib.asynccontextmanager
+async def lines():
+    """A transport that reads a terminal which gives whole lines, its protocol, and the other end of the terminal."""
     near, far = (open_end(fileno, "r+b") for fileno in reversed(os.openpty()))
     mode = termios.tcgetattr(near)
     mode[tty.LFLAG] &= ~termios.ECHO
     termios.tcsetattr(near, termios.TCSANOW, mode)
-    return near, far
-
-
-async def test_lines_come_one_by_one():
-    """A read of a terminal that is not raw returns a line, and more may be there."""
-    near, far = line_ends()
     with FarEnd(far) as far_end:
         transport, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, near)
-        far_end.send(b"one\ntwo\nthree\nunfinished")
-        assert await protocol.read(14) == b"one\ntwo\nthree\n"
-        assert protocol.calls == ["connection_made"] + ["data_received"] * 3
+        yield transport, protocol, far_end
         transport.close()
         await released(near)
 
 
+async def test_lines_come_one_by_one():
+    """A read of a terminal that is not raw returns a line, and more may be there."""
+    async with lines() as (_, protocol, far_end):
+        far_end.send(b"one\ntwo\nthree\nunfinished")
+        assert await protocol.read(14) == b"one\ntwo\nthree\n"
+        assert protocol.calls == ["connection_made"] + ["data_received"] * 3
+
+
 async def test_unfinished_line_and_end():
-    near, far = line_ends()
-    with FarEnd(far) as far_end:
-        _, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, near)
+    async with lines() as (_, protocol, far_end):
         far_end.send(b"one\ntwo\nunfinished")
         assert await protocol.read(8) == b"one\ntwo\n"
         far_end.send(b" line\n")
@@ -50,7 +50,6 @@ async def test_unfinished_line_and_end():
         far_end.send(b"\x04")
         assert await protocol.lost is None
         assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
-        await released(near)
 
 
 @pytest.mark.parametrize("size", [10, 4000])

@@ -16,8 +16,8 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-# glibc's malloc counts the processors when a thread allocates for the first time. It opens one of these files for a
-# moment, and a thread of an executor can do so after the test that started it has ended.
+# glibc's malloc counts the processors when it gives a new thread an area of its own. For that it opens one of these
+# files for a moment, and a thread of an executor can do so after the test that started it has ended.
 _PROCESSORS = frozenset({"/sys/devices/system/cpu/online", "/proc/stat"})
 
 
@@ -28,8 +28,10 @@ def open_files() -> set[tuple[int, str]]:
     for name in os.listdir("/proc/self/fd" if linux else "/dev/fd"):
         with contextlib.suppress(OSError):
             os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
-            files.add((int(name), os.readlink(f"/proc/self/fd/{name}") if linux else ""))
-    return {(number, path) for number, path in files if path not in _PROCESSORS}
+            path = os.readlink(f"/proc/self/fd/{name}") if linux else ""
+            if path not in _PROCESSORS:
+                files.add((int(name), path))
+    return files
 
 
 def logged(caplog: Any) -> list[str]:

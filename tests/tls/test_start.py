@@ -13,7 +13,7 @@ import pytest
 
 from support import certificates
 from support.certificates import TLS_1_2, TLS_1_3
-from support.peers import Recorder, arrived, on_asyncio, raising, socket_pair
+from support.peers import Recorder, arrived, on_asyncio, raising, read_exactly, socket_pair
 from support.tls_peers import BufferedRecorder, TlsPeer, gone, in_clear, start_tls
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
@@ -46,10 +46,7 @@ async def test_start(factory, family, server_side):
         peer.send_raw(b"in clear")
         assert await protocol.read(8) == b"in clear"
         transport.write(b"answer")
-        answer = b""
-        while len(answer) < 6:
-            answer += await asyncio.to_thread(peer.sock.recv, 6 - len(answer))
-        assert answer == b"answer"
+        assert await asyncio.to_thread(read_exactly, peer.sock, 6) == b"answer"
         shaking = asyncio.create_task(peer.handshake())
         new = await start_tls(transport, protocol, server_side=server_side)
         await shaking

@@ -139,9 +139,9 @@ pub(super) fn cut(call: Call, length: usize) -> io::Result<usize> {
     Ok(length.min(limit))
 }
 
-/// Does the mode cut this call to one byte? One of 64 calls is left as it is, so that the tests that send megabytes come
-/// to an end. A hash of the call's number chooses it: if it were each 64th, it could be the same one each time of several
-/// connections that take turns.
+/// True if the mode cuts this call to one byte. One call of 64 is not cut, so that tests that send megabytes come to an
+/// end. A hash of the call's number chooses it. If every 64th call were chosen, and several connections took turns, it
+/// could be a call of the same connection each time.
 fn is_cut_by_mode(call: Call) -> bool {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let cut = if is_read(call) { modes().one_byte_reads } else { modes().one_byte_writes };

@@ -46,8 +46,9 @@ impl StreamTransport {
             let Stream { readable, read_closed, write_watched, is_unix, .. } = &mut state.side;
             *readable |= readiness.contains(Readiness::READABLE);
             *read_closed |= readiness.contains(Readiness::READ_CLOSED);
-            // Where a callback of this connection runs the loop, what the outer call is about to send is sent here. What
-            // is kept back leaves with what is to follow it.
+            // A protocol's method can run the loop again (nest_asyncio). The call that it interrupts has taken the report
+            // of room, and has not sent the queue yet. So the queue is sent here, even if it is not blocked. A piece that
+            // is deferred stays: it leaves together with the piece that follows.
             let waits = outbox.blocked || (outbox.has_sendable() && !outbox.deferred);
             let unblocked = waits && readiness.contains(Readiness::WRITABLE);
             outbox.blocked &= !unblocked;
