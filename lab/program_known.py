@@ -59,10 +59,15 @@ def raised_by_error_received(program: Program, ours: Outcome, theirs: Outcome) -
     return any(text.startswith("sendto") and "raised in error_received" in text for text in texts(theirs))
 
 
+def senders_in_error_received(program: Program) -> set[str]:
+    """The names of endpoints whose `error_received` sends."""
+    scripts = [step for step in program if isinstance(step, When) and step.method == "error_received"]
+    return {step.on for script in scripts for step in script.does if step.what == "sendto" and step.on == script.on}
+
+
 def sent_by_error_received(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """What it sends is sent later, so that an error of it is told later."""
-    scripts = [step for step in program if isinstance(step, When) and step.method == "error_received"]
-    names = {step.on for script in scripts for step in script.does if step.what == "sendto" and step.on == script.on}
+    names = senders_in_error_received(program)
     return bool(names) and changed(ours, names, sorted) == changed(theirs, names, sorted)
 
 
@@ -77,12 +82,19 @@ def without_refusals(outcome: Outcome, names: set[str]) -> Outcome:
 
 def refusals_of_kept_datagrams(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """A datagram that was kept back leaves when the peer is closed already, if the same callback closes it. Before
-    that, three at least have shown that the endpoint writes in pieces.
+    that, three at least have shown that the endpoint writes in pieces. The refusal is told to `error_received`, which
+    may send an answer.
     """
     sent = Counter(step.on for step in calls(program) if step.what == "sendto")
     closed = {step.on for step in calls(program) if step.what == "peer_close"}
     names = {name for name in closed if sent[name] > 3}
-    return bool(names) and without_refusals(ours, names) == without_refusals(theirs, names)
+    answering = names & senders_in_error_received(program)
+
+    def without(outcome: Outcome) -> Outcome:
+        rest = without_refusals(outcome, names)
+        return changed(rest, answering, lambda notes: [note for note in notes if note[0] != "sendto"])
+
+    return bool(names) and without(ours) == without(theirs)
 
 
 def empty_datagrams(program: Program, ours: Outcome, theirs: Outcome) -> bool:
