@@ -30,6 +30,7 @@ ERRORS: dict[str, str] = {
     "epoll_ctl": "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM",
     # epoll_wait(2). An older kernel answers ENOSYS, and a sandbox may answer EPERM.
     "epoll_pwait2": "EBADF EFAULT EINTR EINVAL ENOSYS EPERM",
+    "epoll_wait": "EBADF EFAULT EINTR EINVAL",
     "eventfd": "EINVAL EMFILE ENFILE ENODEV ENOMEM",
     # fcntl(2), F_GETPIPE_SZ and F_SETPIPE_SZ
     "fcntl": "EBADF EBUSY EINVAL EINTR ENOMEM EPERM",

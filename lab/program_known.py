@@ -75,7 +75,9 @@ def without_refusals(outcome: Outcome, names: set[str]) -> Outcome:
     """Without what these endpoints were told of a peer that is gone."""
 
     def refusal(note: Note) -> bool:
-        return note[0] == "error_received" and note[1].startswith("ConnectionRefusedError")
+        # ENOTCONN comes after the first refusal, on a UNIX socket.
+        gone = ("ConnectionRefusedError", "OSError: [Errno 107]")
+        return note[0] == "error_received" and note[1].startswith(gone)
 
     return changed(outcome, names, lambda notes: [note for note in notes if not refusal(note)])
 

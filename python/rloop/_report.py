@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import os
 import traceback
@@ -11,8 +10,8 @@ from types import CodeType
 from typing import Any
 
 # asyncio's function differs between Python versions: Python 3.13, and some patch releases before it, show the
-# arguments in debug mode only.
-_HAS_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+# arguments in debug mode only. Then it has a keyword for that.
+_HAS_DEBUG = "debug" in (format_helpers._format_callback_source.__kwdefaults__ or ())
 
 
 # `args` is None for a cancelled handle. asyncio's function takes that, although its type does not say so: hence `|

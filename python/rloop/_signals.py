@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from typing import TypeVarTuple
 
     _Ts = TypeVarTuple("_Ts")
+    _Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
 # `asyncio.iscoroutinefunction` is deprecated since 3.14, where asyncio itself uses this one.
 _is_coroutine_function: Callable[[object], bool] = (
     getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
 )
-
-_Handler = tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]
 
 
 class Signals:

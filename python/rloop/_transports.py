@@ -170,10 +170,9 @@ def _add(native: type, **getters: Callable[[Any], Any]) -> None:
 
 
 def _inherit(native: type, shown: type) -> None:
-    for name in dir(shown):
-        if not name.startswith("_") and not hasattr(native, name):
-            method = getattr(shown, name)
-            if inspect.isfunction(method):
+    for base in shown.__mro__:
+        for name, method in vars(base).items():
+            if not name.startswith("_") and inspect.isfunction(method) and not hasattr(native, name):
                 setattr(native, name, method)
 
 

@@ -138,7 +138,8 @@ pub struct LoopCore {
     keep_ns: AtomicU64,
     /// The callback that is running, as [`Moment::to_bits`](crate::reactor::moment::Moment); 0 between turns.
     moment: AtomicU64,
-    /// The registration whose native owner is being called: see [`LoopCore::call_owner`].
+    /// The registration whose native owner is being called, as [`Token::to_bits`]; 0 while none is. See
+    /// [`LoopCore::call_owner`].
     called: AtomicU64,
     /// When the first transport that keeps a write back is to be flushed: see [`LoopCore::gather`].
     gather_due: AtomicU64,
@@ -194,7 +195,7 @@ impl LoopCore {
             kept_since: AtomicU64::new(0),
             keep_ns: AtomicU64::new(u64::MAX),
             moment: AtomicU64::new(0),
-            called: AtomicU64::new(registering::NOBODY),
+            called: AtomicU64::new(0),
             gather_due: AtomicU64::new(gathering::NOTHING),
             turns: AtomicU32::new(0),
             pulse: Pulse::new(),

@@ -13,9 +13,6 @@ use crate::reactor::readiness::Readiness;
 use crate::reactor::token::Token;
 use crate::reactor::{Mode, Watch};
 
-/// The value of `LoopCore::called` while no native owner is being called.
-pub const NOBODY: u64 = u64::MAX;
-
 impl LoopCore {
     /// Registers `fd` for a native object, edge-triggered; [`LoopCore::activate`] makes the kernel watch it.
     ///
@@ -86,10 +83,9 @@ impl LoopCore {
     /// taken its edge, and has not read or sent all yet, which the program may wait for. The kernel does not report that
     /// by itself, so it is asked to, once for each call.
     pub fn report_called_anew(&self, py: Python<'_>) {
-        let called = self.called.swap(NOBODY, Relaxed);
-        if called != NOBODY {
+        if let Some(called) = Token::from_bits(self.called.swap(0, Relaxed)) {
             // If that fails, the file is gone, or was taken over.
-            let _ = self.refresh(py, Token::from_bits(called));
+            let _ = self.refresh(py, called);
         }
     }
 

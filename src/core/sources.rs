@@ -10,8 +10,9 @@ use crate::reactor::readiness::Readiness;
 
 /// The owner of a registration.
 pub enum Source {
-    /// The program: callbacks of `add_reader` and `add_writer`, or futures of `sock_*`.
-    Callbacks(FdCallbacks),
+    /// The program: callbacks of `add_reader` and `add_writer`, or futures of `sock_*`. They are on the heap, so that
+    /// a registration takes no more memory than a native object's, of which there can be very many.
+    Callbacks(Box<FdCallbacks>),
     /// A native object.
     Native(Native),
     /// A native object that waits for nothing. The garbage collector may take it, which ends the registration.
@@ -128,12 +129,15 @@ pub struct Kind {
     pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
     /// True if the program must not watch the fd: `add_reader` refuses it then.
     pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,
+    /// Takes the place of a callback of asyncio's for reading, which the program may remove or replace.
+    pub is_reader: bool,
 }
 
 impl Kind {
     /// A table for what has no fd and keeps nothing back. Others are made from it: `Kind { on_ready, ..Kind::NOTHING
     /// }`.
-    pub const NOTHING: Self = Self { on_ready: |_, _| Ok(()), flush: |_| Ok(()), owns_fd: |_| false };
+    pub const NOTHING: Self =
+        Self { on_ready: |_, _| Ok(()), flush: |_| Ok(()), owns_fd: |_| false, is_reader: false };
 }
 
 impl Native {
@@ -151,6 +155,19 @@ impl Source {
             Self::Idle(idle) => idle.upgrade(py),
             Self::Callbacks(_) => None,
         }
+    }
+
+    /// Is this what asyncio has as a callback of the program's for this direction, and is a native object here?
+    pub fn is_native_callback(&self, direction: Readiness) -> bool {
+        matches!(self, Self::Native(native) if native.kind.is_reader) && direction == Readiness::READABLE
+    }
+
+    /// True if these are callbacks that were given with this file object.
+    pub fn is_of(&self, file: &Bound<'_, PyAny>) -> bool {
+        let Self::Callbacks(callbacks) = self else {
+            return false;
+        };
+        callbacks.file.as_ref().is_some_and(|known| known.is(file))
     }
 
     /// Cancels the callbacks of the program. Nothing is done to a native object.

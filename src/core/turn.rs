@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pyo3::prelude::*;
 
-use super::{Entry, FdCallbacks, LoopCore, Source, is_live};
+use super::{Entry, LoopCore, Source, is_live};
 use crate::error::no_memory;
 use crate::handle::TimerHandle;
 use crate::reactor::Poller;
@@ -79,8 +79,9 @@ impl LoopCore {
             source @ (Source::Native(_) | Source::Idle(_)) => {
                 source.native(py).map(|native| native.object.into_bound(py))
             }
-            Source::Callbacks(FdCallbacks { reader, writer, .. }) => {
-                reader.as_ref().or(writer.as_ref()).map(|handle| handle.bind(py).clone().into_any())
+            Source::Callbacks(callbacks) => {
+                let handle = callbacks.reader.as_ref().or(callbacks.writer.as_ref());
+                handle.map(|handle| handle.bind(py).clone().into_any())
             }
         })
     }

@@ -45,6 +45,11 @@ impl LoopCore {
         let Some(token) = self.state.with(py, |state| state.reactor.token_of(fd)) else {
             return Ok(false);
         };
+        let is_native = |source: &Source| source.is_native_callback(direction);
+        if self.state.with(py, |state| state.reactor.source(token).is_some_and(is_native)) {
+            self.deregister(py, token);
+            return Ok(true);
+        }
         let removed = self.exchange(py, token, direction, Waiting::default());
         match removed.callback {
             Some(callback) => Handle::cancel_once(callback.bind(py)),
@@ -91,18 +96,14 @@ impl LoopCore {
     /// Watches a non-blocking fd of the loop's own, edge-triggered: the callback must read it until it would block.
     pub fn watch_internal(&self, py: Python<'_>, fd: i32, handle: Bound<'_, Handle>) -> PyResult<()> {
         let callbacks = FdCallbacks { reader: Some(handle.unbind()), ..FdCallbacks::default() };
-        let source = Source::Callbacks(callbacks);
+        let source = Source::Callbacks(Box::new(callbacks));
         self.register_source(py, fd, Mode::Internal, Readiness::BOTH, source).map(drop)
     }
 
     /// The fd under which a file object was registered. The object itself does not know it any more if it was closed.
     pub fn fd_of_file(&self, file: &Bound<'_, PyAny>) -> Option<i32> {
         self.state.with(file.py(), |state| {
-            let is_it = |source: &Source| match source {
-                Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
-                _ => false,
-            };
-            state.reactor.registrations().find(|(_, source)| is_it(source)).map(|(fd, _)| fd)
+            state.reactor.registrations().find(|(_, source)| source.is_of(file)).map(|(fd, _)| fd)
         })
     }
 
@@ -161,13 +162,12 @@ impl LoopCore {
     ) -> PyResult<Token> {
         let known = self.state.with(file.py(), |state| {
             let token = state.reactor.token_of(fd)?;
-            let is_same = |source: &Source| match source {
-                Source::Callbacks(FdCallbacks { file: Some(known), .. }) => known.is(file),
-                _ => false,
-            };
+            if state.reactor.source(token).is_some_and(|source| source.is_native_callback(direction)) {
+                return None;
+            }
             let change = match state.reactor.source(token) {
                 // The same object and so the same file: no system call, if the direction is watched already.
-                Some(source) if blocked && is_same(source) => Watch::Also(direction),
+                Some(source) if blocked && source.is_of(file) => Watch::Also(direction),
                 // A new edge for what is ready already. The call fails if the number belongs to another file by now.
                 _ => Watch::Anew(direction),
             };
@@ -196,7 +196,7 @@ impl LoopCore {
         // Those who waited for the old file wait for the new one, in the same places.
         let callbacks = match before {
             Some(Source::Callbacks(before)) => before,
-            _ => FdCallbacks { file: known_as, ..FdCallbacks::default() },
+            _ => Box::new(FdCallbacks { file: known_as, ..FdCallbacks::default() }),
         };
         let wanted = callbacks.wanted();
         let source = Source::Callbacks(callbacks);

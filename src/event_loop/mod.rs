@@ -272,7 +272,7 @@ impl EventLoop {
         protocol: i32,
         address: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, BareSocket>>> {
-        BareSocket::connecting(SocketKind { family, kind, protocol }, address)
+        BareSocket::connecting(SocketKind::new(family, kind, protocol), address)
     }
 
     /// The hook of `BaseEventLoop` for a datagram socket. `address`: the one that all datagrams go to, if there is one.

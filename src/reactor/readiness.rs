@@ -65,7 +65,9 @@ impl std::fmt::Debug for Readiness {
     }
 }
 
-/// A hang-up or an error makes both directions ready, as in `selectors.EpollSelector`: whoever waits must find out.
+/// A hang-up or an error makes both directions ready, as in `selectors.EpollSelector`: whoever waits must find out. What
+/// the events of Linux mean is in `sys/polling.rs`.
+#[cfg(not(target_os = "linux"))]
 impl From<&mio::event::Event> for Readiness {
     fn from(event: &mio::event::Event) -> Self {
         let mut readiness = Self::NONE;

@@ -3,25 +3,41 @@
 //! A [`Token`] is the number of one registration: the index of its slot, and the generation of that slot. If the kernel
 //! still delivers an event for a registration that has ended, the event carries an old generation, and finds nothing.
 
+use std::num::NonZeroU64;
+
 // The two halves of a token fill the `usize` of a mio::Token.
 const _: () = assert!(usize::BITS >= 64, "rloop needs a 64-bit target");
 
 /// The number of one registration. No other one ever has it.
+///
+/// The upper half is the generation, the lower half is the index of the slot plus one. So the number is never zero, and
+/// an `Option` of a token takes no more memory than a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
-    index: u32,
-    generation: u32,
-}
+pub struct Token(NonZeroU64);
 
 impl Token {
-    /// The same token as a number.
-    pub fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
+    fn new(index: u32, generation: u32) -> Self {
+        // The index of a slot is less than u32::MAX: a table of so many would not fit into memory.
+        Self(NonZeroU64::MIN.saturating_add(u64::from(generation) << 32 | u64::from(index)))
     }
 
-    /// The token of [`Token::to_bits`].
-    pub fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+    /// Where the slot is in its table. Beyond every table for a number that is no token's.
+    fn index(self) -> usize {
+        (self.0.get() as u32).wrapping_sub(1) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0.get() >> 32) as u32
+    }
+
+    /// The same token as a number, which is not zero.
+    pub fn to_bits(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The token of [`Token::to_bits`]. None for zero.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        NonZeroU64::new(bits).map(Self)
     }
 
     /// The same token in the form that mio carries through the kernel.
@@ -29,8 +45,8 @@ impl Token {
         mio::Token(self.to_bits() as usize)
     }
 
-    /// The token of [`Token::to_mio`].
-    pub fn from_mio(token: mio::Token) -> Self {
+    /// The token of [`Token::to_mio`]. None for `mio::Token(0)`.
+    pub fn from_mio(token: mio::Token) -> Option<Self> {
         Self::from_bits(token.0 as u64)
     }
 }
@@ -64,28 +80,28 @@ impl<T> Slots<T> {
         };
         let slot = &mut self.slots[index as usize];
         slot.value = Some(value);
-        Token { index, generation: slot.generation }
+        Token::new(index, slot.generation)
     }
 
     pub fn get(&self, token: Token) -> Option<&T> {
-        let slot = self.slots.get(token.index as usize)?;
-        if slot.generation == token.generation { slot.value.as_ref() } else { None }
+        let slot = self.slots.get(token.index())?;
+        if slot.generation == token.generation() { slot.value.as_ref() } else { None }
     }
 
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        let slot = self.slots.get_mut(token.index as usize)?;
-        if slot.generation == token.generation { slot.value.as_mut() } else { None }
+        let slot = self.slots.get_mut(token.index())?;
+        if slot.generation == token.generation() { slot.value.as_mut() } else { None }
     }
 
     /// Takes a value out. Its token finds nothing from here on.
     pub fn remove(&mut self, token: Token) -> Option<T> {
-        let slot = self.slots.get_mut(token.index as usize)?;
-        if slot.generation != token.generation {
+        let slot = self.slots.get_mut(token.index())?;
+        if slot.generation != token.generation() {
             return None;
         }
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(token.index);
+        self.free.push(token.index() as u32);
         Some(value)
     }
 
@@ -97,7 +113,7 @@ impl<T> Slots<T> {
     /// The values with their tokens, in any order.
     pub fn tokens(&self) -> impl Iterator<Item = (Token, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
-            let token = Token { index: index as u32, generation: slot.generation };
+            let token = Token::new(index as u32, slot.generation);
             slot.value.as_ref().map(|value| (token, value))
         })
     }
@@ -140,8 +156,19 @@ mod tests {
 
     #[test]
     fn token_survives_the_trip_through_mio() {
-        let token = Token { index: 7, generation: u32::MAX };
-        assert_eq!(Token::from_mio(token.to_mio()), token);
+        for token in [Token::new(0, 0), Token::new(7, u32::MAX)] {
+            assert_eq!(Token::from_mio(token.to_mio()), Some(token));
+        }
+        assert_eq!(Token::from_mio(mio::Token(0)), None);
+    }
+
+    #[test]
+    fn number_that_is_no_token_finds_nothing() {
+        let mut slots = Slots::new();
+        slots.insert("value");
+        let token = Token::from_bits(1 << 32).expect("not zero");
+        assert_eq!(slots.get(token), None);
+        assert_eq!(slots.remove(token), None);
     }
 
     #[test]

@@ -38,11 +38,11 @@ impl BareSocket {
         address: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, Self>>> {
         let py = address.py();
-        let (true, Some(target)) = (kind.is_tcp(), sockaddr::from_python(kind.family, address)) else {
+        let (true, Some(target)) = (kind.is_tcp(), sockaddr::from_python(kind.family(), address)) else {
             return Ok(None);
         };
         let failed = |error: io::Error| os_error(&error);
-        let fd = sys::stream_socket(kind.family, kind.protocol).map_err(failed)?;
+        let fd = sys::stream_socket(kind.family(), kind.protocol()).map_err(failed)?;
         let bare = Bound::new(py, Self { fd: LoopCell::new(Some(fd)), kind, peer: None })?;
         audit::connect(bare.as_any(), address)?;
         let begun = bare.get().fd.with(py, |fd| fd.as_ref().map(|fd| sys::connect(fd.as_fd(), &target)));

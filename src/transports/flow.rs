@@ -4,7 +4,7 @@
 //! Pure. Nobody is told anything here: that is the transport's business, by `protocol.rs`.
 
 /// asyncio's default high-water mark, in bytes.
-const DEFAULT_HIGH: i64 = 64 * 1024;
+const DEFAULT_HIGH: u32 = 64 * 1024;
 
 /// What to tell the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub trait Queue: Sized {
 /// The water marks of one transport, and which side of them it is on.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    default_high: i64,
+    default_high: u32,
     high: usize,
     low: usize,
     paused: bool,
@@ -41,15 +41,15 @@ pub struct Flow {
 
 impl Flow {
     /// With another default for the high-water mark, in bytes.
-    pub fn with_high(default_high: i64) -> Self {
-        let high = usize::try_from(default_high).unwrap_or(0);
+    pub fn with_high(default_high: u32) -> Self {
+        let high = default_high as usize;
         Self { default_high, high, low: high / 4, paused: false }
     }
 
     /// Sets the marks, in bytes; what is `None` follows from the other by asyncio's rule. Unless
     /// `high >= low >= 0`, nothing changes and the offending pair (high, low) is returned.
     pub fn set_limits(&mut self, high: Option<i64>, low: Option<i64>) -> Result<(), (i64, i64)> {
-        let high = high.unwrap_or_else(|| low.map_or(self.default_high, |low| low.saturating_mul(4)));
+        let high = high.unwrap_or_else(|| low.map_or(self.default_high.into(), |low| low.saturating_mul(4)));
         let low = low.unwrap_or(high.div_euclid(4));
         if !(high >= low && low >= 0) {
             return Err((high, low));

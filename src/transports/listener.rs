@@ -73,7 +73,7 @@ pub struct Listener {
     fd: FileFd,
 }
 
-static KIND: Kind = Kind { on_ready: Listener::on_ready, flush: |_| Ok(()), owns_fd: |_| false };
+static KIND: Kind = Kind { on_ready: Listener::on_ready, is_reader: true, ..Kind::NOTHING };
 
 impl Listener {
     /// Starts accepting. The loop keeps the listener, and with it the server, alive until it is unregistered. The

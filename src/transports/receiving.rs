@@ -18,24 +18,25 @@ use crate::reactor::sys::ReadBuf;
 const DIRECT_READ: usize = 4096;
 /// After so many reads in a row that would have fitted into a smaller buffer, the next one gets a smaller buffer.
 const SMALL_READS_TO_SHRINK: u32 = 8;
+/// Largest read, in bytes, whatever the program says: no system call transfers more (read(2)).
+const LARGEST_READ: usize = 1 << 31;
 /// Largest read, in bytes, unless the program says another (asyncio's `max_size`).
 const MAX_READ: usize = 256 * 1024;
 
 /// How much the next read of a transport asks for, by what the last ones got.
 pub struct ReadSize {
     /// How many bytes to read straight into a new object; 0: a small read, through the scratch buffer.
-    size: usize,
+    size: u32,
     /// How many reads in a row needed less than `size`.
     small_reads: u32,
-    /// `size` is within these.
-    least: usize,
+    /// The most that the program allows.
     most: usize,
 }
 
 impl Default for ReadSize {
     /// Begins with small reads: most connections never have a large one.
     fn default() -> Self {
-        Self { size: 0, small_reads: 0, least: 0, most: MAX_READ }
+        Self { size: 0, small_reads: 0, most: MAX_READ }
     }
 }
 
@@ -47,22 +48,26 @@ impl ReadSize {
 
     /// Sets the most that a read may ask for, in bytes: asyncio's `max_size`.
     pub fn set_most(&mut self, most: usize) {
-        // The scratch buffer is for reads that may fill it.
-        self.least = if most < SCRATCH { most } else { 0 };
-        (self.most, self.size, self.small_reads) = (most, self.least, 0);
+        self.most = most;
+        (self.size, self.small_reads) = (self.least(), 0);
+    }
+
+    /// The size of a small read. The scratch buffer is for reads that may fill it.
+    fn least(&self) -> u32 {
+        if self.most < SCRATCH { self.most as u32 } else { 0 }
     }
 
     /// In bytes; 0: a small read, through the scratch buffer.
     pub fn get(&self) -> usize {
-        self.size
+        self.size as usize
     }
 
     /// Grows at once, to have a message in one read; shrinks only after several reads that needed less.
     pub fn adapt(&mut self, count: usize) {
         let wanted = match count {
-            0..DIRECT_READ => self.least,
+            0..DIRECT_READ => self.least(),
             // One byte more than what came: a read that is not filled says that there is no more.
-            _ => (count + 1).next_power_of_two().min(self.most),
+            _ => (count + 1).next_power_of_two().min(self.most).min(LARGEST_READ) as u32,
         };
         if wanted >= self.size {
             (self.size, self.small_reads) = (wanted, 0);

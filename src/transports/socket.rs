@@ -20,15 +20,38 @@ use crate::py::file_fd::FileFd;
 use crate::py::names::{Names, names};
 use crate::py::new::{self, intern};
 
-/// Family, type and protocol, as in `socket.socket(...)`.
+/// Family, type and protocol, as in `socket.socket(...)`. In 16 bits each, because every connection keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketKind {
-    pub family: i32,
-    pub kind: i32,
-    pub protocol: i32,
+    family: u16,
+    kind: u16,
+    protocol: u16,
 }
 
 impl SocketKind {
+    /// The three numbers in their usual form. One that no kernel has may become another one that no kernel has.
+    pub const fn new(family: i32, kind: i32, protocol: i32) -> Self {
+        const fn short(number: i32) -> u16 {
+            if 0 <= number && number <= u16::MAX as i32 { number as u16 } else { u16::MAX }
+        }
+        Self { family: short(family), kind: short(kind), protocol: short(protocol) }
+    }
+
+    /// The address family.
+    pub fn family(self) -> i32 {
+        self.family.into()
+    }
+
+    /// The type: SOCK_STREAM and so on.
+    pub fn kind(self) -> i32 {
+        self.kind.into()
+    }
+
+    /// The number of the protocol.
+    pub fn protocol(self) -> i32 {
+        self.protocol.into()
+    }
+
     /// Those of a Python socket.
     pub fn of(socket: &Bound<'_, PyAny>) -> PyResult<Self> {
         // `family` and `type` of a `socket.socket` are properties in Python, which make an enum of the native class's
@@ -48,60 +71,56 @@ impl SocketKind {
             };
             value.extract::<i32>()
         };
-        Ok(Self {
-            family: number(intern!(py, "family")?)?,
-            kind: number(intern!(py, "type")?)?,
-            protocol: number(intern!(py, "proto")?)?,
-        })
+        let [family, kind, protocol] = [intern!(py, "family")?, intern!(py, "type")?, intern!(py, "proto")?];
+        Ok(Self::new(number(family)?, number(kind)?, number(protocol)?))
     }
 
     /// The same with the family that the kernel reports. A program that wraps an inherited fd may have given Python a
     /// wrong one. Only the usual families are corrected: an SMC socket, for instance, has addresses of IP.
     pub fn of_family(self, family: i32) -> Self {
         let usual = |family| matches!(family, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
-        if family == self.family || !usual(self.family) || !usual(family) {
+        if family == self.family() || !usual(self.family()) || !usual(family) {
             return self;
         }
         // The number of a protocol belongs to its family.
-        Self { family, protocol: 0, ..self }
+        Self::new(family, self.kind(), 0)
     }
 
     /// A UNIX socket, for which epoll reports more than is of use: see `Stream::write_watched`.
     pub fn is_unix(self) -> bool {
-        self.family == libc::AF_UNIX
+        self.family() == libc::AF_UNIX
     }
 
     /// TCP, to which TCP_NODELAY applies. asyncio's `_set_nodelay` asks for the protocol's number as well, and so
     /// leaves Nagle's algorithm on where a listener was made without one, as `socket.create_server()` does.
     pub fn is_tcp(self) -> bool {
-        matches!(self.family, libc::AF_INET | libc::AF_INET6)
-            && self.kind == libc::SOCK_STREAM
-            && matches!(self.protocol, 0 | libc::IPPROTO_TCP)
+        matches!(self.family(), libc::AF_INET | libc::AF_INET6)
+            && self.kind() == libc::SOCK_STREAM
+            && matches!(self.protocol(), 0 | libc::IPPROTO_TCP)
     }
 }
 
-/// The file under a transport, a socket or one end of a pipe, by who owns its fd.
+/// The file under a transport, a socket or one end of a pipe, by who owns its fd. Most are accepted connections, whose
+/// fd is ours. So this takes no more memory than these need.
 pub enum File {
     Own {
         fd: OwnedFd,
         kind: SocketKind,
     },
-    Python(FileFd),
+    Python(Box<FileFd>),
     /// A Python socket whose own methods are to be called instead of the system's.
-    ByMethods(FileFd),
+    ByMethods(Box<FileFd>),
     /// What the program has for one end of a pipe. It is closed by its own `close()`.
-    Pipe(FileFd),
-    /// Remembers the number that the fd had, for the repr, and what it was.
-    Closed {
+    Pipe(Box<FileFd>),
+    /// Closed. The number that the fd had is kept for the repr.
+    ClosedOwn {
         fd: RawFd,
-        was: Was,
+        kind: SocketKind,
     },
-}
-
-/// What a closed socket was.
-pub enum Was {
-    Own(SocketKind),
-    Python(Py<PyAny>),
+    ClosedPython {
+        fd: RawFd,
+        object: Py<PyAny>,
+    },
 }
 
 impl File {
@@ -113,7 +132,7 @@ impl File {
         if let Ok(references) = object.getattr(intern!(py, "_io_refs")?) {
             object.setattr(intern!(py, "_io_refs")?, references.add(1)?)?;
         }
-        Ok(Self::Python(fd))
+        Ok(Self::Python(Box::new(fd)))
     }
 
     /// As [`File::from_python`], for a stream: if the class has a `recv`, `recv_into` or `send` of its own, these are
@@ -130,14 +149,14 @@ impl File {
         match self {
             Self::Own { fd, .. } => fd.as_raw_fd(),
             Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => fd.number(),
-            Self::Closed { fd, .. } => *fd,
+            Self::ClosedOwn { fd, .. } | Self::ClosedPython { fd, .. } => *fd,
         }
     }
 
     /// True once the transport has closed it. The program may have closed the Python object before: then the calls of
     /// the system fail with EBADF.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed { .. })
+        matches!(self, Self::ClosedOwn { .. } | Self::ClosedPython { .. })
     }
 
     /// The fd for system calls that send and receive; none if it is closed, or its own methods are to be called. EBADF
@@ -147,7 +166,7 @@ impl File {
         match self {
             Self::Own { fd, .. } => Ok(Some(fd.as_fd())),
             Self::Python(fd) | Self::Pipe(fd) => fd.get().map(Some),
-            Self::ByMethods(_) | Self::Closed { .. } => Ok(None),
+            Self::ByMethods(_) | Self::ClosedOwn { .. } | Self::ClosedPython { .. } => Ok(None),
         }
     }
 
@@ -176,35 +195,37 @@ impl File {
     /// Takes the socket out, for [`File::close`].
     pub fn take(&mut self, py: Python<'_>) -> Self {
         let fd = self.number();
-        let was = match self {
-            Self::Own { kind, .. } | Self::Closed { was: Was::Own(kind), .. } => Was::Own(*kind),
-            Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => Was::Python(fd.object().clone_ref(py)),
-            Self::Closed { was: Was::Python(object), .. } => Was::Python(object.clone_ref(py)),
+        let closed = match self {
+            Self::Own { kind, .. } | Self::ClosedOwn { kind, .. } => Self::ClosedOwn { fd, kind: *kind },
+            Self::Python(file) | Self::ByMethods(file) | Self::Pipe(file) => {
+                Self::ClosedPython { fd, object: file.object().clone_ref(py) }
+            }
+            Self::ClosedPython { object, .. } => Self::ClosedPython { fd, object: object.clone_ref(py) },
         };
-        std::mem::replace(self, Self::Closed { fd, was })
+        std::mem::replace(self, closed)
     }
 
     /// The Python object, if there is one.
     pub fn object(&self) -> Option<&Py<PyAny>> {
         match self {
             Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => Some(fd.object()),
-            Self::Closed { was: Was::Python(object), .. } => Some(object),
-            _ => None,
+            Self::ClosedPython { object, .. } => Some(object),
+            Self::Own { .. } | Self::ClosedOwn { .. } => None,
         }
     }
 
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::Python(fd) | Self::ByMethods(fd) | Self::Pipe(fd) => fd.traverse(visit),
-            Self::Own { .. } | Self::Closed { was: Was::Own(_), .. } => Ok(()),
-            Self::Closed { was: Was::Python(object), .. } => visit.call(object),
+            Self::Own { .. } | Self::ClosedOwn { .. } => Ok(()),
+            Self::ClosedPython { object, .. } => visit.call(object),
         }
     }
 
     /// Closes the fd; what is Python's by its own `close()`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
         let fd = match self {
-            Self::Own { .. } | Self::Closed { .. } => return Ok(()),
+            Self::Own { .. } | Self::ClosedOwn { .. } | Self::ClosedPython { .. } => return Ok(()),
             Self::Pipe(fd) => return fd.object().call_method0(py, &names(py)?.close).map(drop),
             Self::Python(fd) | Self::ByMethods(fd) => fd,
         };
@@ -283,7 +304,7 @@ pub fn python_socket<'py>(
     fd: RawFd,
     kind: SocketKind,
 ) -> PyResult<Lent<'py>> {
-    let SocketKind { family, kind, protocol } = kind;
+    let (family, kind, protocol) = (kind.family(), kind.kind(), kind.protocol());
     let class = core.names.socket_class.bind(py);
     let fd = new::int(py, fd as usize)?;
     let object = class.call_method1(intern!(py, "__new__")?, (class, family, kind, protocol, &fd))?;
@@ -306,11 +327,18 @@ mod tests {
 
     #[test]
     fn a_guessed_family_is_corrected() {
-        let kind = |family, protocol| SocketKind { family, kind: libc::SOCK_STREAM, protocol };
+        let kind = |family, protocol| SocketKind::new(family, libc::SOCK_STREAM, protocol);
         let [unix, tcp, sctp] = [kind(libc::AF_UNIX, 0), kind(libc::AF_INET, 6), kind(libc::AF_INET, 132)];
         assert!(unix.of_family(libc::AF_INET).is_tcp() && tcp.of_family(libc::AF_UNIX).is_unix());
         assert!(!sctp.of_family(libc::AF_INET).is_tcp());
         let vsock = kind(libc::AF_VSOCK, 0);
         assert_eq!((vsock.of_family(libc::AF_INET), unix.of_family(libc::AF_UNSPEC)), (vsock, unix));
+    }
+
+    #[test]
+    fn number_that_is_too_large_is_no_usual_one() {
+        let odd = SocketKind::new(libc::AF_INET + (1 << 16), -1, 1 << 16);
+        assert_eq!((odd.family(), odd.kind(), odd.protocol()), (0xffff, 0xffff, 0xffff));
+        assert!(!odd.is_tcp() && !odd.is_unix());
     }
 }

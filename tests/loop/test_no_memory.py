@@ -2,6 +2,8 @@
 
 import pytest
 
+from support import failing_calls
+
 LIMITED = """
     import asyncio, resource, socket
     def used():
@@ -50,6 +52,36 @@ def test_little_memory(child, what):
     result = child(LIMITED.format(what=what))
     assert result.returncode == 0, result.stderr
     assert "done" in result.stdout
+
+
+@pytest.mark.skipif(not failing_calls.AVAILABLE, reason="no seccomp filters here")
+def test_first_wait_with_little_memory(child):
+    """The first wait of a loop needs no large block, also without epoll_pwait2, which came with Linux 5.11."""
+    result = child(
+        """
+    import asyncio, resource
+    from support import failing_calls
+    failing_calls.refuse("epoll_pwait2", "ENOSYS")
+    loop = new_event_loop()
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    held = []
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (0, limit[1]))
+        while True:
+            held.append(bytes(9000))
+    except MemoryError:
+        # What is free now are blocks of 9,000 bytes, apart from each other.
+        del held[::4]
+    try:
+        loop.run_until_complete(asyncio.sleep(0.01))
+    finally:
+        del held
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+        loop.close()
+    print("done")
+    """
+    )
+    assert (result.stdout, result.returncode) == ("done\n", 0), result.stderr
 
 
 # asyncio on CPython 3.14 does not survive this.

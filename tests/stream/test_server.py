@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from support.peers import HOST, Echo, Peer, Recorder, has_ipv6, released, serving, socket_pair
+from support.peers import HOST, Echo, Peer, Recorder, has_ipv6, released, serving, settle, socket_pair
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no ::1 here")
 
@@ -251,8 +251,56 @@ async def test_server_that_nobody_keeps():
         assert await echo(address) == b"hello"
         gc.collect()
     # Nothing but the loop refers to the server any more.
-    loop.remove_reader(sock.fileno())
+    assert loop.remove_reader(sock.fileno())
     sock.close()
+
+
+# --- the reader of a listening socket, which the program may remove and replace ---
+
+
+async def test_listening_socket_without_its_reader():
+    """The server accepts nothing more, and can be closed."""
+    made = []
+    async with serving(lambda: made.append(Echo()) or made[-1]) as (server, address):
+        loop, fd = asyncio.get_running_loop(), server.sockets[0].fileno()
+        assert await echo(address) == b"hello"
+        assert not loop.remove_writer(fd)
+        assert loop.remove_reader(fd)
+        assert not loop.remove_reader(fd)
+        with socket.create_connection(address):
+            await settle()
+        assert len(made) == 1
+
+
+async def test_another_reader_of_a_listening_socket():
+    """The program's callback takes the server's place."""
+    made = []
+    async with serving(lambda: made.append(Echo()) or made[-1]) as (server, address):
+        loop, fd = asyncio.get_running_loop(), server.sockets[0].fileno()
+        ready = asyncio.Event()
+        loop.add_reader(fd, ready.set)
+        with socket.create_connection(address):
+            await ready.wait()
+            await settle()
+        assert loop.remove_reader(fd)
+        assert not loop.remove_reader(fd)
+        assert not made
+
+
+async def test_accept_on_a_listening_socket_of_a_server():
+    """`sock_accept` takes the server's place as well."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server((HOST, 0)) as sock:
+        sock.setblocking(False)
+        server = await loop.create_server(Echo, sock=sock)
+        accepting = asyncio.create_task(loop.sock_accept(sock))
+        await settle()
+        with Peer(socket.create_connection(sock.getsockname())) as peer:
+            accepted, _ = await accepting
+            with accepted:
+                accepted.sendall(b"by hand")
+                assert await peer.read(7) == b"by hand"
+        server.close()
 
 
 # asyncio does not close the accepted socket; its finalizer does, once nobody keeps the exception.

@@ -16,9 +16,9 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-# glibc's malloc counts the processors when it gives a new thread an area of its own. For that it opens one of these
-# files for a moment, and a thread of an executor can do so after the test that started it has ended.
-_PROCESSORS = frozenset({"/sys/devices/system/cpu/online", "/proc/stat"})
+# glibc's malloc opens these files for a moment: the first two when it gives a new thread an area of its own, the last
+# one when it makes such an area smaller. A thread of an executor can do so after the test that started it has ended.
+_MALLOC = frozenset({"/sys/devices/system/cpu/online", "/proc/stat", "/proc/sys/vm/overcommit_memory"})
 
 
 def open_files() -> set[tuple[int, str]]:
@@ -29,7 +29,7 @@ def open_files() -> set[tuple[int, str]]:
         with contextlib.suppress(OSError):
             os.fstat(int(name))  # the listing contains the file that read the listing, which is gone by now
             path = os.readlink(f"/proc/self/fd/{name}") if linux else ""
-            if path not in _PROCESSORS:
+            if path not in _MALLOC:
                 files.add((int(name), path))
     return files
 

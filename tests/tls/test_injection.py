@@ -12,7 +12,7 @@ import ssl
 import pytest
 
 from support import certificates
-from support.peers import HOST, on_asyncio, socket_pair
+from support.peers import HOST, on_asyncio, read_exactly, socket_pair
 from support.tls_peers import TlsPeer, gone
 
 PROTECTED = "_stream_reader" in inspect.getsource(asyncio.BaseEventLoop.start_tls)
@@ -72,7 +72,7 @@ def hello(peer):
 
 
 async def go_ahead(peer):
-    assert await asyncio.to_thread(peer.sock.recv, 9) == b"go ahead\n"
+    assert await asyncio.to_thread(read_exactly, peer.sock, 9) == b"go ahead\n"
 
 
 def needs_protection():

@@ -75,6 +75,8 @@ async def test_peer_that_closes_right_behind_the_handshake(server_side, end, ver
         near, far = socket_pair()
         with TlsPeer(far, make(version=version), server_side=not server_side) as peer:
             transport, protocol = await loop.create_connection(Recorder, sock=near)
+            # Otherwise the protocol could get the first message of the handshake before TLS begins.
+            transport.pause_reading()
 
             def handshake(peer=peer, delay=delay):
                 try:

@@ -138,29 +138,31 @@ impl SocketAddress {
     }
 }
 
-/// How many bytes a [`KeptAddress`] has room for: those of the longest address of IP (`sockaddr_in6`).
-const SHORT: usize = size_of::<libc::sockaddr_in6>();
+const V4_LENGTH: usize = size_of::<libc::sockaddr_in>();
+const V6_LENGTH: usize = size_of::<libc::sockaddr_in6>();
 
-/// A socket address as a connection keeps it. A [`SocketAddress`] has room for the longest one of any family.
+/// A socket address as a connection keeps it, of which there can be very many. A [`SocketAddress`] has room for the
+/// longest one of any family.
 #[derive(Clone)]
 pub enum KeptAddress {
-    /// The first `length` of `bytes`.
-    Short {
-        length: u8,
-        bytes: [u8; SHORT],
-    },
-    Long(Box<SocketAddress>),
+    /// The host and the port.
+    V4(Ipv4Addr, u16),
+    V6(Box<libc::sockaddr_in6>),
+    Other(Box<SocketAddress>),
 }
+
+// An address of IPv4 takes no more than the pointer to another one.
+const _: () = assert!(size_of::<Option<KeptAddress>>() <= 16);
 
 impl From<&SocketAddress> for KeptAddress {
     fn from(address: &SocketAddress) -> Self {
-        let (from, mut bytes) = (address.as_bytes(), [0; SHORT]);
-        match bytes.get_mut(..from.len()) {
-            Some(to) => {
-                to.copy_from_slice(from);
-                Self::Short { length: from.len() as u8, bytes }
+        match (address.family(), address.as_bytes().len()) {
+            (libc::AF_INET, V4_LENGTH) => {
+                let v4: libc::sockaddr_in = address.read();
+                Self::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)), u16::from_be(v4.sin_port))
             }
-            None => Self::Long(Box::new(address.clone())),
+            (libc::AF_INET6, V6_LENGTH) => Self::V6(Box::new(address.read())),
+            _ => Self::Other(Box::new(address.clone())),
         }
     }
 }
@@ -168,8 +170,9 @@ impl From<&SocketAddress> for KeptAddress {
 impl From<&KeptAddress> for SocketAddress {
     fn from(kept: &KeptAddress) -> Self {
         match kept {
-            KeptAddress::Short { length, bytes } => Self::write(*bytes, usize::from(*length)),
-            KeptAddress::Long(address) => (**address).clone(),
+            KeptAddress::V4(host, port) => Self::v4(*host, *port),
+            KeptAddress::V6(address) => Self::write(**address, V6_LENGTH),
+            KeptAddress::Other(address) => (**address).clone(),
         }
     }
 }
@@ -221,9 +224,7 @@ mod tests {
         let v6 = SocketAddress::v6(Ipv6Addr::LOCALHOST, 1, 0xfedcb, 7);
         assert_eq!(v6.parse(), Address::V6("::1".into(), 1, 0xfedcb, 7));
         for ip in [v4, v6, SocketAddress::empty()] {
-            let kept = KeptAddress::from(&ip);
-            assert!(matches!(kept, KeptAddress::Short { .. }));
-            let back = SocketAddress::from(&kept);
+            let back = SocketAddress::from(&KeptAddress::from(&ip));
             assert_eq!((back.as_bytes(), back.family()), (ip.as_bytes(), ip.family()));
         }
         for path in [&b"/a/path"[..], b"\0name\0with nul", &[b'x'; 107], &[0; 108]] {

@@ -35,7 +35,7 @@ pub use polling::{
     poll_now, poll_readiness, register, reregister, same_poll,
 };
 #[cfg(target_os = "linux")]
-pub use polling::{epoll_wait, is_wait_replaced};
+pub use polling::{Wait, epoll_wait};
 pub use read_buf::ReadBuf;
 pub use sockets::{
     ShortRead, accept, connect, is_stream, local_address, peer_address, recv, recv_stream, send, set_nodelay,

@@ -66,13 +66,34 @@ pub fn before_wait(poll: &mio::Poll) {
 
 // ---------------------------------------------------------------------------------------------- waiting
 
+/// The system call of a wait.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// epoll_pwait2 (Linux 5.11), whose timeouts are exact. [`epoll_wait`] fails with `Unsupported` where the kernel does
+    /// not have the call, or a sandbox forbids it.
+    Exact,
+    /// The function `epoll_wait` of libc, whose timeouts are whole milliseconds. They are rounded up, so that the wait can
+    /// be late by one.
+    ByMilliseconds,
+}
+
+#[cfg(target_os = "linux")]
+impl Wait {
+    /// The best one for a new poll.
+    pub fn best() -> Self {
+        if is_wait_replaced() { Self::ByMilliseconds } else { Self::Exact }
+    }
+}
+
 /// Waits on an epoll instance for at most `timeout` nanoseconds (`None`: for ever), and calls `ready` for each event.
 ///
-/// This is epoll_pwait2 (Linux 5.11): the timeouts of epoll_wait, and of mio, are whole milliseconds. The error is
-/// `Unsupported` where the kernel does not have the call, or a sandbox forbids it.
+/// mio's own wait is not used on Linux: its timeouts are whole milliseconds, and it allocates memory for its events
+/// without asking whether there is any.
 #[cfg(target_os = "linux")]
 pub fn epoll_wait(
     epoll: BorrowedFd<'_>,
+    wait: Wait,
     events: &mut [MaybeUninit<libc::epoll_event>],
     timeout: Option<u64>,
     mut ready: impl FnMut(mio::Token, Readiness),
@@ -84,17 +105,18 @@ pub fn epoll_wait(
         }
         return Ok(());
     }
+    let (fd, length) = (epoll.as_raw_fd(), events.len() as libc::c_int);
     let limit = timeout.map(timespec);
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let wait = || {
+    let exactly = || {
         // SAFETY: `events` is writable for its length. `limit` is null, or points to a timespec that is alive during
         // the call. There is no signal mask.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
-                epoll.as_raw_fd(),
+                fd,
                 events.as_mut_ptr(),
-                events.len() as libc::c_int,
+                length,
                 limit,
                 std::ptr::null::<libc::sigset_t>(),
                 0usize,
@@ -102,11 +124,19 @@ pub fn epoll_wait(
         };
         result as isize
     };
-    let count = match attempt(Call::epoll_pwait2, wait) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            return Err(io::ErrorKind::Unsupported.into());
+    let count = if wait == Wait::Exact {
+        match attempt(Call::epoll_pwait2, exactly) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            result => result?,
         }
-        result => result?,
+    } else {
+        let limit = timeout.map_or(-1, milliseconds);
+        attempt(Call::epoll_wait, || {
+            // SAFETY: `events` is writable for its length.
+            unsafe { libc::epoll_wait(fd, events.as_mut_ptr().cast(), length, limit) as isize }
+        })?
     };
     for event in &events[..count] {
         // SAFETY: the kernel has filled in the first `count` events.
@@ -116,11 +146,17 @@ pub fn epoll_wait(
     Ok(())
 }
 
-/// True if another library has put its own `epoll_wait` in the place of libc's (`LD_PRELOAD`). libfaketime does, to
-/// make time pass faster. It replaces the clock, too, but not the system call of [`epoll_wait`], so that the two would
-/// go by different clocks: mio's wait, which calls libc's function, has to be used then.
+/// A timeout in nanoseconds as whole milliseconds, rounded up.
 #[cfg(target_os = "linux")]
-pub fn is_wait_replaced() -> bool {
+fn milliseconds(timeout: u64) -> libc::c_int {
+    libc::c_int::try_from(timeout.div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+}
+
+/// True if another library has put its own `epoll_wait` in the place of libc's (`LD_PRELOAD`). libfaketime does, to
+/// make time pass faster. It replaces the clock, too, but not the system call of [`Wait::Exact`], so that the two would
+/// go by different clocks: the function has to be called then.
+#[cfg(target_os = "linux")]
+fn is_wait_replaced() -> bool {
     static REPLACED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *REPLACED.get_or_init(|| {
         let wait = |library: Option<&std::ffi::CStr>| Library::loaded(library)?.symbol(c"epoll_wait");
@@ -352,6 +388,13 @@ mod tests {
         assert!(!is_replaced(Some(1), None) && !is_replaced(None, Some(1)));
         let preloaded = std::env::var_os("LD_PRELOAD").is_some();
         assert!(preloaded || !is_wait_replaced(), "nobody has");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn milliseconds_are_rounded_up() {
+        let rounded = [0, 1, 1_000_000, 1_000_001, u64::MAX].map(milliseconds);
+        assert_eq!(rounded, [0, 1, 1, 2, libc::c_int::MAX]);
     }
 
     #[test]

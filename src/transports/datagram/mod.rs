@@ -115,7 +115,8 @@ impl Transport for DatagramTransport {
     type Side = Datagrams;
     type After = After;
 
-    const KIND: Kind = Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd };
+    const KIND: Kind =
+        Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd, ..Kind::NOTHING };
 
     fn made(&self) -> Option<&Shell<Datagrams>> {
         self.0.get().map(|endpoint| &endpoint.shell)
@@ -210,8 +211,8 @@ impl DatagramTransport {
             address,
             connected,
             named_peer,
-            sequenced: kind.kind == libc::SOCK_SEQPACKET,
-            native: Some(kind.family).filter(|family| plain && families.contains(family)),
+            sequenced: kind.kind() == libc::SOCK_SEQPACKET,
+            native: Some(kind.family()).filter(|family| plain && families.contains(family)),
         };
         let transport = Bound::new(py, Self(Made::new(endpoint)))?;
         // The kernel reports that it takes more only while something waits for that.

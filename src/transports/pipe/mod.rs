@@ -41,7 +41,8 @@ trait End: Transport<Side: Side<Queue: Default>> + Into<PyClassInitializer<Self>
         wrap: impl FnOnce(Made<Shell<Self::Side>>) -> Self,
     ) -> PyResult<Bound<'py, Self>> {
         let (py, core) = (pipe.py(), parts.core);
-        let shell = Shell::new(&parts, File::Pipe(FileFd::with_number(pipe, fd)?), Outbox::default(), side)?;
+        let file = File::Pipe(Box::new(FileFd::with_number(pipe, fd)?));
+        let shell = Shell::new(&parts, file, Outbox::default(), side)?;
         shell.extra(py)?.set_item(&core.names.pipe, pipe)?;
         let transport = Bound::new(py, wrap(Made::new(shell)))?;
         core.check_closed()?;

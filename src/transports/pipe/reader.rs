@@ -56,7 +56,7 @@ impl Transport for ReadPipeTransport {
     type Side = Reading;
     type After = ();
 
-    const KIND: Kind = Kind { on_ready: Self::on_ready, flush: |_| Ok(()), owns_fd: |_| true };
+    const KIND: Kind = Kind { on_ready: Self::on_ready, owns_fd: |_| true, ..Kind::NOTHING };
 
     fn made(&self) -> Option<&Shell<Reading>> {
         self.0.get()

@@ -97,7 +97,8 @@ impl Transport for WritePipeTransport {
 
     const LOST_WRITE: &'static str = "pipe closed by peer or os.write(pipe, data) raised exception.";
 
-    const KIND: Kind = Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: |_| true };
+    const KIND: Kind =
+        Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: |_| true, ..Kind::NOTHING };
 
     fn made(&self) -> Option<&Shell<Writing>> {
         self.0.get()

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use super::StreamTransport;
 use crate::py::sockaddr;
 use crate::reactor::sys::SocketAddress;
-use crate::transports::socket::{File, Was, hand_over, python_socket};
+use crate::transports::socket::{File, hand_over, python_socket};
 
 impl StreamTransport {
     /// The value for a name that nobody has asked for yet.
@@ -28,7 +28,7 @@ impl StreamTransport {
     fn python_socket<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (object, own) = self.state.with(py, |state| match &state.file {
             File::Own { kind, .. } => (None, Some((state.file.number(), *kind, true))),
-            File::Closed { fd, was: Was::Own(kind) } => (None, Some((*fd, *kind, false))),
+            File::ClosedOwn { fd, kind } => (None, Some((*fd, *kind, false))),
             socket => (socket.object().map(|object| object.bind(py).clone()), None),
         });
         let socket = match (object, own) {
@@ -53,7 +53,7 @@ impl StreamTransport {
             // Asked for the first time after the end: a socket that is closed, as asyncio's would be.
             (None, closed) => {
                 let kind = closed.map_or((libc::AF_INET, libc::SOCK_STREAM, 0), |(_, kind, _)| {
-                    (kind.family, kind.kind, kind.protocol)
+                    (kind.family(), kind.kind(), kind.protocol())
                 });
                 let object = self.core.names.socket_class.bind(py).call1(kind)?;
                 object.call_method0(&self.core.names.close)?;

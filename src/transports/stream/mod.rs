@@ -14,8 +14,6 @@ mod reading;
 mod sendfile;
 mod writing;
 
-use std::sync::Arc;
-
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -34,7 +32,7 @@ use crate::core::Kind;
 use crate::py::bytes::Chunk;
 use crate::py::made::Made;
 use crate::py::new::intern;
-use crate::reactor::metrics::{Figure, Figures};
+use crate::reactor::metrics::Figure;
 use crate::reactor::sys::{self, KeptAddress, ShortRead, SocketAddress};
 use writing::After;
 
@@ -67,8 +65,6 @@ pub struct Stream {
     sent_waiter: Option<Py<PyAny>>,
     read_size: ReadSize,
     server: Option<Py<PyAny>>,
-    /// Counts the connection as open.
-    open: Option<Open>,
     sockname: Option<KeptAddress>,
     peername: Option<KeptAddress>,
 }
@@ -76,23 +72,7 @@ pub struct Stream {
 // A program can have very many connections that are idle, so that what each of them takes is a promise
 // (docs/performance.md). What only few connections need belongs into a `Box`.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<StreamTransport>() <= 408);
-
-/// One connection that is open, in the loop's figures, for as long as this lives.
-struct Open(Arc<Figures>);
-
-impl Open {
-    fn new(figures: Arc<Figures>) -> Self {
-        figures.add(Figure::ConnectionsOpen, 1);
-        Self(figures)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.subtract(Figure::ConnectionsOpen, 1);
-    }
-}
+const _: () = assert!(size_of::<StreamTransport>() <= 296);
 
 type State = shell::State<Stream>;
 
@@ -143,7 +123,7 @@ impl Stream {
         let is_tcp = kind.is_tcp() && sys::set_nodelay(fd).is_ok();
         self.is_unix = kind.is_unix();
         self.write_watched = !self.is_unix;
-        self.short_read = match (is_tcp, self.is_unix && kind.kind == libc::SOCK_STREAM) {
+        self.short_read = match (is_tcp, self.is_unix && kind.kind() == libc::SOCK_STREAM) {
             (true, _) => ShortRead::Empties,
             (_, true) => ShortRead::EmptiesUnlessCut,
             _ => ShortRead::SaysNothing,
@@ -155,7 +135,8 @@ impl Transport for StreamTransport {
     type Side = Stream;
     type After = After;
 
-    const KIND: Kind = Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd };
+    const KIND: Kind =
+        Kind { on_ready: Self::on_ready, flush: Self::flush, owns_fd: Self::owns_fd, ..Kind::NOTHING };
 
     fn made(&self) -> Option<&Shell<Stream>> {
         self.0.get()
@@ -179,9 +160,10 @@ impl Transport for StreamTransport {
     /// Then the server is told, which may wait for its last connection (`Server.wait_closed`).
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, server) = self.state.with(py, |state| {
-            (state.side.above, state.side.open) = (None, None);
+            state.side.above = None;
             (state.file.take(py), state.side.server.take())
         });
+        self.core.figures.subtract(Figure::ConnectionsOpen, 1);
         let closed = file.close(py);
         let detached = server.map_or(Ok(()), |server| self.detach(server.bind(py), transport));
         closed.and(detached)
@@ -246,9 +228,12 @@ impl StreamTransport {
         let outbox = Outbox::new(WriteQueue::default(), Flow::default(), 1);
         let transport = Bound::new(py, Self(Made::new(Shell::new(&parts, socket, outbox, side)?)))?;
         let this = transport.get();
+        // Until `release`, which comes once.
+        this.core.figures.add(Figure::ConnectionsOpen, 1);
         let made = match this.prepare(&transport, &parts.protocol, server.as_ref()) {
             Ok(made) => made,
             Err(error) => {
+                this.core.figures.subtract(Figure::ConnectionsOpen, 1);
                 this.state.with(py, |state| state.file.take(py)).close(py)?;
                 return Err(error);
             }
@@ -256,8 +241,6 @@ impl StreamTransport {
         let watch_writing = this.state.with(py, |state| state.side.write_watched);
         Self::reserve_and_start(&transport, made, parts.waiter, watch_writing)?;
         this.core.figures.add(Figure::ConnectionsMade, 1);
-        let open = Open::new(this.core.figures.clone());
-        this.state.with(py, |state| state.side.open = Some(open));
         Ok(transport)
     }
 

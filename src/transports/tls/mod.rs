@@ -52,7 +52,7 @@ use reading::End;
 pub use transport::TlsTransport;
 
 /// The default high-water mark, in bytes (asyncio's `constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE`).
-const HIGH_WATER: i64 = 512 * 1024;
+const HIGH_WATER: u32 = 512 * 1024;
 
 /// Which phase a connection is in (asyncio's `SSLProtocolState`). A connection goes from each phase to the next, or
 /// from any phase back to the first, which is also the last.
