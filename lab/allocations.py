@@ -109,13 +109,9 @@ def run_case(name: str, start: int, width: int) -> dict[str, Any]:
 
 
 def end(world: faults_world.World) -> None:
-    """Close what the scenario has opened, and let its tasks end."""
+    """Close what is left of the scenario, and let its tasks end."""
     loop = world.loop
-    while world.closing:
-        try:
-            world.closing.pop()()
-        except (OSError, RuntimeError):
-            pass
+    close(world)
     for peer in world.peers:
         if peer.transport is not None:
             getattr(peer.transport, "abort", peer.transport.close)()
@@ -125,6 +121,17 @@ def end(world: faults_world.World) -> None:
     for _ in range(5):
         loop.call_soon(loop.stop)
         loop.run_forever()
+    # A task that is in the queue, although there was no memory to make all of it, has begun only now.
+    close(world)
+
+
+def close(world: faults_world.World) -> None:
+    """Close what the scenario has opened."""
+    while world.closing:
+        try:
+            world.closing.pop()()
+        except (OSError, RuntimeError):
+            pass
 
 
 def works(rloop: Any) -> Iterator[str]:
@@ -168,6 +175,8 @@ def work() -> None:
             result = {"problems": [], "count": count_allocations(case["scenario"])}
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps({"id": case["id"], **result}), flush=True)
+    # The end of the process waits for threads of executors.
+    faulthandler.dump_traceback_later(CASE_LIMIT, exit=True)
 
 
 # --- in the process that chooses them ---
@@ -237,7 +246,8 @@ def sweep(options: argparse.Namespace) -> tuple[int, list[str]]:
         problems = []
         for result in worker.run(cases):
             if result.get("status") and HANGS_BY_ITSELF.search(result["problems"][0]):
-                print(f"CPython's threading hangs by itself: {cases[result['id']]}", flush=True)
+                at = result["id"]
+                print(f"CPython's threading hangs by itself: {name if at is None else cases[at]}", flush=True)
             # Without an error the last result says only that something was printed.
             elif result.get("status") != 0:
                 tried += result["fired"]

@@ -41,7 +41,7 @@ CALLS = 80
 PATIENCE = 0.5
 CLASSES = [value for value in vars(_rloop).values() if isinstance(value, type)] + [rloop.Loop]
 # These wait for events that nobody will cause, or end the process by right.
-LEFT_OUT = {"run_forever", "run_until_complete", "_run_once", "subprocess_shell", "subprocess_exec"}
+LEFT_OUT = {"run_forever", "run_until_complete", "_run_once", "next", "subprocess_shell", "subprocess_exec"}
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "repr": repr,
     "hash": hash,

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import builds
@@ -32,6 +33,13 @@ LEFT_OUT = {
 }
 LEFT_OUT_TESTS = (
     "tests/process/test_exit.py::test_core_dump",  # the library takes the signal that would end the child
+    "tests/process/test_options.py::test_nothing_of_the_loop_is_inherited",  # the child has the file of its report
+    # Freed memory is kept back, to find its use, and these look at growth.
+    "tests/loop/test_timer_handle.py::test_cancelled_timers_do_not_grow_the_process",
+    "tests/stream/test_lifetime.py::test_five_thousand_connections",
+    "tests/tls/test_hostile.py::test_streams_of_bytes",
+    # These have one of Python's allocations fail, and PYTHONMALLOC changes which one that is.
+    "tests/loop/test_no_memory_calls.py::test_what_sock_recv_cannot_return_stays_in_the_socket",
 )
 # So many files of tests are run by one interpreter.
 BATCH = 6
@@ -76,9 +84,16 @@ def extension(library: Path, clock: builds.Clock, tests: list[str]) -> tuple[int
     """Run these files of tests on such a build, for as long as there is time. Returns how many tests
     ran, and how many failed or led to a report."""
     python = builds.environment_with(builds.extension(FOLDER, FLAGS, variables=BOOTSTRAP), FOLDER / "venv")
-    reports = FOLDER / "reports"
-    shutil.rmtree(reports, ignore_errors=True)
-    reports.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # Children of tests can be another user.
+        os.chmod(folder, 0o777)
+        return run_batches(python, tests, clock, variables(library, Path(folder)), Path(folder))
+
+
+def run_batches(
+    python: Path, tests: list[str], clock: builds.Clock, environment: dict[str, str], reports: Path
+) -> tuple[int, int]:
+    """The same with this interpreter and its environment, whose reports are in a folder."""
     tried = failed = 0
     print(f"{len(tests)} files of tests", flush=True)
     for start in range(0, len(tests), BATCH):
@@ -87,7 +102,7 @@ def extension(library: Path, clock: builds.Clock, tests: list[str]) -> tuple[int
             break
         some = tests[start : start + BATCH]
         arguments = [*some, *(f"--deselect={test}" for test in LEFT_OUT_TESTS)]
-        ran, wrong, output = builds.pytest([str(python)], arguments, clock.left(), variables(library, reports))
+        ran, wrong, output = builds.pytest([str(python)], arguments, clock.left(), environment)
         if wrong:
             print(builds.shown(output), flush=True)
         tried, failed = tried + ran, failed + wrong

@@ -417,6 +417,10 @@ async def threads(world: World) -> None:
             world.loop.call_soon_threadsafe(call, number)
         except OSError as error:
             refused.append(error)
+        except RuntimeError:
+            # The fault may have ended the run, after which the loop is closed.
+            if not world.loop.is_closed():
+                raise
         else:
             accepted.append(number)
 

@@ -51,3 +51,15 @@ def stack_of(thread_id: int | None) -> traceback.StackSummary:
         frame = frame.f_back
     stack.reverse()
     return traceback.StackSummary.from_list(stack)
+
+
+def stack_text(stack: traceback.StackSummary) -> str:
+    """The stack as text, with its source lines.
+
+    They are left out if reading them fails. `linecache` does not catch everything, such as the UnicodeEncodeError for a
+    file whose name has letters that the locale lacks.
+    """
+    try:
+        return "".join(stack.format())
+    except Exception:
+        return "".join(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in stack)

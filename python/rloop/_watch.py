@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _rloop
-from ._stacks import loops, stack_of
+from ._stacks import loops, stack_of, stack_text
 
 logger = logging.getLogger("rloop")
 
@@ -103,7 +103,7 @@ class Watch:
             # In debug mode.
             handle = getattr(loop, "_current_handle", None)
         if still == turn:
-            stall = Stall(loop, task, handle, "".join(frames.format()), 0.0)
+            stall = Stall(loop, task, handle, stack_text(frames), 0.0)
             text = _by(stall)
             logger.warning("%r is blocked%s\n%s", loop, text, stall.stack.rstrip())
         else:

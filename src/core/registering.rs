@@ -143,14 +143,16 @@ impl LoopCore {
         (native.kind.owns_fd)(&object).then_some(object)
     }
 
-    /// Has the owner of `token` called in the next turn, as if the poll had found this readiness.
+    /// Has the owner of `token` called in the next turn, as if the next poll found this readiness: after what is
+    /// scheduled until then, as on asyncio, whose selector finds the file again.
     pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
         self.state.with(py, |state| {
+            if state.reactor.add_found(token, readiness) {
+                return;
+            }
+            // Somebody waits on the poll: a host's thread calls this, and wakes the loop.
             state.ready.receive(&self.inbox);
-            if state.ready.reserve(1).is_err() {
-                // There is no memory for the entry now. The next turn tries again.
-                state.reactor.add_found(token, readiness);
-            } else if state.reactor.report(token, readiness) {
+            if state.ready.reserve(1).is_ok() && state.reactor.report(token, readiness) {
                 drop(state.ready.push(Entry::Io(token)));
             }
         });

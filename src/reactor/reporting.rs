@@ -87,11 +87,10 @@ impl<S> Reactor<S> {
         self.poller.as_ref().map_or(0, |poller| poller.found.len())
     }
 
-    /// Adds to what was found, as a poll does.
-    pub fn add_found(&mut self, token: Token, readiness: Readiness) {
-        if let Some(poller) = &mut self.poller {
-            poller.found.push((token, readiness));
-        }
+    /// Adds to what was found, as a poll does. False if somebody waits on the poll, so that nothing is added.
+    pub fn add_found(&mut self, token: Token, readiness: Readiness) -> bool {
+        let poller = self.poller.as_mut();
+        poller.map(|poller| poller.found.push((token, readiness))).is_some()
     }
 
     /// What was found and is not reported yet: fd, readable, writable. Readiness that nobody waits for is left out.

@@ -452,6 +452,22 @@ def test_a_regular_expression_that_keeps_the_gil():
     ]
 
 
+def test_a_file_whose_source_cannot_be_read():
+    """In the C locale `linecache` cannot look for a file with such a name. The stall is told without source lines."""
+    result = program(
+        r"""
+        source = "def block():\n    while not begun.is_set():\n        time.sleep(0.01)\n"
+        exec(compile(source, "some \u00e9.py", "exec"))
+        rloop.watch(0.05, on_stall)
+        rloop.run(main())
+    """,
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert (result.returncode, result.stdout) == (0, "True True\n"), result.stderr
+
+
 def names_of_this_version():
     """`faulthandler`'s function escapes what is not ASCII."""
     if (3, 13) <= sys.version_info < (3, 15):

@@ -146,6 +146,25 @@ async def test_a_full_pipe_does_not_keep_the_loop(kind):
         await released(other)
 
 
+async def test_callback_comes_before_the_next_read():
+    """What a turn schedules runs before the loop looks at its files again. So a pipe that it closes is not read."""
+    async with read_pipe() as (transport, protocol, far):
+
+        class Closing(Recorder):
+            def eof_received(self):
+                super().eof_received()
+                transport.close()
+
+        async with read_pipe(factory=Closing) as (_, closing, other):
+            # The first pipe has something to read, and then its end. In its first turn the loop reads once of each.
+            far.send(b"x")
+            other.close()
+            far.close()
+            assert await closing.lost is None
+            assert await protocol.lost is None
+    assert protocol.calls == ["connection_made", "data_received", "connection_lost"]
+
+
 @pytest.mark.parametrize("direction", ["read", "write"])
 async def test_no_work_while_there_is_none(direction):
     """The loop sleeps while a pipe is paused at its end, and while a reader takes nothing."""

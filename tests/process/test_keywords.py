@@ -22,8 +22,8 @@ pytestmark = [
 
 # The child reports its identity and its files.
 REPORT = shell(
-    'id -u; id -g; id -G; umask; pwd; test "$(ps -o pgid= $$)" -eq $$ && echo leads; nice; ls /proc/$$/fd; '
-    "sort -z /proc/$$/environ | head -c 200; grep SigIgn /proc/$$/status; echo error >&2; wc -c; exit 3"
+    'id -u; id -g; id -G; umask; pwd; test "$(cut -d" " -f5 /proc/$$/stat)" -eq $$ && echo leads; nice; '
+    "ls /proc/$$/fd; sort -z /proc/$$/environ | head -c 200; grep SigIgn /proc/$$/status; echo error >&2; wc -c; exit 3"
 )
 
 
