@@ -176,6 +176,18 @@ async def test_abort_while_flushing():
         await still(protocol)
 
 
+async def test_end_is_told_before_an_error_of_sending():
+    """A peer that has closed refuses what is written then. What it sent, and its end, come first."""
+    async with connection() as (transport, protocol, peer):
+        # The loop finds the data before it calls this, and can send no more after it.
+        asyncio.get_running_loop().call_soon(transport.write, bytes(1 << 20))
+        peer.send(b"x")
+        peer.close()
+        assert isinstance(await protocol.lost, BrokenPipeError)
+        received = [call for call in protocol.calls if call != "pause_writing"]
+        assert received == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+
 async def test_abort_sends_what_the_kernel_takes():
     """Data that the kernel takes has been sent before abort(), as on asyncio."""
     async with connection() as (transport, protocol, peer):

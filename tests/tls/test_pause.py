@@ -183,6 +183,16 @@ async def test_close_while_paused():
         assert protocol.calls[-1] == "connection_lost"
 
 
+async def test_pause_while_closing():
+    """The peer's close_notify is received all the same, and ends the connection."""
+    async with tls_connection(ssl_shutdown_timeout=60) as (transport, protocol, peer):
+        transport.close()
+        transport.pause_reading()
+        assert await peer.read_until_end() == b""
+        await peer.unwrap()
+        assert await protocol.lost is None
+
+
 async def test_close_with_unread_data_while_paused():
     """close() drops the data that was not read."""
     async with tls_connection(ssl_shutdown_timeout=0.2) as (transport, protocol, peer):

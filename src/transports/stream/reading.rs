@@ -14,6 +14,7 @@ use crate::py::bytes::Writable;
 use crate::py::{context, new};
 use crate::reactor::readiness::Readiness;
 use crate::reactor::sys::{self, ReadBuf};
+use crate::reactor::token::Token;
 use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
@@ -65,9 +66,22 @@ impl StreamTransport {
         context::run_in(&context, || {
             // If the protocol raises SystemExit, the writable edge is used all the same: it is not reported again.
             let read = if let Some(reading) = &reading { Self::read(slf, reading) } else { Ok(()) };
-            let sent = if write { Self::send_queued(slf) } else { Ok(()) };
+            let sent = match (write, if write { this.ending(py) } else { None }) {
+                (false, _) => Ok(()),
+                (true, None) => Self::send_queued(slf),
+                (true, Some(token)) => {
+                    this.core.requeue(py, token, Readiness::WRITABLE);
+                    Ok(())
+                }
+            };
             read.and(sent)
         })
+    }
+
+    /// The token to queue if the peer's end is still to be read. It is told before an error of sending, which can be a
+    /// consequence of it.
+    fn ending(&self, py: Python<'_>) -> Option<Token> {
+        self.state.with(py, |state| state.more_to_read().filter(|_| state.side.read_closed))
     }
 
     /// One read, one call of the protocol: the others get their turn before this transport's next read.

@@ -193,12 +193,13 @@ impl TlsLayer {
         }
     }
 
-    /// The program pauses reading: nothing more is received, and what is decrypted already is delivered later.
+    /// The program pauses reading: nothing more is received, and what is decrypted already is delivered later. While the
+    /// connection is closing, the peer's close_notify is received all the same.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let paused = slf.get().state.with(py, |state| std::mem::replace(&mut state.paused, true));
-        match slf.get().lower(py).filter(|_| !paused) {
-            Some(lower) => lower.call_method0(&slf.get().core.names.pause_reading).map(drop),
+        let (py, this) = (slf.py(), slf.get());
+        let paused = this.state.with(py, |state| std::mem::replace(&mut state.paused, true));
+        match this.lower(py).filter(|_| !paused && !this.drops_writes()) {
+            Some(lower) => lower.call_method0(&this.core.names.pause_reading).map(drop),
             None => Ok(()),
         }
     }
