@@ -86,7 +86,8 @@ def without_refusals(program: Program, outcome: Outcome, names: set[str]) -> Out
         return note[0] == "error_received" and note[1].startswith(gone)
 
     rest = changed(outcome, names, lambda notes: [note for note in notes if not refusal(note)])
-    rest = changed(rest, names & answering, lambda notes: [note for note in notes if note[0] != "sendto"])
+    answers = ("sendto", "error_received")
+    rest = changed(rest, names & answering, lambda notes: [note for note in notes if note[0] not in answers])
     raised = [note for note in rest.get("reports", []) if "raised in error_received" not in note[1]]
     return {name: notes for name, notes in (rest | {"reports": raised}).items() if notes}
 
@@ -189,22 +190,6 @@ def handshake_while_paused(program: Program, ours: Outcome, theirs: Outcome) -> 
     return bool(peers) and without(ours) == without(theirs)
 
 
-def resumed_and_ended(program: Program, ours: Outcome, theirs: Outcome) -> bool:
-    """What a paused transport does not read may be reported to it all the same. If it is resumed in that turn, it reads
-    in that turn, and asyncio in the next one, before which the program may end it.
-    """
-    resumed, ended = (
-        {step.on for step in calls(program) if step.what in methods}
-        for methods in (("resume_reading",), ("close", "abort"))
-    )
-    names = resumed & ended
-
-    def without(notes: list[Note]) -> list[Note]:
-        return [note for note in notes if note[0] != "data"]
-
-    return bool(names) and changed(ours, names, without) == changed(theirs, names, without)
-
-
 def data_before_a_bad_record(program: Program, ours: Outcome, theirs: Outcome) -> bool:
     """asyncio drops whole records that came together with a bad one. Flow control may differ beside that."""
     names = tls(program) & {step.on for step in calls(program) if step.what == "peer_garbage"}
@@ -247,7 +232,6 @@ RULES: dict[str, Rule] = {
     "buffers": buffers_of_tls,
     "end": end_of_a_failed_handshake,
     "pieces": pieces_over_tls,
-    "resumed": resumed_and_ended,
     "16": refusals_of_kept_datagrams,
     "40": datagrams_of_one_turn,
     "41": raised_by_error_received,

@@ -158,6 +158,13 @@ impl LoopCore {
         });
     }
 
+    /// To be called when reading is resumed. What was reported while it was paused is told in the next turn, in which the
+    /// selector of asyncio finds it.
+    pub fn postpone_reading(&self, py: Python<'_>, token: Token) {
+        let reading = Readiness::READABLE | Readiness::READ_CLOSED;
+        self.state.with(py, |state| state.reactor.postpone(token, reading));
+    }
+
     /// What is to be called because a registration is ready. The caller does that outside of the borrow.
     #[inline]
     pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<Due> {

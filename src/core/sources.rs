@@ -123,7 +123,7 @@ impl Idle {
 /// What the loop calls of a [`Native`]: a table of plain functions, one for each class. The core calls transports by it
 /// without knowing their classes.
 pub struct Kind {
-    /// Called when the fd is ready. An error is SystemExit or KeyboardInterrupt, which leave the loop.
+    /// Called when the fd is ready, or with nothing where that was postponed. An error is SystemExit or KeyboardInterrupt, which leave the loop.
     pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
     /// Called to send what was kept back: see [`LoopCore::gather`](super::LoopCore::gather).
     pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,

@@ -131,6 +131,19 @@ impl<S> Reactor<S> {
         note(&mut self.slots, token, readiness)
     }
 
+    /// Moves readiness that the owner of a token has not heard of yet to what the next poll finds. Its entry stays in the
+    /// queue, and may have nothing to tell.
+    pub fn postpone(&mut self, token: Token, readiness: Readiness) {
+        let (Some(poller), Some(registration)) = (&mut self.poller, self.slots.get_mut(token)) else {
+            return;
+        };
+        let postponed = registration.ready & readiness;
+        if !postponed.is_none() {
+            registration.ready = registration.ready.without(readiness);
+            poller.found.push((token, postponed));
+        }
+    }
+
     /// Takes what the owner of a token is to hear, now that its entry runs.
     pub fn take_ready(&mut self, token: Token) -> Readiness {
         let Some(registration) = self.slots.get_mut(token) else {

@@ -219,8 +219,11 @@ pub trait Transport: PyClass<Frozen = True> + Sync {
     /// `resume_reading()`
     fn go_on_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, shell) = (slf.py(), slf.get().shell());
-        if !shell.state.with(py, |state| state.life.resume_reading()) {
-            return Ok(());
+        let resumed = shell.state.with(py, |state| (state.life.resume_reading(), state.token));
+        match resumed {
+            (false, _) => return Ok(()),
+            (true, Some(token)) => shell.core.postpone_reading(py, token),
+            (true, None) => {}
         }
         shell.renew_context(py)?;
         Self::hold(slf);

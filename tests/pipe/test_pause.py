@@ -30,6 +30,19 @@ async def test_pause_and_resume(kind):
 
 
 @HOLDING_KINDS
+async def test_resumed_transport_reads_in_the_next_turn(kind):
+    """Also if the loop has heard of the data in this turn already, while reading was paused."""
+    async with read_pipe(kind) as (transport, protocol, far):
+        transport.pause_reading()
+        far.send(b"held")
+        await asyncio.sleep(0)
+        transport.resume_reading()
+        await asyncio.sleep(0)
+        assert protocol.calls == ["connection_made"]
+        assert await protocol.read(4) == b"held"
+
+
+@HOLDING_KINDS
 async def test_end_waits_for_resume(kind):
     async with read_pipe(kind) as (transport, protocol, far):
         transport.pause_reading()

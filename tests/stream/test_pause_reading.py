@@ -30,6 +30,19 @@ async def test_pause_and_resume(factory):
 
 
 @KINDS
+async def test_resumed_transport_reads_in_the_next_turn(factory):
+    """Also if the loop has heard of the data in this turn already, while reading was paused."""
+    async with connection(factory) as (transport, protocol, peer):
+        transport.pause_reading()
+        peer.send(b"held")
+        await asyncio.sleep(0)
+        transport.resume_reading()
+        await asyncio.sleep(0)
+        assert protocol.calls == ["connection_made"]
+        assert await protocol.read(4) == b"held"
+
+
+@KINDS
 async def test_twice_is_as_good_as_once(factory):
     async with connection(factory) as (transport, protocol, peer):
         transport.resume_reading()
