@@ -87,10 +87,11 @@ fn serve(handle: &LoopHandle, id: u64, connection: TcpStream, answer: Py<PyAny>)
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
                 // The peer has closed, or there was an error. Close the connection once this callback has returned.
                 _ => {
-                    own.call_soon(move |_| {
+                    // That fails if the loop is about to close, which ends every connection.
+                    let _ = own.call_soon(move |_| {
                         drop(CONNECTIONS.with_borrow_mut(|all| all.remove(&id)));
                         Ok(())
-                    })?;
+                    });
                     return Ok(());
                 }
             }

@@ -69,13 +69,13 @@ impl StreamTransport {
         context::run_in(&context, || {
             // If the protocol raises SystemExit, the writable edge is used all the same: it is not reported again.
             let read = if let Some(reading) = &reading { Self::read(slf, reading) } else { Ok(()) };
-            let sent = match (write, if write { this.ending(py) } else { None }) {
-                (false, _) => Ok(()),
-                (true, None) => Self::send_queued(slf),
-                (true, Some(token)) => {
-                    this.core.requeue(py, token, Readiness::WRITABLE);
-                    Ok(())
-                }
+            let sent = if !write {
+                Ok(())
+            } else if let Some(token) = this.ending(py) {
+                this.core.requeue(py, token, Readiness::WRITABLE);
+                Ok(())
+            } else {
+                Self::send_queued(slf)
             };
             read.and(sent)
         })
