@@ -107,7 +107,7 @@ def test_instruments_of_opentelemetry(loop):
 def test_the_dashboard_shows_what_is_exported(loop):
     """Each name in it is one of a sample, and each query is one that Prometheus understands in its outline."""
     names = set(re.findall(r"^(rloop_\w+)\{", rloop.openmetrics(), re.MULTILINE))
-    text = (PAGE.parent / "grafana.json").read_text()
+    text = (PAGE.parent / "grafana.json").read_text(encoding="utf-8")
     shown = set(re.findall(r"\brloop_\w+", text))
     assert shown - names == set()
     # Every figure has its place, but for the two that are shown in another form.
@@ -129,7 +129,9 @@ def test_the_dashboard_shows_what_is_exported(loop):
 
 
 def test_page_class_and_exporters_agree():
-    rows = re.findall(r"^\| `(\w+)` \|.*?\| `(rloop_\w+)` \| `(rloop\.\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*?\| `(rloop_\w+)` \| `(rloop\.\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
     fields = [field.name for field in dataclasses.fields(rloop.Metrics)]
     expected = [(name, _openmetrics.openmetrics_name(name), _openmetrics.opentelemetry_name(name)) for name in fields]
     assert rows == expected

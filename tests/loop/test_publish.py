@@ -310,7 +310,7 @@ def test_another_file_at_the_path_is_left_alone(loop, tmp_path):
     path.write_text("mine")
     with pytest.raises(FileExistsError, match="is no file of figures"):
         rloop.publish(path)
-    assert path.read_text() == "mine"
+    assert path.read_text(encoding="utf-8") == "mine"
     with pytest.raises(ValueError, match="has no figures of rloop"):
         rloop.read_published(path)
     (tmp_path / "link").symlink_to(path)
@@ -495,7 +495,7 @@ def test_a_loop_is_made_though_its_figures_cannot_be_published(runtime, caplog):
 
 
 def test_the_page_has_the_layout():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
     slot, length = _published._SLOT.size // 8, rloop._metrics.LENGTH
     assert f"layout {_published.VERSION}" in page
     assert f"| {_published.HEADER_SIZE} |" in page
