@@ -93,7 +93,7 @@ def extension(library: Path, clock: builds.Clock, tests: list[str]) -> tuple[int
 def run_batches(
     python: Path, tests: list[str], clock: builds.Clock, environment: dict[str, str], reports: Path
 ) -> tuple[int, int]:
-    """The same with this interpreter and its environment, whose reports are in a folder."""
+    """Run the files, some at a time, by this interpreter. Its environment has the sanitizer write into `reports`."""
     tried = failed = 0
     print(f"{len(tests)} files of tests", flush=True)
     for start in range(0, len(tests), BATCH):

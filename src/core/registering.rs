@@ -143,8 +143,8 @@ impl LoopCore {
         (native.kind.owns_fd)(&object).then_some(object)
     }
 
-    /// Has the owner of `token` called in the next turn, as if the next poll found this readiness: after what is
-    /// scheduled until then, as on asyncio, whose selector finds the file again.
+    /// Has the owner of `token` called in the next turn, as if the next poll found this readiness. Callbacks that are
+    /// scheduled before that poll come first, as on asyncio, whose selector finds the file again.
     pub fn requeue(&self, py: Python<'_>, token: Token, readiness: Readiness) {
         self.state.with(py, |state| {
             if state.reactor.add_found(token, readiness) {
@@ -169,7 +169,7 @@ impl LoopCore {
     #[inline]
     pub fn take_due(&self, py: Python<'_>, token: Token) -> Option<Due> {
         self.state.with(py, |state| {
-            let readiness = state.reactor.take_ready(token);
+            let readiness = state.reactor.take_ready(token)?;
             match state.reactor.source_mut(token)? {
                 Source::Native(native) => Some(Due::Native(native.clone_ref(py), readiness)),
                 Source::Idle(idle) => Some(Due::Native(idle.upgrade(py)?, readiness)),

@@ -123,13 +123,13 @@ impl Idle {
 /// What the loop calls of a [`Native`]: a table of plain functions, one for each class. The core calls transports by it
 /// without knowing their classes.
 pub struct Kind {
-    /// Called when the fd is ready, or with nothing where that was postponed. An error is SystemExit or KeyboardInterrupt, which leave the loop.
+    /// Called when the fd is ready. An error is SystemExit or KeyboardInterrupt, which leave the loop.
     pub on_ready: fn(&Bound<'_, PyAny>, Readiness) -> PyResult<()>,
     /// Called to send what was kept back: see [`LoopCore::gather`](super::LoopCore::gather).
     pub flush: fn(&Bound<'_, PyAny>) -> PyResult<()>,
     /// True if the program must not watch the fd: `add_reader` refuses it then.
     pub owns_fd: fn(&Bound<'_, PyAny>) -> bool,
-    /// Takes the place of a callback of asyncio's for reading, which the program may remove or replace.
+    /// True if asyncio has a callback of `add_reader` in the place of the object. The program may remove or replace that.
     pub is_reader: bool,
 }
 
@@ -157,7 +157,7 @@ impl Source {
         }
     }
 
-    /// Is this what asyncio has as a callback of the program's for this direction, and is a native object here?
+    /// True if asyncio has a callback of `add_reader` in the place of this native object.
     pub fn is_native_callback(&self, direction: Readiness) -> bool {
         matches!(self, Self::Native(native) if native.kind.is_reader) && direction == Readiness::READABLE
     }

@@ -42,11 +42,15 @@ impl LoopCore {
 
     /// Removes who waits for one direction of an fd. False if nobody did.
     pub fn remove_callback(&self, py: Python<'_>, fd: i32, direction: Readiness) -> PyResult<bool> {
-        let Some(token) = self.state.with(py, |state| state.reactor.token_of(fd)) else {
+        let found = self.state.with(py, |state| {
+            let token = state.reactor.token_of(fd)?;
+            let is_native = state.reactor.source(token)?.is_native_callback(direction);
+            Some((token, is_native))
+        });
+        let Some((token, is_native)) = found else {
             return Ok(false);
         };
-        let is_native = |source: &Source| source.is_native_callback(direction);
-        if self.state.with(py, |state| state.reactor.source(token).is_some_and(is_native)) {
+        if is_native {
             self.deregister(py, token);
             return Ok(true);
         }
@@ -162,10 +166,9 @@ impl LoopCore {
     ) -> PyResult<Token> {
         let known = self.state.with(file.py(), |state| {
             let token = state.reactor.token_of(fd)?;
-            if state.reactor.source(token).is_some_and(|source| source.is_native_callback(direction)) {
-                return None;
-            }
             let change = match state.reactor.source(token) {
+                // The program's callback takes its place.
+                Some(source) if source.is_native_callback(direction) => return None,
                 // The same object and so the same file: no system call, if the direction is watched already.
                 Some(source) if blocked && source.is_of(file) => Watch::Also(direction),
                 // A new edge for what is ready already. The call fails if the number belongs to another file by now.

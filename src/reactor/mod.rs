@@ -403,7 +403,9 @@ pub(super) mod tests {
         reactor.report_found(|token| queued.push(token));
         queued
             .into_iter()
-            .map(|token| (*reactor.source(token).expect("live"), reactor.take_ready(token)))
+            .map(|token| {
+                (*reactor.source(token).expect("live"), reactor.take_ready(token).unwrap_or(Readiness::NONE))
+            })
             .collect()
     }
 

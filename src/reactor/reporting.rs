@@ -11,7 +11,7 @@ use super::poller::Poller;
 use super::readiness::Readiness;
 use super::sys;
 use super::token::{Slots, Token};
-use super::{Mode, Reactor, Registration, Watch};
+use super::{Mode, NO_FD, Reactor, Registration, Watch};
 
 impl<S> Reactor<S> {
     // ------------------------------------------------------------------------------------------ the poll
@@ -132,7 +132,7 @@ impl<S> Reactor<S> {
     }
 
     /// Moves readiness that the owner of a token has not heard of yet to what the next poll finds. Its entry stays in the
-    /// queue, and may have nothing to tell.
+    /// queue, where [`Reactor::take_ready`] may find nothing for it.
     pub fn postpone(&mut self, token: Token, readiness: Readiness) {
         let (Some(poller), Some(registration)) = (&mut self.poller, self.slots.get_mut(token)) else {
             return;
@@ -144,18 +144,17 @@ impl<S> Reactor<S> {
         }
     }
 
-    /// Takes what the owner of a token is to hear, now that its entry runs.
-    pub fn take_ready(&mut self, token: Token) -> Readiness {
-        let Some(registration) = self.slots.get_mut(token) else {
-            return Readiness::NONE;
-        };
+    /// Takes what the owner of a token is to hear, now that its entry runs. None if it was postponed. An owner without an
+    /// fd hears in any case.
+    pub fn take_ready(&mut self, token: Token) -> Option<Readiness> {
+        let registration = self.slots.get_mut(token)?;
         registration.queued = false;
         let ready = std::mem::take(&mut registration.ready);
         if registration.mode == Mode::Level {
             self.fired.push(token);
-            return ready & registration.armed;
+            return Some(ready & registration.armed);
         }
-        ready
+        (!ready.is_none() || registration.fd == NO_FD).then_some(ready)
     }
 }
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from support.peers import Recorder, once_each, settle
+from support.peers import Recorder, once_each, reads_in_the_next_turn, settle
 from support.pipe_peers import read_pipe
 
 HOLDING_KINDS = pytest.mark.parametrize("kind", ["pipe", "fifo", "socket"])
@@ -31,15 +31,8 @@ async def test_pause_and_resume(kind):
 
 @HOLDING_KINDS
 async def test_resumed_transport_reads_in_the_next_turn(kind):
-    """Also if the loop has heard of the data in this turn already, while reading was paused."""
     async with read_pipe(kind) as (transport, protocol, far):
-        transport.pause_reading()
-        far.send(b"held")
-        await asyncio.sleep(0)
-        transport.resume_reading()
-        await asyncio.sleep(0)
-        assert protocol.calls == ["connection_made"]
-        assert await protocol.read(4) == b"held"
+        await reads_in_the_next_turn(transport, protocol, far)
 
 
 @HOLDING_KINDS

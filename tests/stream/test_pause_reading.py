@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.peers import BufferedRecorder, Recorder, arrived, connection, settle
+from support.peers import BufferedRecorder, Recorder, arrived, connection, reads_in_the_next_turn, settle
 
 KINDS = pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
 
@@ -31,15 +31,8 @@ async def test_pause_and_resume(factory):
 
 @KINDS
 async def test_resumed_transport_reads_in_the_next_turn(factory):
-    """Also if the loop has heard of the data in this turn already, while reading was paused."""
     async with connection(factory) as (transport, protocol, peer):
-        transport.pause_reading()
-        peer.send(b"held")
-        await asyncio.sleep(0)
-        transport.resume_reading()
-        await asyncio.sleep(0)
-        assert protocol.calls == ["connection_made"]
-        assert await protocol.read(4) == b"held"
+        await reads_in_the_next_turn(transport, protocol, peer)
 
 
 @KINDS

@@ -258,10 +258,20 @@ async def test_server_that_nobody_keeps():
 # --- the reader of a listening socket, which the program may remove and replace ---
 
 
+def kept_in(made):
+    """A factory of protocols, which are kept in the list."""
+
+    def make():
+        made.append(Echo())
+        return made[-1]
+
+    return make
+
+
 async def test_listening_socket_without_its_reader():
     """The server accepts nothing more, and can be closed."""
     made = []
-    async with serving(lambda: made.append(Echo()) or made[-1]) as (server, address):
+    async with serving(kept_in(made)) as (server, address):
         loop, fd = asyncio.get_running_loop(), server.sockets[0].fileno()
         assert await echo(address) == b"hello"
         assert not loop.remove_writer(fd)
@@ -275,7 +285,7 @@ async def test_listening_socket_without_its_reader():
 async def test_another_reader_of_a_listening_socket():
     """The program's callback takes the server's place."""
     made = []
-    async with serving(lambda: made.append(Echo()) or made[-1]) as (server, address):
+    async with serving(kept_in(made)) as (server, address):
         loop, fd = asyncio.get_running_loop(), server.sockets[0].fileno()
         ready = asyncio.Event()
         loop.add_reader(fd, ready.set)

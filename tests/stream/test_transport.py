@@ -106,7 +106,7 @@ async def test_received_bytes_stay_as_they_were():
         for number, piece in enumerate(sent):
             peer.send(piece)
             await protocol.read(3 * (number + 1))
-        assert b"".join(protocol.pieces) == b"".join(sent)
+        assert list(protocol.pieces) == sent
 
 
 # --- what it tells about itself ---

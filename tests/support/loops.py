@@ -16,8 +16,8 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     return loop
 
 
-# glibc's malloc opens these files for a moment: the first two when it gives a new thread an area of its own, the last
-# one when it makes such an area smaller. A thread of an executor can do so after the test that started it has ended.
+# glibc's malloc opens these files for a moment. A thread of an executor can do so after the test that started it has
+# ended. The first two are opened when a thread gets an area of its own, the last one when such an area becomes smaller.
 _MALLOC = frozenset({"/sys/devices/system/cpu/online", "/proc/stat", "/proc/sys/vm/overcommit_memory"})
 
 

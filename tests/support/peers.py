@@ -298,6 +298,19 @@ async def arrived(transport: Any, count: int, *, ended: bool = False) -> None:
         await asyncio.sleep(0)
 
 
+async def reads_in_the_next_turn(transport: Any, protocol: Any, peer: Any) -> None:
+    """A transport that has received nothing yet is resumed in the turn in which the loop hears of data. It reads in the
+    turn after that.
+    """
+    transport.pause_reading()
+    peer.send(b"held")
+    await asyncio.sleep(0)
+    transport.resume_reading()
+    await asyncio.sleep(0)
+    assert protocol.calls == ["connection_made"]
+    assert await protocol.read(4) == b"held"
+
+
 async def settle() -> None:
     """Returns when the loop has looked at all its files, and has called everybody who was to hear of them."""
     loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ macro_rules! calls {
 }
 
 calls! {
-    accept accept4 connect dup epoll_create1 epoll_ctl epoll_pwait2 epoll_wait eventfd fcntl getpeername getsockname getsockopt
-    ioctl poll read recv recvfrom recvmmsg recvmsg select send sendmmsg sendmsg sendto setsockopt shutdown socket write writev
+    accept accept4 connect dup epoll_create1 epoll_ctl epoll_pwait2 epoll_wait eventfd fcntl getpeername getsockname
+    getsockopt ioctl poll read recv recvfrom recvmmsg recvmsg select send sendmmsg sendmsg sendto setsockopt shutdown socket
+    write writev
 }

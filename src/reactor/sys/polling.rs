@@ -88,8 +88,8 @@ impl Wait {
 
 /// Waits on an epoll instance for at most `timeout` nanoseconds (`None`: for ever), and calls `ready` for each event.
 ///
-/// mio's own wait is not used on Linux: its timeouts are whole milliseconds, and it allocates memory for its events
-/// without asking whether there is any.
+/// mio's own wait is not used on Linux. Its timeouts are whole milliseconds, and the process is aborted if there is no
+/// memory for its events.
 #[cfg(target_os = "linux")]
 pub fn epoll_wait(
     epoll: BorrowedFd<'_>,
@@ -153,8 +153,8 @@ fn milliseconds(timeout: u64) -> libc::c_int {
 }
 
 /// True if another library has put its own `epoll_wait` in the place of libc's (`LD_PRELOAD`). libfaketime does, to
-/// make time pass faster. It replaces the clock, too, but not the system call of [`Wait::Exact`], so that the two would
-/// go by different clocks: the function has to be called then.
+/// make time pass faster. It replaces the clock as well, but not the system call of [`Wait::Exact`], which would go by the
+/// real clock. So [`Wait::ByMilliseconds`] is used then, which calls the function.
 #[cfg(target_os = "linux")]
 fn is_wait_replaced() -> bool {
     static REPLACED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();

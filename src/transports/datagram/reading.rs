@@ -38,9 +38,6 @@ enum Sender {
 impl DatagramTransport {
     /// The loop's call when the socket is ready.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
-        if readiness.is_none() {
-            return Ok(());
-        }
         let slf = object.cast::<Self>()?;
         let (context, read, write) = slf.get().state.with(slf.py(), |state| {
             let side = &mut state.side;

@@ -141,9 +141,6 @@ impl ReadPipeTransport {
 
     /// The loop's call when the kernel reports that there is something to read, or that all writers are gone.
     fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
-        if readiness.is_none() {
-            return Ok(());
-        }
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         let reading = this.state.with(py, |state| {

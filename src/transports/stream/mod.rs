@@ -228,16 +228,15 @@ impl StreamTransport {
         let outbox = Outbox::new(WriteQueue::default(), Flow::default(), 1);
         let transport = Bound::new(py, Self(Made::new(Shell::new(&parts, socket, outbox, side)?)))?;
         let this = transport.get();
-        // Until `release`, which comes once.
-        this.core.figures.add(Figure::ConnectionsOpen, 1);
         let made = match this.prepare(&transport, &parts.protocol, server.as_ref()) {
             Ok(made) => made,
             Err(error) => {
-                this.core.figures.subtract(Figure::ConnectionsOpen, 1);
                 this.state.with(py, |state| state.file.take(py)).close(py)?;
                 return Err(error);
             }
         };
+        // Until `release`, which comes once from here on.
+        this.core.figures.add(Figure::ConnectionsOpen, 1);
         let watch_writing = this.state.with(py, |state| state.side.write_watched);
         Self::reserve_and_start(&transport, made, parts.waiter, watch_writing)?;
         this.core.figures.add(Figure::ConnectionsMade, 1);

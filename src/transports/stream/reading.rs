@@ -38,9 +38,6 @@ impl StreamTransport {
     /// The loop's call when the socket is ready. In one borrow it notes what the edge says, and takes what the read
     /// needs.
     pub(super) fn on_ready(object: &Bound<'_, PyAny>, readiness: Readiness) -> PyResult<()> {
-        if readiness.is_none() {
-            return Ok(());
-        }
         let slf = object.cast::<Self>()?;
         let (py, this) = (slf.py(), slf.get());
         // Filled in where it is: it is too large to be moved for each event.
