@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import echo
 import echo_server
 import probes
+import web
 from child import Child
 
 # The shares of one core at which the loops are compared.
@@ -65,9 +66,8 @@ class Load:
     def capacity(self, loop: str, loadgen: str, pin: bool) -> dict[str, float]:
         """What a request costs this loop in a closed loop, where a request is always waiting."""
         with self.start(loop, pin) as server:
-            config = echo.Config("work", SIZE, CONNECTIONS)
-            limit = ("--seconds", CAPACITY_SECONDS, *self._protocol())
-            command = echo.load_command(loadgen, server.read(), config, *limit)
+            config = echo.Config("work" if self.server == "protocol" else self.server, SIZE, CONNECTIONS)
+            command = echo.load_command(loadgen, server.read(), config, "--seconds", CAPACITY_SECONDS)
             with Child(command, cpu=1 if pin else None) as load:
                 return echo.loaded(server, load, CAPACITY_SECONDS)
 
@@ -84,12 +84,10 @@ class Load:
             options = echo.address_of(server.read()) | {"--connections": CONNECTIONS, "--size": SIZE}
             options |= {"--rate": rate, "--seed": seed, "--seconds": seconds, "--warmup": WARMUP_SECONDS}
             words = [str(word) for option in options.items() for word in option]
-            with Child([loadgen, "arrivals", *words, *self._protocol()], cpu=1 if pin else None) as load:
+            framing = [] if self.server == "protocol" else [web.LOAD[self.server]]
+            with Child([loadgen, "arrivals", *words, *framing], cpu=1 if pin else None) as load:
                 figures = echo.loaded(server, load, seconds)
         return figures | {"busy": figures["cpu_us"] * figures["requests_per_second"] * 1e-6}
-
-    def _protocol(self) -> list[str]:
-        return [] if self.server == "protocol" else ["--http"]
 
 
 def loads(server: str, works=WORKS, shares=LOADS) -> list[Load]:
@@ -101,14 +99,14 @@ def delays(shares=LOADS) -> list[Load]:
     return [Load("protocol", 300, share, delays=True) for share in shares]
 
 
-def web(works=WORKS, shares=LOADS) -> list[Load]:
+def servers(works=WORKS, shares=LOADS) -> list[Load]:
     return [*loads("uvicorn", works, shares), *loads("aiohttp", works, shares)]
 
 
 # Each section: what is measured by default, with --quick, and with --full.
 SECTIONS = {
     "load": (loads("protocol"), loads("protocol", (300,), (0.7,)), loads("protocol")),
-    "web": (web((300,)), web((300,), (0.7,)), web()),
+    "web": (servers((300,)), servers((300,), (0.7,)), servers()),
     "delays": (delays(), delays((0.7,)), delays()),
 }
 # The figures of "delays", and what they are called.

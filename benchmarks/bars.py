@@ -88,6 +88,10 @@ def _echo(what: str, kind: str, limit: float, base: str = loops.BASE, python: tu
     return Bar(f"{what} echo 1 KiB, CPU", row, "cpu_us", limit, base, python=python)
 
 
+def _least(config: echo.Config | echo.Calls, limit: float = 1.0, base: str = BEST) -> Bar:
+    return Bar(f"{config}, CPU", str(config), "cpu_us", limit, base)
+
+
 def _transfer(row: str) -> Bar:
     # All the CPU time is that of the measured process, so this is the inverse of what it can move in a second.
     return Bar(f"{row}, CPU", row, "cpu_ns", 1.0, BEST)
@@ -113,10 +117,14 @@ ECHO_BARS = {
         _echo("TCP protocol", "protocol", 0.88),
         _echo("TCP protocol", "protocol", 1.0, base="zuvloop", python=(3, 14)),
         _echo("TCP streams", "streams", 0.85),
+        _least(echo.HEAD_AND_BODY),
+        _least(echo.CALLS),
+        _least(echo.PIPELINED, base=loops.BASE),
     ],
     "unix": [_echo("UNIX", "unix", 1.0)],
     "udp": [_echo("UDP", "udp", 0.8)],
     "sock": [_echo("sock_*", "sock", 0.3)],
+    "http": [_least(config, 0.95) for config in echo.HTTP],
 }
 ARRIVAL_BARS = {
     section: [
@@ -126,7 +134,7 @@ ARRIVAL_BARS = {
     ]
     for section, (default, _, _) in arrivals.SECTIONS.items()
 }
-TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, transfers.SENDFILE]]
+TRANSFER_BARS = [_transfer(row) for row in [*transfers.BULK, *transfers.SENDFILES]]
 TLS_BARS = _tls()
 FOOTPRINT_BARS = [
     Ceiling("memory of an idle connection", footprint.IDLE, "value", 700, "B"),
@@ -147,6 +155,8 @@ INPROCESS_BARS = [
     _scheduling("timer_fire", 1.5),
     _scheduling("wait_for", 1.3),
     _scheduling("create_task", 1.0),
+    Bar("queue_ping_pong, rate", "queue_ping_pong", "cpu_ns", 1.0, BEST, rate=True),
+    Bar("reader_wakeups, rate", "reader_wakeups", "cpu_ns", 1.0, BEST, rate=True),
     Bar("run_in_executor, rate", "run_in_executor", "cpu_ns", 1.0, BEST, rate=True),
     Bar("getaddrinfo of an address, rate", "getaddrinfo", "cpu_ns", 1.0, BEST, rate=True),
 ]

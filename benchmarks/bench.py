@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import platform
+import resource
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ import inprocess
 import latency
 import loops
 import processes
+import published
 import report
 import tls
 import transfers
@@ -36,15 +38,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section only; may be repeated")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, in under a minute")
     parser.add_argument("--full", action="store_true", help="TCP and TLS: every kind, size and number of connections")
+    parser.add_argument("--published", action="store_true", help="echoes and TLS: the rows of docs/performance.md only")
+    parser.add_argument("--seconds", type=float, help="how long an echo is measured (0.8; 0.3 with --quick)")
     parser.add_argument("--pin", action="store_true", help="servers on CPU 0, the load generator on CPU 1")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured to this file")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (0.3 if options.quick else 0.8)
     options.loops = options.loops.split(",")
     if unknown := set(options.loops) - set(loops.NAMES):
         parser.error(f"unknown loops: {', '.join(sorted(unknown))}")
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds must be at least 1, and --seconds above 0")
     return options
 
 
@@ -60,7 +65,7 @@ def header(options, versions: dict[str, str]) -> dict[str, str]:
         "loops": ", ".join(f"{name} ({version})" for name, version in versions.items()),
         "kernel": f"{platform.system()} {platform.release()}",
         "CPU": f"{cpu_model()}, {os.cpu_count()} CPUs, {'pinned' if options.pin else 'not pinned'}",
-        "rounds": f"{options.rounds}{', quick' if options.quick else ''}",
+        "rounds": f"{options.rounds}, with {options.seconds:g} s for each echo{', quick' if options.quick else ''}",
     }
 
 
@@ -102,20 +107,26 @@ def by_figure(everything: report.Samples, figures: list[str]) -> report.Samples:
     return samples
 
 
+def chosen(options, section: str, default: list, quick: list, full: list) -> list:
+    """Which of a section's figures are measured."""
+    if options.published:
+        rows = {row.row for row in published.ROWS if row.section == section}
+        return [figure for figure in default if str(figure) in rows]
+    return full if options.full else quick if options.quick else default
+
+
 def run_echo(options, names: list[str], section: str) -> tuple[report.Samples, list[dict]]:
     loadgen = echo.find_loadgen()
     if loadgen is None:
         sys.exit(echo.LOADGEN_MISSING)
-    default, quick, full = echo.SECTIONS[section]
-    configs = full if options.full else quick if options.quick else default
-    seconds = 0.3 if options.quick else 0.8
+    configs = chosen(options, section, *echo.SECTIONS[section])
     columns = [echo.BARE, *names] if any(config.has_bare() for config in configs) else names
     samples = report.Samples()
     for number in range(options.rounds):
         for config in configs:
             for loop in columns if config.has_bare() else names:
                 progress(f"round {number + 1} of {options.rounds}: {config} {loop}")
-                take(samples, str(config), loop, echo.measure, loop, config, seconds, loadgen, options.pin)
+                take(samples, str(config), loop, config.measure, loop, options.seconds, loadgen, options.pin)
     progress("")
     title, rows = f"{section} echo: {{}}", [str(config) for config in configs]
     cpu = report.ratio_cell(samples, "cpu_us")
@@ -131,15 +142,14 @@ def run_tls(options, names: list[str]) -> tuple[report.Samples, list[dict]]:
     loadgen = echo.find_loadgen()
     if loadgen is None:
         sys.exit(echo.LOADGEN_MISSING)
-    figures = tls.FULL if options.full else tls.QUICK if options.quick else tls.DEFAULT
-    seconds = 0.3 if options.quick else 0.8
+    figures = chosen(options, "tls", tls.DEFAULT, tls.QUICK, tls.FULL)
     columns = tls.names(names)
     samples = report.Samples()
     for number in range(options.rounds):
         for figure in figures:
             for loop in columns if figure.has_bare() else columns[1:]:
                 progress(f"round {number + 1} of {options.rounds}: {figure} {loop}")
-                take(samples, str(figure), loop, figure.measure, loop, seconds, loadgen, options.pin)
+                take(samples, str(figure), loop, figure.measure, loop, options.seconds, loadgen, options.pin)
     progress("")
     rows = [str(figure) for figure in figures if not isinstance(figure, tls.Idle)]
     cpu = report.ratio_cell(samples, "cpu_us")
@@ -288,6 +298,9 @@ SECTIONS: dict[str, Callable[..., tuple[report.Samples, list[dict]]]] = {
 
 def main() -> int:
     options = arguments()
+    # For the rows with thousands of connections. Child processes inherit it.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     versions = loops.installed(options.loops)
     head = header(options, versions)
     for key, text in head.items():

@@ -1,21 +1,26 @@
-"""The echo figures over TCP, UNIX sockets and UDP: which configurations there are, and how one is measured.
+"""The echo figures over TCP, UNIX sockets, UDP, HTTP and WebSockets: which configurations there are, and how one is
+measured.
 
 Each measurement has a server, which is a process of its own, and the load generator.
 """
 
 import os
 import pathlib
+import resource
 import sys
 from dataclasses import dataclass
 
+import web
 from child import START_SECONDS, Broken, Child, Lacking
 
 HERE = pathlib.Path(__file__).resolve().parent
 # The load generator's own echo server, without a loop and without Python. No request can cost less.
 BARE = "bare"
 SIZES = (64, 1024, 10 * 1024, 100 * 1024)
-CONNECTIONS = (1, 32, 1000)
+CONNECTIONS = (1, 32, 1000, 5000)
 WARMUP_SECONDS = 0.2
+# How many files a server or the load generator may have, beside those of its connections.
+OWN_FILES = 100
 
 
 @dataclass(frozen=True)
@@ -24,34 +29,74 @@ class Config:
     kind: str
     size: int
     connections: int
+    # How many messages each connection has under way.
+    depth: int = 1
 
     def __str__(self):
         size = f"{self.size // 1024} KiB" if self.size >= 1024 else f"{self.size} B"
-        return f"{self.kind:<12} {size:>7} {self.connections:>4} conns"
+        deep = f", {self.depth} deep" if self.depth > 1 else ""
+        return f"{self.kind:<12} {size:>7} {self.connections:>4} conns{deep}"
 
     def has_bare(self) -> bool:
         """Whether the bare server is measured, too. Its traffic is the same for every kind, so one kind is enough."""
         return self.kind == "protocol"
 
+    def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+        """Load one server: CPU time a request, rate and latencies."""
+        if self.connections + OWN_FILES > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            raise Lacking("a process may not have so many files here")
+        with Child(server_command(loop, self.kind, loadgen), cpu=0 if pin else None) as server:
+            command = load_command(loadgen, server.read(), self, "--seconds", seconds)
+            with Child(command, cpu=1 if pin else None) as load:
+                return loaded(server, load, seconds)
 
+
+@dataclass(frozen=True)
+class Calls:
+    """A connection for each message. The client ends it by a reset, so that no port has to wait before it can be used
+    again."""
+
+    size: int
+    connections: int
+
+    def __str__(self):
+        return f"connect, {self.size // 1024} KiB, close, {self.connections} at a time"
+
+    def has_bare(self) -> bool:
+        return True
+
+    def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
+        with Child(server_command(loop, "protocol", loadgen), cpu=0 if pin else None) as server:
+            command = calls_command(loadgen, server.read(), self.size, self.connections, "--seconds", seconds)
+            with Child(command, cpu=1 if pin else None) as load:
+                return loaded(server, load, seconds)
+
+
+HEAD_AND_BODY = Config("head+body", 1024, 32)
+PIPELINED = Config("protocol", 128, 32, depth=32)
+CALLS = Calls(1024, 32)
+OTHERS: tuple[Config | Calls, ...] = (HEAD_AND_BODY, PIPELINED, CALLS)
 # Each section: what is measured by default, with --quick, and with --full.
-TCP_QUICK = [
+TCP_QUICK: list[Config | Calls] = [
     Config("protocol", 1024, 32),
     Config("protocol", 100 * 1024, 32),
     Config("buffered", 1024, 32),
     Config("streams", 1024, 32),
 ]
-TCP = [
+TCP: list[Config | Calls] = [
     *(Config("protocol", size, 32) for size in SIZES),
-    Config("protocol", 1024, 1),
-    Config("protocol", 1024, 1000),
+    *(Config("protocol", 1024, connections) for connections in CONNECTIONS if connections != 32),
     *(Config(kind, size, 32) for kind in ("buffered", "streams") for size in (1024, 100 * 1024)),
+    *OTHERS,
 ]
-TCP_FULL = [
-    Config(kind, size, connections)
-    for kind in ("protocol", "buffered", "streams")
-    for size in SIZES
-    for connections in CONNECTIONS
+TCP_FULL: list[Config | Calls] = [
+    *(
+        Config(kind, size, connections)
+        for kind in ("protocol", "buffered", "streams")
+        for size in SIZES
+        for connections in CONNECTIONS
+    ),
+    *OTHERS,
 ]
 UNIX = [
     *(Config("unix", size, 32) for size in SIZES),
@@ -62,11 +107,13 @@ UNIX = [
 # with the kernel's overhead; these configurations stay below that.
 UDP = [Config("udp", *row) for row in ((64, 32), (1024, 1), (1024, 32), (1024, 64), (8 * 1024, 8))]
 SOCK = [*(Config("sock", size, 32) for size in SIZES[:3]), Config("sock", 1024, 1)]
+HTTP = [Config(kind, 1024, 32) for kind in web.SERVERS]
 SECTIONS = {
     "tcp": (TCP, TCP_QUICK, TCP_FULL),
     "unix": (UNIX, [Config("unix", 1024, 32)], UNIX),
     "udp": (UDP, [Config("udp", 1024, 32), Config("udp", 1024, 64)], UDP),
     "sock": (SOCK, [Config("sock", 1024, 32)], SOCK),
+    "http": (HTTP, HTTP[:1], HTTP),
 }
 
 
@@ -96,8 +143,18 @@ def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -
     """The command of the load generator. `greeting`: the first line that the server has printed."""
     options = address_of(greeting) | {"--connections": config.connections, "--size": config.size}
     options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
+    options |= {"--depth": config.depth}
     words = [str(word) for option in options.items() for word in option]
-    return [loadgen, "load", "--gated", *words, *map(str, limit)]
+    framing = [web.LOAD[config.kind]] if config.kind in web.LOAD else []
+    return [loadgen, "load", "--gated", *words, *framing, *map(str, limit)]
+
+
+def calls_command(loadgen: str, greeting: dict, size: int, connections: int, *more: object) -> list[str]:
+    """The command of the load generator that makes a connection for each message."""
+    options = address_of(greeting) | {"--connections": connections, "--size": size}
+    options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
+    words = [str(word) for option in options.items() for word in option]
+    return [loadgen, "calls", *words, *map(str, more)]
 
 
 def checked(result: dict) -> dict:
@@ -105,14 +162,6 @@ def checked(result: dict) -> dict:
     if result.get("first_error"):
         raise Broken(f"{result['errors']} errors, the first: {result['first_error']}")
     return result
-
-
-def measure(loop: str, config: Config, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
-    """Load one server: CPU time a request, rate and latencies."""
-    with Child(server_command(loop, config.kind, loadgen), cpu=0 if pin else None) as server:
-        command = load_command(loadgen, server.read(), config, "--seconds", seconds)
-        with Child(command, cpu=1 if pin else None) as load:
-            return loaded(server, load, seconds)
 
 
 def machine_seconds() -> float:

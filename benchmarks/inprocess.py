@@ -1,4 +1,4 @@
-"""What a loop spends on scheduling, without I/O: `inprocess.py LOOP [SCALE]` prints every figure as JSON.
+"""What a loop spends on scheduling, with next to no I/O: `inprocess.py LOOP [SCALE]` prints every figure as JSON.
 
 A figure is a coroutine function of the loop and of the number of operations. It is run a few times, and the best time
 counts: CPU and wall time in ns per operation. Each loop has a process of its own.
@@ -163,6 +163,42 @@ async def wait_for(loop, operations):
         await asyncio.wait_for(future, 10)
 
 
+async def queue_ping_pong(loop, operations):
+    """Two tasks wake each other."""
+    there, back = asyncio.Queue(), asyncio.Queue()
+
+    async def answer():
+        for _ in range(operations):
+            back.put_nowait(await there.get())
+
+    answering = loop.create_task(answer())
+    for _ in range(operations):
+        there.put_nowait(None)
+        await back.get()
+    await answering
+
+
+async def reader_wakeups(loop, operations):
+    """Each callback of `add_reader` receives a byte, and sends the one for the next callback."""
+    near, far = socket.socketpair()
+    left, done = operations, loop.create_future()
+
+    def on_readable():
+        nonlocal left
+        near.recv(1)
+        left -= 1
+        if left > 0:
+            far.send(b"x")
+        else:
+            loop.remove_reader(near)
+            done.set_result(None)
+
+    with near, far:
+        loop.add_reader(near, on_readable)
+        far.send(b"x")
+        await done
+
+
 async def run_in_executor(loop, operations):
     for _ in range(operations):
         await loop.run_in_executor(None, nothing)
@@ -210,6 +246,8 @@ OPERATIONS = {
     timer_fire: 20_000,
     create_task: 20_000,
     wait_for: 5_000,
+    queue_ping_pong: 10_000,
+    reader_wakeups: 10_000,
     run_in_executor: 2_000,
     getaddrinfo: 1_000,
 }

@@ -18,7 +18,9 @@ from html import escape
 
 import arrivals
 import echo
+import footprint
 import loops
+import processes
 import tls
 import transfers
 from report import Samples
@@ -42,12 +44,12 @@ class Row:
     scale: float = 1.0
 
 
-def _echo(title: str, section: str, kind: str, size: int) -> Row:
-    return Row(title, section, str(echo.Config(kind, size, 32)))
+def _echo(title: str, section: str, config: echo.Config | echo.Calls) -> Row:
+    return Row(title, section, str(config))
 
 
-def _tls(title: str, kind: str, size: int) -> Row:
-    return Row(title, "tls", str(tls.Echo(kind, size)))
+def _tls(title: str, figure: tls.Echo | tls.Shake) -> Row:
+    return Row(title, "tls", str(figure))
 
 
 def _step(figure: str) -> Row:
@@ -55,24 +57,41 @@ def _step(figure: str) -> Row:
 
 
 KIB = 1024
+STEPS = (
+    *("call_soon", "threadsafe_other", "timer_cancel", "timer_fire", "sleep_zero", "create_task", "wait_for"),
+    *("queue_ping_pong", "reader_wakeups", "run_in_executor"),
+)
 ROWS = (
-    _echo("TCP 1 KiB", "tcp", "protocol", KIB),
-    _echo("TCP 10 KiB", "tcp", "protocol", 10 * KIB),
-    _echo("TCP 100 KiB", "tcp", "protocol", 100 * KIB),
-    _echo("`BufferedProtocol` 1 KiB", "tcp", "buffered", KIB),
-    _echo("streams 1 KiB", "tcp", "streams", KIB),
-    _echo("streams 100 KiB", "tcp", "streams", 100 * KIB),
-    _echo("UNIX 1 KiB", "unix", "unix", KIB),
-    _echo("UDP 1 KiB", "udp", "udp", KIB),
-    _echo("`sock_*` 1 KiB", "sock", "sock", KIB),
-    _tls("TLS 1 KiB", "protocol", KIB),
-    _tls("TLS 100 KiB", "protocol", 100 * KIB),
-    _tls("TLS streams 1 KiB", "streams", KIB),
+    _echo("TCP 1 KiB", "tcp", echo.Config("protocol", KIB, 32)),
+    _echo("TCP 10 KiB", "tcp", echo.Config("protocol", 10 * KIB, 32)),
+    _echo("TCP 100 KiB", "tcp", echo.Config("protocol", 100 * KIB, 32)),
+    _echo("one connection", "tcp", echo.Config("protocol", KIB, 1)),
+    _echo("1,000 connections", "tcp", echo.Config("protocol", KIB, 1000)),
+    _echo("5,000 connections", "tcp", echo.Config("protocol", KIB, 5000)),
+    _echo("head and body apart", "tcp", echo.HEAD_AND_BODY),
+    _echo("128 B, 32 deep", "tcp", echo.PIPELINED),
+    _echo("connect, 1 KiB, close", "tcp", echo.CALLS),
+    _echo("`BufferedProtocol` 1 KiB", "tcp", echo.Config("buffered", KIB, 32)),
+    _echo("streams 1 KiB", "tcp", echo.Config("streams", KIB, 32)),
+    _echo("streams 100 KiB", "tcp", echo.Config("streams", 100 * KIB, 32)),
+    _echo("UNIX 1 KiB", "unix", echo.Config("unix", KIB, 32)),
+    _echo("UDP 1 KiB", "udp", echo.Config("udp", KIB, 32)),
+    _echo("`sock_*` 1 KiB", "sock", echo.Config("sock", KIB, 32)),
+    _tls("TLS 1 KiB", tls.Echo("protocol", KIB)),
+    _tls("TLS 100 KiB", tls.Echo("protocol", 100 * KIB)),
+    _tls("TLS streams 1 KiB", tls.Echo("streams", KIB)),
+    _tls("TLS handshake, RSA", tls.Shake("RSA-2048", False)),
+    _tls("TLS handshake, P-256", tls.Shake("P-256", False)),
+    *(_echo(config.kind, "http", config) for config in echo.HTTP),
     *(Row(f"{row}, a MiB", "transfers", row, "cpu_ns", 1000) for row in transfers.BULK),
-    *(_step(figure) for figure in ("call_soon", "sleep_zero", "create_task", "timer_cancel", "timer_fire")),
-    *(_step(figure) for figure in ("threadsafe_other", "wait_for", "run_in_executor")),
+    *(Row(row, "transfers", row, "cpu_ns", 1000) for row in (*transfers.SENDFILES, transfers.CONNECT)),
+    *(Row(row, "processes", row) for row in (processes.SPAWN_SMALL, processes.SPAWN_PIPES)),
+    *map(_step, STEPS),
 )
 
+
+# What a loop costs before it does anything. These are shown in a table of their own, and not in the chart.
+FOOTPRINTS = tuple(Row(name, "footprint", name, "value") for name in footprint.NAMES)
 
 # What README.md shows: these rows, of these loops.
 FIRST_ROWS = ("TCP 1 KiB", "streams 1 KiB", "UDP 1 KiB", "TLS 1 KiB", "`call_soon`")
@@ -133,8 +152,11 @@ def page(runs: list[Run]) -> str:
 def tables(run: Run) -> list[str]:
     measured = ", ".join(f"{key} {text}" for key, text in run.header.items() if key not in ("Python", "loops"))
     parts = [f"**{run.header['Python']}** beside {run.header['loops']}; {measured}."]
-    for title, rows in (("CPU, us", run.rows()), ("response time or delay, us", run.rows(DELAYS))):
-        parts += table(run, title, rows, run.loops()) if rows else []
+    for title, published in (("CPU, us", ROWS), ("response time or delay, us", DELAYS)):
+        if rows := run.rows(published):
+            parts += [table(run, title, rows, run.loops()), where_behind(run, rows)]
+    if rows := run.rows(FOOTPRINTS):
+        parts.append(table(run, "memory and start", rows, run.loops(), ("section",)))
     return parts
 
 
@@ -142,23 +164,29 @@ def summary(run: Run) -> str:
     """The text between the marks of README.md."""
     rows = [row for row in run.rows() if row.title in FIRST_ROWS]
     names = [name for name in run.loops() if name in FIRST_LOOPS]
-    lines, _ = table(run, f"CPU, us, {run.header['Python']}", rows, names)
-    return lines
+    return table(run, f"CPU, us, {run.header['Python']}", rows, names, (RATIO,))
 
 
-def table(run: Run, title: str, rows: list[Row], names: list[str]) -> list[str]:
-    head = [title, *names, "rloop / best other"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    behind = []
+RATIO = "rloop / best other"
+
+
+def table(run: Run, title: str, rows: list[Row], names: list[str], last: tuple[str, ...] = (RATIO, "section")) -> str:
+    """A table with a column for each loop, and these last columns."""
+    lines = [f"| {' | '.join([title, *names, *last])} |", f"|{'---|' * (1 + len(names) + len(last))}"]
     for row in rows:
         figures = [run.microseconds(row, name) for name in names]
-        ratio = run.to_best(row)
         cells = ["-" if figure is None else f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}" for figure in figures]
-        lines.append(f"| {' | '.join([row.title, *cells, '-' if ratio is None else f'{ratio:.2f}'])} |")
-        if ratio is not None and ratio > 1:
-            behind.append(f"{row.title} ({ratio:.2f})")
-    said = f"Not ahead here: {'; '.join(behind)}." if behind else "rloop is ahead on each of these rows."
-    return ["\n".join(lines), said]
+        ratio = run.to_best(row)
+        ends = {RATIO: "-" if ratio is None else f"{ratio:.2f}", "section": row.section}
+        lines.append(f"| {' | '.join([row.title, *cells, *(ends[name] for name in last)])} |")
+    return "\n".join(lines)
+
+
+def where_behind(run: Run, rows: list[Row]) -> str:
+    """The rows in which another loop is better."""
+    ratios = {row.title: run.to_best(row) for row in rows}
+    behind = [f"{title} ({ratio:.2f})" for title, ratio in ratios.items() if ratio is not None and ratio > 1]
+    return f"Not ahead here: {'; '.join(behind)}." if behind else "rloop is ahead on each of these rows."
 
 
 WIDTH, LABELS, BAR, GAP, LEGEND = 880, 190, 9, 10, 62

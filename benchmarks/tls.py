@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 
 import echo
-from child import START_SECONDS, Child, Lacking
+from child import Child, Lacking
 
 sys.path.append(str(echo.HERE.parent / "tests"))
 from support import certificates  # noqa: E402
@@ -62,10 +62,8 @@ class Shake:
     def measure(self, loop: str, seconds: float, loadgen: str, pin: bool) -> dict[str, float]:
         """The CPU time of a handshake, and the rate. A byte is echoed in each connection."""
         with serving(loop, "protocol", pin, self.key) as server:
-            options = echo.address_of(server.read()) | {"--connections": 32, "--timeout": START_SECONDS}
-            options |= {"--seconds": seconds, "--warmup": echo.WARMUP_SECONDS}
-            words = [str(word) for option in options.items() for word in option]
-            command = [loadgen, "handshakes", *words, *(["--resume"] if self.resumed else [])]
+            resume = ["--resume"] if self.resumed else []
+            command = echo.calls_command(loadgen, server.read(), 1, 32, "--seconds", seconds, "--tls", *resume)
             with Child(command, cpu=1 if pin else None) as load:
                 return echo.loaded(server, load, seconds)
 

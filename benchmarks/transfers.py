@@ -141,11 +141,12 @@ def file_to_send():
     return file
 
 
-async def sendfile(loop, files):
-    for _ in range(files):
-        async with tcp(loop, BufferedSink, FILE) as (source, sink):
-            await loop.sendfile(source.transport, file_to_send(), 0, FILE)
-            await sink.received
+async def sendfile(loop, files, size):
+    """One operation is a file of `size` bytes."""
+    async with tcp(loop, BufferedSink, files * size) as (source, sink):
+        for _ in range(files):
+            await loop.sendfile(source.transport, file_to_send(), 0, size)
+        await sink.received
 
 
 class Lost(asyncio.Protocol):
@@ -181,12 +182,19 @@ BULK = {
     for where in (tcp, pair, pipe)
     for size in (64 * KIB, MIB)
 }
-SENDFILE = "sendfile 64 MiB"
-FIGURES = BULK | {
-    f"{SMALL_A_TURN} writes a turn": (inprocess.timed(small_writes), 500),
-    SENDFILE: (inprocess.timed(sendfile), 2),
-    "connect + close": (inprocess.timed(connect_close), 300),
+SENDFILES = {
+    f"sendfile {size // MIB} MiB": (inprocess.timed(sendfile, size=size), count)
+    for size, count in ((MIB, 128), (FILE, 2))
 }
+CONNECT = "connect + close"
+FIGURES = (
+    BULK
+    | SENDFILES
+    | {
+        f"{SMALL_A_TURN} writes a turn": (inprocess.timed(small_writes), 500),
+        CONNECT: (inprocess.timed(connect_close), 300),
+    }
+)
 NAMES = list(FIGURES)
 
 

@@ -1,5 +1,6 @@
 """Web servers on the running loop: uvicorn and aiohttp, each with the shortest application that answers a request with
-its body. Before the answer the application works as work.py says. No loop is chosen here, and nothing is measured.
+its body, and WebSockets of aiohttp and of the library `websockets`, which send back each message. Before the answer the
+applications of HTTP work as work.py says. No loop is chosen here, and nothing is measured.
 
 The packages are imported when a server starts, because the other kinds of echo_server.py run without them.
 """
@@ -45,17 +46,11 @@ async def uvicorn(address, backlog):
 
 
 @contextlib.asynccontextmanager
-async def aiohttp(address, backlog):
-    """Serves in the `with` block, whose target is the port."""
+async def _aiohttp(address, backlog, method, handler):
     from aiohttp import web
 
-    async def answer(request):
-        body = await request.read()
-        work.use()
-        return web.Response(body=body)
-
     application = web.Application()
-    application.router.add_post("/", answer)
+    application.router.add_route(method, "/", handler)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -66,4 +61,54 @@ async def aiohttp(address, backlog):
         await runner.cleanup()
 
 
-SERVERS = {"uvicorn": uvicorn, "aiohttp": aiohttp}
+def aiohttp(address, backlog):
+    """Serves in the `with` block, whose target is the port."""
+    from aiohttp import web
+
+    async def answer(request):
+        body = await request.read()
+        work.use()
+        return web.Response(body=body)
+
+    return _aiohttp(address, backlog, "POST", answer)
+
+
+def aiohttp_websockets(address, backlog):
+    """Serves in the `with` block, whose target is the port."""
+    from aiohttp import web
+
+    async def echo(request):
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        async for message in websocket:
+            await websocket.send_bytes(message.data)
+        return websocket
+
+    return _aiohttp(address, backlog, "GET", echo)
+
+
+@contextlib.asynccontextmanager
+async def websockets(address, backlog):
+    """Serves in the `with` block, whose target is the port."""
+    from websockets.asyncio.server import serve
+    from websockets.exceptions import ConnectionClosed
+
+    async def echo(connection):
+        # The clients of the benchmark leave without a word.
+        with contextlib.suppress(ConnectionClosed):
+            async for message in connection:
+                await connection.send(message)
+
+    # Without pings, which the load generator does not expect.
+    async with serve(echo, *address, backlog=backlog, ping_interval=None, close_timeout=1) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+SERVERS = {
+    "uvicorn": uvicorn,
+    "aiohttp": aiohttp,
+    "websockets": websockets,
+    "aiohttp websockets": aiohttp_websockets,
+}
+# The option of the load generator for each of them.
+LOAD = {name: "--websocket" if "websockets" in name else "--http" for name in SERVERS}

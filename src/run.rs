@@ -236,6 +236,7 @@ fn run_batch(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize) -
             Ok(result) => result?,
             // The entry that has panicked is gone. The others follow.
             Err(payload) => {
+                core.runs_nothing();
                 let error = panic_error(payload);
                 exception_handler::call(event_loop, core.names, "Panic in a callback", error, &[])?;
             }
@@ -256,7 +257,7 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
         };
         // Two writes of the same callback belong together; those of two callbacks do not.
         core.next_callback();
-        if core.is_observed() {
+        if core.is_observed() && !is_noted(core, &entry) {
             run_entry_observed(event_loop, core, &mut empty, entry)?;
         } else {
             run_entry(py, core, &mut empty, entry)?;
@@ -268,6 +269,19 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
     Ok(())
 }
 
+/// Tells those who watch the loop that this entry runs, and returns true. False if that takes more than a note.
+#[inline(always)]
+fn is_noted(core: &LoopCore, entry: &Entry) -> bool {
+    match entry {
+        Entry::Handle(handle) if !core.debug.load(Relaxed) => {
+            // `run_entry` takes it back before it gives the handle away.
+            core.note_running(handle);
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Runs one entry. An error is SystemExit or KeyboardInterrupt; all others have gone to the exception handler.
 #[inline(always)]
 fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, entry: Entry) -> PyResult<()> {
@@ -275,6 +289,7 @@ fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, en
         Entry::Handle(handle) => {
             let handle = handle.into_bound(py);
             let result = Handle::run(&handle, empty);
+            core.runs_nothing();
             // Also after an exception: the handle has run and is not needed any more.
             core.recycle(handle);
             result?;
@@ -284,6 +299,26 @@ fn run_entry(py: Python<'_>, core: &LoopCore, empty: &mut EmptyBatch<'_, '_>, en
         #[cfg(feature = "embed")]
         Entry::Job(job) => job.run(py, empty),
     }
+}
+
+/// As [`run_entry`], in debug mode, or of an entry that is not a handle while somebody watches the loop.
+#[cold]
+fn run_entry_observed(
+    event_loop: &Bound<'_, PyAny>,
+    core: &LoopCore,
+    empty: &mut EmptyBatch<'_, '_>,
+    entry: Entry,
+) -> PyResult<()> {
+    if core.debug.load(Relaxed) {
+        return run_entry_in_debug_mode(event_loop, core, entry);
+    }
+    let py = event_loop.py();
+    let subject = match &entry {
+        Entry::Io(token) => core.subject_of(py, *token),
+        _ => None,
+    };
+    let _runs = subject.as_ref().map(|subject| core.runs(subject));
+    run_entry(py, core, empty, entry)
 }
 
 /// Calls the owner of a registration that is ready.
@@ -315,39 +350,6 @@ fn complete(core: &LoopCore, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         return Ok(());
     }
     calls::method(waiter, &core.names.set_result, [waiter.py().None().bind(waiter.py())]).map(drop)
-}
-
-/// As [`run_entry`], in debug mode or while somebody watches the loop.
-#[cold]
-fn run_entry_observed(
-    event_loop: &Bound<'_, PyAny>,
-    core: &LoopCore,
-    empty: &mut EmptyBatch<'_, '_>,
-    entry: Entry,
-) -> PyResult<()> {
-    if core.debug.load(Relaxed) {
-        return run_entry_in_debug_mode(event_loop, core, entry);
-    }
-    let py = event_loop.py();
-    match entry {
-        // As in `run_entry`. A second reference to the handle would keep it from being used again.
-        Entry::Handle(handle) => {
-            let handle = handle.into_bound(py);
-            let result = {
-                let _runs = core.runs(&handle);
-                Handle::run(&handle, empty)
-            };
-            core.recycle(handle);
-            result
-        }
-        Entry::Io(token) => {
-            let subject = core.subject_of(py, token);
-            let _runs = subject.as_ref().map(|subject| core.runs(subject));
-            run_io(py, core, empty, token)
-        }
-        #[cfg(feature = "embed")]
-        Entry::Job(_) => run_entry(py, core, empty, entry),
-    }
 }
 
 /// As [`run_entry`], with what asyncio's debug mode adds: `loop._current_handle`, and a warning about slow callbacks.

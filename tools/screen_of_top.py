@@ -1,14 +1,17 @@
-"""Prints what `python -m rloop top` shows of three processes, for docs/metrics.md: a server, its client, and one that
-blocks its loop. It takes some seconds.
+"""Draws docs/top.svg: what `python -m rloop top` shows, with rich, of three processes. They are a server, its client,
+and one that blocks its loop. It takes some seconds, and needs rloop and rich (`make build`).
 
-    python tools/screen_of_top.py
+    target/venvs/dev-*/bin/python tools/screen_of_top.py
 """
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
+import re
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -53,12 +56,16 @@ PROGRAMS = {
 }
 # How many times the view is drawn, and the seconds between.
 TIMES, INTERVAL = 16, 0.5
+PICTURE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "top.svg"
+# In characters.
+WIDTH = 146
 
 
 def main() -> None:
-    """Start the processes, look at them for some seconds, and print the last view."""
+    """Start the processes, look at them for some seconds, and draw the last view."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"XDG_RUNTIME_DIR": folder, "RLOOP_PUBLISH": "1"}
+        own = pathlib.Path(sys.executable).parent
+        os.environ |= {"XDG_RUNTIME_DIR": folder, "RLOOP_PUBLISH": "1", "PATH": f"{own}:{os.environ['PATH']}"}
         started = []
         try:
             for name, source in PROGRAMS.items():
@@ -69,20 +76,28 @@ def main() -> None:
                     program.stdout.readline()
             look()
         finally:
-            for program in started:
+            # The client before its server.
+            for program in reversed(started):
                 program.kill()
                 program.communicate()
 
 
 def look() -> None:
+    from rich import console
+
     from rloop._published import all_published
-    from rloop._top_screen import View
+    from rloop._top_screen import View, picture
 
     view = View(all_published)
     for _ in range(TIMES):
         view.renew()
         time.sleep(INTERVAL)
-    print(*view.texts(None, None), sep="\n")
+    screen = console.Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    screen.print(picture(view))
+    # Without rich's own fonts, which a reader's browser would fetch from elsewhere.
+    form = re.sub(r"@font-face \{\{.*?\}\}|<!--.*?-->", "", console.CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    PICTURE.write_text(screen.export_svg(title="python -m rloop top", code_format=form, unique_id="top"))
+    print("written:", PICTURE)
 
 
 if __name__ == "__main__":

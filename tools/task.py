@@ -42,7 +42,7 @@ MODELS = ("--manifest-path", "lab/models/Cargo.toml")
 WORKSPACES = ((), BENCHMARKS, HOSTS, FUZZERS, MODELS)
 # The event loops that `make bench` measures beside rloop, and the web servers that it runs on all of them.
 RIVALS = ("uvloop", "aiofastnet", "zuvloop", "rsloop")
-SERVERS = ("uvicorn", "httptools", "aiohttp")
+SERVERS = ("uvicorn", "httptools", "aiohttp", "websockets")
 # Every folder with Python files.
 PYTHON_FOLDERS = ("python", "tests", "benchmarks", "examples", "lab", "tools", "src/embed")
 # What `make build` installs beside rloop: whatever tests, checks and examples need.

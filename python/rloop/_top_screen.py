@@ -155,28 +155,32 @@ def plain() -> Iterator[Draw]:
 @contextlib.contextmanager
 def rich() -> Iterator[Draw]:
     """Yields what draws a table of rich. Raises ImportError if rich is not there."""
-    from rich import box
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
-    def picture(view: View) -> Any:
-        below = Text(f"{KEYS}\n{view.below}")
-        if not view.rows:
-            return Group(Text(NOTHING), Text(), below)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
-        for name, right in COLUMNS.items():
-            width = {"LAG": HISTORY}.get(name)
-            ratio = 1 if name == "COMMAND" else None
-            table.add_column(name, justify="right" if right else "left", no_wrap=True, width=width, ratio=ratio)
-        for at, cells in enumerate(view.rows):
-            texts = [Text(printable(cell)) for cell in cells]
-            table.add_row(*texts, style="reverse" if at == view.selected else _style(cells))
-        return Group(table, below)
 
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
         yield lambda view: live.update(picture(view), refresh=True)
+
+
+def picture(view: View) -> Any:
+    """The view as something that rich draws. Raises ImportError if rich is not there."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    below = Text(f"{KEYS}\n{view.below}")
+    if not view.rows:
+        return Group(Text(NOTHING), Text(), below)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+    for name, right in COLUMNS.items():
+        width = {"LAG": HISTORY}.get(name)
+        ratio = 1 if name == "COMMAND" else None
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, width=width, ratio=ratio)
+    for at, cells in enumerate(view.rows):
+        texts = [Text(printable(cell)) for cell in cells]
+        table.add_row(*texts, style="reverse" if at == view.selected else _style(cells))
+    return Group(table, below)
 
 
 def _style(cells: list[str]) -> str:

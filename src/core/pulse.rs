@@ -12,6 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::LoopCore;
+use crate::handle::Handle;
 use crate::reactor::publishing::Reading;
 use crate::reactor::sys;
 
@@ -97,11 +98,23 @@ impl LoopCore {
         Runs(self)
     }
 
+    /// As [`LoopCore::runs`], until [`LoopCore::runs_nothing`] is called. The caller keeps the handle alive until then.
+    #[inline]
+    pub fn note_running(&self, handle: &Py<Handle>) {
+        self.pulse.running.store(handle.as_ptr() as usize, Relaxed);
+    }
+
+    /// Notes that no callback runs.
+    #[inline]
+    pub fn runs_nothing(&self) {
+        self.pulse.running.store(0, Relaxed);
+    }
+
     /// The handle or transport whose callback runs, if somebody watches.
     pub fn running<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         let running = self.pulse.running.load(Relaxed) as *mut ffi::PyObject;
-        // SAFETY: null or the address of an object. It is set and cleared with the GIL held, and `runs` borrows the
-        // object for all the time in between. The GIL is held here, too.
+        // SAFETY: null or the address of an object. It is set and cleared with the GIL held, and the object lives for all
+        // the time in between: `runs` borrows it, and who calls `note_running` keeps it. The GIL is held here, too.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, running) }
     }
 
@@ -117,7 +130,7 @@ pub struct Runs<'a>(&'a LoopCore);
 
 impl Drop for Runs<'_> {
     fn drop(&mut self) {
-        self.0.pulse.running.store(0, Relaxed);
+        self.0.runs_nothing();
     }
 }
 

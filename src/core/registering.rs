@@ -32,6 +32,13 @@ impl LoopCore {
         self.state.with(py, |state| state.reactor.activate(token)).map_err(|error| os_error(&error))
     }
 
+    /// The native objects that have a registration.
+    pub fn natives(&self, py: Python<'_>) -> Vec<Native> {
+        self.state.with(py, |state| {
+            state.reactor.registrations().filter_map(|(_, source)| source.native(py)).collect()
+        })
+    }
+
     /// [`LoopCore::reserve`] and [`LoopCore::activate`] in one step, for both directions.
     pub fn register(&self, py: Python<'_>, fd: i32, native: Native) -> PyResult<Token> {
         self.register_source(py, fd, Mode::Edge, Readiness::BOTH, Source::Native(native))

@@ -85,7 +85,7 @@ macro_rules! names {
 names! {
     strings {
         _accept_tls, _attach, buffer_updated, call_at, _call_eof_received, call_exception_handler,
-        _buffer, _callback_failed, cancelled, _check_callback, _check_socket, close, connection_lost, connection_made, context, _current_handle, data_received,
+        _buffer, _callback_failed, cancelled, _check_callback, _check_socket, _clients, close, connection_lost, connection_made, context, _current_handle, data_received,
         datagram_received, _detach, detach, __dict__, done, _eof, eof_received, error_received, exception,
         _fatal_error, fileno, get_buffer, getpeername, getsockname, is_closing, _limit, message,
         name, pause_reading, pause_writing, _paused, peername, pending, pipe, _proceed, protocol, read, recvfrom,

@@ -26,6 +26,8 @@ pub struct Streams {
     /// The attribute with the weak reference that the property resolves.
     reference_name: Py<PyString>,
     watchers: Watchers,
+    /// A `bytearray` keeps its bytes if there is no memory to resize it. Not from CPython 3.15 on.
+    pub failure_keeps_bytes: bool,
     /// What was found when the versions of the classes were last compared.
     classes_are_original: AtomicBool,
 }
@@ -171,22 +173,22 @@ impl Streams {
             property: property.unbind(),
             reference_name: new::interned(py, "_stream_reader_wr")?.unbind(),
             watchers: Watchers::find(py),
+            failure_keeps_bytes: py.version_info() < (3, 15),
             classes_are_original: AtomicBool::new(false),
         }))
     }
 
-    /// The reader of a protocol, if `protocol.data_received()` would run nothing but asyncio's own code, and nobody
-    /// watches that.
+    /// True if the protocol's class is asyncio's.
     #[inline]
-    pub fn reader_of<'py>(&self, protocol: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-        if self.protocol.is_class_of(protocol) { self.reader_of_streams(protocol) } else { None }
+    pub fn has_class_of(&self, protocol: &Bound<'_, PyAny>) -> bool {
+        self.protocol.is_class_of(protocol)
     }
 
-    /// The `StreamReader` of a protocol that is exactly asyncio's, if nobody has replaced what it would run, and nobody
-    /// watches it run.
-    fn reader_of_streams<'py>(&self, protocol: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    /// The reader of a protocol of asyncio's class, if `protocol.data_received()` would run nothing but asyncio's own
+    /// code, and nobody watches it run.
+    pub fn reader_of<'py>(&self, protocol: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         let py = protocol.py();
-        if !self.watchers.none(py) || !self.has_original_classes(py) || !self.stream_reader.has_own_code() {
+        if !self.is_unwatched(py) || !self.has_original_classes(py) || !self.stream_reader.has_own_code() {
             return None;
         }
         if !self.data_received.is_method_of(protocol) {
@@ -198,6 +200,14 @@ impl Streams {
             && self.feed_data.is_method_of(&reader)
             && self.wakeup_waiter.is_method_of(&reader);
         is_usual.then_some(reader)
+    }
+
+    /// True if nobody watches the functions run.
+    #[inline]
+    fn is_unwatched(&self, py: Python<'_>) -> bool {
+        let functions = [&self.data_received, &self.stream_reader, &self.feed_data, &self.wakeup_waiter];
+        self.watchers.none(py)
+            && functions.into_iter().all(|function| self.watchers.none_of(function.code.bind(py)))
     }
 
     /// True if the property is the original one, and attributes of instances are read and written as at first. The

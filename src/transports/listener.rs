@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use super::bare::BareSocket;
 use super::shell::Parts;
 use super::socket::{File, SocketKind};
-use super::stream::StreamTransport;
+use super::stream::{Connections, StreamTransport};
 use crate::core::{Kind, LoopCore, Native};
 use crate::error::{leaves_the_loop, os_error};
 use crate::handle::Callback;
@@ -93,6 +93,7 @@ impl Listener {
     ) -> PyResult<()> {
         let (py, fd) = (socket.py(), FileFd::of(socket)?);
         let number = fd.number();
+        server.as_ref().map_or(Ok(()), |server| Connections::take_place(core, server))?;
         let listener = Self {
             core: core.clone(),
             event_loop: event_loop.clone().unbind(),

@@ -7,9 +7,9 @@
 //! - What all transports share. `shell` holds the parts of a transport. `transport` starts and ends it, reads on and
 //!   sends. `sender` is for the transports that send. `class` has the methods that Python sees. `protocol` alone calls
 //!   protocols, and reports their exceptions; `stream_reader` does natively what asyncio's protocol of streams does
-//!   with bytes. `socket` is the file under a transport. `receiving` is the memory that
-//!   bytes are received into. `water_marks` reads the marks that a program sets, and `inside` serves programs that look
-//!   at private attributes of asyncio's transports.
+//!   with bytes. `socket` is the file under a transport. `receiving` is the memory that bytes are received into.
+//!   `water_marks` reads the marks that a program sets, and `inside` serves programs that look at private attributes of
+//!   asyncio's transports.
 //! - The kinds of transports: `stream`, `datagram`, `pipe`, and `tls`, which is a layer on a stream.
 //! - Where connections come from: `listener` and `bare`.
 //!

@@ -15,9 +15,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use super::flow::Signal;
-use super::stream_reader::Reader;
+use super::stream_reader::{NoRoom, Reader};
 use crate::core::LoopCore;
-use crate::error::{Message, leaves_the_loop};
+use crate::error::{Message, leaves_the_loop, no_memory};
 use crate::py::calls;
 use crate::py::exception_handler;
 use crate::py::names::Names;
@@ -66,18 +66,40 @@ fn fatal<T>(text: &'static str, result: PyResult<T>) -> Result<T, Failure> {
     result.map_err(|error| Failure::new(text, error))
 }
 
-/// Calls `data_received`, or does natively what it does with bytes (`stream_reader.rs`).
-#[inline]
+const DATA_RECEIVED_FAILED: &str = "Fatal error: protocol.data_received() call failed.";
+
+/// Has a protocol take in received bytes. These are `data`, or, without it, they are in the buffer of `reader` already,
+/// which is the protocol's (`stream_reader.rs`).
+pub fn received(
+    names: &Names,
+    protocol: &Bound<'_, PyAny>,
+    reader: Option<Reader<'_>>,
+    data: Option<&Bound<'_, PyAny>>,
+) -> Result<(), Failure> {
+    let taken = match (data, reader) {
+        (Some(data), _) => calls::method(protocol, &names.data_received, [data]).map(drop),
+        (None, Some(reader)) => reader.fed(names),
+        (None, None) => Ok(()),
+    };
+    fatal(DATA_RECEIVED_FAILED, taken)
+}
+
+/// Calls `data_received`, or does natively what it does with bytes. `data`: not empty.
 pub fn data_received(
     names: &Names,
     protocol: &Bound<'_, PyAny>,
     data: &Bound<'_, PyAny>,
 ) -> Result<(), Failure> {
-    let told = match (Reader::of(names, protocol), data.cast_exact::<PyBytes>()) {
-        (Some(reader), Ok(bytes)) if reader.extend(bytes.as_bytes()) => reader.fed(names),
-        _ => calls::method(protocol, &names.data_received, [data]).map(drop),
-    };
-    fatal("Fatal error: protocol.data_received() call failed.", told)
+    if let Some(reader) = Reader::of(names, protocol)
+        && let Ok(bytes) = data.cast_exact::<PyBytes>()
+    {
+        match reader.extend(bytes.as_bytes()) {
+            Ok(()) => return received(names, protocol, Some(reader), None),
+            Err(NoRoom::Lost) => return fatal(DATA_RECEIVED_FAILED, Err(no_memory())),
+            Err(NoRoom::Unchanged) => {}
+        }
+    }
+    received(names, protocol, None, Some(data))
 }
 
 /// The buffer of a `BufferedProtocol`, which is not empty. `hint`: how many bytes there may be, if that is known.

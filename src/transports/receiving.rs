@@ -1,5 +1,6 @@
 //! What streams and pipes receive bytes into. A small read goes through the loop's scratch buffer into a `bytes` of the
-//! right size; a larger one goes straight into the object that the protocol gets.
+//! right size; a larger one goes straight into the object that the protocol gets. If that is asyncio's of streams, both
+//! go into the reader's buffer instead, without a `bytes`.
 //!
 //! Which system call receives, and what its outcome means, is the transport's business.
 
@@ -8,6 +9,7 @@ use std::io;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::stream_reader::{NoRoom, Reader};
 use crate::core::LoopCore;
 use crate::core::scratch::SCRATCH;
 use crate::py::{bytes, new};
@@ -80,24 +82,33 @@ impl ReadSize {
     }
 }
 
-/// One read of `size` bytes as [`ReadSize::get`] says; how many came, and they as `bytes`.
+/// One read of `size` bytes as [`ReadSize::get`] says; how many came, and they as `bytes`. Without `bytes` they are in
+/// the buffer of `reader` already.
 pub fn receive<'py>(
     core: &LoopCore,
     py: Python<'py>,
     size: usize,
+    reader: Option<&Reader<'py>>,
     read: impl FnOnce(&mut ReadBuf<'_>) -> io::Result<usize>,
-) -> PyResult<io::Result<(Bound<'py, PyBytes>, usize)>> {
+) -> PyResult<io::Result<(Option<Bound<'py, PyBytes>>, usize)>> {
+    // Bytes are lost, so the transport cannot go on.
+    let lost = || Err(io::ErrorKind::OutOfMemory.into());
     if size > 0 {
-        return bytes::fill_new(py, size, read);
+        match reader.map(|reader| reader.room(size)) {
+            Some(Ok(room)) => return Ok(room.fill(read).map(|count| (None, count))),
+            Some(Err(NoRoom::Lost)) => return Ok(lost()),
+            Some(Err(NoRoom::Unchanged)) | None => {}
+        }
+        return Ok(bytes::fill_new(py, size, read)?.map(|(data, count)| (Some(data), count)));
     }
-    let received: io::Result<_> = core.scratch.with(py, |scratch| {
+    Ok(core.scratch.with(py, |scratch| {
         let mut buffer = ReadBuf::new(scratch.as_mut_slice());
         let count = read(&mut buffer)?;
-        Ok((new::bytes(py, buffer.filled()), count))
-    });
-    Ok(received.and_then(|(data, count)| match data {
-        Ok(data) => Ok((data, count)),
-        // The bytes are lost, so the transport cannot go on.
-        Err(_) => Err(io::ErrorKind::OutOfMemory.into()),
+        match reader.filter(|_| count > 0).map(|reader| reader.extend(buffer.filled())) {
+            Some(Ok(())) => return Ok((None, count)),
+            Some(Err(NoRoom::Lost)) => return lost(),
+            Some(Err(NoRoom::Unchanged)) | None => {}
+        }
+        new::bytes(py, buffer.filled()).map_or_else(|_| lost(), |data| Ok((Some(data), count)))
     }))
 }

@@ -57,8 +57,8 @@ def test_the_page_shows_medians_and_the_ratio_to_the_best(files):
     assert (done.returncode, done.stderr) == (0, "")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| TCP 1 KiB | 5 | 10 | 6 | 0.83 |" in text
-    assert "| UDP 1 KiB | 6 | 12 | 5 | 1.20 |" in text
+    assert "| TCP 1 KiB | 5 | 10 | 6 | 0.83 | tcp |" in text
+    assert "| UDP 1 KiB | 6 | 12 | 5 | 1.20 | udp |" in text
     assert "Not ahead here: UDP 1 KiB (1.20)." in text
 
 
@@ -68,7 +68,7 @@ def test_the_readme_shows_some_rows_and_loops(files):
     everything["header"]["loops"] += ", aiofastnet (0.9.0)"
     figures.write_text(json.dumps(everything))
     assert publish(figures, page, readme, chart).returncode == 0
-    assert "| TCP 1 KiB | 5 | 10 | 6 | - | 0.83 |" in page.read_text()
+    assert "| TCP 1 KiB | 5 | 10 | 6 | - | 0.83 | tcp |" in page.read_text()
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "| CPU, us, CPython 3.11.7 | rloop | asyncio | uvloop | rloop / best other |" in text
@@ -86,8 +86,8 @@ def test_delays_have_a_table_of_their_own(files):
     assert publish(figures, page, readme, chart).returncode == 0
     before, _, delays = page.read_text().partition("| response time or delay, us |")
     assert "TCP 1 KiB" in before and "TCP 1 KiB" not in delays
-    assert "| protocol, 300 us of work, 70% load: response time, median | 400 | 800 | 500 | 0.80 |" in delays
-    assert "| protocol, 300 us of work, 70% load: response time, p99 | 2000 | 4000 | 1600 | 1.25 |" in delays
+    assert "| protocol, 300 us of work, 70% load: response time, median | 400 | 800 | 500 | 0.80 | load |" in delays
+    assert "| protocol, 300 us of work, 70% load: response time, p99 | 2000 | 4000 | 1600 | 1.25 | load |" in delays
     assert "Not ahead here: protocol, 300 us of work, 70% load: response time, p99 (1.25)." in delays
     assert "300 us" not in chart.read_text()
 
@@ -118,10 +118,12 @@ def test_a_page_without_marks_is_left_alone(files):
 def test_what_is_published_is_measured():
     """Each published row is one that bench.py measures without options."""
     program = """
-import echo, inprocess, published, tls, transfers
+import echo, footprint, inprocess, processes, published, tls, transfers
 known = {section: {str(row) for row in rows[0]} for section, rows in echo.SECTIONS.items()}
 known |= {"tls": set(map(str, tls.DEFAULT)), "inprocess": set(inprocess.NAMES), "transfers": set(transfers.NAMES)}
-print(*(row.title for row in published.ROWS if row.row not in known[row.section]), sep=", ")
+known |= {"processes": set(processes.NAMES), "footprint": set(footprint.NAMES)}
+rows = (*published.ROWS, *published.FOOTPRINTS)
+print(*(row.title for row in rows if row.row not in known[row.section]), sep=", ")
 """
     done = published("-c", program)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

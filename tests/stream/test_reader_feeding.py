@@ -1,8 +1,8 @@
 """What becomes of received bytes in asyncio's `StreamReader`: its buffer, who waits, the limit, the end.
 
-On Python 3.11 rloop does the work of `data_received` and `feed_data` natively where nobody can tell the difference.
-Here are the programs that could: they subclass, replace methods, watch calls, or change the reader. test_streams.py has
-what most programs do.
+On Python 3.11, and from 3.13 on, rloop does the work of `data_received` and `feed_data` natively where nobody can tell
+the difference. Here are the programs that could: they subclass, replace methods, watch calls, or change the reader.
+test_streams.py has what most programs do.
 """
 
 import asyncio
@@ -49,11 +49,14 @@ class Pair:
 async def test_bytes_are_added_to_the_buffer():
     async with Pair() as pair:
         buffer = pair.reader._buffer
-        for size in (1, 10, 1000, 5000, 30_000):
-            await pair.receives(b"x" * size)
+        data = b"".join(number.to_bytes(4, "big") for number in range(20_000))
+        end = 0
+        for size in (1, 10, 1000, 5000, 30_000, 30_000, 7, 4000, 2):
+            await pair.receives(data[end : end + size])
+            end += size
+            assert bytes(buffer) == data[:end]
         assert pair.reader._buffer is buffer
-        assert bytes(buffer) == b"x" * 36_011
-        assert await pair.reader.readexactly(36_011) == b"x" * 36_011
+        assert await pair.reader.readexactly(end) == data[:end]
         assert not pair.reader._buffer
 
 
@@ -173,39 +176,51 @@ async def test_function_that_watches_sees_the_calls(get, set_):
         assert bytes(pair.reader._buffer) == b"firstsecond"
 
 
+FED = {
+    "data_received": asyncio.StreamReaderProtocol.data_received,
+    "_stream_reader": vars(asyncio.StreamReaderProtocol)["_stream_reader"].fget,
+    "feed_data": asyncio.StreamReader.feed_data,
+    "_wakeup_waiter": asyncio.StreamReader._wakeup_waiter,
+}
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is new in Python 3.12")
-@pytest.mark.parametrize("scope", ["everywhere", "one function", "another thread"])
-async def test_monitoring_tool_sees_the_calls(scope):
+@pytest.mark.parametrize("scope", ["everywhere", "another thread", *FED])
+@pytest.mark.parametrize("event_name", ["PY_START", "PY_RETURN", "LINE"])
+async def test_monitoring_tool_sees_the_calls(scope, event_name):
+    """A tool watches all functions, or one of those that take in received bytes."""
     monitoring = sys.monitoring  # type: ignore[attr-defined]
     tool = next(tool for tool in range(6) if monitoring.get_tool(tool) is None)
-    event = monitoring.events.PY_START
-    calls = []
+    event = getattr(monitoring.events, event_name)
+    seen = []
 
-    def set_events():
-        if scope == "one function":
-            monitoring.set_local_events(tool, asyncio.StreamReader.feed_data.__code__, event)
+    def set_events(wanted):
+        if scope in FED:
+            monitoring.set_local_events(tool, FED[scope].__code__, wanted)
         else:
-            monitoring.set_events(tool, event)
+            monitoring.set_events(tool, wanted)
 
     async with Pair() as pair:
         await pair.receives(b"first")
         monitoring.use_tool_id(tool, "test")
         try:
             await pair.receives(b"second")
-            monitoring.register_callback(tool, event, lambda code, offset: calls.append(code.co_name))
+            monitoring.register_callback(tool, event, lambda code, *where: seen.append(code.co_name))
             if scope == "another thread":
-                thread = threading.Thread(target=set_events)
+                thread = threading.Thread(target=set_events, args=(event,))
                 thread.start()
                 thread.join()
             else:
-                set_events()
+                set_events(event)
             await pair.receives(b"third")
-            monitoring.set_events(tool, 0)
-            monitoring.set_local_events(tool, asyncio.StreamReader.feed_data.__code__, 0)
+            set_events(0)
             monitoring.register_callback(tool, event, None)
         finally:
             monitoring.free_tool_id(tool)
-        assert calls.count("feed_data") == 1
+        counts = {name: seen.count(name) for name in FED if name in seen}
+        assert counts.keys() == ({scope} if scope in FED else FED.keys())
+        if event_name != "LINE":
+            assert set(counts.values()) == {1}
         await pair.receives(b"fourth")
         assert bytes(pair.reader._buffer) == b"firstsecondthirdfourth"
 
@@ -306,12 +321,13 @@ async def test_data_after_feed_eof(loop_errors):
     loop_errors.clear()
 
 
-async def test_buffer_that_is_exported(loop_errors):
+@pytest.mark.parametrize("size", [1, 20_000])
+async def test_buffer_that_is_exported(loop_errors, size):
     async with Pair() as pair:
-        await pair.receives(b"first")
+        await pair.receives(b"x" * size)
         with memoryview(pair.reader._buffer):
-            await pair.receives(b"second")
-        assert bytes(pair.reader._buffer) == b"first"
+            await pair.receives(b"y" * size)
+        assert bytes(pair.reader._buffer) == b"x" * size
         with pytest.raises(BufferError):
             await pair.writer.wait_closed()
     assert isinstance(loop_errors[0]["exception"], BufferError)
@@ -339,7 +355,7 @@ def test_python_frames_of_a_read(loop, loop_name):
     loop.run_until_complete(main())
     assert "set_result" in frames
     watched = before != (None, None)
-    assert ("feed_data" in frames) is (loop_name == "asyncio" or watched or sys.version_info >= (3, 12))
+    assert ("feed_data" in frames) is (loop_name == "asyncio" or watched or sys.version_info[:2] == (3, 12))
 
 
 async def test_buffer_of_another_type():

@@ -12,7 +12,7 @@ from asyncio import trsock
 
 import pytest
 
-from support.peers import HOST, Peer, Recorder, released, serving
+from support.peers import HOST, Peer, Recorder, recorded_warnings, released, serving, settle
 
 since_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="new in 3.13")
 
@@ -261,6 +261,102 @@ async def test_the_server_does_not_keep_its_clients():
             del protocol
         gc.collect()
         assert reference() is None
+
+
+class Half(Served):
+    """Keeps its connection open when the peer has sent its last byte."""
+
+    def eof_received(self):
+        super().eof_received()
+        self.arrivals.put_nowait(self)
+        return True
+
+
+@since_3_13
+@pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
+async def test_which_clients_are_closed(method):
+    """All of this server, whatever they are doing, and none of another one."""
+    arrivals = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(lambda: Half(arrivals), HOST, 0) for _ in range(2)]
+    addresses = [server.sockets[0].getsockname() for server in servers]
+    states = ("idle", "paused", "no data to come", "told of its connection", "of the other server")
+    peers, protocols = {}, {}
+    for state in states:
+        peers[state] = socket.create_connection(addresses[state == "of the other server"])
+        protocol = protocols[state] = await arrivals.get()
+        if state == "paused":
+            protocol.transport.pause_reading()
+        elif state == "no data to come":
+            peers[state].shutdown(socket.SHUT_WR)
+            assert await arrivals.get() is protocol
+            protocol.transport.pause_reading()
+        elif state == "told of its connection":
+            getattr(servers[0], method)()
+    closing = {state: protocol.transport.is_closing() for state, protocol in protocols.items()}
+    assert closing == {state: state != "of the other server" for state in states}
+    getattr(servers[1], method)()
+    assert protocols["of the other server"].transport.is_closing()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
+    for protocol in protocols.values():
+        assert await protocol.lost is None
+    for peer in peers.values():
+        peer.close()
+
+
+@since_3_13
+async def test_client_of_another_kind():
+    """A program may have a transport of its own counted."""
+
+    class Transport:
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    server, address, arrivals = await start_server()
+    transport = Transport()
+    with socket.create_connection(address):
+        protocol = await arrivals.get()
+        for _ in range(2):
+            # More than once is as good as once.
+            server._attach(transport)
+            server._attach(protocol.transport)
+        server.close()
+        server.close_clients()
+        assert transport.closed == 1
+        assert await protocol.lost is None
+    waiting = asyncio.ensure_future(server.wait_closed())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    server._detach(transport)
+    await waiting
+
+
+@since_3_13
+@pytest.mark.parametrize("closed_first", [False, True])
+async def test_client_that_is_dropped_is_not_waited_for(closed_first):
+    server, address, arrivals = await start_server()
+    with recorded_warnings() as warned, socket.create_connection(address):
+        protocol = await arrivals.get()
+        protocol.transport.pause_reading()
+        reference = weakref.ref(protocol.transport)
+        if closed_first:
+            server.close()
+            waiting = asyncio.ensure_future(server.wait_closed())
+            await settle()
+            assert not waiting.done()
+        del protocol
+        await settle()
+        gc.collect()
+        assert reference() is None
+        if not closed_first:
+            server.close()
+            waiting = asyncio.ensure_future(server.wait_closed())
+        await waiting
+    assert any(text.startswith("unclosed transport <") for text in warned)
 
 
 # --- serve_forever ---

@@ -1,13 +1,14 @@
 //! The command line: it is parsed into a [`Command`], or into a message about a mistake. Nothing here opens or measures
 //! anything.
 
+use crate::framing::Framing;
 use std::time::Duration;
 
 /// Shown for `--help` and after a mistake.
 pub const USAGE: &str = "\
 usage: rloop-loadgen load (--port PORT | --path PATH | --udp-port PORT) [options]
        rloop-loadgen arrivals (--port PORT | --path PATH) --rate R [options]
-       rloop-loadgen handshakes (--port PORT | --path PATH) [options]
+       rloop-loadgen calls (--port PORT | --path PATH) [options]
        rloop-loadgen serve [--port PORT] [--libssl FILE --chain FILE]
 
 load: every connection sends a message, waits for its whole echo, checks it, and sends the next one
@@ -21,21 +22,24 @@ load: every connection sends a message, waits for its whole echo, checks it, and
   --timeout S        the limit for everything together (60)
   --gated            print {\"warm\":true} after the warm-up and wait for a line on stdin; after the
                      result, keep the connections open until the next line
+  --depth N          each connection has this number of messages under way (1); only without the following
   --tls              use TLS; the server's certificate is not verified
   --http             each message is the body of a POST request by HTTP/1.1, and of its answer
+  --websocket        each message is a binary frame of a WebSocket
 arrivals: messages are due at random times (Poisson), whether the server keeps up or not; each is sent on a
   connection that has none under way; a response time begins when the message was due; always gated
   --rate R           the mean number of messages a second
   --seed N           the seed of the random times (1)
-  --connections, --size, --seconds, --warmup, --timeout, --http as above
-handshakes: every connection makes a TLS handshake, has one byte echoed, closes, and begins again; always gated
-  --connections, --seconds, --requests, --warmup, --timeout as above
-  --resume           resume the sessions of earlier connections
+  --connections, --size, --seconds, --warmup, --timeout, --http, --websocket as above
+calls: every connection is made, has one message echoed, is closed, and begins again; always gated; without TLS it is
+  closed by a reset
+  --connections, --size, --seconds, --requests, --warmup, --timeout, --tls as above
+  --resume           with --tls, resume the sessions of earlier connections
 serve: an echo server on 127.0.0.1; prints {\"port\":N}; answers each line on stdin with the CPU time that it
   has used and its resident memory; ends when stdin is closed
   --libssl, --chain  use TLS: the OpenSSL to load, and a PEM file with a certificate chain and its key";
 
-const NO_DATAGRAMS: &str = "TLS and HTTP are not for --udp-port";
+const NO_DATAGRAMS: &str = "TLS, HTTP, WebSockets, --depth and calls are not for --udp-port";
 
 /// Where the server is; only `wire.rs` looks at it.
 #[derive(Debug, PartialEq)]
@@ -58,12 +62,13 @@ pub struct Load {
     pub target: Target,
     pub connections: usize,
     pub size: usize,
+    pub depth: usize,
     pub limit: Limit,
     pub warmup: Duration,
     pub timeout: Duration,
     pub gated: bool,
     pub tls: bool,
-    pub http: bool,
+    pub framing: Framing,
 }
 
 /// The options of `arrivals`.
@@ -72,7 +77,7 @@ pub struct Arrivals {
     pub target: Target,
     pub connections: usize,
     pub size: usize,
-    pub http: bool,
+    pub framing: Framing,
     pub rate: f64,
     pub length: Duration,
     pub warmup: Duration,
@@ -80,14 +85,16 @@ pub struct Arrivals {
     pub seed: u64,
 }
 
-/// The options of `handshakes`.
+/// The options of `calls`.
 #[derive(Debug, PartialEq)]
-pub struct Handshakes {
+pub struct Calls {
     pub target: Target,
     pub connections: usize,
+    pub size: usize,
     pub limit: Limit,
     pub warmup: Duration,
     pub timeout: Duration,
+    pub tls: bool,
     pub resume: bool,
 }
 
@@ -104,7 +111,7 @@ pub enum Command {
     Help,
     Load(Load),
     Arrivals(Arrivals),
-    Handshakes(Handshakes),
+    Calls(Calls),
     Serve { port: u16, tls: Option<Tls> },
 }
 
@@ -113,7 +120,7 @@ pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Command, String> 
     match args.next().as_deref() {
         Some("load") => load(args),
         Some("arrivals") => arrivals(args),
-        Some("handshakes") => handshakes(args),
+        Some("calls") => calls(args),
         Some("serve") => serve(args),
         Some("-h" | "--help") => Ok(Command::Help),
         Some(other) => Err(format!("unknown mode {other:?}")),
@@ -127,12 +134,13 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
         target: Target::Tcp { port: 0 },
         connections: 1,
         size: 1024,
+        depth: 1,
         limit: Limit::Time(Duration::from_secs(1)),
         warmup: Duration::from_millis(200),
         timeout: Duration::from_secs(60),
         gated: false,
         tls: false,
-        http: false,
+        framing: Framing::Plain,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
@@ -141,13 +149,15 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             "--udp-port" => targets.push(Target::Udp { port: value(&option, args.next())? }),
             "--connections" => load.connections = value(&option, args.next())?,
             "--size" => load.size = value(&option, args.next())?,
+            "--depth" => load.depth = value(&option, args.next())?,
             "--seconds" => load.limit = Limit::Time(seconds(&option, args.next())?),
             "--requests" => load.limit = Limit::Requests(value(&option, args.next())?),
             "--warmup" => load.warmup = seconds(&option, args.next())?,
             "--timeout" => load.timeout = seconds(&option, args.next())?,
             "--gated" => load.gated = true,
             "--tls" => load.tls = true,
-            "--http" => load.http = true,
+            "--http" => load.framing = Framing::Http,
+            "--websocket" => load.framing = Framing::WebSocket,
             "-h" | "--help" => return Ok(Command::Help),
             _ => return Err(format!("unknown option {option:?}")),
         }
@@ -156,10 +166,14 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
         return Err("one of --port, --path and --udp-port, once".to_owned());
     }
     load.target = targets.pop().ok_or("--port, --path or --udp-port is needed")?;
-    if load.connections == 0 || load.size == 0 || load.limit == Limit::Requests(0) {
-        return Err("--connections, --size and --requests must be at least 1".to_owned());
+    if [load.connections, load.size, load.depth].contains(&0) || load.limit == Limit::Requests(0) {
+        return Err("--connections, --size, --depth and --requests must be at least 1".to_owned());
     }
-    if (load.tls || load.http) && matches!(load.target, Target::Udp { .. }) {
+    let is_plain = load.framing == Framing::Plain && !load.tls;
+    if load.depth > 1 && !is_plain {
+        return Err("--depth is neither for TLS nor for HTTP and WebSockets".to_owned());
+    }
+    if !(is_plain && load.depth == 1) && matches!(load.target, Target::Udp { .. }) {
         return Err(NO_DATAGRAMS.to_owned());
     }
     Ok(Command::Load(load))
@@ -174,38 +188,53 @@ fn arrivals(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
             _ => others.push(option),
         }
     }
-    let Load { target, connections, size, limit, warmup, timeout, gated, tls, http } =
+    let Load { target, connections, size, depth, limit, warmup, timeout, gated, tls, framing } =
         match load(others.into_iter())? {
             Command::Load(load) => load,
             other => return Ok(other),
         };
     let Limit::Time(length) = limit else { return Err("arrivals end by --seconds".to_owned()) };
-    if gated || tls || matches!(target, Target::Udp { .. }) {
-        return Err("arrivals are always gated, and neither by TLS nor by UDP".to_owned());
+    if gated || tls || depth > 1 || matches!(target, Target::Udp { .. }) {
+        return Err("arrivals are always gated, one at a time, and neither by TLS nor by UDP".to_owned());
     }
     if !(rate > 0.0 && f64::is_finite(rate)) {
         return Err("--rate must be above 0".to_owned());
     }
-    Ok(Command::Arrivals(Arrivals { target, connections, size, http, rate, length, warmup, timeout, seed }))
+    Ok(Command::Arrivals(Arrivals {
+        target,
+        connections,
+        size,
+        framing,
+        rate,
+        length,
+        warmup,
+        timeout,
+        seed,
+    }))
 }
 
-fn handshakes(args: impl Iterator<Item = String>) -> Result<Command, String> {
+fn calls(args: impl Iterator<Item = String>) -> Result<Command, String> {
     let mut resume = false;
     let others = args.filter(|option| {
         let found = option == "--resume";
         resume |= found;
         !found
     });
-    match load(others.collect::<Vec<_>>().into_iter())? {
-        Command::Load(Load { tls: true, .. } | Load { gated: true, .. } | Load { http: true, .. }) => {
-            Err("handshakes are always gated, by TLS, and without HTTP".to_owned())
-        }
-        Command::Load(Load { target: Target::Udp { .. }, .. }) => Err(NO_DATAGRAMS.to_owned()),
-        Command::Load(Load { target, connections, limit, warmup, timeout, .. }) => {
-            Ok(Command::Handshakes(Handshakes { target, connections, limit, warmup, timeout, resume }))
-        }
-        other => Ok(other),
+    let Load { target, connections, size, depth, limit, warmup, timeout, gated, tls, framing } =
+        match load(others.collect::<Vec<_>>().into_iter())? {
+            Command::Load(load) => load,
+            other => return Ok(other),
+        };
+    if matches!(target, Target::Udp { .. }) {
+        return Err(NO_DATAGRAMS.to_owned());
     }
+    if gated || depth > 1 || framing != Framing::Plain {
+        return Err("calls are always gated, and each has one message without a head".to_owned());
+    }
+    if resume && !tls {
+        return Err("--resume is for --tls".to_owned());
+    }
+    Ok(Command::Calls(Calls { target, connections, size, limit, warmup, timeout, tls, resume }))
 }
 
 fn serve(mut args: impl Iterator<Item = String>) -> Result<Command, String> {
@@ -251,12 +280,13 @@ mod tests {
             target: Target::Tcp { port: 80 },
             connections: 1,
             size: 1024,
+            depth: 1,
             limit: Limit::Time(Duration::from_secs(1)),
             warmup: Duration::from_millis(200),
             timeout: Duration::from_secs(60),
             gated: false,
             tls: false,
-            http: false,
+            framing: Framing::Plain,
         };
         assert_eq!(parsed("load --port 80"), Ok(Command::Load(expected)));
     }
@@ -264,18 +294,23 @@ mod tests {
     #[test]
     fn load_takes_every_option() {
         let line = "load --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6 --gated --tls --http";
-        let expected = Load {
+        let expected = |depth, tls, framing| Load {
             target: Target::Tcp { port: 1 },
             connections: 2,
             size: 3,
+            depth,
             limit: Limit::Requests(4),
             warmup: Duration::from_millis(500),
             timeout: Duration::from_secs(6),
             gated: true,
-            tls: true,
-            http: true,
+            tls,
+            framing,
         };
-        assert_eq!(parsed(line), Ok(Command::Load(expected)));
+        assert_eq!(parsed(line), Ok(Command::Load(expected(1, true, Framing::Http))));
+        let deep = line.replace("--tls --http", "--depth 5");
+        assert_eq!(parsed(&deep), Ok(Command::Load(expected(5, false, Framing::Plain))));
+        let framed = line.replace("--tls --http", "--websocket");
+        assert_eq!(parsed(&framed), Ok(Command::Load(expected(1, false, Framing::WebSocket))));
     }
 
     #[test]
@@ -284,7 +319,7 @@ mod tests {
             target: Target::Tcp { port: 1 },
             connections: 2,
             size: 3,
-            http: true,
+            framing: Framing::Http,
             rate: 4.5,
             length: Duration::from_secs(5),
             warmup: Duration::from_millis(500),
@@ -296,18 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_share_the_options_of_load() {
-        let expected = Handshakes {
+    fn calls_share_the_options_of_load() {
+        let expected = |tls, resume| Calls {
             target: Target::Tcp { port: 1 },
             connections: 2,
+            size: 3,
             limit: Limit::Requests(4),
             warmup: Duration::from_millis(500),
             timeout: Duration::from_secs(6),
-            resume: true,
+            tls,
+            resume,
         };
-        let line = "handshakes --resume --port 1 --connections 2 --requests 4 --warmup 0.5 --timeout 6";
-        assert_eq!(parsed(line), Ok(Command::Handshakes(expected)));
-        assert!(parsed("handshakes --port 1 --gated").is_err());
+        let line = "calls --port 1 --connections 2 --size 3 --requests 4 --warmup 0.5 --timeout 6";
+        assert_eq!(parsed(line), Ok(Command::Calls(expected(false, false))));
+        assert_eq!(parsed(&format!("{line} --tls")), Ok(Command::Calls(expected(true, false))));
+        assert_eq!(parsed(&format!("{line} --resume --tls")), Ok(Command::Calls(expected(true, true))));
     }
 
     #[test]
@@ -358,12 +396,19 @@ mod tests {
             ("load --port 1 --speed 9", "\"--speed\""),
             ("load --udp-port 1 --tls", "not for --udp-port"),
             ("load --udp-port 1 --http", "not for --udp-port"),
-            ("handshakes --port 1 --http", "without HTTP"),
+            ("load --udp-port 1 --depth 2", "not for --udp-port"),
+            ("load --port 1 --depth 0", "at least 1"),
+            ("load --port 1 --depth 2 --tls", "neither for TLS"),
+            ("load --port 1 --depth 2 --websocket", "neither for TLS"),
+            ("calls --port 1 --http", "without a head"),
+            ("calls --port 1 --gated", "always gated"),
+            ("calls --port 1 --resume", "for --tls"),
             ("arrivals --port 1", "--rate must be above 0"),
             ("arrivals --port 1 --rate inf", "--rate must be above 0"),
             ("arrivals --port 1 --rate 5 --requests 4", "--seconds"),
             ("arrivals --udp-port 1 --rate 5", "nor by UDP"),
-            ("handshakes --udp-port 1", "not for --udp-port"),
+            ("arrivals --port 1 --rate 5 --depth 2", "one at a time"),
+            ("calls --udp-port 1", "not for --udp-port"),
             ("serve --size 9", "\"--size\""),
             ("serve --libssl x", "together"),
             ("serve --chain x", "together"),

@@ -48,15 +48,15 @@ struct Client {
 impl Client {
     fn connect(options: &Arrivals, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let (size, http) = (options.size, options.http);
+        let (size, framing) = (options.size, options.framing);
         let connections =
-            client::connect(&options.target, options.connections, size, http, None, &epoll, deadline)?;
+            client::connect(&options.target, options.connections, size, framing, None, &epoll, deadline)?;
         Ok(Self {
             idle: (0..connections.len()).collect(),
             connections,
             epoll,
-            messages: client::messages(size, http),
-            scratch: client::scratch(size, http),
+            messages: framing.messages(size),
+            scratch: framing.scratch(size),
             deadline,
         })
     }
@@ -121,6 +121,7 @@ fn failed(key: usize, error: &io::Error) -> String {
 mod tests {
     use super::*;
     use crate::args::Target;
+    use crate::framing::Framing;
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
@@ -150,7 +151,7 @@ mod tests {
             target: slow_echo(connections, pause),
             connections,
             size: 64,
-            http: false,
+            framing: Framing::Plain,
             rate: 1.0,
             length: Duration::ZERO,
             warmup: Duration::ZERO,
@@ -190,7 +191,7 @@ mod tests {
             target: Target::Tcp { port: listener.local_addr().unwrap().port() },
             connections: 1,
             size: 64,
-            http: false,
+            framing: Framing::Plain,
             rate: 1.0,
             length: Duration::ZERO,
             warmup: Duration::ZERO,

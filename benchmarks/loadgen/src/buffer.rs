@@ -19,6 +19,20 @@ impl PageAligned {
         let start = storage.as_ptr().align_offset(PAGE);
         Self { storage, start, len }
     }
+
+    /// `len` pseudo-random bytes, always the same.
+    pub fn noise(len: usize) -> Self {
+        let mut block = Self::zeroed(len);
+        let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+        for byte in block.iter_mut() {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = state as u8;
+        }
+        block
+    }
 }
 
 impl Deref for PageAligned {
@@ -50,15 +64,7 @@ impl Messages {
     const STEP: usize = 64;
 
     pub fn new(size: usize) -> Self {
-        let mut block = PageAligned::zeroed(size + Self::WINDOWS * Self::STEP);
-        let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
-        for byte in block.iter_mut() {
-            // xorshift64
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state as u8;
-        }
+        let block = PageAligned::noise(size + Self::WINDOWS * Self::STEP);
         Self { block, size, requests: Vec::new() }
     }
 

@@ -4,8 +4,8 @@
 use crate::args::{Limit, Load, Target};
 use crate::buffer::{Messages, PageAligned};
 use crate::epoll::{self, Epoll, Event, Interest};
+use crate::framing::{AnswerHead, Framing};
 use crate::histogram::Histogram;
-use crate::http::{self, AnswerHead};
 use crate::report::{self, Phase};
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
@@ -36,21 +36,11 @@ pub struct Connection {
     number: usize,
     sent: usize,
     received: usize,
-    /// For HTTP: the head of the answer.
+    /// The head of the answer, if answers have one.
     head: Option<AnswerHead>,
     /// When the message under way was sent, or, in the open loop, should have been sent.
     pub started: Instant,
     alive: bool,
-}
-
-/// What is sent: the messages alone, or as the bodies of HTTP requests.
-pub fn messages(size: usize, http: bool) -> Messages {
-    if http { Messages::with_head(size, &http::request_head(size)) } else { Messages::new(size) }
-}
-
-/// The buffer for what is received: a message, and for HTTP also the head before it.
-pub fn scratch(size: usize, http: bool) -> PageAligned {
-    PageAligned::zeroed(if http { size + http::LONGEST_HEAD } else { size })
 }
 
 /// Makes `count` connections. The events of each carry its index in the result. No message is under way.
@@ -58,7 +48,7 @@ pub fn connect(
     target: &Target,
     count: usize,
     size: usize,
-    http: bool,
+    framing: Framing,
     tls: Option<&Arc<ClientConfig>>,
     epoll: &Epoll,
     deadline: Instant,
@@ -66,10 +56,11 @@ pub fn connect(
     let mut connections = Vec::with_capacity(count);
     for key in 0..count {
         let wire = Wire::connect(target, deadline)?;
-        let stream = match tls {
+        let mut stream = match tls {
             Some(config) => Stream::shaken(wire, config, deadline)?,
             None => Stream::Plain(wire),
         };
+        framing.open(&mut stream, deadline)?;
         epoll.add(&stream, key, Interest::EdgeBoth)?;
         let started = Instant::now();
         // The state after a message has been answered.
@@ -78,7 +69,7 @@ pub fn connect(
             number: key,
             sent: size,
             received: size,
-            head: http.then(AnswerHead::default),
+            head: framing.head(size),
             started,
             alive: true,
         });
@@ -98,10 +89,10 @@ impl Client {
     fn connect(load: &Load, deadline: Instant) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let tls = load.tls.then(|| stream::config(false));
-        let (size, http) = (load.size, load.http);
+        let (size, framing) = (load.size, load.framing);
         let connections =
-            connect(&load.target, load.connections, size, http, tls.as_ref(), &epoll, deadline)?;
-        let (messages, scratch) = (messages(size, http), scratch(size, http));
+            connect(&load.target, load.connections, size, framing, tls.as_ref(), &epoll, deadline)?;
+        let (messages, scratch) = (framing.messages(size), framing.scratch(size));
         Ok(Self { connections, epoll, messages, scratch, deadline })
     }
 
@@ -199,7 +190,7 @@ impl Connection {
         let message = messages.get(self.number);
         loop {
             let left = message.len() - self.received;
-            // Of an answer by HTTP nobody knows where its head will end.
+            // If the answer has a head, nobody knows where it will end.
             let wanted = if self.head.is_some() { scratch.len() } else { left };
             let count = match self.stream.read(&mut scratch[..wanted]) {
                 Ok(0) => {

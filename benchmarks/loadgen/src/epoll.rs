@@ -1,5 +1,5 @@
-//! The system calls that std does not have: epoll, and how much CPU time and memory this process uses. Only this file
-//! and `openssl.rs` have unsafe code.
+//! The system calls that std does not have: epoll, an option of sockets, and how much CPU time and memory this process
+//! uses. Only this file and `openssl.rs` have unsafe code.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -75,6 +75,17 @@ impl Epoll {
         let closed = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
         Event { key: event.u64 as usize, closed: event.events & closed != 0 }
     }
+}
+
+/// Has a TCP connection end by a reset when it is closed (SO_LINGER with a time of 0).
+pub fn reset_when_closed(source: &impl AsFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of::<libc::linger>() as libc::socklen_t;
+    let (fd, value) = (source.as_fd().as_raw_fd(), (&raw const linger).cast());
+    // SAFETY: the descriptor is open for the length of the call. `value` is a live local with this size, and the kernel
+    // only reads it.
+    checked(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, value, size) })?;
+    Ok(())
 }
 
 /// User and system CPU time that this process has used.

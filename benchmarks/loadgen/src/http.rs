@@ -35,34 +35,49 @@ impl AnswerHead {
         }
         let before = self.bytes.len();
         self.bytes.extend_from_slice(received);
-        let Some(end) = self.bytes.windows(END_OF_HEAD.len()).position(|four| four == END_OF_HEAD) else {
-            return if self.bytes.len() > LONGEST_HEAD { Err(wrong("has no end")) } else { Ok(&[]) };
-        };
+        let Some(end) = end_of_head(&self.bytes)? else { return Ok(&[]) };
         self.complete = true;
         check(&self.bytes[..end], size)?;
         // The last byte of the head is in `received`: otherwise the head would have been complete before.
-        Ok(&received[end + END_OF_HEAD.len() - before..])
+        Ok(&received[end - before..])
     }
 }
 
 fn check(head: &[u8], size: usize) -> io::Result<()> {
-    let text = std::str::from_utf8(head).map_err(|_| wrong("is not text"))?;
-    let mut lines = text.split("\r\n");
-    let status = lines.next().unwrap_or_default();
+    let head = text(head)?;
+    let status = head.split("\r\n").next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 200 ") {
         return Err(wrong(&format!("begins with {status:?}")));
     }
-    let length = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .map(|(_, value)| value.trim());
-    match length {
+    match header(head, "Content-Length") {
         Some(length) if length.parse() == Ok(size) => Ok(()),
         other => Err(wrong(&format!("has the length {other:?}, not {size}"))),
     }
 }
 
-fn wrong(what: &str) -> io::Error {
+/// Where the head ends at the beginning of `bytes`, with the empty line behind it. None if more of it has to come.
+pub fn end_of_head(bytes: &[u8]) -> io::Result<Option<usize>> {
+    match bytes.windows(END_OF_HEAD.len()).position(|four| four == END_OF_HEAD) {
+        None if bytes.len() > LONGEST_HEAD => Err(wrong("has no end")),
+        start => Ok(start.map(|start| start + END_OF_HEAD.len())),
+    }
+}
+
+/// A head as text.
+pub fn text(head: &[u8]) -> io::Result<&str> {
+    std::str::from_utf8(head).map_err(|_| wrong("is not text"))
+}
+
+/// The value of the first header with this name.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let headers = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    headers
+        .map(|(key, value)| (key, value.trim()))
+        .find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))
+}
+
+/// The error of an answer whose head is wrong.
+pub fn wrong(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the head of the answer {what}"))
 }
 

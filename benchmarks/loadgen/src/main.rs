@@ -2,10 +2,10 @@
 //!
 //! This file chooses the mode and turns its result into output and an exit code. It has no sockets and no numbers.
 //! The modes:
-//! - `load` ([`client`]): a closed loop against an echo server, by HTTP if that is asked for. Each connection sends its next request when it has the
-//!   answer to the last one.
+//! - `load` ([`client`]): a closed loop against an echo server. Each connection sends its next request when it has the
+//!   answer to the last one. Or each has several under way ([`pipeline`]).
 //! - `arrivals` ([`arrivals`]): an open loop against an echo server. Requests are sent at times that are fixed before.
-//! - `handshakes` ([`handshakes`]): one TLS connection after the other.
+//! - `calls` ([`calls`]): one connection after the other, each for one request, with or without TLS.
 //! - `serve` ([`server`]): the bare server, with or without TLS, that the loops' CPU time is compared with.
 //!
 //! Linux only.
@@ -15,17 +15,20 @@
 mod args;
 mod arrivals;
 mod buffer;
+mod calls;
 mod client;
 mod control;
 mod epoll;
-mod handshakes;
+mod framing;
 mod histogram;
 mod http;
 mod openssl;
+mod pipeline;
 mod report;
 mod schedule;
 mod server;
 mod stream;
+mod websocket;
 mod wire;
 
 use args::Command;
@@ -37,9 +40,10 @@ fn main() -> ExitCode {
             println!("{}", args::USAGE);
             return ExitCode::SUCCESS;
         }
+        Ok(Command::Load(load)) if load.depth > 1 => pipeline::run(&load),
         Ok(Command::Load(load)) => client::run(&load),
         Ok(Command::Arrivals(options)) => arrivals::run(&options),
-        Ok(Command::Handshakes(options)) => handshakes::run(&options),
+        Ok(Command::Calls(options)) => calls::run(&options),
         Ok(Command::Serve { port, tls }) => server::run(port, tls.as_ref()).map(|()| true),
         Err(message) => {
             eprintln!("rloop-loadgen: {message}\n{}", args::USAGE);

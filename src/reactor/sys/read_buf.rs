@@ -27,6 +27,17 @@ impl<'a> ReadBuf<'a> {
         &mut self.memory[self.filled..]
     }
 
+    /// Fills in a copy of `data`. Panics if there is not that much room.
+    pub fn put(&mut self, data: &[u8]) {
+        let room = &mut self.unfilled()[..data.len()];
+        // SAFETY: `room` has as many bytes as `data`, and is borrowed for writing, so that `data` is elsewhere. They are
+        // initialised then.
+        unsafe {
+            std::ptr::copy_nonoverlapping(data.as_ptr(), room.as_mut_ptr().cast(), data.len());
+            self.advance(data.len());
+        }
+    }
+
     /// Counts the next `count` bytes as filled.
     ///
     /// # Safety
@@ -54,6 +65,9 @@ mod tests {
             unsafe { buffer.advance(part.len()) };
         }
         assert_eq!(buffer.filled(), b"abcd");
-        assert_eq!(buffer.unfilled().len(), 4);
+        buffer.put(b"efg");
+        buffer.put(b"");
+        assert_eq!(buffer.filled(), b"abcdefg");
+        assert_eq!(buffer.unfilled().len(), 1);
     }
 }

@@ -24,6 +24,7 @@ use crate::transports::class::transport_class;
 use crate::transports::protocol;
 use crate::transports::receiving::{self, ReadSize};
 use crate::transports::shell::{self, Parts, Shell, Side};
+use crate::transports::stream_reader::Reader;
 use crate::transports::transport::Transport;
 use crate::transports::write_queue::WriteQueue;
 
@@ -159,7 +160,8 @@ impl ReadPipeTransport {
         let (py, this) = (slf.py(), slf.get());
         let read =
             |buffer: &mut ReadBuf<'_>| this.state.with(py, |state| sys::read(state.file.open_fd()?, buffer));
-        match receiving::receive(&this.core, py, size, read) {
+        let reader = Reader::of(this.core.names, protocol);
+        match receiving::receive(&this.core, py, size, reader.as_ref(), read) {
             // There was no memory to read into, so nothing was read.
             Err(error) => Self::read_more(slf).and(Err(error)),
             Ok(Ok((_, 0))) => Self::read_end(slf, protocol),
@@ -171,7 +173,8 @@ impl ReadPipeTransport {
                         state.side.capacity.grow(state.file.open_fd());
                     }
                 });
-                let told = protocol::data_received(this.core.names, protocol, data.as_any());
+                let data = data.as_ref().map(Bound::as_any);
+                let told = protocol::received(this.core.names, protocol, reader, data);
                 let more = Self::read_more(slf);
                 // Like an exception of any callback, it is reported, and reading goes on.
                 told.or_else(|failure| Self::reporter(slf).callback_failed(CALLBACK, failure.error)).and(more)

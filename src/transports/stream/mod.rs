@@ -5,14 +5,18 @@
 //!
 //! Here are the class, what it has beside the shell (`shell.rs`), and how one is made, with the options of its socket.
 //! `class.rs` is Python's view of it, `reading.rs` and `writing.rs` have the bytes, `by_methods.rs` sockets that are
-//! served by methods of their own, `sendfile.rs` and `info.rs` what their names say.
+//! served by methods of their own, `connections.rs` how many a server has, `sendfile.rs` and `info.rs` what their names
+//! say.
 
 mod by_methods;
 mod class;
+mod connections;
 mod info;
 mod reading;
 mod sendfile;
 mod writing;
+
+use std::sync::Arc;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -28,12 +32,13 @@ use super::shell::{self, Parts, Shell, Side};
 use super::socket::{File, SocketKind};
 use super::transport::Transport;
 use super::write_queue::WriteQueue;
-use crate::core::Kind;
+use crate::core::{Kind, LoopCore};
 use crate::py::bytes::Chunk;
 use crate::py::made::Made;
 use crate::py::new::intern;
 use crate::reactor::metrics::Figure;
 use crate::reactor::sys::{self, KeptAddress, ShortRead, SocketAddress};
+pub use connections::Connections;
 use writing::After;
 
 /// A connected stream socket and its protocol.
@@ -64,6 +69,7 @@ pub struct Stream {
     /// Completed once the queue is empty and the kernel takes more.
     sent_waiter: Option<Py<PyAny>>,
     read_size: ReadSize,
+    /// The server that counts the connection.
     server: Option<Py<PyAny>>,
     sockname: Option<KeptAddress>,
     peername: Option<KeptAddress>,
@@ -97,14 +103,9 @@ impl Side for Stream {
 impl Stream {
     /// `kind` is what Python says of the socket. The family may be a guess there, for an inherited fd for instance, so
     /// the kernel's is taken.
-    fn new(
-        file: &File,
-        kind: SocketKind,
-        peername: Option<SocketAddress>,
-        server: Option<Py<PyAny>>,
-    ) -> Self {
+    fn new(file: &File, kind: SocketKind, peername: Option<SocketAddress>) -> Self {
         let peername = peername.as_ref().map(KeptAddress::from);
-        let mut stream = Self { write_watched: true, server, peername, ..Self::default() };
+        let mut stream = Self { write_watched: true, peername, ..Self::default() };
         stream.look_at_socket(file, kind);
         stream
     }
@@ -161,11 +162,12 @@ impl Transport for StreamTransport {
     fn release(&self, py: Python<'_>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
         let (file, server) = self.state.with(py, |state| {
             state.side.above = None;
-            (state.file.take(py), state.side.server.take())
+            (state.file.take(py), state.side.server.as_ref().map(|server| server.clone_ref(py)))
         });
         self.core.figures.subtract(Figure::ConnectionsOpen, 1);
         let closed = file.close(py);
         let detached = server.map_or(Ok(()), |server| self.detach(server.bind(py), transport));
+        drop(self.state.with(py, |state| state.side.server.take()));
         closed.and(detached)
     }
 
@@ -223,8 +225,7 @@ impl StreamTransport {
         server: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
         let py = parts.event_loop.py();
-        let side =
-            Stream::new(&socket, kind, peername, server.as_ref().map(|server| server.clone().unbind()));
+        let side = Stream::new(&socket, kind, peername);
         let outbox = Outbox::new(WriteQueue::default(), Flow::default(), 1);
         let transport = Bound::new(py, Self(Made::new(Shell::new(&parts, socket, outbox, side)?)))?;
         let this = transport.get();
@@ -261,24 +262,66 @@ impl StreamTransport {
     fn attach(&self, transport: &Bound<'_, Self>, server: &Bound<'_, PyAny>) -> PyResult<()> {
         let names = self.core.names;
         if names.server_counts_transports {
-            server.call_method1(&names._attach, (transport,)).map(drop)
+            server.call_method1(&names._attach, (transport,))?;
         } else {
-            server.call_method0(&names._attach).map(drop)
+            server.call_method0(&names._attach)?;
         }
+        // If the server counts by `Connections`, these have done that.
+        self.join_server(server);
+        Ok(())
     }
 
     /// The server need not wait for the connection any more. `transport`: none when it is being deallocated.
     fn detach(&self, server: &Bound<'_, PyAny>, transport: Option<&Bound<'_, Self>>) -> PyResult<()> {
-        let names = self.core.names;
+        let (py, names) = (server.py(), self.core.names);
         match (names.server_counts_transports, transport) {
             (true, Some(transport)) => server.call_method1(&names._detach, (transport,)).map(drop),
-            // Since 3.13 the server holds its transports weakly, and has lost this one already.
-            (true, None) => Ok(()),
-            // A server that is garbage as well may have been taken apart before: then there is nothing left to count.
-            (false, None) if !server.hasattr(intern!(server.py(), "_active_count")?).unwrap_or(false) => {
-                Ok(())
-            }
+            // Nobody can get this one any more, so that it cannot be an argument. A server that is garbage as well may
+            // have been taken apart before: then there is nothing left to count.
+            (true, None) => self.detach_silently(server).or(Ok(())),
+            (false, None) if !server.hasattr(intern!(py, "_active_count")?).unwrap_or(false) => Ok(()),
             (false, _) => server.call_method0(&names._detach).map(drop),
         }
+    }
+
+    /// What `Server._detach` of CPython 3.13 does, of a transport that is being deallocated.
+    fn detach_silently(&self, server: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = server.py();
+        let clients = server.getattr(&self.core.names._clients)?;
+        if let Ok(connections) = clients.cast::<Connections>() {
+            connections.get().remove(py, self);
+        }
+        let is_last = server.getattr(intern!(py, "_sockets")?)?.is_none() && clients.is_empty()?;
+        // None: it was woken before.
+        if is_last && !server.getattr(intern!(py, "_waiters")?)?.is_none() {
+            server.call_method0(intern!(py, "_wakeup")?)?;
+        }
+        Ok(())
+    }
+
+    /// True if the transport is one of this loop.
+    pub fn is_of(&self, core: &Arc<LoopCore>) -> bool {
+        self.made().is_some_and(|shell| Arc::ptr_eq(&shell.core, core))
+    }
+
+    /// Notes the server that counts the connection. False if one does so already.
+    pub fn join_server(&self, server: &Bound<'_, PyAny>) -> bool {
+        self.state.with(server.py(), |state| {
+            let joins = state.side.server.is_none();
+            if joins {
+                state.side.server = Some(server.clone().unbind());
+            }
+            joins
+        })
+    }
+
+    /// Notes that this server does not count the connection any more. False if it did not.
+    pub fn leave_server(&self, server: &Bound<'_, PyAny>) -> bool {
+        self.state.with(server.py(), |state| state.side.server.take_if(|own| own.is(server))).is_some()
+    }
+
+    /// True if this server counts the connection.
+    pub fn is_at_server(&self, server: &Bound<'_, PyAny>) -> bool {
+        self.state.with(server.py(), |state| state.side.server.as_ref().is_some_and(|own| own.is(server)))
     }
 }

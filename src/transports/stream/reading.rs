@@ -18,6 +18,7 @@ use crate::reactor::token::Token;
 use crate::transports::above::{LayerKind, Received};
 use crate::transports::protocol::{self, Failure};
 use crate::transports::receiving;
+use crate::transports::stream_reader::Reader;
 use crate::transports::transport::Transport;
 
 /// Why a connection ends that cannot be read.
@@ -118,12 +119,17 @@ impl StreamTransport {
         })
     }
 
-    /// For a usual protocol: the bytes are given to it in a new object.
+    /// For a usual protocol: the bytes are given to it in a new object, or to its reader.
     fn read_bytes(slf: &Bound<'_, Self>, reading: &Reading<'_>) -> Result<(), Failure> {
-        let (py, this) = (slf.py(), slf.get());
-        match receiving::receive(&this.core, py, reading.size, |buffer| this.receive(py, buffer))? {
+        let (py, this, names) = (slf.py(), slf.get(), slf.get().core.names);
+        let reader = Reader::of(names, &reading.protocol);
+        let receive = |buffer: &mut ReadBuf<'_>| this.receive(py, buffer);
+        match receiving::receive(&this.core, py, reading.size, reader.as_ref(), receive)? {
             Ok((_, 0)) => Self::read_end(slf, reading),
-            Ok((data, _)) => protocol::data_received(this.core.names, &reading.protocol, data.as_any()),
+            Ok((data, _)) => {
+                let data = data.as_ref().map(Bound::as_any);
+                protocol::received(names, &reading.protocol, reader, data)
+            }
             Err(error) => read_failed(&error),
         }
     }

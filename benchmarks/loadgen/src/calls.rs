@@ -1,8 +1,9 @@
-//! TLS handshakes: connect, shake hands, have one byte echoed, close; then again. So many of these calls run at a time.
-//! The echoed byte shows that the server has finished the handshake, too. With it come the tickets by which TLS 1.3
-//! resumes a session.
+//! Calls: connect, have one message echoed, close; then again. So many of them are under way at a time. With TLS, the
+//! echo shows that the server has finished the handshake, too, and with it come the tickets by which TLS 1.3 resumes a
+//! session.
 
-use crate::args::{Handshakes, Limit};
+use crate::args::{Calls, Limit};
+use crate::buffer::{Messages, PageAligned};
 use crate::client::{Quota, Report};
 use crate::epoll::{self, Epoll, Interest};
 use crate::report::{self, Phase};
@@ -13,15 +14,15 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;
 
-const GREETING: &[u8] = b"x";
-
-/// Warms up, measures, prints the result; true if every handshake was right.
-pub fn run(options: &Handshakes) -> io::Result<bool> {
+/// Warms up, measures, prints the result; true if every call was right.
+pub fn run(options: &Calls) -> io::Result<bool> {
     let deadline = Instant::now() + options.timeout;
     let mut caller = Caller {
         options,
-        config: stream::config(options.resume),
+        config: options.tls.then(|| stream::config(options.resume)),
         epoll: Epoll::new()?,
+        messages: Messages::new(options.size),
+        scratch: PageAligned::zeroed(options.size),
         calls: Vec::new(),
         deadline,
         resumed: 0,
@@ -37,13 +38,18 @@ pub fn run(options: &Handshakes) -> io::Result<bool> {
 struct Call {
     stream: Stream,
     started: Instant,
-    greeted: bool,
+    sent: usize,
+    received: usize,
 }
 
 struct Caller<'a> {
-    options: &'a Handshakes,
-    config: Arc<ClientConfig>,
+    options: &'a Calls,
+    /// None: without TLS.
+    config: Option<Arc<ClientConfig>>,
     epoll: Epoll,
+    /// Each place in `calls` has a message of its own.
+    messages: Messages,
+    scratch: PageAligned,
     /// The index of a call is the key of its events. When a call is over, the next one takes its place.
     calls: Vec<Option<Call>>,
     deadline: Instant,
@@ -85,15 +91,22 @@ impl Caller<'_> {
     fn call(&self, key: usize) -> io::Result<Call> {
         let started = Instant::now();
         let wire = Wire::connect(&self.options.target, self.deadline)?;
-        let mut stream = Stream::tls(wire, &self.config)?;
+        let mut stream = match &self.config {
+            Some(config) => Stream::tls(wire, config)?,
+            None => {
+                // Otherwise the number of each port would stay in use for a minute (TIME_WAIT).
+                epoll::reset_when_closed(&wire)?;
+                Stream::Plain(wire)
+            }
+        };
         stream.flush()?;
         self.epoll.add(&stream, key, Interest::EdgeBoth)?;
-        Ok(Call { stream, started, greeted: false })
+        Ok(Call { stream, started, sent: 0, received: 0 })
     }
 
     fn advance(&mut self, key: usize, quota: &mut Quota, report: &mut Report) -> io::Result<()> {
         let Some(call) = &mut self.calls[key] else { return Ok(()) };
-        match call.advance() {
+        match call.advance(self.messages.get(key), &mut self.scratch) {
             Ok(false) => return Ok(()),
             Ok(true) => {
                 report.responses.record(call.started.elapsed().as_nanos() as u64);
@@ -110,22 +123,23 @@ impl Caller<'_> {
 }
 
 impl Call {
-    /// Goes on with the call. True once the byte has come back and TLS's closing message is sent.
-    fn advance(&mut self) -> io::Result<bool> {
+    /// Goes on with the call. True once the message has come back, and TLS's closing message is sent.
+    fn advance(&mut self, message: &[u8], scratch: &mut [u8]) -> io::Result<bool> {
         if !self.stream.shake()? {
             return Ok(false);
         }
-        if !self.greeted {
-            self.greeted = true;
-            self.stream.send(GREETING)?;
+        if self.sent < message.len() {
+            self.sent += self.stream.send(&message[self.sent..])?;
         }
-        let mut byte = [0; 8];
-        match self.stream.read(&mut byte) {
-            Ok(count) if &byte[..count] == GREETING => {}
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong")),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
+        while self.received < message.len() {
+            let left = &message[self.received..];
+            match self.stream.read(&mut scratch[..left.len()]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) if scratch[..count] == left[..count] => self.received += count,
+                Ok(_) => return Err(io::Error::new(ErrorKind::InvalidData, "the echo is wrong")),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
         }
         self.stream.finish()?;
         Ok(true)
