@@ -175,11 +175,16 @@ def table(run: Run, title: str, rows: list[Row], names: list[str], last: tuple[s
     lines = [f"| {' | '.join([title, *names, *last])} |", f"|{'---|' * (1 + len(names) + len(last))}"]
     for row in rows:
         figures = [run.microseconds(row, name) for name in names]
-        cells = ["-" if figure is None else f"{figure:.3g}" if figure < 1000 else f"{figure:.0f}" for figure in figures]
+        cells = ["-" if figure is None else shown(figure) for figure in figures]
         ratio = run.to_best(row)
         ends = {RATIO: "-" if ratio is None else f"{ratio:.2f}", "section": row.section}
         lines.append(f"| {' | '.join([row.title, *cells, *(ends[name] for name in last)])} |")
     return "\n".join(lines)
+
+
+def shown(figure: float) -> str:
+    """Three digits, or all that are before the point."""
+    return f"{figure:.3g}" if abs(figure) < 1000 else f"{figure:.0f}"
 
 
 def where_behind(run: Run, rows: list[Row]) -> str:

@@ -61,9 +61,12 @@ class BufferedSink(asyncio.BufferedProtocol):
     """As `Sink`, but receives into a buffer of its own."""
 
     def __init__(self, expected):
-        self.left = expected
-        self.received = asyncio.get_running_loop().create_future()
+        self.expect(expected)
         self.buffer = memoryview(mmap.mmap(-1, BUFFER))
+
+    def expect(self, count):
+        self.left = count
+        self.received = asyncio.get_running_loop().create_future()
 
     def get_buffer(self, sizehint):
         return self.buffer
@@ -142,11 +145,12 @@ def file_to_send():
 
 
 async def sendfile(loop, files, size):
-    """One operation is a file of `size` bytes."""
-    async with tcp(loop, BufferedSink, files * size) as (source, sink):
+    """One operation is a file of `size` bytes, as an answer: the next one is sent when it has come."""
+    async with tcp(loop, BufferedSink, size) as (source, sink):
         for _ in range(files):
             await loop.sendfile(source.transport, file_to_send(), 0, size)
-        await sink.received
+            await sink.received
+            sink.expect(size)
 
 
 class Lost(asyncio.Protocol):

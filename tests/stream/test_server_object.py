@@ -324,6 +324,8 @@ async def test_client_of_another_kind():
             # More than once is as good as once.
             server._attach(transport)
             server._attach(protocol.transport)
+        assert len(server._clients) == 2
+        assert set(server._clients) == set(server._clients.copy()) == {transport, protocol.transport}
         server.close()
         server.close_clients()
         assert transport.closed == 1
