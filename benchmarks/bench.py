@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import arrivals
 import bars
@@ -107,7 +107,7 @@ def by_figure(everything: report.Samples, figures: list[str]) -> report.Samples:
     return samples
 
 
-def chosen(options, section: str, default: list, quick: list, full: list) -> list:
+def chosen(options, section: str, default: Sequence, quick: Sequence, full: Sequence) -> Sequence:
     """Which of a section's figures are measured."""
     if options.published:
         rows = {row.row for row in published.ROWS if row.section == section}

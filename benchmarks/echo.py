@@ -8,6 +8,7 @@ import os
 import pathlib
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import web
@@ -108,7 +109,7 @@ UNIX = [
 UDP = [Config("udp", *row) for row in ((64, 32), (1024, 1), (1024, 32), (1024, 64), (8 * 1024, 8))]
 SOCK = [*(Config("sock", size, 32) for size in SIZES[:3]), Config("sock", 1024, 1)]
 HTTP = [Config(kind, 1024, 32) for kind in web.SERVERS]
-SECTIONS = {
+SECTIONS: dict[str, tuple[Sequence[Config | Calls], Sequence[Config | Calls], Sequence[Config | Calls]]] = {
     "tcp": (TCP, TCP_QUICK, TCP_FULL),
     "unix": (UNIX, [Config("unix", 1024, 32)], UNIX),
     "udp": (UDP, [Config("udp", 1024, 32), Config("udp", 1024, 64)], UDP),

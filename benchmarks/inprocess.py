@@ -165,7 +165,8 @@ async def wait_for(loop, operations):
 
 async def queue_ping_pong(loop, operations):
     """Two tasks wake each other."""
-    there, back = asyncio.Queue(), asyncio.Queue()
+    there: asyncio.Queue[int] = asyncio.Queue()
+    back: asyncio.Queue[int] = asyncio.Queue()
 
     async def answer():
         for _ in range(operations):
@@ -173,7 +174,7 @@ async def queue_ping_pong(loop, operations):
 
     answering = loop.create_task(answer())
     for _ in range(operations):
-        there.put_nowait(None)
+        there.put_nowait(0)
         await back.get()
     await answering
 

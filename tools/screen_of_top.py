@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def look() -> None:
-    from rich import console
+    from rich.console import Console
 
     from rloop._published import all_published
     from rloop._top_screen import View, picture
@@ -92,11 +92,11 @@ def look() -> None:
     for _ in range(TIMES):
         view.renew()
         time.sleep(INTERVAL)
-    screen = console.Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    screen = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     screen.print(picture(view))
+    svg = screen.export_svg(title="python -m rloop top", unique_id="top")
     # Without rich's own fonts, which a reader's browser would fetch from elsewhere.
-    form = re.sub(r"@font-face \{\{.*?\}\}|<!--.*?-->", "", console.CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    PICTURE.write_text(screen.export_svg(title="python -m rloop top", code_format=form, unique_id="top"))
+    PICTURE.write_text(re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", svg, flags=re.DOTALL))
     print("written:", PICTURE)
 
 

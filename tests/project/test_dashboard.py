@@ -20,7 +20,7 @@ import pytest
 from support.http import get
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROMETHEUS = shutil.which("prometheus")
+PROMETHEUS = shutil.which("prometheus") or ""
 # Seconds that Prometheus may take to start, and to read the figures often enough for a rate.
 PATIENCE = 40
 # A server whose figures can be read at /metrics, and which makes some for each reading.
@@ -70,7 +70,8 @@ class Prometheus:
         """The series that answer a query."""
         answer = json.loads(get(self.port, f"/api/v1/query?{urllib.parse.urlencode({'query': query})}"))
         assert answer["status"] == "success", answer
-        return answer["data"]["result"]
+        series: list[dict] = answer["data"]["result"]
+        return series
 
     def wait_for(self, query: str) -> list[dict]:
         """The same, once there is one."""
@@ -109,7 +110,7 @@ def prometheus(tmp_path):
         server.communicate()
 
 
-@pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus")
+@pytest.mark.skipif(not PROMETHEUS, reason="needs Prometheus")
 @pytest.mark.time_limit(4 * PATIENCE)
 def test_each_query_of_the_dashboard_is_answered(prometheus):
     dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text(encoding="utf-8"))
@@ -127,7 +128,7 @@ def test_each_query_of_the_dashboard_is_answered(prometheus):
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= series["metric"].keys(), query
 
 
-@pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus")
+@pytest.mark.skipif(not PROMETHEUS, reason="needs Prometheus")
 @pytest.mark.time_limit(4 * PATIENCE)
 def test_each_variable_of_the_dashboard_has_values(prometheus):
     prometheus.wait_for("rloop_turns_total")

@@ -180,7 +180,7 @@ FED = {
     "data_received": asyncio.StreamReaderProtocol.data_received,
     "_stream_reader": vars(asyncio.StreamReaderProtocol)["_stream_reader"].fget,
     "feed_data": asyncio.StreamReader.feed_data,
-    "_wakeup_waiter": asyncio.StreamReader._wakeup_waiter,
+    "_wakeup_waiter": vars(asyncio.StreamReader)["_wakeup_waiter"],
 }
 
 
