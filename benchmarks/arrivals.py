@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import echo
 import echo_server
 import probes
-import web
 from child import Child
 
 # The shares of one core at which the loops are compared.
@@ -83,9 +82,8 @@ class Load:
         with self.start(loop, pin) as server:
             options = echo.address_of(server.read()) | {"--connections": CONNECTIONS, "--size": SIZE}
             options |= {"--rate": rate, "--seed": seed, "--seconds": seconds, "--warmup": WARMUP_SECONDS}
-            words = [str(word) for option in options.items() for word in option]
-            framing = [] if self.server == "protocol" else [web.LOAD[self.server]]
-            with Child([loadgen, "arrivals", *words, *framing], cpu=1 if pin else None) as load:
+            command = [loadgen, "arrivals", *echo.words(options), *echo.framing(self.server)]
+            with Child(command, cpu=1 if pin else None) as load:
                 figures = echo.loaded(server, load, seconds)
         return figures | {"busy": figures["cpu_us"] * figures["requests_per_second"] * 1e-6}
 

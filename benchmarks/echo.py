@@ -140,22 +140,31 @@ def address_of(greeting: dict) -> dict[str, object]:
     return {f"--{what.replace('_', '-')}": where for what, where in greeting.items()}
 
 
+def words(options: dict[str, object]) -> list[str]:
+    """Options as words of a command line."""
+    return [str(word) for option in options.items() for word in option]
+
+
+def framing(kind: str) -> list[str]:
+    """The load generator's option for how messages are sent to a server of this kind."""
+    return [web.LOAD[kind]] if kind in web.LOAD else []
+
+
 def load_command(loadgen: str, greeting: dict, config: Config, *limit: object) -> list[str]:
     """The command of the load generator. `greeting`: the first line that the server has printed."""
-    options = address_of(greeting) | {"--connections": config.connections, "--size": config.size}
-    options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
-    options |= {"--depth": config.depth}
-    words = [str(word) for option in options.items() for word in option]
-    framing = [web.LOAD[config.kind]] if config.kind in web.LOAD else []
-    return [loadgen, "load", "--gated", *words, *framing, *map(str, limit)]
+    load = _load(greeting, config.size, config.connections) | {"--depth": config.depth}
+    return [loadgen, "load", "--gated", *words(load), *framing(config.kind), *map(str, limit)]
 
 
 def calls_command(loadgen: str, greeting: dict, size: int, connections: int, *more: object) -> list[str]:
     """The command of the load generator that makes a connection for each message."""
+    return [loadgen, "calls", *words(_load(greeting, size, connections)), *map(str, more)]
+
+
+def _load(greeting: dict, size: int, connections: int) -> dict[str, object]:
+    """The options that both have."""
     options = address_of(greeting) | {"--connections": connections, "--size": size}
-    options |= {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
-    words = [str(word) for option in options.items() for word in option]
-    return [loadgen, "calls", *words, *map(str, more)]
+    return options | {"--warmup": WARMUP_SECONDS, "--timeout": START_SECONDS}
 
 
 def checked(result: dict) -> dict:

@@ -269,7 +269,8 @@ fn run_entries(event_loop: &Bound<'_, PyAny>, core: &LoopCore, left: &mut usize)
     Ok(())
 }
 
-/// Tells those who watch the loop that this entry runs, and returns true. False if that takes more than a note.
+/// Notes for those who watch the loop that this handle runs. False if nothing was noted: in debug mode, and for an entry
+/// that is not a handle, [`run_entry_observed`] does that.
 #[inline(always)]
 fn is_noted(core: &LoopCore, entry: &Entry) -> bool {
     match entry {

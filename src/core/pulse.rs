@@ -113,8 +113,8 @@ impl LoopCore {
     /// The handle or transport whose callback runs, if somebody watches.
     pub fn running<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         let running = self.pulse.running.load(Relaxed) as *mut ffi::PyObject;
-        // SAFETY: null or the address of an object. It is set and cleared with the GIL held, and the object lives for all
-        // the time in between: `runs` borrows it, and who calls `note_running` keeps it. The GIL is held here, too.
+        // SAFETY: null or the address of an object. It is set and cleared with the GIL held. In between the object is
+        // alive: `runs` borrows it, and the caller of `note_running` holds a reference. The GIL is held here, too.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, running) }
     }
 

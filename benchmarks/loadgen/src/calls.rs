@@ -6,7 +6,7 @@ use crate::args::{Calls, Limit};
 use crate::buffer::{Messages, PageAligned};
 use crate::client::{Quota, Report};
 use crate::epoll::{self, Epoll, Interest};
-use crate::report::{self, Phase};
+use crate::report;
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
@@ -27,12 +27,7 @@ pub fn run(options: &Calls) -> io::Result<bool> {
         deadline,
         resumed: 0,
     };
-    report::run(true, deadline, |phase| {
-        caller.phase(match phase {
-            Phase::WarmUp => Limit::Time(options.warmup),
-            Phase::Measured => options.limit,
-        })
-    })
+    report::run(true, deadline, |phase| caller.phase(phase.limit(options.warmup, options.limit)))
 }
 
 struct Call {

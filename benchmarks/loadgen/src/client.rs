@@ -6,7 +6,7 @@ use crate::buffer::{Messages, PageAligned};
 use crate::epoll::{self, Epoll, Event, Interest};
 use crate::framing::{AnswerHead, Framing};
 use crate::histogram::Histogram;
-use crate::report::{self, Phase};
+use crate::report;
 use crate::stream::{self, Stream};
 use crate::wire::Wire;
 use rustls::ClientConfig;
@@ -18,12 +18,7 @@ use std::time::Instant;
 pub fn run(load: &Load) -> io::Result<bool> {
     let deadline = Instant::now() + load.timeout;
     let mut client = Client::connect(load, deadline)?;
-    report::run(load.gated, deadline, |phase| {
-        client.phase(match phase {
-            Phase::WarmUp => Limit::Time(load.warmup),
-            Phase::Measured => load.limit,
-        })
-    })
+    report::run(load.gated, deadline, |phase| client.phase(phase.limit(load.warmup, load.limit)))
 }
 
 /// Latencies are kept as a histogram: a closed loop makes too many requests to keep each.

@@ -8,7 +8,7 @@ use crate::args::{Limit, Load};
 use crate::buffer::PageAligned;
 use crate::client::{Quota, Report};
 use crate::epoll::{self, Epoll, Interest};
-use crate::report::{self, Phase};
+use crate::report;
 use crate::stream::Stream;
 use crate::wire::Wire;
 use std::collections::VecDeque;
@@ -24,12 +24,7 @@ const READ: usize = 65_536;
 pub fn run(load: &Load) -> io::Result<bool> {
     let deadline = Instant::now() + load.timeout;
     let mut client = Client::connect(load, deadline)?;
-    report::run(load.gated, deadline, |phase| {
-        client.phase(match phase {
-            Phase::WarmUp => Limit::Time(load.warmup),
-            Phase::Measured => load.limit,
-        })
-    })
+    report::run(load.gated, deadline, |phase| client.phase(phase.limit(load.warmup, load.limit)))
 }
 
 /// A connection, whose places in the row of bytes only grow.
@@ -37,9 +32,9 @@ struct Connection {
     stream: Stream,
     /// The end of the last message that has been started.
     started: usize,
-    /// Up to where the kernel has taken it.
+    /// The end of what the kernel has taken.
     sent: usize,
-    /// Up to where it has come back.
+    /// The end of what has come back.
     received: usize,
     /// When the messages under way were started: the first is the oldest.
     times: VecDeque<Instant>,
@@ -207,7 +202,7 @@ mod tests {
 
     #[test]
     fn each_message_is_counted_once() {
-        // More bytes than a period has.
+        // The first two have more bytes than a period, so that the row of bytes begins anew in them.
         for (size, depth, count) in [(128, 32, 2000), (100_000, 3, 20), (7, 1, 100), (7, 100, 50)] {
             let mut client = client(size, depth, |_| ());
             for _ in 0..2 {

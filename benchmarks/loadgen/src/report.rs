@@ -1,6 +1,7 @@
 //! What every mode that loads a server has in common: a phase that warms the server up, a phase that is measured, and
 //! a report of the result as one line of JSON. How the load is made is the modes' own.
 
+use crate::args::Limit;
 use crate::control;
 use crate::histogram::Histogram;
 use std::io;
@@ -11,6 +12,16 @@ use std::time::{Duration, Instant};
 pub enum Phase {
     WarmUp,
     Measured,
+}
+
+impl Phase {
+    /// When the phase stops starting requests.
+    pub fn limit(self, warmup: Duration, measured: Limit) -> Limit {
+        match self {
+            Self::WarmUp => Limit::Time(warmup),
+            Self::Measured => measured,
+        }
+    }
 }
 
 /// The response times of a phase.
